@@ -1,0 +1,1 @@
+"""What pre-training and transfer both need and neither owns."""

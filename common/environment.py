@@ -1,0 +1,54 @@
+"""Where a result came from: versions, commit, host, devices."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The checkout this code runs from; configs/ lies below it."""
+
+
+def version_of(package: str) -> str | None:
+    """The installed version of a distribution, without importing it; None when it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def commit() -> str:
+    """The checkout's commit, with `-dirty` where tracked files were changed; `unknown` outside a checkout."""
+    try:
+        head = _git("rev-parse", "HEAD")
+        return head + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True, timeout=20)
+    return done.stdout.strip()
+
+
+def describe() -> dict[str, Any]:
+    """The environment block of a result. Devices are listed only where torch is already imported."""
+    return {
+        "python": platform.python_version(),
+        **{name: version_of(name) for name in ("torch", "torchvision", "detectron2", "numpy", "pycocotools")},
+        "commit": commit(),
+        "host": socket.gethostname(),
+        "devices": _devices(),
+    }
+
+
+def _devices() -> list[str]:
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return ["cpu"]
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
