@@ -4,12 +4,10 @@ PYTHON ?= python3
 TORCH ?= 2.14.1
 TORCHVISION ?= 0.29.1
 VENV ?= .venv
-RUNS ?= runs
-DATASETS ?= datasets
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-torch$(TORCH)-torchvision$(TORCHVISION)
-TOY := $(DATASETS)/toy
+TOY := datasets/toy
 
 .PHONY: help setup demo demo-full test test-all lint format bench
 
@@ -41,17 +39,15 @@ demo: $(READY)
 	@echo "== demo: SimSiam and scratch on a toy set, 2 trials of VOC07 and 1 of COCO each; up to 12 minutes on 2 cores, in 8 GiB"
 	@echo "== toy set: $(TOY)"
 	$(BIN)/python tools/data.py toy $(TOY)
-	$(BIN)/python tools/launch.py submit configs/experiments/demo.yaml --cluster local \
-		--set data.root=$(TOY) --set run_dir=$(RUNS)/demo
-	@echo "== the page: $(RUNS)/demo/table.html"
+	$(BIN)/python tools/launch.py submit configs/experiments/demo.yaml --cluster local
+	@echo "== the page: runs/demo/table.html"
 
 demo-full: $(READY)
 	@echo "== demo-full: more rows, tasks and trials on the same toy set; up to 60 minutes on 2 cores, in 8 GiB"
 	@echo "== toy set: $(TOY)"
 	$(BIN)/python tools/data.py toy $(TOY)
-	$(BIN)/python tools/launch.py submit configs/experiments/demo_full.yaml --cluster local \
-		--set data.root=$(TOY) --set run_dir=$(RUNS)/demo-full
-	@echo "== the page: $(RUNS)/demo-full/table.html"
+	$(BIN)/python tools/launch.py submit configs/experiments/demo_full.yaml --cluster local
+	@echo "== the page: runs/demo-full/table.html"
 
 test: $(READY)
 	@echo "== unit tests and one whole way"

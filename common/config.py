@@ -1,8 +1,9 @@
-"""Strict configuration: YAML with `_BASE_`, an overlay, then `KEY VALUE`; an unknown key lists the nearest valid ones."""
+"""Strict configuration: YAML with `_BASE_`, an overlay, then `KEY VALUE`; an unknown key lists the nearest valid."""
 
 from __future__ import annotations
 
 import ast
+import copy
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,14 +14,27 @@ import yaml
 from common.errors import UserError, nearest
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which by itself lets the last of two equal keys win without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen and isinstance(key, yaml.ScalarNode):
+                problem = f"the key {key.value!r} stands here a second time"
+                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
 def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """One YAML file as a dict, without following `_BASE_`.
 
     Raises:
-        UserError: missing, not YAML, or not a mapping; names file and line.
+        UserError: missing, not YAML, a key twice, or not a mapping; names file and line.
     """
     try:
-        value = yaml.safe_load(Path(path).read_text())
+        value = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError as error:
         raise UserError(f"config file {path} does not exist") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -48,9 +62,13 @@ def closure(path: str | os.PathLike[str]) -> list[Path]:
         resolved = current.resolve()
         if resolved in [p.resolve() for p in chain]:
             raise UserError(f"{current}: _BASE_ leads back to itself; remove one of the _BASE_ lines")
+        if chain and not current.is_file():
+            raise UserError(
+                f"{chain[-1]}: its _BASE_ {current} does not exist; mend the path (it starts at the file's folder)"
+            )
         base = load_yaml(current).get("_BASE_")
         chain.append(current)
-        current = None if base is None else current.parent / os.path.expanduser(str(base))
+        current = None if base is None else current.parent / Path(str(base)).expanduser()
     return chain[::-1]
 
 
@@ -60,7 +78,7 @@ def merge_dict(into: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict) and isinstance(into.get(key), dict):
             merge_dict(into[key], value)
         else:
-            into[key] = value
+            into[key] = copy.deepcopy(value)  # two anchors of one YAML node are one object
     return into
 
 
@@ -111,7 +129,10 @@ def merge_overrides(cfg: Any, overrides: Sequence[str], where: str = "command li
         raise UserError(f"{where}: overrides come in pairs KEY VALUE; {overrides[-1]!r} has no partner")
     valid = dotted_keys(cfg)
     for key, text in zip(overrides[::2], overrides[1::2], strict=True):
-        _set(cfg, key, parse_value(text), where, valid)
+        value = parse_value(text)
+        if value is not None and isinstance(_leaf(cfg, key, where, valid), str):
+            value = value if isinstance(value, str) else text  # a folder may be called 2007
+        _set(cfg, key, value, where, valid)
 
 
 def parse_value(text: str) -> Any:
@@ -120,7 +141,7 @@ def parse_value(text: str) -> Any:
         return text.lower() == "true"
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError):
         return text
 
 
@@ -145,17 +166,30 @@ def _leaves(values: dict[str, Any], valid: set[str], prefix: str = "") -> list[t
 
 
 def _set(cfg: Any, key: str, value: Any, where: str, valid: list[str]) -> None:
-    if key not in valid:
-        raise UserError(f"{where}: unknown key {key!r}; {nearest(key, valid)}")
+    old = _leaf(cfg, key, where, valid)
     *parents, leaf = key.split(".")
     node = cfg
     for parent in parents:
         node = node[parent]
-    node[leaf] = _coerce(node[leaf], value, key, where)
+    node[leaf] = _coerce(old, value, key, where)
+
+
+def _leaf(cfg: Any, key: str, where: str, valid: list[str]) -> Any:
+    """The value `key` has now; a UserError when there is no such key."""
+    if key not in valid:
+        below = [name for name in valid if name.startswith(f"{key}.")]
+        if below:
+            raise UserError(f"{where}: {key} is a section; give its keys, such as {', '.join(below[:3])}")
+        raise UserError(f"{where}: unknown key {key!r}; {nearest(key, valid)}")
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg
 
 
 def _coerce(old: Any, new: Any, key: str, where: str) -> Any:
     """`new` in the type of `old`; None (in either place) and equal types pass as they are."""
+    if isinstance(old, (tuple, list)) and isinstance(new, (tuple, list)):
+        return type(old)(_coerce_item(old, item, f"{key}[{index}]", where) for index, item in enumerate(new))
     if old is None or new is None or type(old) is type(new):
         return new
     if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
@@ -165,8 +199,16 @@ def _coerce(old: Any, new: Any, key: str, where: str) -> Any:
             return float(new)
         except ValueError:
             pass
-    if isinstance(old, (tuple, list)) and isinstance(new, (tuple, list)):
-        return type(old)(new)
     if isinstance(old, dict) and isinstance(new, dict):
         return type(old)(new)
     raise UserError(f"{where}: {key} must be of type {type(old).__name__}, not {type(new).__name__} ({new!r})")
+
+
+def _coerce_item(old: Sequence[Any], item: Any, key: str, where: str) -> Any:
+    """An item for a list that so far held `old`; among numbers int and float both pass as they are."""
+    if not old:
+        return item
+    numbers = isinstance(old[0], (int, float)) and not isinstance(old[0], bool)
+    if numbers and isinstance(item, (int, float)) and not isinstance(item, bool):
+        return item
+    return _coerce(0.0 if numbers else old[0], item, key, where)

@@ -35,7 +35,9 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
 def call(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
     """`run` without the exit, for tests: returns the exit code."""
     try:
-        return main(argv)
+        code = main(argv)
+        sys.stdout.flush()  # here, not at exit, so that a reader who is gone is noticed below
+        return code
     except UserError as error:
         return say_error(error)
     except Again as stop:
@@ -49,7 +51,10 @@ def call(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except SystemExit as leave:
-        return leave.code if isinstance(leave.code, int) else FAILED
+        if leave.code is None or isinstance(leave.code, int):
+            return leave.code or DONE
+        print(leave.code, file=sys.stderr)
+        return FAILED
 
 
 def say_error(error: UserError) -> int:

@@ -25,6 +25,8 @@ def version_of(package: str) -> str | None:
 def commit() -> str:
     """The checkout's commit, with `-dirty` where tracked files were changed; `unknown` outside a checkout."""
     try:
+        if Path(_git("rev-parse", "--show-toplevel")).resolve() != ROOT:
+            return "unknown"  # installed somewhere inside another project's checkout
         head = _git("rev-parse", "HEAD")
         return head + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):

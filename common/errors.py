@@ -34,5 +34,7 @@ def nearest(word: str, valid: Iterable[str], count: int = 3) -> str:
     close = [lower[m] for m in difflib.get_close_matches(word.lower(), list(lower), n=count, cutoff=0.6)]
     if close:
         return f"did you mean {', '.join(close)}?"
+    if not names:
+        return "none is valid here"
     more = ", …" if len(names) > 12 else ""
     return f"valid: {', '.join(names[:12])}{more}"

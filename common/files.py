@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -22,12 +23,16 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     before it is renamed.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, the disk is full, or `path` is a folder.
     """
     target = Path(path)
+    if target.is_dir():
+        raise UserError(f"cannot write {target}: it is a folder; give a file's name")
+    name = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        # Not tempfile: its files are private (0600), and the umask cannot be read without changing it for all threads.
+        handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}; choose a folder you may write to") from error
     try:
@@ -35,19 +40,13 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+        name.replace(target)
+    except BaseException as error:
+        name.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"cannot write {target}: {error.strerror}; make room and ask again") from error
         raise
     _flush_folder(target.parent)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _flush_folder(folder: Path) -> None:
@@ -78,7 +77,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         UserError: it is missing, cut short or not JSON; the message names file and line.
     """
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -88,9 +87,16 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
-    """The file's SHA-256 in hex, read in pieces of 4 MiB."""
+    """The file's SHA-256 in hex, read in pieces of 4 MiB.
+
+    Raises:
+        UserError: it is missing or cannot be read.
+    """
     digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while piece := stream.read(1 << 22):
-            digest.update(piece)
+    try:
+        with open(path, "rb") as stream:
+            while piece := stream.read(1 << 22):
+                digest.update(piece)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
     return digest.hexdigest()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from common.errors import UserError
+from common.errors import Again, UserError
 
 TIMEOUT = timedelta(minutes=30)
 
@@ -36,30 +38,44 @@ class Place:
 def place_from_environment() -> Place | None:
     """The place that torchrun or Slurm gave this process; None when neither did.
 
-    torchrun sets RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT. A Slurm task has
-    SLURM_PROCID, SLURM_NTASKS and SLURM_LOCALID; the job's first host is where the processes meet, and the port is
-    derived from the job's number, so that two jobs on one host do not collide.
+    torchrun sets RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT. A task that srun started
+    has SLURM_PROCID, SLURM_LOCALID and the SLURM_STEP_ variables; a batch script or an interactive shell has the job's
+    numbers too, but is one process, so only the step's are believed.
+
+    Raises:
+        UserError: Slurm's tasks are spread unevenly over the nodes.
     """
     env = os.environ
     if "RANK" in env and "WORLD_SIZE" in env and "MASTER_ADDR" in env:
         size = int(env["WORLD_SIZE"])
         local_size = int(env.get("LOCAL_WORLD_SIZE", size))
         return Place(int(env["RANK"]), size, int(env.get("LOCAL_RANK", 0)), local_size, "env://" if size > 1 else None)
-    if "SLURM_PROCID" in env and int(env.get("SLURM_NTASKS", 1)) > 1 and "SLURM_STEP_ID" in env:
-        size = int(env["SLURM_NTASKS"])
-        local_size = int(env.get("SLURM_STEP_TASKS_PER_NODE", env.get("SLURM_NTASKS_PER_NODE", "1")).split("(")[0].split(",")[0])
-        job = int(env.get("SLURM_JOB_ID", 0))
-        host = first_host(env.get("SLURM_STEP_NODELIST", env.get("SLURM_NODELIST", "127.0.0.1")))
-        return Place(int(env["SLURM_PROCID"]), size, int(env["SLURM_LOCALID"]), local_size, f"tcp://{host}:{20000 + job % 20000}")
+    size = int(env.get("SLURM_STEP_NUM_TASKS", 1))
+    if "SLURM_PROCID" in env and size > 1:
+        local_size = tasks_per_node(env.get("SLURM_STEP_TASKS_PER_NODE", str(size)))
+        host = first_host(env.get("SLURM_STEP_NODELIST", "127.0.0.1"))
+        # Two steps at once on one host must not meet at one port; the range lies below the ephemeral ports.
+        port = 10000 + (int(env.get("SLURM_JOB_ID", 0)) + 101 * int(env.get("SLURM_STEP_ID", 0))) % 20000
+        return Place(int(env["SLURM_PROCID"]), size, int(env["SLURM_LOCALID"]), local_size, f"tcp://{host}:{port}")
     return None
 
 
+def tasks_per_node(text: str) -> int:
+    """How many tasks each node has, from Slurm's form such as `4` or `4(x2)`.
+
+    Raises:
+        UserError: not the same number on every node, such as `4,3`.
+    """
+    counts = {part.partition("(")[0] for part in text.split(",")}
+    if len(counts) != 1:
+        raise UserError(f"Slurm gave {text} tasks to the nodes; ask for the same number on each (--ntasks-per-node)")
+    return int(counts.pop())
+
+
 def first_host(nodelist: str) -> str:
-    """The first host of a Slurm node list such as `gpu[003-007,9],login1`."""
-    head, bracket, rest = nodelist.partition("[")
-    if not bracket or "," in head:
-        return head.split(",")[0]
-    return head + rest.split("]")[0].split(",")[0].split("-")[0]
+    """The first host of a Slurm node list such as `gpu[003-007,9],login1` or `rack[1-2]node[05-08]`."""
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodelist)
+    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first.group() if first else nodelist)
 
 
 def start(main: Callable[..., Any], args: tuple[Any, ...] = (), num_processes: int = 1) -> Any:
@@ -77,10 +93,15 @@ def start(main: Callable[..., Any], args: tuple[Any, ...] = (), num_processes: i
         What `main` returned, when it ran in this process; None when processes were spawned.
 
     Raises:
-        UserError: fewer GPUs than processes on a machine with GPUs.
+        UserError: fewer GPUs than processes on a machine with GPUs, `num_processes` against what torchrun or Slurm
+            started, or a spawned process raised it.
+        Again: a spawned process raised it; the others were waited for.
     """
     place = place_from_environment()
     if place is not None:
+        if num_processes > 1 and num_processes not in (place.local_size, place.world_size):
+            started = f"{place.world_size} processes are running already (torchrun or Slurm started them)"
+            raise UserError(f"--num-gpus {num_processes}: {started}; leave --num-gpus out")
         return _joined(place, main, args)
     if num_processes <= 1:
         return _joined(Place(), main, args)
@@ -95,11 +116,32 @@ def _spawned(main: Callable[..., Any], args: tuple[Any, ...], count: int) -> Non
     if available and count > available:
         raise UserError(f"--num-gpus {count}: this machine has {available} GPU(s); ask for at most that many")
     rendezvous = f"tcp://127.0.0.1:{_free_port()}"
-    mp.start_processes(_child, args=(count, rendezvous, main, args), nprocs=count, start_method="spawn")
+    said = mp.get_context("spawn").SimpleQueue()
+    try:
+        mp.start_processes(_child, args=(count, rendezvous, said, main, args), nprocs=count, start_method="spawn")
+    except (mp.ProcessRaisedException, mp.ProcessExitedException):
+        _say_again(said, UserError)  # what else broke, broke because that process left
+        raise
+    _say_again(said, Again)
 
 
-def _child(rank: int, count: int, rendezvous: str, main: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    _joined(Place(rank, count, rank, count, rendezvous), main, args)
+def _say_again(said: Any, kind: type[Exception]) -> None:
+    """Raise the first of the processes' words for the user that is of this kind."""
+    while not said.empty():
+        word = said.get()
+        if isinstance(word, kind):
+            raise word
+
+
+def _child(rank: int, count: int, rendezvous: str, said: Any, main: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    """One spawned process. What the user should read in one line goes to the parent as such, not as a traceback."""
+    try:
+        _joined(Place(rank, count, rank, count, rendezvous), main, args)
+    except UserError as error:
+        said.put(UserError(str(error)))
+        sys.exit(1)  # ends the others, who may wait for this one for ever
+    except Again as stop:
+        said.put(Again(str(stop)))  # the others stop by themselves; one may still be writing the checkpoint
 
 
 def _joined(place: Place, main: Callable[..., Any], args: tuple[Any, ...]) -> Any:
@@ -112,7 +154,8 @@ def _joined(place: Place, main: Callable[..., Any], args: tuple[Any, ...]) -> An
 
     cuda = torch.cuda.is_available()
     if cuda:
-        torch.cuda.set_device(place.local_rank)
+        # Slurm may show each task its own GPU alone, which is number 0 then.
+        torch.cuda.set_device(place.local_rank if torch.cuda.device_count() > 1 else 0)
     dist.init_process_group(
         "nccl" if cuda else "gloo",
         init_method=place.rendezvous,

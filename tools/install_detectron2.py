@@ -1,8 +1,8 @@
 """Install Detectron2, which PyPI does not carry under its own name.
 
-`--source wheel` (default) takes the pinned PyPI wheel sal-detectron2 0.7.2, whose Python files are Detectron2's own as of
-commit a59f0563, checks its SHA-256, re-packs the package without its compiled extension (nothing in Faster or Mask R-CNN C4
-needs it) and without its stray top-level `tools`, gives it right metadata, and lets pip install the result.
+`--source wheel` (default) takes the pinned PyPI wheel sal-detectron2 0.7.2, whose Python files are Detectron2's own as
+of commit a59f0563, checks its SHA-256, re-packs the package without its compiled extension (nothing in Faster or Mask
+R-CNN C4 needs it) and without its stray top-level `tools`, gives it right metadata, and lets pip install the result.
 `--source git` builds the official repository at a pinned commit, for those who reach it.
 
 This file needs nothing but the standard library: it runs before anything else is installed.
@@ -29,6 +29,7 @@ WHEEL_PLATFORM = ["--python-version", "3.10", "--implementation", "cp", "--platf
 GIT_COMMIT = "02b5c4e295e990042a714712c21dc79b731e8833"
 GIT_URL = "git+https://github.com/facebookresearch/detectron2.git"
 VERSION = "0.6+a59f0563"
+WHEEL_FILE = b"Wheel-Version: 1.0\nGenerator: install_detectron2\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 REQUIRES = [
     "Pillow>=7.1",
     "matplotlib",
@@ -48,7 +49,11 @@ REQUIRES = [
 
 
 class Refused(Exception):
-    """What was downloaded is not what was pinned, or pip could not do its part."""
+    """What was given or downloaded is not what was pinned."""
+
+
+class PipFailed(Exception):
+    """pip could not do its part; it has said why."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,6 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Refused as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except PipFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -75,7 +83,8 @@ def install(source: str, wheel: Path | None = None, force: bool = False) -> str:
     """Install Detectron2 from `source` (`wheel` or `git`); returns the line to print.
 
     Raises:
-        Refused: wrong hash, missing file, or pip failed; nothing was installed then.
+        Refused: wrong hash or missing file; nothing was installed.
+        PipFailed: pip did not do its part; Detectron2 itself, the last step, was not installed.
     """
     wanted = VERSION if source == "wheel" else GIT_COMMIT
     if not force and installed_build() == wanted:
@@ -86,8 +95,9 @@ def install(source: str, wheel: Path | None = None, force: bool = False) -> str:
     with tempfile.TemporaryDirectory() as folder:
         original = wheel or download(Path(folder))
         check(original)
-        _pip("install", "--force-reinstall", "--no-deps", str(repack(original, Path(folder))))
+        # What it needs comes first: where that fails, the next call does not take Detectron2 for installed.
         _pip("install", *REQUIRES)
+        _pip("install", "--force-reinstall", "--no-deps", str(repack(original, Path(folder))))
     return f"installed detectron2 {VERSION} (re-packed {WHEEL}, without its compiled extension)"
 
 
@@ -102,7 +112,7 @@ def installed_build() -> str | None:
 
 
 def download(folder: Path) -> Path:
-    """The pinned wheel, fetched by pip into `folder`. Its tag says CPython 3.10 on Linux; only its Python files are used."""
+    """The pinned wheel, fetched by pip into `folder`. Its tag names CPython 3.10; only its Python files are used."""
     _pip("download", "--no-deps", "--only-binary=:all:", *WHEEL_PLATFORM, "--dest", str(folder), WHEEL)
     found = sorted(folder.glob("sal_detectron2-*.whl"))
     if not found:
@@ -121,15 +131,16 @@ def check(wheel: Path) -> None:
 
 def repack(original: Path, folder: Path) -> Path:
     """Write a pure-Python `detectron2` wheel made of the original's package into `folder`; returns its path."""
-    name = f"detectron2-{VERSION}"
-    target = folder / f"{name}-py3-none-any.whl"
+    distribution = f"detectron2-{VERSION}"
+    target = folder / f"{distribution}-py3-none-any.whl"
     with zipfile.ZipFile(original) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as out:
-        files = {n: source.read(n) for n in source.namelist() if n.startswith("detectron2/") and not n.endswith((".so", "/"))}
+        names = [n for n in source.namelist() if n.startswith("detectron2/") and not n.endswith((".so", "/"))]
+        files = {name: source.read(name) for name in names}
         licence = next(source.read(n) for n in source.namelist() if n.endswith(".dist-info/LICENSE"))
-        info = f"{name}.dist-info"
+        info = f"{distribution}.dist-info"
         files[f"{info}/licenses/LICENSE"] = licence
         files[f"{info}/METADATA"] = metadata().encode()
-        files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: install_detectron2\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        files[f"{info}/WHEEL"] = WHEEL_FILE
         files[f"{info}/top_level.txt"] = b"detectron2\n"
         record = "".join(f"{n},sha256={_record_hash(data)},{len(data)}\n" for n, data in files.items())
         files[f"{info}/RECORD"] = (record + f"{info}/RECORD,,\n").encode()
@@ -144,7 +155,7 @@ def metadata() -> str:
         "Metadata-Version: 2.1",
         "Name: detectron2",
         f"Version: {VERSION}",
-        "Summary: Detectron2's Python files as of its commit a59f0563 (2024-04-17), re-packed from the PyPI wheel sal-detectron2 0.7.2",
+        f"Summary: Detectron2's Python files as of its commit a59f0563 (2024-04-17), re-packed from the wheel {WHEEL}",
         "Home-page: https://github.com/facebookresearch/detectron2",
         "Author: FAIR",
         "License: Apache-2.0",
@@ -161,10 +172,12 @@ def _record_hash(data: bytes) -> str:
 
 def _pip(*words: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pip", *words, "-q"], env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}, check=False
+        [sys.executable, "-m", "pip", *words, "-q"],
+        env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+        check=False,
     )
     if done.returncode:
-        raise Refused(f"pip {words[0]} failed (exit {done.returncode}); its own words are above")
+        raise PipFailed(f"pip {words[0]} failed (exit {done.returncode}); its own words are above")
 
 
 if __name__ == "__main__":

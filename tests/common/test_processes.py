@@ -1,0 +1,189 @@
+"""Starting processes: the place from the environment, and two real gloo processes on a CPU."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from common import processes
+from common.errors import Again, UserError
+from common.processes import Place, first_host, place_from_environment, start, tasks_per_node
+
+NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test inherits a place from torchrun or Slurm."""
+    for name in list(os.environ):
+        if name in NAMES or name.startswith("SLURM_"):
+            monkeypatch.delenv(name)
+
+
+def environ(monkeypatch: pytest.MonkeyPatch, **values: object) -> None:
+    for name, value in values.items():
+        monkeypatch.setenv(name, str(value))
+
+
+def step(monkeypatch: pytest.MonkeyPatch, **values: object) -> None:
+    """The environment of task 3 of 4 on two nodes, as srun makes it."""
+    usual: dict[str, object] = {
+        "SLURM_JOB_ID": 41,
+        "SLURM_STEP_ID": 0,
+        "SLURM_PROCID": 3,
+        "SLURM_LOCALID": 1,
+        "SLURM_NTASKS": 4,
+        "SLURM_STEP_NUM_TASKS": 4,
+        "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
+        "SLURM_STEP_NODELIST": "gpu[07-08]",
+    }
+    environ(monkeypatch, **{**usual, **values})
+
+
+def test_nobody_gave_a_place() -> None:
+    assert place_from_environment() is None
+
+
+def test_torchrun_gives_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    environ(monkeypatch, RANK=5, WORLD_SIZE=8, LOCAL_RANK=1, LOCAL_WORLD_SIZE=4, MASTER_ADDR="a", MASTER_PORT=1)
+    assert place_from_environment() == Place(5, 8, 1, 4, "env://")
+
+
+def test_torchrun_with_one_process_needs_no_rendezvous(monkeypatch: pytest.MonkeyPatch) -> None:
+    environ(monkeypatch, RANK=0, WORLD_SIZE=1, LOCAL_RANK=0, MASTER_ADDR="a")
+    assert place_from_environment() == Place()
+
+
+def test_srun_gives_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    step(monkeypatch)
+    place = place_from_environment()
+    assert place is not None and place.rendezvous is not None
+    assert (place.rank, place.world_size, place.local_rank, place.local_size) == (3, 4, 1, 2)
+    assert place.rendezvous.startswith("tcp://gpu07:")
+
+
+def test_steps_and_jobs_meet_at_ports_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    ports = set()
+    for job, number in ((41, 0), (41, 1), (42, 0), (19999, 3)):
+        step(monkeypatch, SLURM_JOB_ID=job, SLURM_STEP_ID=number)
+        place = place_from_environment()
+        assert place is not None and place.rendezvous is not None
+        ports.add(int(place.rendezvous.rpartition(":")[2]))
+    assert len(ports) == 4 and all(1024 < port < 32768 for port in ports)
+
+
+def test_a_batch_script_or_interactive_shell_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They see the job's numbers; joining on them would wait for tasks that nobody started."""
+    environ(monkeypatch, SLURM_JOB_ID=41, SLURM_PROCID=0, SLURM_LOCALID=0, SLURM_NTASKS=4)
+    assert place_from_environment() is None
+    environ(monkeypatch, SLURM_STEP_ID=4294967290, SLURM_STEP_NUM_TASKS=1)
+    assert place_from_environment() is None
+
+
+def test_uneven_tasks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    step(monkeypatch, SLURM_STEP_TASKS_PER_NODE="2,1", SLURM_STEP_NUM_TASKS=3)
+    with pytest.raises(UserError, match=r"2,1.*ntasks-per-node"):
+        place_from_environment()
+
+
+@pytest.mark.parametrize(("text", "count"), [("4", 4), ("8(x16)", 8), ("2(x2),2", 2)])
+def test_tasks_per_node(text: str, count: int) -> None:
+    assert tasks_per_node(text) == count
+
+
+@pytest.mark.parametrize(
+    ("nodelist", "host"),
+    [
+        ("login1", "login1"),
+        ("a,b", "a"),
+        ("gpu[003-007,9],login1", "gpu003"),
+        ("gpu[9,11]", "gpu9"),
+        ("a1,gpu[1-2]", "a1"),
+        ("rack[1-2]node[05-08]", "rack1node05"),
+        ("gpu[1-2]-ib", "gpu1-ib"),
+    ],
+)
+def test_first_host(nodelist: str, host: str) -> None:
+    assert first_host(nodelist) == host
+
+
+def test_one_process_runs_right_here_and_returns() -> None:
+    assert start(lambda a, b: a + b, (1, 2)) == 3
+
+
+def test_more_gpus_than_there_are_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(UserError, match=r"--num-gpus 4: this machine has 2"):
+        start(print, num_processes=4)
+
+
+def test_num_gpus_against_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    environ(monkeypatch, RANK=0, WORLD_SIZE=4, LOCAL_RANK=0, LOCAL_WORLD_SIZE=2, MASTER_ADDR="a", MASTER_PORT=1)
+    with pytest.raises(UserError, match="4 processes are running already"):
+        start(print, num_processes=3)
+
+
+def _sum_ranks(folder: str) -> None:
+    import torch
+    import torch.distributed as dist
+    from detectron2.utils import comm
+
+    value = torch.tensor([float(dist.get_rank() + 1)])
+    dist.all_reduce(value)
+    words = [dist.get_rank(), comm.get_local_rank(), comm.get_world_size(), comm.get_local_size(), value.item()]
+    (Path(folder) / str(dist.get_rank())).write_text(" ".join(map(str, words)))
+
+
+def _refuse_on_one(_: str) -> None:
+    import torch
+    import torch.distributed as dist
+
+    if dist.get_rank() == 1:
+        raise UserError("the file is missing")
+    dist.all_reduce(torch.zeros(1))  # waits for a process that is gone
+
+
+def _stop(folder: str) -> None:
+    import torch.distributed as dist
+
+    if dist.get_rank() == 0:
+        time.sleep(1)  # still writing the checkpoint when the other has left
+        (Path(folder) / "checkpoint").write_text("whole")
+    raise Again("at iteration 7")
+
+
+def _bug(_: str) -> None:
+    raise ZeroDivisionError("ours")
+
+
+def test_two_processes_join_one_group(tmp_path: Path) -> None:
+    assert start(_sum_ranks, (str(tmp_path),), num_processes=2) is None
+    assert (tmp_path / "0").read_text() == "0 0 2 2 3.0"
+    assert (tmp_path / "1").read_text() == "1 1 2 2 3.0"
+
+
+def test_a_user_error_in_a_process_stays_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^the file is missing$"):
+        start(_refuse_on_one, (str(tmp_path),), num_processes=2)
+
+
+def test_a_stop_waits_for_every_process(tmp_path: Path) -> None:
+    with pytest.raises(Again, match="at iteration 7"):
+        start(_stop, (str(tmp_path),), num_processes=2)
+    assert (tmp_path / "checkpoint").read_text() == "whole"
+
+
+def test_a_bug_in_a_process_keeps_its_traceback(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="ZeroDivisionError: ours") as caught:
+        start(_bug, (str(tmp_path),), num_processes=2)
+    assert not isinstance(caught.value, UserError)
+
+
+def test_the_free_port_is_free() -> None:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", processes._free_port()))

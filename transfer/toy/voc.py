@@ -1,0 +1,79 @@
+"""Scenes as a VOCdevkit year: JPEGImages, Annotations, ImageSets/Main; boxes 1-based and inclusive, as VOC's are."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from transfer.toy.randomness import generator, names_of
+from transfer.toy.scenes import Scene, Thing, compose
+from transfer.toy.shapes import SHAPES
+
+SMALLEST_SPLIT = 3
+"""Enough for every class and a difficult thing."""
+DIFFICULT_EVERY = 6
+"""Every sixth image holds a difficult thing."""
+
+
+def write(root: Path, seed: int, year: int, splits: dict[str, int]) -> None:
+    """Write one year under `root/VOC<year>`.
+
+    Args:
+        root: the folder that holds the years; `VOC<year>` must not exist in it.
+        seed: the world's seed.
+        year: 2007 or 2012; names of images follow that year's form.
+        splits: how many images `train`, `val` and perhaps `test` hold; `trainval` is train and val together.
+    """
+    base = root / f"VOC{year}"
+    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (base / folder).mkdir(parents=True)
+    # Names come in the order of drawing, dealt out to the splits in turn, as VOC's are: no split is one block of names.
+    lists: dict[str, list[str]] = {split: [] for split in splits}
+    for index, split in enumerate(_deal(splits)):
+        name = f"{index + 1:06d}" if year == 2007 else f"{year}_{index + 1:06d}"
+        rng = generator(seed, f"VOC{year}/{split}", len(lists[split]))
+        names = names_of(rng, len(lists[split]), tuple(shape.name for shape in SHAPES))
+        scene = compose(rng, names, difficult=len(lists[split]) % DIFFICULT_EVERY == 1)
+        scene.image.save(base / "JPEGImages" / f"{name}.jpg", quality=92)
+        (base / "Annotations" / f"{name}.xml").write_text(annotation(scene, year, name), encoding="utf-8")
+        lists[split].append(name)
+    lists["trainval"] = sorted(lists["train"] + lists["val"])
+    for split, ids in lists.items():
+        (base / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{i}\n" for i in ids), encoding="utf-8")
+
+
+def _deal(splits: dict[str, int]) -> list[str]:
+    """The splits' names, each as often as it has images, evenly mixed."""
+    slots = [((k + 0.5) / count, split) for split, count in splits.items() for k in range(count)]
+    return [split for _, split in sorted(slots)]
+
+
+def annotation(scene: Scene, year: int, name: str) -> str:
+    """The XML text of one image."""
+    width, height = scene.size
+    root = ET.Element("annotation")
+    _add(root, folder=f"VOC{year}", filename=f"{name}.jpg")
+    _add(ET.SubElement(root, "source"), database="toy", annotation="toy", image="drawn")
+    _add(ET.SubElement(root, "size"), width=width, height=height, depth=3)
+    _add(root, segmented=0)
+    for thing in scene.things:
+        node = ET.SubElement(root, "object")
+        _add(node, name=thing.name, pose="Unspecified", truncated=int(thing.truncated), occluded=int(thing.occluded))
+        _add(node, difficult=int(thing.difficult))
+        x0, y0, x1, y1 = inclusive_box(thing, width, height)
+        _add(ET.SubElement(node, "bndbox"), xmin=x0, ymin=y0, xmax=x1, ymax=y1)
+    ET.indent(root, "\t")
+    return ET.tostring(root, encoding="unicode") + "\n"
+
+
+def inclusive_box(thing: Thing, width: int, height: int) -> tuple[int, int, int, int]:
+    """The first and last pixel the thing touches, counted from 1."""
+    box = thing.box
+    x0, y0 = max(0, math.floor(box.x0)), max(0, math.floor(box.y0))
+    return x0 + 1, y0 + 1, min(width, max(math.ceil(box.x1), x0 + 1)), min(height, max(math.ceil(box.y1), y0 + 1))
+
+
+def _add(parent: ET.Element, **fields: object) -> None:
+    for tag, value in fields.items():
+        ET.SubElement(parent, tag).text = str(value)
