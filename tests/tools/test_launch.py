@@ -1,0 +1,136 @@
+"""tools/launch.py: help, wrong use, and the experiment files that are shipped."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from common.console import call
+from tools import launch
+
+SHIPPED = sorted((Path(__file__).resolve().parents[2] / "configs/experiments").glob("*.yaml"))
+
+
+def test_help_has_examples_and_is_quick(root: Path) -> None:
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, root / "tools/launch.py", "--help"], capture_output=True, text=True, check=True
+    )
+    assert time.perf_counter() - start < 2.0  # half a second on a quiet machine
+    for verb in ("plan", "submit", "status", "logs", "cancel", "retry"):
+        assert f"python tools/launch.py {verb} " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "the following arguments are required: VERB"),
+        (["plant", "x.yaml"], "invalid choice: 'plant'"),
+        (["submit", "x.yaml", "--cluster", "moon"], "invalid choice: 'moon'"),
+        (["plan", "x.yaml", "--cluster", "local"], "unrecognized arguments: --cluster local"),
+        (["plan", "nowhere.yaml"], "nowhere.yaml does not exist"),
+        (["status", "nowhere.yaml"], "nowhere.yaml does not exist"),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_2(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(launch.main, words) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_shipped_experiments_can_be_planned(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)  # their configs are found in the checkout
+    for name in ("images", "detection"):
+        (tmp_path / name).mkdir()
+    sets = ["--set", "data.images=images", "--set", "data.detection=detection", "--set", f"run_dir={tmp_path}/run"]
+    assert call(launch.main, ["plan", str(file), *sets]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "finetune.scratch.voc07.s2" in out
+    assert not (tmp_path / "run").exists()
+
+
+def _experiment(folder: Path, **changes: str) -> Path:
+    """A right experiment file, but for `changes`; data and configs beside it."""
+    for name in ("images", "detection"):
+        (folder / name).mkdir(exist_ok=True)
+    (folder / "task.yaml").write_text("SOLVER: {MAX_ITER: 2}\n")
+    (folder / "loop.yaml").write_text("_BASE_: loop.yaml\n")
+    (folder / "file").write_text("in the way")
+    parts = {
+        "name": "one",
+        "run_dir": f"{folder}/run",
+        "rows": "{scratch: {scratch: true}, simsiam: {pretrain: {config: task.yaml}}}",
+        "tasks": "{voc07: {config: task.yaml}}",
+        "data": "{images: images, detection: detection}",
+        **changes,
+    }
+    file = folder / "one.yaml"
+    file.write_text("".join(f"{key}: {value}\n" for key, value in parts.items()))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tasks": "{voc07: {config: gone.yaml}}"}, "tasks.voc07.config: "),
+        ({"rows": "{a: {pretrain: {config: gone.yaml}}}"}, "rows.a.pretrain.config: "),
+        ({"rows": "{a: {weights: gone.pth}}"}, "rows.a.weights: "),
+        ({"rows": "{a: {weights: images}}"}, "rows.a.weights: "),
+        ({"overlay": "gone.yaml"}, "overlay: "),
+        (
+            {"data": "{images: images}"},
+            "data.detection is not given; add it to the file or pass --set data.detection=DIR",
+        ),
+        ({"data": "{images: gone, detection: detection}"}, "data.images: "),
+        ({"data": "{images: file, detection: detection}"}, "data.images: "),
+        ({"run_dir": "file/run"}, "run_dir: "),
+        ({"tasks": "{voc07: {config: loop.yaml}}"}, "_BASE_ leads back to itself"),
+    ],
+)
+def test_what_is_missing_is_one_line_before_any_job(
+    changes: dict[str, str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = _experiment(tmp_path, **changes)
+    before = sorted(tmp_path.rglob("*"))
+    assert call(launch.main, ["submit", str(file)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_folder_has_one_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = _experiment(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/graph.json").write_text('{"format": "graph/1", "experiment": "another"}')
+    assert call(launch.main, ["submit", str(file)]) == 2
+    assert "belongs to experiment 'another'" in capsys.readouterr().err
+
+
+def test_nothing_was_submitted_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = _experiment(tmp_path)
+    for words in (["status"], ["logs"], ["cancel"]):
+        job = ["table"] if words == ["logs"] else []
+        assert call(launch.main, [*words, str(file), *job]) == 2
+        assert "nothing was submitted to " in capsys.readouterr().err

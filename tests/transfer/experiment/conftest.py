@@ -1,0 +1,18 @@
+"""The small experiment that the tests of this folder run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests are imported by path: their helpers are found here
+from small_world import World, make
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """An experiment in a fresh folder; nothing has run yet."""
+    monkeypatch.setenv("FAKE_DIR", str(tmp_path))
+    return make(tmp_path)

@@ -1,0 +1,117 @@
+"""Progress, ETA and the last error line, from files that may be half written."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from small_world import World
+
+from transfer.experiment.attempt import last_error_line, signal_name
+from transfer.experiment.graph import Job
+from transfer.experiment.progress import last_metrics, progress
+from transfer.experiment.store import State, Store, now
+from transfer.experiment.views import status_table
+
+
+@pytest.fixture
+def job(world: World) -> Job:
+    return replace(world.open().graph["finetune.scratch.voc07.s1"], total=200.0)
+
+
+def running(job: Job) -> State:
+    return State(job.name, job.fingerprint, "running", "local", 1, now())
+
+
+def metrics(store: Store, job: Job, *lines: dict[str, object], tail: str = "") -> None:
+    store.folder(job).mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(line) + "\n" for line in lines) + tail
+    (store.folder(job) / "metrics.json").write_text(text)
+
+
+def test_fraction_and_eta(world: World, job: Job) -> None:
+    store = Store(world.run_dir)
+    assert progress(job, store, running(job)).fraction is None
+    metrics(store, job, {"iteration": 50, "time": 2.0, "total_loss": 0.5}, tail='{"iteration": 60, "ti')
+    found = progress(job, store, running(job))
+    assert found.fraction == 0.25
+    assert found.eta == pytest.approx(150 * 2.0)
+    assert found.note == "loss 0.5"
+
+
+def test_the_tool_s_own_estimate_comes_first(world: World, job: Job) -> None:
+    store = Store(world.run_dir)
+    metrics(store, job, {"iteration": 50, "time": 2.0, "eta_seconds": 7})
+    assert progress(job, store, running(job)).eta == 7
+
+
+def test_pretraining_counts_epochs(world: World) -> None:
+    job = replace(world.open().graph["pretrain.simsiam"], total=10.0)
+    store = Store(world.run_dir)
+    metrics(store, job, {"iteration": 40, "epoch": 4.0, "time": 0.5, "loss": -0.8})
+    found = progress(job, store, running(job))
+    assert (found.fraction, found.eta) == (0.4, pytest.approx(60 * 0.5))
+
+
+def test_unknown_total_gives_no_fraction(world: World, job: Job) -> None:
+    store = Store(world.run_dir)
+    metrics(store, job, {"iteration": 40, "time": 0.5})
+    found = progress(replace(job, total=None), store, running(job))
+    assert (found.fraction, found.eta) == (None, None)
+
+
+@pytest.mark.parametrize("text", ["", "\n", "garbage\n", '{"a": 1', "[1]\n"])
+def test_metrics_files_that_say_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "metrics.json").write_text(text)
+    assert last_metrics(tmp_path / "metrics.json") == {}
+
+
+def test_only_the_end_of_a_long_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    path.write_text("".join(json.dumps({"iteration": i, "pad": "x" * 100}) + "\n" for i in range(5000)))
+    assert last_metrics(path)["iteration"] == 4999
+
+
+@pytest.mark.parametrize(
+    ("log", "line"),
+    [
+        ("", ""),
+        ("working\nwarming up\n", "warming up"),
+        ("error: no such file\nbye\n", "error: no such file"),
+        (
+            "Traceback (most recent call last):\n  File x\nValueError: 3 is not 4\ncleaning up\n",
+            "ValueError: 3 is not 4",
+        ),
+        ("torch.cuda.OutOfMemoryError: CUDA out of memory\n", "torch.cuda.OutOfMemoryError: CUDA out of memory"),
+        ("error: of attempt one\n== attempt 2 · now · python x\nall is well\n", "all is well"),
+    ],
+)
+def test_last_error_line(tmp_path: Path, log: str, line: str) -> None:
+    path = tmp_path / "stdout.log"
+    path.write_text("== attempt 1 · now · python x\n" + log)
+    assert last_error_line(path) == line
+    assert last_error_line(tmp_path / "nothing") == ""
+
+
+def test_signal_names() -> None:
+    assert signal_name(9) == "SIGKILL (out of memory?)"
+    assert signal_name(15) == "SIGTERM"
+    assert signal_name(99) == "signal 99"
+
+
+def test_status_table_shows_progress_of_what_lives(world: World, job: Job) -> None:
+    store = Store(world.run_dir)
+    graph = world.open().graph
+    with store.lock(job) as lock:
+        assert lock.acquire()
+        store.write(job, running(job))
+        metrics(store, job, {"iteration": 1, "time": 2.0, "total_loss": 0.5})
+        out = io.StringIO()
+        Console(width=120, file=out).print(status_table(graph, store))
+        text = out.getvalue()
+    row = next(line for line in text.splitlines() if line.startswith("finetune.scratch.voc07.s1"))
+    assert row.split()[1:] == ["running", "33%", "0:00", "0:04", "loss", "0.5"]

@@ -1,0 +1,216 @@
+"""Experiments: a table's rows × tasks as one graph of jobs (pretrain → convert → fine-tune → table).
+
+Asking again is always safe: what is done is not run again, what was killed goes on from its last checkpoint, and a job
+whose settings changed gets a new folder beside the old one.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from common.console import DONE, FAILED, Parser, run
+from common.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console, Group
+
+    from transfer.experiment.commands import Tools
+    from transfer.experiment.executors import Outcome
+    from transfer.experiment.service import Opened
+
+EXAMPLES = """examples:
+  python tools/launch.py plan configs/experiments/demo.yaml            what would run, and why; touches nothing
+  python tools/launch.py submit configs/experiments/demo.yaml          run it on this machine; prints the table
+  python tools/launch.py submit configs/experiments/small_real.yaml \\
+      --set data.images=DIR --set data.detection=DIR --set local.slots=2
+  python tools/launch.py status configs/experiments/demo.yaml --watch
+  python tools/launch.py logs configs/experiments/demo.yaml finetune.scratch.voc07.s1 --follow
+  python tools/launch.py retry configs/experiments/demo.yaml           what failed or was killed, and what waits for it
+  python tools/launch.py cancel configs/experiments/demo.yaml
+
+exit codes: 0 done, 1 a job has no result, 2 wrong use, 130/143 stopped by Ctrl-C/SIGTERM (submit again to go on)
+"""
+CLUSTERS = ("local", "debug")
+
+
+def main(argv: Sequence[str] | None = None, tools: Tools | None = None) -> int:
+    """Parse and hand over to the verb.
+
+    Args:
+        argv: the words after the program's name.
+        tools: who builds the jobs' command lines; the checkout's tools unless told (tests give their own).
+    """
+    args = _parser().parse_args(argv)
+    verbs = {"plan": _plan, "submit": _submit, "retry": _submit, "status": _status, "logs": _logs, "cancel": _cancel}
+    return verbs[args.verb](args, tools)
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="launch.py", description=__doc__, epilog=EXAMPLES)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    def verb(name: str, help_: str) -> Parser:
+        sub: Parser = verbs.add_parser(name, help=help_, description=help_, epilog=EXAMPLES)
+        sub.add_argument("experiment", metavar="EXPERIMENT.yaml", help="the experiment file")
+        sub.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            dest="sets",
+            help="a setting laid over the file, such as data.detection=DIR; give it again for more",
+        )
+        return sub
+
+    verb("plan", "show what would run and why; touches nothing").add_argument(
+        "--commands", action="store_true", help="show the jobs' command lines as well"
+    )
+    submit = verb("submit", "run all that is missing, then print the table")
+    retry = verb("retry", "run what failed, was cancelled or was killed, and what waits for it")
+    for sub in (submit, retry):
+        sub.add_argument(
+            "--cluster",
+            choices=CLUSTERS,
+            default="local",
+            help="local: side by side on this machine (default); debug: in this process, one by one",
+        )
+    status = verb("status", "show every job's state, progress and last word, from what lies on disk")
+    status.add_argument("--watch", action="store_true", help="renew until nothing runs any more")
+    logs = verb("logs", "print what a job printed")
+    logs.add_argument("--follow", "-f", action="store_true", help="go on until the job has ended")
+    logs.add_argument("job", metavar="JOB", help="the job's name, as `status` shows it")
+    cancel = verb("cancel", "ask running jobs to write a checkpoint and leave")
+    retry.add_argument("jobs", metavar="JOB", nargs="*", help="jobs to run; all that failed when none is named")
+    cancel.add_argument("jobs", metavar="JOB", nargs="*", help="jobs to stop; all when none is named")
+    return parser
+
+
+def _plan(args: Namespace, tools: Tools | None) -> int:
+    from transfer.experiment.service import open_experiment
+    from transfer.experiment.views import plan_lines
+
+    opened = open_experiment(args.experiment, args.sets, tools)
+    out = _console(stderr=False)
+    for line in plan_lines(opened.graph, opened.decisions(), opened.store.run_dir, args.commands):
+        out.print(line, soft_wrap=True)
+    for problem in opened.problems():
+        print(f"submit would refuse: {problem}", file=sys.stderr)
+    return DONE
+
+
+def _submit(args: Namespace, tools: Tools | None) -> int:
+    from transfer.experiment.listeners import listener_for
+    from transfer.experiment.service import EXECUTORS, open_experiment, submit, to_retry
+
+    opened = open_experiment(args.experiment, args.sets, tools)
+    names = to_retry(opened.graph, opened.store, args.jobs) if args.verb == "retry" else None
+    console = _console(stderr=True)
+    outcome = submit(opened, EXECUTORS[args.cluster](), listener_for(console), names)
+    return _report(opened, outcome, console)
+
+
+def _report(opened: Opened, outcome: Outcome, console: Console) -> int:
+    """The table on stdout; what has no result on stderr; the exit code."""
+    from transfer.experiment.decide import is_current
+    from transfer.experiment.views import blocked_by
+
+    if outcome.stopped is not None:
+        console.print("stopped; the same command goes on from the last checkpoints", soft_wrap=True)
+        return 128 + outcome.stopped
+    decisions = opened.decisions()
+    bad = {name: one.why for name, one in decisions.items() if one.action == "run"}
+    if is_current(decisions["table"], opened.graph, opened.store):
+        print((opened.store.run_dir / "table.md").read_text(encoding="utf-8"), end="")
+        bad.pop("table", None)  # it is made again when one of the others is
+    blocked = blocked_by(opened.graph, opened.store)
+    for name, why in bad.items():
+        reason = f"blocked by {blocked[name]}" if name in blocked else why
+        console.print(f"no result: {name}: {reason}", soft_wrap=True, markup=False)
+    return FAILED if bad else DONE
+
+
+def _status(args: Namespace, _: Tools | None) -> int:
+    from rich.live import Live
+
+    from transfer.experiment.service import submitted
+    from transfer.experiment.views import status_table
+
+    graph, store, same = submitted(args.experiment, args.sets)
+    console = _console(stderr=False)
+    if not same:
+        print(f"{args.experiment} has changed since it was submitted; this is what was submitted", file=sys.stderr)
+
+    def view(height: int | None = None) -> Group:
+        return status_table(graph, store, height)
+
+    def lives() -> bool:
+        return any(store.lives(job) for job in graph)
+
+    if args.watch and console.is_terminal:
+        with Live(view(console.height), console=console, auto_refresh=False) as live:
+            while lives():
+                time.sleep(2.0)
+                live.update(view(console.height), refresh=True)
+        return DONE
+    _print_whole(view())
+    while args.watch and lives():
+        time.sleep(10.0)
+        _print_whole(view())
+    return DONE
+
+
+def _logs(args: Namespace, _: Tools | None) -> int:
+    from transfer.experiment.service import submitted
+
+    graph, store, _same = submitted(args.experiment, args.sets)
+    job = graph[args.job]
+    path = store.log(job)
+    if not path.exists():
+        raise UserError(f"{job.name} has not started yet; it would write {path}")
+    with open(path, "rb") as log:
+        while True:
+            lives = store.lives(job)  # asked before the rest is read: nothing is missed
+            sys.stdout.write(log.read().decode(errors="replace"))
+            sys.stdout.flush()
+            if not (args.follow and lives):
+                return DONE
+            time.sleep(0.5)
+
+
+def _cancel(args: Namespace, _: Tools | None) -> int:
+    from transfer.experiment.service import cancel, submitted
+
+    graph, store, _same = submitted(args.experiment, args.sets)
+    told = cancel(graph, store, args.jobs)
+    print("asked to leave: " + ", ".join(told) if told else "nothing is running")
+    return DONE
+
+
+def _console(stderr: bool) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def _print_whole(view: Group) -> None:
+    """On a terminal, fitted to it; into a pipe, every word of every line."""
+    console = _console(stderr=False)
+    if console.is_terminal:
+        console.print(view)
+        return
+    console.width = 1000
+    with console.capture() as captured:
+        console.print(view)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+if __name__ == "__main__":
+    run(main)

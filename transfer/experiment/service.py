@@ -1,0 +1,181 @@
+"""What the command line's verbs do, without printing: open an experiment, submit, cancel, find jobs to retry."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from common.errors import UserError
+from transfer.experiment import preflight, processes
+from transfer.experiment.build import build, run_dir_of
+from transfer.experiment.commands import Tools
+from transfer.experiment.debug import Debug
+from transfer.experiment.decide import Decision, decide, select
+from transfer.experiment.digests import Digests
+from transfer.experiment.executors import Executor, Listener, Outcome, Work
+from transfer.experiment.graph import Graph, Job, read_graph
+from transfer.experiment.load import Source, load
+from transfer.experiment.local import Local
+from transfer.experiment.locks import FileLock, is_held
+from transfer.experiment.processes import Process
+from transfer.experiment.spec import Experiment
+from transfer.experiment.store import Store
+
+EXECUTORS: dict[str, type[Local] | type[Debug]] = {Local.name: Local, Debug.name: Debug}
+SUBMIT_LOCK = "submit.lock"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An experiment file that was read, checked and turned into a graph.
+
+    Attributes:
+        experiment: the settings.
+        source: where they came from.
+        graph: the jobs.
+        store: the run folder.
+        digests: what is known of weights files.
+    """
+
+    experiment: Experiment
+    source: Source
+    graph: Graph
+    store: Store
+    digests: Digests
+
+    def problems(self) -> list[str]:
+        """Why no job can start, one line each; empty when all is well."""
+        return list(preflight.problems(self.experiment, self.source))
+
+    def decisions(self) -> dict[str, Decision]:
+        """What would run, and why."""
+        return decide(self.graph, self.store)
+
+
+def open_experiment(path: str, sets: Sequence[str] = (), tools: Tools | None = None) -> Opened:
+    """Read and check an experiment; writes nothing.
+
+    Raises:
+        UserError: a mistake in the file, or a file that it names is not there.
+    """
+    tools = tools or Tools()
+    experiment, source = load(path, sets)
+    preflight.check_files(experiment, source, tools)
+    run_dir = run_dir_of(experiment)
+    digests = Digests(run_dir)
+    return Opened(experiment, source, build(experiment, source, tools, digests), Store(run_dir), digests)
+
+
+def submitted(path: str, sets: Sequence[str] = ()) -> tuple[Graph, Store, bool]:
+    """What was last submitted of an experiment, from its run folder alone.
+
+    Returns:
+        The graph, the run folder, and whether the experiment file still reads as it did then.
+
+    Raises:
+        UserError: the file is wrong, or nothing was submitted yet.
+    """
+    experiment, source = load(path, sets)
+    run_dir = run_dir_of(experiment)
+    graph = read_graph(run_dir)
+    return graph, Store(run_dir), graph.source == source.text
+
+
+def submit(opened: Opened, executor: Executor, listener: Listener, names: Sequence[str] | None = None) -> Outcome:
+    """Write the graph and run what is missing, alone in the run folder.
+
+    Args:
+        opened: the experiment.
+        executor: who runs it.
+        listener: is told what happens.
+        names: run only these jobs, what they need and what follows from them; everything when None.
+
+    Raises:
+        UserError: a job could not start, or somebody else is submitting to the run folder; nothing was written.
+    """
+    for problem in opened.problems():
+        raise UserError(problem)
+    with _alone(opened.store.run_dir):
+        opened.graph.write(opened.store.run_dir)
+        opened.digests.save()
+        decisions = opened.decisions()
+        if names is not None:
+            decisions = select(decisions, opened.graph, names)
+        return executor.run(Work(opened.experiment, opened.graph, decisions, opened.store), listener)
+
+
+def _alone(run_dir: Path) -> FileLock:
+    """The run folder's lock, taken.
+
+    Raises:
+        UserError: another process has it.
+    """
+    lock = FileLock(run_dir / SUBMIT_LOCK)
+    if not lock.acquire():
+        holder = submitter(run_dir)
+        who = f" (process {holder.pid} on {holder.host})" if holder else ""
+        advice = "wait for it, watch it with `status --watch`, or `cancel` it"
+        raise UserError(f"another submit{who} is working in {run_dir}; {advice}")
+    lock.note(json.dumps(asdict(processes.this())))
+    return lock
+
+
+def submitter(run_dir: Path) -> Process | None:
+    """The process that holds the run folder's lock; None when nobody does."""
+    if not is_held(run_dir / SUBMIT_LOCK):
+        return None
+    try:
+        return Process(**json.loads((run_dir / SUBMIT_LOCK).read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def to_retry(graph: Graph, store: Store, names: Sequence[str]) -> list[str]:
+    """The jobs `retry` runs: the named ones, or all that failed, were cancelled or interrupted.
+
+    Raises:
+        UserError: a named job has its result already, or there is no such job.
+    """
+    states = {job.name: store.status(job, store.read(job)) for job in graph}
+    for name in names:
+        if states[graph[name].name] == "done":
+            raise UserError(f"{name} is done; there is nothing to retry")
+        if states[name] == "diverged":
+            raise UserError(f"{name} has diverged, which is a result; change its settings and submit instead")
+    return list(names) or [name for name, word in states.items() if word in ("failed", "cancelled", "interrupted")]
+
+
+def cancel(graph: Graph, store: Store, names: Sequence[str]) -> list[str]:
+    """Ask running jobs to checkpoint and leave; without names, the whole submit and whatever it left behind.
+
+    Returns:
+        What was asked to leave, in words.
+
+    Raises:
+        UserError: a named job does not run, or runs on another host.
+    """
+    if names:
+        return [_cancel_job(graph[name], store) for name in names]
+    told = []
+    holder = submitter(store.run_dir)
+    if holder is not None:
+        if not holder.signal(signal.SIGTERM):
+            raise UserError(f"the submit runs on {holder.host}; ask for `cancel` there")
+        return [f"the submit (process {holder.pid})"]
+    for job in graph:
+        if store.lives(job):
+            told.append(_cancel_job(job, store))
+    return told
+
+
+def _cancel_job(job: Job, store: Store) -> str:
+    state = store.read(job)
+    if state is None or not store.lives(job) or state.process is None:
+        raise UserError(f"{job.name} is not running; `status` shows what is")
+    store.request_cancel(job, state)
+    if not state.process.signal(signal.SIGTERM):
+        raise UserError(f"{job.name} runs on {state.process.host}; ask for `cancel` there")
+    return f"{job.name} (process {state.process.pid})"

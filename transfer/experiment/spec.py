@@ -1,0 +1,170 @@
+"""The experiment file: rows × tasks, checked by pydantic; a mistake is one line that names file, line and key."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+
+Key = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_+-]*$")]
+"""A name that becomes a part of job and folder names, where dots separate."""
+
+
+def _spelled(value: Any) -> Any:
+    """An environment value as the text a shell would hold."""
+    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+def _expanded(path: str) -> str:
+    return os.path.expandvars(Path(path).expanduser())
+
+
+PathText = Annotated[str, StringConstraints(min_length=1), AfterValidator(_expanded)]
+"""A path as written; `~` and `$VARIABLE` are expanded, nothing else is done to it (see `paths`)."""
+
+
+def _dotted(overrides: dict[str, Any]) -> dict[str, Any]:
+    for key, value in overrides.items():
+        if isinstance(value, dict) and "." not in key:
+            inner = next(iter(value), "KEY")
+            raise ValueError(f"overrides are dotted keys: write {key}.{inner}: …, not {key}: {{{inner}: …}}")
+    return overrides
+
+
+Overrides = Annotated[dict[str, Any], AfterValidator(_dotted)]
+"""Dotted config keys and their values: what `KEY VALUE` is on a command line."""
+EnvironmentValue = Annotated[str, BeforeValidator(_spelled)]
+
+
+class Strict(BaseModel):
+    """A section whose keys are all known and whose values are of the named type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Recipe(Strict):
+    """A config file and what is changed in it.
+
+    Attributes:
+        config: the config file.
+        overrides: keys laid over it, after the experiment's overlay.
+    """
+
+    config: PathText
+    overrides: Overrides = Field(default_factory=dict)
+
+
+class Task(Recipe):
+    """A column of the table: a fine-tuning config and how often it is run.
+
+    Attributes:
+        trials: how many seeds.
+    """
+
+    trials: int = Field(default=1, ge=1)
+
+
+class Row(Strict):
+    """A row of the table: where its weights come from, which is exactly one of `pretrain`, `weights`, `scratch`.
+
+    Attributes:
+        label: what the table calls it; the row's key unless told.
+        expected: the row of `configs/expected/*.yaml` it is compared with.
+        pretrain: a pre-training recipe.
+        weights: a ResNet-50 checkpoint of any known layout; it is converted.
+        scratch: no weights.
+        source: the checkpoint's layout, where it cannot be told from its content (`convert.py --source`).
+        branch: which of two encoders (`convert.py --branch`).
+        trust: let the checkpoint's own pickle run code (`convert.py --trust-checkpoint`).
+        finetune: overrides for this row's fine-tuning alone, over the task's.
+    """
+
+    label: str | None = None
+    expected: str | None = None
+    pretrain: Recipe | None = None
+    weights: PathText | None = None
+    scratch: bool = False
+    source: str | None = None
+    branch: str | None = None
+    trust: bool = False
+    finetune: Overrides = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Row:
+        given = [name for name in ("pretrain", "weights", "scratch") if getattr(self, name)]
+        if len(given) != 1:
+            found = " and ".join(given) or "none of them"
+            raise ValueError(f"a row has exactly one of pretrain, weights, scratch; this one has {found}")
+        if self.scratch and (self.source or self.branch or self.trust):
+            raise ValueError("a scratch row converts nothing; remove source, branch and trust")
+        return self
+
+
+class Data(Strict):
+    """Where the images lie.
+
+    Attributes:
+        images: the ImageFolder that rows with `pretrain` learn from.
+        detection: the folder that holds VOC2007/, VOC2012/ and coco/.
+    """
+
+    images: PathText | None = None
+    detection: PathText | None = None
+
+
+class Local(Strict):
+    """What `--cluster local` may use of this machine.
+
+    Attributes:
+        slots: how many jobs run side by side.
+        threads: OMP_NUM_THREADS of each.
+    """
+
+    slots: int = Field(default=1, ge=1)
+    threads: int = Field(default=1, ge=1)
+
+
+class Experiment(Strict):
+    """The whole file.
+
+    Attributes:
+        name: the experiment's name.
+        run_dir: where everything is written; `runs/<name>` unless told.
+        rows: the table's rows by key, in order.
+        tasks: the table's columns by key, in order.
+        seeds: the trials' seeds; the first n are used by a task with n trials; 1, 2, 3, … unless told.
+        overlay: a file that makes every stage fit a small machine.
+        data: data roots.
+        environment: variables set for every job; they say how a job runs, not what it computes, and are no part of a
+            fingerprint.
+        local: slots and threads for `--cluster local`.
+        continues: how often a job that stopped itself after a checkpoint (exit 75) is asked again in one submit.
+    """
+
+    name: Key
+    run_dir: PathText | None = None
+    rows: dict[Key, Row] = Field(min_length=1)
+    tasks: dict[Key, Task] = Field(min_length=1)
+    seeds: list[int] | None = None
+    overlay: PathText | None = None
+    data: Data = Field(default_factory=Data)
+    environment: dict[str, EnvironmentValue] = Field(default_factory=dict)
+    local: Local = Field(default_factory=Local)
+    continues: int = Field(default=20, ge=0)
+
+    @model_validator(mode="after")
+    def _enough_seeds(self) -> Experiment:
+        if self.seeds is None:
+            return self
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds {self.seeds} names a seed twice")
+        for key, task in self.tasks.items():
+            if task.trials > len(self.seeds):
+                raise ValueError(f"tasks.{key}.trials is {task.trials} but seeds has {len(self.seeds)}; add seeds")
+        return self
+
+    def seed(self, trial: int) -> int:
+        """The seed of a task's trial (counted from 0)."""
+        return trial + 1 if self.seeds is None else self.seeds[trial]

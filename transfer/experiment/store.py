@@ -1,0 +1,159 @@
+"""The run folder: every job's folder and its `job.json`, the only memory there is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from common.files import read_json, write_json
+from transfer.experiment.graph import Graph, Job
+from transfer.experiment.locks import FileLock, is_held
+from transfer.experiment.processes import Process
+
+FORMAT = "job/1"
+ENDED_WELL = ("done", "diverged")
+"""A diverged trial is a result: it is never run again by itself."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What `job.json` says.
+
+    Attributes:
+        name: the job's name.
+        fingerprint: the job's fingerprint.
+        status: running, done, diverged, failed or cancelled.
+        executor: local, debug or slurm: who knows whether a running one lives.
+        attempts: how often it was started.
+        started: when the last attempt started, UTC, ISO 8601.
+        ended: when it ended; None while it runs.
+        exit_code: of the last command; minus the signal's number where one ended it.
+        error: the last error line of a failed attempt.
+        process: the process that does the work, while it runs.
+        inputs: what the table read: name, fingerprint, status, end of every input.
+    """
+
+    name: str
+    fingerprint: str
+    status: str
+    executor: str
+    attempts: int
+    started: str
+    ended: str | None = None
+    exit_code: int | None = None
+    error: str | None = None
+    process: Process | None = None
+    inputs: list[list[str | None]] | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the last attempt took, or takes since."""
+        end = datetime.fromisoformat(self.ended) if self.ended else datetime.now(timezone.utc)
+        return (end - datetime.fromisoformat(self.started)).total_seconds()
+
+
+def now() -> str:
+    """The time, UTC, ISO 8601 to the second's thousandth."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+@dataclass(frozen=True)
+class Store:
+    """A run folder.
+
+    Attributes:
+        run_dir: the folder.
+    """
+
+    run_dir: Path
+
+    def folder(self, job: Job) -> Path:
+        """The job's folder."""
+        return self.run_dir / job.dir
+
+    def log(self, job: Job) -> Path:
+        """What the job printed."""
+        return self.folder(job) / "stdout.log"
+
+    def read(self, job: Job) -> State | None:
+        """What `job.json` says; None when the job was never started.
+
+        Raises:
+            UserError: the folder belongs to a job with another fingerprint.
+        """
+        path = self.folder(job) / "job.json"
+        if not path.exists():
+            return None
+        content: dict[str, Any] = read_json(path)
+        if content.get("fingerprint") != job.fingerprint:
+            raise UserError(f"{path} is of another job ({content.get('fingerprint')}); move that folder away")
+        process = content.get("process")
+        known = {field.name for field in fields(State)}
+        values = {key: value for key, value in content.items() if key in known}
+        return State(**{**values, "process": Process(**process) if process else None})
+
+    def write(self, job: Job, state: State) -> None:
+        """Write `job.json`."""
+        write_json(self.folder(job) / "job.json", {"format": FORMAT, **asdict(state)})
+
+    def lock(self, job: Job) -> FileLock:
+        """The lock that the job's process holds while it lives."""
+        return FileLock(self.folder(job) / "job.lock")
+
+    def lives(self, job: Job) -> bool:
+        """Whether a process works on the job, whatever `job.json` says."""
+        return is_held(self.folder(job) / "job.lock")
+
+    def status(self, job: Job, state: State | None) -> str:
+        """The job's state in one word: `State.status`, or pending, interrupted (killed while running), incomplete
+        (done once, but an output is gone)."""
+        if self.lives(job):
+            return "running"
+        if state is None:
+            return "pending"
+        if state.status == "running":
+            return "interrupted"
+        if state.status in ENDED_WELL and self.missing(job):
+            return "incomplete"
+        return state.status
+
+    def missing(self, job: Job) -> list[str]:
+        """The job's outputs that are not there."""
+        return [output for output in job.outputs if not (self.run_dir / output).exists()]
+
+    def result_status(self, job: Job) -> str:
+        """What the job's own `result.json` says it ended as: done or diverged."""
+        path = self.folder(job) / "result.json"
+        return "diverged" if path.exists() and read_json(path).get("status") == "diverged" else "done"
+
+    def former(self, job: Job) -> list[Path]:
+        """Folders of the same job under other fingerprints, newest first."""
+        folders = self.run_dir.glob(f"jobs/{job.name}-????????")
+        others = [folder for folder in folders if folder != self.folder(job) and (folder / "job.json").exists()]
+        return sorted(others, key=lambda folder: folder.stat().st_mtime, reverse=True)
+
+    def inputs_of(self, job: Job, graph: Graph) -> list[list[str | None]]:
+        """The state of everything a job reads, in a form to compare: name, fingerprint, status, end."""
+        found: list[list[str | None]] = []
+        for need in job.needs:
+            state = self.read(graph[need])
+            result = [state.status, state.ended] if state and state.ended else [None, None]
+            found.append([need, graph[need].fingerprint, *result])
+        return found
+
+    def cancel_requested(self, job: Job, state: State) -> bool:
+        """Whether `cancel` asked for this very attempt to end."""
+        path = self.folder(job) / "cancel.json"
+        return path.exists() and read_json(path).get("attempt") == state.attempts
+
+    def request_cancel(self, job: Job, state: State) -> None:
+        """Ask for the attempt that runs now to end as cancelled."""
+        write_json(self.folder(job) / "cancel.json", {"attempt": state.attempts, "at": now()})
+
+
+def ended(state: State, status: str, **changes: Any) -> State:
+    """`state` as it is once the attempt has ended."""
+    return replace(state, status=status, ended=now(), process=None, **changes)

@@ -1,0 +1,148 @@
+"""How an experiment looks to people: the plan as a tree, the state as a table; prints nothing."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from common.console import clock
+from transfer.experiment.decide import Decision
+from transfer.experiment.graph import Graph, Job
+from transfer.experiment.progress import progress
+from transfer.experiment.store import State, Store
+
+STYLES = {
+    "done": "green",
+    "running": "bold cyan",
+    "failed": "bold red",
+    "diverged": "yellow",
+    "cancelled": "yellow",
+    "interrupted": "yellow",
+    "incomplete": "yellow",
+    "blocked": "red",
+    "pending": "dim",
+    "skip": "dim",
+    "run": "bold",
+}
+QUIET = ("pending", "done", "blocked")
+"""States of which the number is enough."""
+
+
+def plan_lines(
+    graph: Graph, decisions: Mapping[str, Decision], run_dir: Path, commands: bool = False
+) -> Iterator[Text]:
+    """The tree: every job below what it needs, with what would happen and why.
+
+    Args:
+        graph: the jobs.
+        decisions: what would happen to each.
+        run_dir: the run folder.
+        commands: show each command line as well.
+    """
+    counts = Counter(one.action for one in decisions.values())
+    head = f"{graph.experiment} → {run_dir}: {len(decisions)} jobs, {counts['run']} to run, {counts['done']} done"
+    yield Text(head + (f", {counts['skip']} not needed" if counts["skip"] else ""), style="bold")
+    width = max(len(job.name) + 3 * _depth(job, graph) for job in graph) + 3
+    for row in graph.rows:
+        yield Text(f"{row['label']}")
+        roots = [job for job in graph if job.row == row["key"] and not job.needs]
+        for index, job in enumerate(roots):
+            yield from _branch(job, graph, decisions, "", index == len(roots) - 1, width, commands)
+    for job in graph:
+        if job.row is None:
+            yield from _leaf(decisions[job.name], "", width, commands)
+
+
+def _branch(
+    job: Job, graph: Graph, decisions: Mapping[str, Decision], indent: str, last: bool, width: int, commands: bool
+) -> Iterator[Text]:
+    yield from _leaf(decisions[job.name], indent + ("└─ " if last else "├─ "), width, commands)
+    below = [user for user in graph.users(job.name) if not user.after_any]
+    for index, user in enumerate(below):
+        deeper = indent + ("   " if last else "│  ")
+        yield from _branch(user, graph, decisions, deeper, index == len(below) - 1, width, commands)
+
+
+def _leaf(one: Decision, prefix: str, width: int, commands: bool) -> Iterator[Text]:
+    word = one.status if one.action == "done" else one.action
+    why = one.why or _when(one.state)
+    yield Text.assemble(
+        f"{prefix}{one.job.name}".ljust(width), (f"{word:<9}", STYLES.get(word, "")), (f" {why}".rstrip(), "dim")
+    )
+    if commands:
+        for words in one.job.commands:
+            yield Text(" " * len(prefix) + "  $ " + shlex.join(words), style="dim")
+
+
+def _depth(job: Job, graph: Graph) -> int:
+    needs = [graph[need] for need in job.needs] if not job.after_any else []
+    return 1 + max((_depth(need, graph) for need in needs), default=0)
+
+
+def _when(state: State | None) -> str:
+    if state is None or not state.ended:
+        return ""
+    at = datetime.fromisoformat(state.ended).astimezone().strftime("%Y-%m-%d %H:%M")
+    return f"{at}, took {clock(state.seconds or 0)}"
+
+
+def status_table(graph: Graph, store: Store, height: int | None = None) -> Group:
+    """Every job with its state, progress, time and last word.
+
+    Args:
+        graph: the jobs.
+        store: where their state lies.
+        height: lines there are; where all jobs do not fit, those that wait or are done are only counted.
+    """
+    blocked = blocked_by(graph, store)
+    short = height is not None and len(graph.jobs) + 3 > height
+    table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
+    for name in ("job", "state", "progress", "time", "ETA"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("", overflow="ellipsis", no_wrap=True, ratio=1)  # what is left of the line
+    counts: Counter[str] = Counter()
+    for job in graph:
+        word, cells = status_row(job, store, blocked.get(job.name))
+        counts[word] += 1
+        if not (short and word in QUIET):
+            table.add_row(job.name, Text(word, style=STYLES.get(word, "")), *cells)
+    summary = ", ".join(f"{count} {word}" for word, count in counts.most_common())
+    return Group(Text(f"{graph.experiment} → {store.run_dir}: {summary}", style="bold"), table)
+
+
+def status_row(job: Job, store: Store, blocked_by: str | None) -> tuple[str, list[str]]:
+    """A job's state in one word, then progress, time, ETA and last word."""
+    state = store.read(job)
+    word = store.status(job, state)
+    if blocked_by and word != "running":
+        return "blocked", ["", "", "", f"waits for {blocked_by}, which has no result"]
+    if state is None:
+        return word, [""] * 4
+    where = progress(job, store, state)
+    if word != "running":
+        note = where.note or ("killed while it ran; submit again to go on" if word == "interrupted" else "")
+        return word, ["", clock(state.seconds or 0) if state.ended else "", "", note]
+    done = "" if where.fraction is None else f"{where.fraction:4.0%}"
+    eta = "" if where.eta is None else clock(where.eta)
+    return word, [done, clock(state.seconds or 0), eta, where.note]
+
+
+def blocked_by(graph: Graph, store: Store) -> dict[str, str]:
+    """Jobs without a result that need one that failed or was cancelled, and the first such job."""
+    bad: dict[str, str] = {}
+    for job in graph:
+        state = store.read(job)
+        word = store.status(job, state)
+        by = next((bad[need] for need in job.needs if need in bad), None)
+        if word in ("failed", "cancelled"):
+            bad[job.name] = job.name
+        elif by and not job.after_any and word in ("pending", "interrupted", "incomplete"):
+            bad[job.name] = by
+    return {name: by for name, by in bad.items() if name != by}
