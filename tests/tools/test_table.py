@@ -1,0 +1,153 @@
+"""The command line: formats, one-line errors, speed."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.console import call
+from tools.table import main
+
+RESULTS = Path(__file__).resolve().parents[1] / "transfer" / "report"
+sys.path.insert(0, str(RESULTS))  # tests are imported by path: their helpers are found here
+from made_results import put, result, whole  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return whole(tmp_path_factory.mktemp("whole"))
+
+
+def test_markdown_on_the_screen_and_what_was_skipped_on_stderr(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(main, [str(run)]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("## Table 5")
+    assert err.startswith("skipped ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [("t.md", "## "), ("t.csv", "layout,"), ("t.tex", "% "), ("t.json", "{"), ("t.html", "<!doctype html>")],
+)
+def test_the_files_name_says_the_format(name: str, start: str, run: Path, tmp_path: Path) -> None:
+    assert call(main, [str(run), "--output", str(tmp_path / "new" / name)]) == 0
+    assert (tmp_path / "new" / name).read_text().startswith(start)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [name]
+
+
+def test_the_format_given_wins_over_the_name(run: Path, tmp_path: Path) -> None:
+    assert call(main, [str(run), "--format", "json", "--output", str(tmp_path / "table.txt")]) == 0
+    json.loads((tmp_path / "table.txt").read_text())
+
+
+def test_an_imported_trial(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "metrics.json").write_text('{"bbox/AP": 57.2, "bbox/AP50": 82.0, "bbox/AP75": 63.0}\n')
+    words = ["--import", "theirs", "voc0712", str(tmp_path / "metrics.json"), "--expect", "theirs=moco_v2"]
+    assert call(main, [*words]) == 0
+    out = capsys.readouterr().out
+    assert "57.2 (57.0, +0.2)" in out
+    assert "incomplete, imported [a,b]" in out
+    assert f"- b: imported: made elsewhere, settings unknown: {tmp_path / 'metrics.json'}" in out
+
+
+def test_published_rows_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(main, ["--published", "rows", "--layout", "table4"]) == 0
+    assert "| SimSiam (published)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "name a run folder"),
+        (["{empty}"], "no result below"),
+        (["{empty}/nowhere"], "does not exist"),
+        (["{run}", "--output", "table.xyz"], "cannot tell the format"),
+        (["{run}", "--output", "/proc/none/table.md"], "cannot write"),
+        (["{run}", "--against", "scrach"], "did you mean scratch"),
+        (["{run}", "--sort", "voc07.AP"], "did you mean"),
+        (["{run}", "--expect", "simsiam"], "must be ROW=KEY"),
+        (["{run}", "--expect", "simsiam=byoll"], "did you mean byol"),
+        (["{run}", "--import", "a", "coco", "{empty}/nothing.json"], "cannot be read"),
+        (["{run}", "--format", "pdf"], "invalid choice"),
+        (["{broken}"], "1 file(s) skipped"),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_2(
+    words: list[str], said: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"run": str(run), "empty": str(tmp_path / "empty"), "broken": str(tmp_path / "broken")}
+    (tmp_path / "empty").mkdir()
+    put(tmp_path / "broken", "{")
+    assert call(main, [word.format(**places) for word in words]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    (line,) = [line for line in err.splitlines() if not line.startswith("skipped ")]
+    assert said in line
+
+
+def test_toys_beside_real_results_are_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(tmp_path, result("toy", "voc07", 1, [50.0, 20.0, 10.0], toy=True))
+    assert call(main, [str(run), str(tmp_path), "--output", str(tmp_path / "t.md")]) == 2
+    assert "--allow-toy" in capsys.readouterr().err
+    assert not (tmp_path / "t.md").exists()
+    assert call(main, [str(run), str(tmp_path), "--allow-toy"]) == 0
+
+
+def test_plots_as_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in (1, 2):
+        put(tmp_path / str(seed), result("mine", "voc07", seed, [50.0 + seed, 20.0, 10.0]))
+    assert call(main, [str(tmp_path), "--plots", str(tmp_path / "plots")]) == 0
+    names = {path.name for path in (tmp_path / "plots").iterdir()}
+    assert {"trials-table5-voc07-bbox-ap.png", "trials-table5-voc07-bbox-ap.svg"} <= names
+    assert f"wrote {len(names)} plots" in capsys.readouterr().err
+
+
+def python(root: Path, *words: str) -> tuple[str, float]:
+    """A command's stdout and the CPU seconds it took."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, *words], cwd=root, capture_output=True, text=True, timeout=120, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done.stdout, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_help_needs_no_torch_and_is_quick(root: Path) -> None:
+    out, seconds = python(root, "tools/table.py", "--help")
+    assert "examples:" in out
+    assert seconds < 1
+
+
+def test_a_table_imports_neither_torch_nor_detectron2(root: Path, run: Path) -> None:
+    code = f"import sys; from tools.table import main; main([{str(run)!r}, '--format', 'html']); "
+    code += "print({'torch', 'detectron2'} & set(sys.modules))"
+    assert python(root, "-c", code)[0].endswith("set()\n")
+
+
+def test_a_thousand_results_in_two_seconds(root: Path, tmp_path: Path) -> None:
+    """CPU seconds of the whole command: a busy machine does not matter. Each result carries a whole manifest."""
+    tensors = {f"res4.{i}.conv1.weight": {"shape": [256, 64, 1, 1], "sha256": "0" * 64} for i in range(265)}
+    for row in range(50):
+        for task, trials in (("voc07", 5), ("voc0712", 5), ("voc0712_trainval", 5), ("coco", 5)):
+            for seed in range(trials):
+                made = result(
+                    f"row{row}",
+                    task,
+                    seed,
+                    [70 + seed / 10, 40.0, 45.0],
+                    [50.0, 30.0, 31.0] if task == "coco" else None,
+                )
+                made["weights"]["manifest"]["tensors"] = tensors
+                put(tmp_path / f"{row}-{task}-{seed}", made)
+    taken = []
+    while not taken or (
+        min(taken) >= 2 and len(taken) < 4
+    ):  # a neighbour on the same core makes CPU seconds longer, too
+        out, seconds = python(root, "tools/table.py", str(tmp_path), "--against", "row0")
+        taken.append(seconds)
+    assert out.count("| row") >= 50
+    assert min(taken) < 2, taken

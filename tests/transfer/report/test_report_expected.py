@@ -1,0 +1,87 @@
+"""The shipped numbers against a second typing of the paper's tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from common.errors import UserError
+from transfer.report import expected
+
+TABLE5 = """
+scratch          35.9/16.8/13.0 60.2/33.8/33.1 44.0/26.4/27.8 46.9/29.3/30.8
+supervised       74.4/42.4/42.7 81.3/53.5/58.8 58.2/38.2/41.2 54.7/33.3/35.2
+simclr           75.9/46.8/50.1 81.8/55.5/61.4 57.7/37.9/40.9 54.6/33.3/35.3
+moco_v2          77.1/48.5/52.5 82.3/57.0/63.3 58.8/39.2/42.5 55.5/34.3/36.6
+byol             77.1/47.0/49.9 81.4/55.3/61.1 57.8/37.9/40.9 54.3/33.2/35.0
+swav             75.5/46.5/49.6 81.5/55.4/61.4 57.6/37.6/40.3 54.2/33.1/35.1
+simsiam_base     75.5/47.0/50.2 82.0/56.4/62.8 57.5/37.9/40.9 54.2/33.2/35.2
+simsiam_optimal  77.3/48.5/52.5 82.4/57.0/63.7 59.3/39.2/42.1 56.0/34.4/36.7
+"""
+PLACES = [("voc07", "bbox"), ("voc0712", "bbox"), ("coco", "bbox"), ("coco", "segm")]
+TABLE4 = {
+    "simclr": [66.5, 68.3, 69.8, 70.4],
+    "moco_v2": [67.4, 69.9, 71.0, 72.2],
+    "byol": [66.5, 70.6, 73.2, 74.3],
+    "swav": [66.5, 69.1, 70.7, 71.8],
+    "simsiam": [68.1, 70.0, 70.8, 71.3],
+}
+
+
+@pytest.mark.parametrize("line", TABLE5.split("\n")[1:-1])
+def test_table5_holds_the_papers_digits(line: str) -> None:
+    row, *groups = line.split()
+    for (task, branch), group in zip(PLACES, groups, strict=True):
+        values = [float(v) for v in group.split("/")]
+        assert expected.load("table5").published(row, task, branch) == dict(
+            zip(("AP50", "AP", "AP75"), values, strict=True)
+        )
+
+
+@pytest.mark.parametrize("row", TABLE4)
+def test_table4_holds_the_papers_digits(row: str) -> None:
+    table = expected.load("table4")
+    found = [table.published(row, f"linear_{epochs}ep", "linear")["top1"] for epochs in (100, 200, 400, 800)]
+    assert found == TABLE4[row]
+
+
+def test_both_splits_of_voc0712_stand_beside_the_published_row_and_only_one_beside_mocos_checkpoints() -> None:
+    table = expected.load("table5")
+    assert table.published("byol", "voc0712_trainval", "bbox") == table.published("byol", "voc0712", "bbox")
+    assert table.published("moco_v2_public", "voc0712_trainval", "bbox") == {"AP50": 82.4, "AP": 57.0, "AP75": 63.6}
+    assert table.published("moco_v2_public", "voc0712", "bbox") == {}
+
+
+def test_nothing_is_published_for_the_long_coco_schedule_or_an_unknown_row() -> None:
+    table = expected.load("table5")
+    assert table.published("byol", "coco_2x", "bbox") == {}
+    assert table.published("mine", "coco", "bbox") == {}
+    assert table.published(None, "coco", "bbox") == {}
+
+
+def test_a_word_stands_where_the_paper_prints_one() -> None:
+    table = expected.load("ablations")
+    assert table.word("bn_all", "linear_100ep", "linear") == "unstable"
+    assert table.word("swav_no_stopgrad", "linear_100ep", "linear") == "NaN"
+    assert table.published_std("stopgrad", "linear_100ep", "linear") == {"top1": 0.1}
+
+
+@pytest.mark.parametrize("layout", expected.LAYOUTS)
+def test_every_file_is_whole(layout: str) -> None:
+    table = expected.load(layout)
+    assert "2011.10566" in table.source
+    for row in table.rows.values():
+        assert set(row.values) <= set(table.columns)
+        assert set(row.tasks) <= set(table.tasks)
+        assert row.values or row.tasks
+        for values in [*row.values.values(), *row.stds.values(), *row.tasks.values()]:
+            assert len(values) == len(table.metrics)
+    for task in table.tasks.values():
+        assert set(task.columns) <= set(table.columns)
+
+
+def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "table5.yaml").write_text("layout: table5\n")
+    with pytest.raises(UserError, match=r"table5\.yaml: 'title' is missing"):
+        expected.load("table5", tmp_path)

@@ -1,0 +1,165 @@
+"""The HTML page as text: self-contained, well-formed, accessible, and every link leads somewhere."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from made_results import Run, put, result, whole
+from PIL import Image
+
+from transfer.report.collect import collect
+from transfer.report.render import html
+from transfer.report.tables import Options, report
+
+VOID = {"meta", "link", "img", "br", "hr", "input", "use", "path"}
+
+
+class Page(HTMLParser):
+    """Every element with its attributes, and a check that elements are closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in VOID:
+            return
+        assert self.open, tag
+        assert self.open.pop() == tag
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def render(*folders: Path, **options: object) -> str:
+    return html.render(report(collect(folders), Options(**options)))
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = whole(tmp_path_factory.mktemp("whole"))
+    pictures = folder / "jobs" / "finetune.simsiam.voc07.s1-01234567" / "predictions"
+    pictures.mkdir()
+    Image.new("RGB", (1000, 500), "orange").save(pictures / "000001.png")
+    (pictures / "broken.png").write_bytes(b"no picture")
+    return render(folder)
+
+
+@pytest.fixture(scope="module")
+def page(text: str) -> Page:
+    return Page(text)
+
+
+def test_it_is_one_file(text: str, page: Page) -> None:
+    assert page.open == []
+    for tag, attributes in page.elements:
+        for name in ("src", "href", "xlink:href"):
+            address = attributes.get(name) or "#"
+            assert address.startswith(("#", "data:")), f"{tag} {name}={address}"
+    assert "@import" not in text
+    assert not re.search(r"url\((?!#)", text)
+
+
+def test_ids_are_unique_and_links_and_labels_lead_somewhere(page: Page) -> None:
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for _, attributes in page.elements:
+        for name in ("href", "xlink:href"):
+            if (attributes.get(name) or "").startswith("#"):
+                assert attributes[name][1:] in ids, attributes[name]  # type: ignore[index]
+        for name in ("aria-labelledby", "for"):
+            for word in (attributes.get(name) or "").split():
+                assert word in ids, word
+
+
+def test_headings_come_in_order_and_pictures_have_words(page: Page) -> None:
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    assert all(picture.get("alt") for picture in page.of("img"))
+    assert page.of("svg")
+    assert all(picture.get("role") == "img" and picture.get("aria-labelledby") for picture in page.of("svg"))
+    assert page.of("html") == [{"lang": "en"}]
+    assert all(head.get("scope") for head in page.of("th"))
+
+
+def test_every_mean_leads_to_its_trials(page: Page) -> None:
+    links = [a["href"] for a in page.of("a") if (a.get("href") or "").startswith("#cell-")]
+    assert links.count("#cell-table5-simsiam-voc07-bbox") == 3
+    ids = [attributes.get("id") for attributes in page.of("tr")]
+    assert {f"cell-table5-simsiam-voc07-bbox-{i}" for i in range(1, 6)} <= set(ids)
+
+
+def test_provenance_is_on_the_page(text: str) -> None:
+    start = text.index('<details id="cell-table5-simsiam-voc07-bbox"')
+    detail = text[start : text.index("</details>", start)]
+    for fact in (
+        "b" * 64,
+        "c" * 64,
+        "simsiam.pkl",
+        "simsiam_r50_200ep",
+        "naiveSyncBN",
+        "0123456789abcdef",
+        "265/265 exact",
+    ):
+        assert fact in detail, fact
+    for seed in range(1, 6):
+        assert f'<th scope="row">{seed}</th>' in detail
+
+
+def test_predictions_are_shrunk_and_a_broken_one_is_left_out(page: Page) -> None:
+    (picture,) = page.of("img")
+    assert "000001" in (picture["alt"] or "")
+    data = base64.b64decode((picture["src"] or "").partition("base64,")[2])
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.size == (480, 240)
+
+
+def test_gpu_hours_are_counted_and_unknown_ones_are_called_unknown(text: str) -> None:
+    cost = text[text.index('<h2 id="cost">') : text.index('<h2 id="environment">')]
+    assert re.search(r"scratch on voc07</th><td>5</td><td>8 × Example GPU</td><td>5\.25</td><td>42\.00", cost)
+    assert re.search(r"pre-training SimSiam, base</th>.*<td>unknown</td>", cost)
+
+
+def test_skipped_files_are_named(text: str) -> None:
+    skipped = text[text.index('<h2 id="skipped">') :]
+    assert "finetune.scratch.voc0712.s5-01234567/result.json" in skipped
+
+
+def test_what_comes_from_files_cannot_become_markup(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script><img src=x>"
+    run = Run(tmp_path, [("a", evil, None)], {"voc07": 1})
+    run.graph["experiment"] = evil
+    run.finetune("a", "voc07", 1, result("a", "voc07", 1, [1.0, 2.0, 3.0], weights__path=evil, settings__norm=evil))
+    text = render(run.save())
+    page = Page(text)
+    assert page.of("img") == []
+    assert len(page.of("script")) == 1
+
+
+def test_it_says_so_when_all_is_toy(tmp_path: Path) -> None:
+    put(tmp_path, result("a", "voc07", 1, [1.0, 2.0, 3.0], toy=True))
+    assert 'class="notice">All results are toy' in render(tmp_path)
+
+
+def test_a_page_of_published_rows_alone(tmp_path: Path) -> None:
+    page = Page(render(published="rows"))
+    assert len([tr for tr in page.of("tr") if tr.get("class") == "published"]) == 8

@@ -1,0 +1,79 @@
+"""docs/reproduce.md: every command exists, takes the options it is shown with, and names files that are there."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import re
+import shlex
+import subprocess
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from transfer.report.expected import load
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "reproduce.md"
+LOOPS = {"recipe": ("base", "optimal"), "epochs": ("100", "200", "400", "800"), "task": ("voc07", "voc0712")}
+COMMAND = re.compile(r"python tools/(\w+)\.py([^\n\"`]*)")
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """(tool, words) of every command on the page."""
+    return [(tool, shlex.split(words.replace("\\$", "$"))) for tool, words in COMMAND.findall(PAGE.read_text())]
+
+
+def help_of(tool: str, words: list[str]) -> str:
+    """What the tool (and its verb, where it has verbs) says about itself."""
+    main = importlib.import_module(f"tools.{tool}").main
+    verb = words[:1] if tool in ("launch", "data") else []
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        main([*verb, "--help"])
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("tool", "words"), commands(), ids=lambda value: value if isinstance(value, str) else " ".join(value)[:40]
+)
+def test_a_command_exists_with_its_options(tool: str, words: list[str], root: Path) -> None:
+    text = help_of(tool, words)
+    for word in words:
+        if word.startswith("--"):
+            assert re.search(rf"{re.escape(word)}\b", text), f"tools/{tool}.py has no {word}"
+
+
+def test_the_config_files_are_there(root: Path) -> None:
+    found = {word for _, words in commands() for word in words if word.startswith("configs/")}
+    assert len(found) >= 5
+    for word in found:
+        names = re.findall(r"\$\{?(\w+)\}?", word)
+        for values in product(*(LOOPS[name] for name in names)):
+            path = word
+            for name, value in zip(names, values, strict=True):
+                path = path.replace(f"${{{name}}}", value).replace(f"${name}", value)
+            assert (root / path).is_file(), path
+
+
+def test_the_shell_can_read_it() -> None:
+    for block in re.findall(r"```bash\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        done = subprocess.run(["bash", "-n"], input=block, text=True, capture_output=True)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_hours_are_the_products_they_claim_to_be() -> None:
+    text = PAGE.read_text()
+    trials = {"voc07": (9000, 0.537, 5), "voc0712": (24000, 0.537, 5), "coco": (90000, 0.584, 1)}
+    total = 0.0
+    for iterations, seconds, count in trials.values():
+        hours = iterations * seconds / 3600
+        total += count * hours
+        assert f"| {hours:.1f} | {8 * hours:.1f} |" in text
+    assert f"| {total:.1f} | {8 * total:.1f} |" in text
+
+
+def test_the_published_keys_it_names_are_the_tables() -> None:
+    (names,) = re.findall(r"table5\.yaml` \((.*?)\)", PAGE.read_text(), re.DOTALL)
+    assert re.findall(r"`(\w+)`", names) == [row.key for row in load("table5").rows.values() if row.values]

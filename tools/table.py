@@ -1,0 +1,153 @@
+"""Tabulate results as the SimSiam paper's Table 5 (Table 4, ablations) does, beside the published numbers."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from common.console import DONE, Parser, run
+from common.errors import UserError
+
+if TYPE_CHECKING:
+    from transfer.report.tables import Options
+
+FORMATS = {"md": ".md", "csv": ".csv", "latex": ".tex", "json": ".json", "html": ".html"}
+EXAMPLES = """examples:
+  python tools/table.py runs/table5                                     Markdown on the screen
+  python tools/table.py runs/table5 --output table5.html                one self-contained page: plots, provenance
+  python tools/table.py runs/table5 runs/mine --against supervised      two runs in one table, compared with a row
+  python tools/table.py runs/mine --expect mine=simsiam_base            the published row to stand beside one's own
+  python tools/table.py runs/mine --import 'MoCo v2' voc0712 metrics.json   a trial run elsewhere, marked imported
+  python tools/table.py --published rows                                the published Table 5 alone
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Collect, tabulate, print or write."""
+    args = parser().parse_args(argv)
+    if not args.runs and not args.imports and args.published != "rows":
+        raise UserError("name a run folder, or give --published rows to see the published numbers alone")
+    kind = args.format or format_of(args.output)
+    text = rendered(args, kind)
+    if args.output is None:
+        sys.stdout.write(text)
+    else:
+        from common.files import write_text
+
+        write_text(args.output, text)
+        print(f"wrote {args.output}")
+    return DONE
+
+
+def parser() -> Parser:
+    """The command line."""
+    made = Parser(prog="tools/table.py", description=__doc__, epilog=EXAMPLES)
+    made.add_argument(
+        "runs",
+        nargs="*",
+        type=Path,
+        metavar="RUN_DIR",
+        help="an experiment's folder, or any folder with results below it",
+    )
+    made.add_argument("--format", choices=sorted(FORMATS), help="default: by the output file's name, else md")
+    made.add_argument("--output", type=Path, metavar="FILE", help="write here (atomically) instead of to the screen")
+    made.add_argument("--plots", type=Path, metavar="DIR", help="also write every plot there, as PNG and SVG")
+    made.add_argument(
+        "--layout",
+        choices=["auto", "table5", "table4", "ablations"],
+        default="auto",
+        help="default: all that have results",
+    )
+    made.add_argument(
+        "--published",
+        choices=["beside", "rows", "none"],
+        default="beside",
+        help="published numbers beside the means, as rows too, or not at all",
+    )
+    made.add_argument(
+        "--allow-toy", action="store_true", help="show toy results beside real or published ones all the same, marked"
+    )
+    made.add_argument(
+        "--against",
+        default="auto",
+        metavar="ROW",
+        help="compare every row with this one (default: scratch, if there; none: no row)",
+    )
+    made.add_argument(
+        "--expect",
+        action="append",
+        default=[],
+        metavar="ROW=KEY",
+        help="the published row (key in configs/expected) beside a row",
+    )
+    made.add_argument(
+        "--import",
+        dest="imports",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("ROW", "TASK", "FILE"),
+        help="a trial run elsewhere: Detectron2's metrics.json, or a log with copypaste lines; once for each trial",
+    )
+    made.add_argument("--sort", metavar="COLUMN.METRIC", help="sort rows by a mean, best first, such as voc07.bbox.AP")
+    return made
+
+
+def rendered(args: argparse.Namespace, kind: str) -> str:
+    """The report in one of the formats."""
+    import importlib
+
+    from transfer.report import tables
+    from transfer.report.collect import collect, take_in
+
+    found = collect(args.runs)
+    for row, task, file in args.imports:
+        take_in(found, row, task, Path(file))
+    if not found.trials and not found.asked and (args.runs or args.imports) and not found.pretraining:
+        named = "".join(f"; {s.path}: {s.reason}" for s in found.skipped[:3])
+        raise UserError(
+            f"no result below {', '.join(map(str, args.runs))} ({len(found.skipped)} file(s) skipped{named})"
+        )
+    for skipped in found.skipped:
+        print(f"skipped {skipped.path}: {skipped.reason}", file=sys.stderr)
+    report = tables.report(found, options(args))
+    if args.plots:
+        from transfer.report.figures import write_all
+
+        print(f"wrote {len(write_all(report, args.plots))} plots to {args.plots}", file=sys.stderr)
+    names = {"md": "markdown"}
+    return str(importlib.import_module(f"transfer.report.render.{names.get(kind, kind)}").render(report))
+
+
+def options(args: argparse.Namespace) -> Options:
+    """The report's options from the command line."""
+    from transfer.report.tables import Options
+
+    expect = {}
+    for pair in args.expect:
+        row, equals, key = pair.rpartition("=")
+        if not equals or not row or not key:
+            raise UserError(f"--expect {pair}: must be ROW=KEY, such as mine=simsiam_base")
+        expect[row] = key
+    against = None if args.against == "none" else args.against
+    return Options(args.layout, args.published, args.allow_toy, against, expect, args.sort)
+
+
+def format_of(output: Path | None) -> str:
+    """The format a file name asks for; Markdown without one."""
+    if output is None:
+        return "md"
+    for kind, suffix in FORMATS.items():
+        if output.suffix.lower() == suffix:
+            return kind
+    raise UserError(f"--output {output}: cannot tell the format from its name; give --format ({', '.join(FORMATS)})")
+
+
+if __name__ == "__main__":
+    run(main)

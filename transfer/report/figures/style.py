@@ -1,0 +1,91 @@
+"""How every plot looks: readable without colour, for each series has its own line style and marker too."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, GRID = "#1b1b1f", "#c9c9cf"
+SERIES = ("#0060b0", "#d1580a", "#007a5a", "#a6419a", "#8a6a00", "#5b5bd6", "#b3263e", "#3d7f99")
+"""Colours of similar contrast on white; the page replaces them by ones for its theme."""
+LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 3)), (0, (1, 2)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+WIDTH = 4.6
+"""Inches: a plot fills a phone's width at its own size, and two or three stand side by side on a desk."""
+SETTINGS = {
+    "font.family": "sans-serif",
+    "font.size": 9.5,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.5,
+    "figure.constrained_layout.use": True,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
+}
+
+
+def look(index: int) -> dict[str, Any]:
+    """Colour, line style and marker of the series number `index`; eight differ in all three, 64 in one of them."""
+    turn = index // len(SERIES)
+    return {
+        "color": SERIES[index % len(SERIES)],
+        "linestyle": LINES[(index + turn) % len(LINES)],
+        "marker": MARKERS[(index + 3 * turn) % len(MARKERS)],
+    }
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """matplotlib with this project's settings, and its own again afterwards."""
+    import matplotlib
+
+    with matplotlib.rc_context(SETTINGS):
+        yield
+
+
+def axes(title: str, x: str, y: str, height: float = 2.3, entries: int = 1) -> tuple[Figure, Axes]:
+    """A figure with one set of axes and room for a legend of `entries` in two columns; call inside `styled()`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height + 0.2 * math.ceil(entries / 2)))
+    made = figure.subplots()
+    made.set(title=title, xlabel=x, ylabel=y)
+    return figure, made
+
+
+def svg(figure: Figure) -> str:
+    """The figure as SVG; the same figure gives the same text."""
+    text = io.StringIO()
+    with styled():
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    return text.getvalue()
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG, 200 dots an inch, on white."""
+    data = io.BytesIO()
+    with styled():
+        figure.savefig(data, format="png", dpi=200, facecolor="white", metadata={"Software": None})
+    return data.getvalue()
