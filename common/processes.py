@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import socket
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -118,11 +121,35 @@ def _spawned(main: Callable[..., Any], args: tuple[Any, ...], count: int) -> Non
     rendezvous = f"tcp://127.0.0.1:{_free_port()}"
     said = mp.get_context("spawn").SimpleQueue()
     try:
-        mp.start_processes(_child, args=(count, rendezvous, said, main, args), nprocs=count, start_method="spawn")
+        words = (count, rendezvous, said, main, args)
+        children = mp.start_processes(_child, args=words, nprocs=count, join=False, start_method="spawn")
+        with _stops_passed_on(children.pids()):
+            while not children.join():
+                pass
     except (mp.ProcessRaisedException, mp.ProcessExitedException):
         _say_again(said, UserError)  # what else broke, broke because that process left
         raise
     _say_again(said, Again)
+
+
+@contextlib.contextmanager
+def _stops_passed_on(pids: list[int]) -> Iterator[None]:
+    """SIGTERM and SIGUSR2 to this process alone are for the spawned ones, who save and leave; it waits for them."""
+
+    def pass_on(number: int, _frame: Any) -> None:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    if threading.current_thread() is not threading.main_thread():  # Python lets no other set handlers
+        yield
+        return
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _say_again(said: Any, kind: type[Exception]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -60,14 +61,16 @@ def test_run_exits(capsys: pytest.CaptureFixture[str]) -> None:
     assert leave.value.code == 2
 
 
-def test_a_reader_who_leaves_is_no_error(root: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_who_leaves_is_no_error(root: Path, unbuffered: str) -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from common.console import run\n"
         "def main(argv):\n    sys.stdin.readline(); print('x' * 100); return 0\n"
         "run(main)"
     )
     command = [sys.executable, "-c", code, str(root)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, env={**os.environ, "PYTHONUNBUFFERED": unbuffered}, **pipes) as child:
         assert child.stdin and child.stdout and child.stderr
         child.stdout.close()
         child.stdin.write(b"\n")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from pathlib import Path
 
@@ -155,6 +157,17 @@ def _stop(folder: str) -> None:
     raise Again("at iteration 7")
 
 
+def _stop_when_told(folder: str) -> None:
+    import torch.distributed as dist
+
+    told = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: told.set())
+    (Path(folder) / f"ready{dist.get_rank()}").touch()
+    if told.wait(60):
+        (Path(folder) / f"saved{dist.get_rank()}").touch()
+        raise Again("told to")
+
+
 def _bug(_: str) -> None:
     raise ZeroDivisionError("ours")
 
@@ -174,6 +187,26 @@ def test_a_stop_waits_for_every_process(tmp_path: Path) -> None:
     with pytest.raises(Again, match="at iteration 7"):
         start(_stop, (str(tmp_path),), num_processes=2)
     assert (tmp_path / "checkpoint").read_text() == "whole"
+
+
+def test_a_signal_to_the_first_process_reaches_those_it_spawned(tmp_path: Path) -> None:
+    """Slurm and the local executor know this process alone."""
+
+    def tell() -> None:
+        deadline = time.monotonic() + 60
+        while len(list(tmp_path.glob("ready*"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if len(list(tmp_path.glob("ready*"))) == 2:  # else nothing listens, and the signal would end the tests
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    teller = threading.Thread(target=tell)
+    teller.start()
+    with pytest.raises(Again, match="told to"):
+        start(_stop_when_told, (str(tmp_path),), num_processes=2)
+    teller.join()
+    assert sorted(path.name for path in tmp_path.glob("saved*")) == ["saved0", "saved1"]
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_bug_in_a_process_keeps_its_traceback(tmp_path: Path) -> None:

@@ -1,0 +1,127 @@
+"""The command line of the data sets."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from common.console import call
+from tools.data import main
+
+SMALL = ["--photos", "8", "--voc2007", "6", "3", "--voc2012", "3", "3", "--coco", "5", "5"]
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("data") / "toy"
+    assert call(main, ["toy", str(out), "--seed", "3", *SMALL]) == 0
+    return out
+
+
+@pytest.fixture
+def toy(drawn: Path, tmp_path: Path) -> Path:
+    """A copy that a test may break."""
+    shutil.copytree(drawn, tmp_path / "toy")
+    return tmp_path / "toy"
+
+
+def test_toy_says_what_it_drew_and_the_second_time_that_it_is_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["toy", str(tmp_path / "out"), *SMALL]
+    assert call(main, command) == 0
+    first = capsys.readouterr().out
+    assert first.startswith("drew the toy sets, seed 0") and "6 trainval, 3 test" in first
+    assert call(main, command) == 0
+    assert capsys.readouterr().out.startswith("there already: the toy sets, seed 0")
+    record = json.loads((tmp_path / "out" / "toy.json").read_text())
+    assert (record["seed"], record["voc2007"], record["classes"]) == (0, [6, 3], ["bus", "cat", "sheep"])
+
+
+def test_the_options_reach_the_world(drawn: Path) -> None:
+    assert json.loads((drawn / "toy.json").read_text())["seed"] == 3
+    assert len(list((drawn / "photos" / "train").rglob("*.jpg"))) == 8
+    assert len(list((drawn / "detection" / "VOC2012" / "JPEGImages").iterdir())) == 6
+    assert len(list((drawn / "detection" / "coco" / "train2017").iterdir())) == 5
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ([], "VERB"),
+        (["draw", "x"], "invalid choice: 'draw'"),
+        (["toy"], "OUT"),
+        (["toy", "x", "--sed", "1"], "--sed"),
+        (["toy", "x", "--photos", "many"], "invalid int value: 'many'"),
+        (["toy", "x", "--voc2007", "9"], "--voc2007"),
+        (["toy", "x", "--coco", "1", "1"], "--coco: 1 1 is too few"),
+        (["check", "no/such/folder"], "no/such/folder is not a folder"),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_2(
+    argv: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call(main, argv) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_seed_in_its_place_is_refused(drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(main, ["toy", str(drawn), *SMALL]) == 2
+    assert "holds a toy set of another seed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("below", ["", "detection"])
+def test_check_counts_what_is_there(drawn: Path, below: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(main, ["check", str(drawn / below)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 9 and all(line.startswith("ok ") for line in lines)
+    trainval = next(line for line in lines if "voc_2007_trainval" in line)
+    assert "6 images" in trainval and "difficult" in trainval and "published with 5011" in trainval
+    assert sum("1 crowd" in line and "1 image(s) without any" in line for line in lines) == 2
+
+
+def test_check_published_fails_on_a_part(drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(main, ["check", str(drawn), "--published"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 9 and all(line.startswith("broken") for line in lines)
+
+
+def test_check_names_what_is_broken_and_reads_the_rest(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    voc, coco = toy / "detection" / "VOC2007", toy / "detection" / "coco"
+    first = (voc / "ImageSets" / "Main" / "test.txt").read_text().split()[0]
+    (voc / "JPEGImages" / f"{first}.jpg").unlink()
+    file = coco / "annotations" / "instances_val2017.json"
+    file.write_text(file.read_text()[:100])
+    assert call(main, ["check", str(toy)]) == 1
+    broken = [line for line in capsys.readouterr().out.splitlines() if line.startswith("broken")]
+    assert len(broken) == 2
+    assert "voc_2007_test" in broken[0] and f"{first}.jpg does not exist" in broken[0]
+    assert "coco_2017_val" in broken[1] and "instances_val2017.json" in broken[1]
+
+
+def test_check_needs_a_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(main, ["check", str(tmp_path)]) == 2
+    assert "VOC2007/ImageSets/Main" in capsys.readouterr().err
+
+
+def test_check_reads_real_sets_with_the_benchmarks_classes(real_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(main, ["check", str(real_data / "detection")]) == 0
+    assert "834 objects" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["toy", "--help"], ["check", "--help"]])
+def test_help_answers_at_once_and_shows_examples(argv: list[str], root: Path) -> None:
+    start = time.monotonic()
+    command = [sys.executable, str(root / "tools" / "data.py"), *argv]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "python tools/data.py toy datasets/toy" in done.stdout
+    assert time.monotonic() - start < 2

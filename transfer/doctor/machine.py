@@ -1,0 +1,128 @@
+"""GPUs, Slurm, cores, memory and disk."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from transfer.doctor.finding import Finding
+from transfer.doctor.software import in_a_line
+
+GIB = 1 << 30
+LEAST_MEMORY = 8 * GIB
+"""What the demo is measured to fit."""
+LEAST_DISK = 10 * GIB
+"""A run folder with a handful of checkpoints of a ResNet-50 detector."""
+CGROUP = Path("/sys/fs/cgroup")
+PATIENCE = 20
+"""Seconds to wait for a Slurm controller."""
+
+
+def gpus() -> Finding:
+    """The GPUs torch can use, and why it can use none where there are some."""
+    try:
+        torch = importlib.import_module("torch")
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        sizes = [torch.cuda.get_device_properties(index).total_memory // GIB for index in range(len(names))]
+    except Exception as error:
+        return Finding("gpus", "warning", f"cannot ask torch: {in_a_line(error)}", "mend torch first (above)")
+    if names:
+        listed = ", ".join(
+            f"{index}: {name} ({size} GiB)" for index, (name, size) in enumerate(zip(names, sizes, strict=True))
+        )
+        return Finding("gpus", "ok", listed)
+    if torch.version.cuda is None and shutil.which("nvidia-smi"):
+        return Finding(
+            "gpus", "warning", "this torch is a CPU build, but nvidia-smi is here", "install a CUDA build of torch"
+        )
+    if shutil.which("nvidia-smi"):
+        advice = f"run nvidia-smi: the driver may be too old for CUDA {torch.version.cuda}, or CUDA_VISIBLE_DEVICES set"
+        return Finding("gpus", "warning", "nvidia-smi is here, but torch sees no GPU", advice)
+    return Finding(
+        "gpus", "warning", "none", "toy and small runs work on the CPU; Table 5 needs GPUs: ask on a GPU node"
+    )
+
+
+def slurm() -> Finding:
+    """Slurm's commands, and whether its controller answers."""
+    absent = [name for name in ("sbatch", "sinfo", "squeue") if shutil.which(name) is None]
+    if absent:
+        return Finding(
+            "slurm", "warning", f"no {', '.join(absent)}", "launch with --cluster local, or ask on a login node"
+        )
+    try:
+        words = ["sinfo", "--noheader", "--format", "%P %D %G"]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, check=True)
+        version = subprocess.run(["sinfo", "--version"], capture_output=True, text=True, timeout=PATIENCE, check=True)
+    except subprocess.TimeoutExpired:
+        return Finding(
+            "slurm",
+            "warning",
+            f"the controller did not answer in {PATIENCE} s",
+            "try sinfo by hand; launch with --cluster local meanwhile",
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1]
+        return Finding(
+            "slurm", "warning", f"sinfo failed: {said}", "try sinfo by hand; launch with --cluster local meanwhile"
+        )
+    partitions = sorted({line.split()[0].rstrip("*") for line in done.stdout.splitlines() if line.strip()})
+    if not partitions:
+        return Finding(
+            "slurm", "warning", f"{version.stdout.strip()}, no partition you may use", "ask the cluster's staff for one"
+        )
+    return Finding("slurm", "ok", f"{version.stdout.strip()}, partitions {', '.join(partitions)}")
+
+
+def cores() -> Finding:
+    """The cores this process may run on, and what a container lets it use of them."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota(CGROUP)
+    found = f"{count}" + (f", limited to {quota:g} by the container" if quota and quota < count else "")
+    if min(count, quota or count) < 2:
+        return Finding("cores", "warning", found, "the demo's time is given for 2 cores: expect twice as long")
+    return Finding("cores", "ok", found)
+
+
+def cpu_quota(cgroup: Path) -> float | None:
+    """How many cores a control group (version 2) lets its processes use; None where it sets no limit."""
+    words = _words(cgroup / "cpu.max")
+    return int(words[0]) / int(words[1]) if len(words) == 2 and words[0].isdigit() else None
+
+
+def memory() -> Finding:
+    """What memory this process may use at most: the machine's or the container's, whichever is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = memory_limit(CGROUP)
+    usable = min(total, limit or total)
+    found = f"{usable / GIB:.1f} GiB" + (" (the container's limit)" if usable < total else "")
+    if usable < LEAST_MEMORY * 0.95:  # a machine sold with 8 GiB shows a little less
+        return Finding("memory", "warning", found, "the demo is measured to fit 8 GiB: close what else runs")
+    return Finding("memory", "ok", found)
+
+
+def memory_limit(cgroup: Path) -> int | None:
+    """A control group's memory limit in bytes; None where it sets none."""
+    words = _words(cgroup / "memory.max")
+    return int(words[0]) if words and words[0].isdigit() else None
+
+
+def _words(file: Path) -> list[str]:
+    try:
+        return file.read_text().split()
+    except OSError:
+        return []
+
+
+def disk(folder: Path) -> Finding:
+    """Free room where runs are written."""
+    free = shutil.disk_usage(folder).free
+    found = f"{free / GIB:.1f} GiB free at {folder}"
+    if free < LEAST_DISK:
+        return Finding("disk", "warning", found, "checkpoints need room: write runs to a larger disk, or make room")
+    if not os.access(folder, os.W_OK):
+        return Finding("disk", "warning", f"{found}, which you may not write to", "run from a folder you may write to")
+    return Finding("disk", "ok", found)

@@ -1,0 +1,161 @@
+"""Python, torch, torchvision, Detectron2 and the project's other packages."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import platform
+import sys
+from pathlib import Path
+
+from common.environment import version_of
+from transfer.doctor.finding import Finding
+
+LEAST_PYTHON = (3, 10)
+PROJECT = "ssl-detection-transfer"
+SETUP = "make setup"
+
+
+def python() -> Finding:
+    """The interpreter, and whether it is new enough."""
+    found = f"{platform.python_version()} at {sys.executable}"
+    if sys.version_info[:2] < LEAST_PYTHON:
+        return Finding(
+            "python", "missing", found, f"make setup PYTHON=python3.11 (at least {'.'.join(map(str, LEAST_PYTHON))})"
+        )
+    return Finding("python", "ok", found)
+
+
+def torch() -> Finding:
+    """torch, and whether it imports and computes."""
+    version = version_of("torch")
+    if version is None:
+        return Finding("torch", "missing", "not installed", SETUP)
+    try:
+        module = importlib.import_module("torch")
+        module.ones(2) @ module.ones(2)
+    except Exception as error:  # whatever a broken build raises, from OSError (a missing library) to RuntimeError
+        return Finding(
+            "torch", "missing", f"{version} does not work: {in_a_line(error)}", f"remove .venv, then {SETUP}"
+        )
+    return Finding("torch", "ok", f"{version}, CUDA {module.version.cuda or 'none (a CPU build)'}")
+
+
+def torchvision() -> Finding:
+    """torchvision, and whether it fits torch: its operators load only into the torch they were built for."""
+    version = version_of("torchvision")
+    if version is None:
+        return Finding("torchvision", "missing", "not installed", SETUP)
+    try:
+        tensor = importlib.import_module("torch").tensor
+        ops = importlib.import_module("torchvision.ops")
+        kept = ops.nms(tensor([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 3.9]]), tensor([0.5, 0.9]), 0.5)
+    except Exception as error:
+        advice = "install the torchvision made for this torch: make setup TORCH=… TORCHVISION=…"
+        return Finding(
+            "torchvision", "missing", f"{version} does not fit torch {version_of('torch')}: {in_a_line(error)}", advice
+        )
+    if kept.tolist() != [1]:
+        return Finding(
+            "torchvision",
+            "missing",
+            f"{version}: nms kept boxes {kept.tolist()}, not [1]",
+            f"remove .venv, then {SETUP}",
+        )
+    return Finding("torchvision", "ok", f"{version}, its operators fit torch {version_of('torch')}")
+
+
+def detectron2(pinned_version: str, pinned_commit: str) -> Finding:
+    """Detectron2, where it came from, and whether what a C4 detector needs of it imports.
+
+    Args:
+        pinned_version: the version of the re-packed wheel.
+        pinned_commit: the commit of the official repository that `--source git` builds.
+    """
+    install = "python tools/install_detectron2.py"
+    try:
+        distribution = importlib.metadata.distribution("detectron2")
+    except importlib.metadata.PackageNotFoundError:
+        return Finding("detectron2", "missing", "not installed", install)
+    origin, pinned = _origin(distribution, pinned_version, pinned_commit)
+    try:
+        importlib.import_module("detectron2.modeling")
+        importlib.import_module("detectron2.engine")
+    except Exception as error:
+        return Finding("detectron2", "missing", f"{origin}, does not import: {in_a_line(error)}", f"{install} --force")
+    if not pinned:
+        return Finding(
+            "detectron2", "warning", origin, f"results were checked with the pinned build: {install} --force"
+        )
+    return Finding("detectron2", "ok", origin)
+
+
+def _origin(distribution: importlib.metadata.Distribution, version: str, commit: str) -> tuple[str, bool]:
+    """Where the installed Detectron2 came from, in words, and whether it is one of the two pinned builds."""
+    origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+    built = origin.get("vcs_info", {}).get("commit_id")
+    if built:
+        which = "the pinned commit" if built == commit else "not the pinned one"
+        return f"{distribution.version}, built from git {built[:8]} ({which})", built == commit
+    if distribution.version == version:
+        return f"{distribution.version}, the re-packed wheel", True
+    folder = " from a working folder" if origin.get("dir_info", {}).get("editable") else ""
+    return f"{distribution.version}, another build{folder}", False
+
+
+def packages() -> Finding:
+    """The project's other dependencies, as its own metadata lists them."""
+    try:
+        needs = importlib.metadata.requires(PROJECT) or []
+    except importlib.metadata.PackageNotFoundError:
+        return Finding("packages", "missing", f"{PROJECT} itself is not installed", SETUP)
+    try:
+        faults = [fault for need in needs if (fault := _fault(need))]
+    except ImportError:  # packaging, which Detectron2 brings
+        return Finding("packages", "missing", "packaging is not installed", SETUP)
+    if faults:
+        return Finding("packages", "missing", ", ".join(faults), SETUP)
+    return Finding(
+        "packages", "ok", f"all {sum('extra ==' not in need for need in needs)} are there in versions that do"
+    )
+
+
+def _fault(need: str) -> str:
+    """What is wrong with a requirement; empty when it is met, or belongs to an extra."""
+    from packaging.requirements import Requirement
+
+    wanted = Requirement(need)
+    if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
+        return ""
+    version = version_of(wanted.name)
+    if version is None:
+        return f"{wanted.name} is not installed"
+    if not wanted.specifier.contains(version, prereleases=True):
+        return f"{wanted.name} {version} is not {wanted.specifier}"
+    return ""
+
+
+def in_a_line(error: BaseException) -> str:
+    """An error's kind and first line."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def checkout(folder: Path, commit: str) -> Finding:
+    """The project's own files."""
+    if commit == "unknown":
+        return Finding(
+            "checkout",
+            "warning",
+            f"{folder}, no git checkout",
+            "results will name no commit; clone the repository with git",
+        )
+    if commit.endswith("-dirty"):
+        return Finding(
+            "checkout",
+            "warning",
+            f"{commit[:8]} with changed files",
+            "commit before runs that matter: results name the commit",
+        )
+    return Finding("checkout", "ok", commit[:8])
