@@ -1,0 +1,1 @@
+"""How weights come to be: self-supervised pre-training, from a folder of images to a backbone file."""

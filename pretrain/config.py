@@ -1,0 +1,201 @@
+"""Pre-training's configuration: every key with its default and what it means, and how a config file becomes one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fvcore.common.config import CfgNode
+
+from common.config import closure, dotted_keys, load_yaml, merge_overrides, merge_strict, overlay_section
+from common.errors import UserError, nearest
+from pretrain.methods import names as method_names
+from pretrain.models import ARCHITECTURES
+
+FREE_ON_RESUME = ("DATA.ROOT", "DATA.WORKERS", "LOG.PERIOD", "LOG.TENSORBOARD", "CHECKPOINT.PERIOD", "CHECKPOINT.KEEP")
+"""Keys that a resumed run may change: they do not change what it computes (the images themselves are compared)."""
+
+
+def defaults() -> CfgNode:
+    """Every key with its default: SimSiam's `base` recipe at 100 epochs.
+
+    Returns:
+        A fresh, unfrozen node.
+    """
+    cfg = CfgNode()
+    # The method: a file of pretrain/methods/.
+    cfg.METHOD = "simsiam"
+    # True marks everything made by this run as made for show, not for comparison (set by configs/overlays/cpu.yaml).
+    cfg.TOY = False
+    # Initial weights, order of the images and their augmentation are functions of it.
+    cfg.SEED = 0
+    cfg.DATA = _data()
+    cfg.AUGMENT = _augment()
+    cfg.MODEL = _model()
+    cfg.SOLVER = _solver()
+    cfg.ENGINE = _engine()
+    cfg.CHECKPOINT = CfgNode()
+    # Iterations between checkpoints; 0 = at the end of each epoch only.
+    cfg.CHECKPOINT.PERIOD = 0
+    # How many of the newest checkpoints stay on disk.
+    cfg.CHECKPOINT.KEEP = 2
+    cfg.LOG = CfgNode()
+    # Iterations between two lines of the console, metrics.json and TensorBoard.
+    cfg.LOG.PERIOD = 20
+    # Whether TensorBoard event files are written beside metrics.json.
+    cfg.LOG.TENSORBOARD = True
+    return cfg
+
+
+def _data() -> CfgNode:
+    node = CfgNode()
+    # The folder of images: with train/ below it (ImageNet's layout), with class folders, or with the images themselves.
+    node.ROOT = ""
+    # Height and width of a view in pixels.
+    node.SIZE = 224
+    # Loader processes for each training process; 0 = decode in the training process. Any number gives the same run.
+    node.WORKERS = 8
+    return node
+
+
+def _augment() -> CfgNode:
+    """MoCo v2's augmentation, as in the released SimSiam."""
+    node = CfgNode()
+    # Share of the image's area that a random crop covers; its aspect ratio is log-uniform in 3/4 … 4/3.
+    node.CROP_SCALE = (0.2, 1.0)
+    # Strength of the colour jitter: brightness, contrast, saturation, hue; and how often it is applied.
+    node.JITTER = (0.4, 0.4, 0.4, 0.1)
+    node.JITTER_PROB = 0.8
+    # How often a view is turned to grey.
+    node.GRAY_PROB = 0.2
+    # How often a view is blurred, and the range of the blur's radius (PIL's GaussianBlur, in pixels).
+    node.BLUR_PROB = 0.5
+    node.BLUR_SIGMA = (0.1, 2.0)
+    # How often values of 128 and above are inverted. Neither the paper's recipe nor the released code does it: off.
+    node.SOLARIZE_PROB = 0.0
+    # How often a view is mirrored.
+    node.FLIP_PROB = 0.5
+    return node
+
+
+def _model() -> CfgNode:
+    node = CfgNode()
+    # The encoder: resnet18|34|50|101|152, or resnet18_cifar (3×3 stem, no max-pool).
+    node.ARCH = "resnet50"
+    # Whether the last BN of each residual block starts with weight 0.
+    node.ZERO_INIT_RESIDUAL = True
+    # Layers and hidden width of the projection MLP, and the dimension d of its output.
+    node.PROJ_LAYERS = 3
+    node.PROJ_HIDDEN = 2048
+    node.DIM = 2048
+    # Hidden width of the prediction MLP (d → this → d).
+    node.PRED_DIM = 512
+    return node
+
+
+def _solver() -> CfgNode:
+    node = CfgNode()
+    # Images a step over all processes. The last incomplete batch of an epoch is dropped.
+    node.BATCH_SIZE = 256
+    # The learning rate is this × BATCH_SIZE / 256.
+    node.BASE_LR = 0.05
+    node.MOMENTUM = 0.9
+    # On every trained parameter, those of BN and the biases included.
+    node.WEIGHT_DECAY = 1e-4
+    # Length of the run; the cosine ends here, so another budget is another run.
+    node.EPOCHS = 100
+    # Epochs of linear warm-up before the cosine (the paper: 10 from batch 1024 on, none below).
+    node.WARMUP_EPOCHS = 0
+    # Whether the predictor keeps the full learning rate from the first step to the last (neither warm-up nor cosine).
+    node.FIX_PRED_LR = True
+    return node
+
+
+def _engine() -> CfgNode:
+    node = CfgNode()
+    # fp32, or autocast to bf16 or fp16 (fp16 with a gradient scaler, on a GPU).
+    node.PRECISION = "fp32"
+    # Whether model and images lie in channels-last order (same numbers but for rounding, faster on most hardware).
+    node.CHANNELS_LAST = False
+    return node
+
+
+def load(file: str | os.PathLike[str], overlay: str | None = None, overrides: Sequence[str] = ()) -> CfgNode:
+    """A config file with its `_BASE_` chain, then the overlay's `pretrain` section, then `KEY VALUE …`.
+
+    Returns:
+        The frozen config.
+
+    Raises:
+        UserError: a missing file, an unknown key (with the nearest valid ones), or a value that cannot be.
+    """
+    cfg = defaults()
+    for part in closure(file):
+        values = load_yaml(part)
+        values.pop("_BASE_", None)
+        merge_strict(cfg, values, str(part))
+    if overlay:
+        merge_strict(cfg, overlay_section(overlay, "pretrain"), overlay)
+    merge_overrides(cfg, overrides)
+    check(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def check(cfg: CfgNode) -> None:
+    """Raise UserError for the first value that cannot be, naming its key and what it may be."""
+    for key, valid in (("METHOD", method_names()), ("MODEL.ARCH", ARCHITECTURES)):
+        if value_of(cfg, key) not in valid:
+            raise UserError(
+                f"{key} is {value_of(cfg, key)!r}, which there is not; {nearest(value_of(cfg, key), valid)}"
+            )
+    for keys, test, what in _RULES:
+        for key in keys.split():
+            value = value_of(cfg, key)
+            if not test(value):
+                raise UserError(f"{key} is {value!r}; it must be {what}")
+    if cfg.SOLVER.WARMUP_EPOCHS >= cfg.SOLVER.EPOCHS:
+        epochs, warmup = cfg.SOLVER.EPOCHS, cfg.SOLVER.WARMUP_EPOCHS
+        raise UserError(f"SOLVER.WARMUP_EPOCHS is {warmup}; it must be less than SOLVER.EPOCHS, which is {epochs}")
+
+
+def _range_within(low: float, high: float) -> Callable[[Any], bool]:
+    return lambda pair: len(pair) == 2 and low < pair[0] <= pair[1] <= high
+
+
+_RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("SEED DATA.WORKERS SOLVER.WARMUP_EPOCHS CHECKPOINT.PERIOD", lambda v: v >= 0, "0 or more"),
+    ("DATA.SIZE MODEL.PROJ_HIDDEN MODEL.DIM MODEL.PRED_DIM SOLVER.EPOCHS", lambda v: v >= 1, "1 or more"),
+    ("CHECKPOINT.KEEP LOG.PERIOD MODEL.PROJ_LAYERS", lambda v: v >= 1, "1 or more"),
+    ("SOLVER.BATCH_SIZE", lambda v: v >= 2, "2 or more (batch normalisation needs two samples)"),
+    ("SOLVER.BASE_LR", lambda v: v > 0, "above 0"),
+    ("SOLVER.WEIGHT_DECAY", lambda v: v >= 0, "0 or more"),
+    ("SOLVER.MOMENTUM", lambda v: 0 <= v < 1, "at least 0 and below 1"),
+    ("AUGMENT.JITTER_PROB AUGMENT.GRAY_PROB AUGMENT.BLUR_PROB", lambda v: 0 <= v <= 1, "a probability (0 … 1)"),
+    ("AUGMENT.SOLARIZE_PROB AUGMENT.FLIP_PROB", lambda v: 0 <= v <= 1, "a probability (0 … 1)"),
+    ("AUGMENT.CROP_SCALE", _range_within(0, 1), "two shares of the area (low, high], 0 < low ≤ high ≤ 1"),
+    ("AUGMENT.BLUR_SIGMA", _range_within(0, 1000), "two radii (low, high), 0 < low ≤ high"),
+    ("AUGMENT.JITTER", lambda v: len(v) == 4 and min(v) >= 0 and v[3] <= 0.5, "four strengths ≥ 0, the last ≤ 0.5"),
+    ("ENGINE.PRECISION", lambda v: v in ("fp32", "bf16", "fp16"), "fp32, bf16 or fp16"),
+)
+
+
+def value_of(cfg: CfgNode, key: str) -> Any:
+    """The value of a dotted key."""
+    node: Any = cfg
+    for name in key.split("."):
+        node = node[name]
+    return node
+
+
+def differences(stored: dict[str, Any], cfg: CfgNode) -> list[str]:
+    """Keys whose values differ between a run's stored config and this one, as `KEY is A there and B here`.
+
+    Keys of `FREE_ON_RESUME` are not compared; a key that the stored config lacks had its default.
+    """
+    before = defaults()
+    merge_strict(before, stored, "the stored config")
+    keys = [key for key in dotted_keys(cfg) if key not in FREE_ON_RESUME]
+    pairs = [(key, value_of(before, key), value_of(cfg, key)) for key in keys]
+    return [f"{key} is {old!r} there and {new!r} here" for key, old, new in pairs if old != new]

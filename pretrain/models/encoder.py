@@ -1,0 +1,41 @@
+"""ResNet encoders with torchvision's names, up to the pooled feature; and what of them is a backbone."""
+
+from __future__ import annotations
+
+import torch
+import torchvision
+from torch import nn
+from torchvision.models import ResNet
+
+
+def build_encoder(arch: str, zero_init_residual: bool = True) -> tuple[ResNet, int]:
+    """A randomly initialised ResNet whose output is the pooled feature (pool5).
+
+    Args:
+        arch: one of `models.ARCHITECTURES`. The CIFAR form has a 3×3 stem of stride 1 and no max-pool (appendix D).
+        zero_init_residual: start each residual block as the identity (last BN's weight 0).
+
+    Returns:
+        The encoder and the width of its feature (2048 for a ResNet-50).
+    """
+    name, _, form = arch.partition("_")
+    encoder: ResNet = getattr(torchvision.models, name)(weights=None, zero_init_residual=zero_init_residual)
+    if form == "cifar":
+        encoder.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
+        nn.init.kaiming_normal_(encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
+        encoder.maxpool = nn.Identity()
+    width = encoder.fc.in_features
+    encoder.fc = nn.Identity()
+    return encoder, width
+
+
+def backbone_tensors(encoder: ResNet) -> dict[str, torch.Tensor]:
+    """The encoder's tensors as a backbone file holds them: torchvision's names, float32, on the CPU, no counters.
+
+    A ResNet-50 has 265: 53 convolutions and 53 batch normalisations of 4 tensors each.
+    """
+    return {
+        name: tensor.detach().to("cpu", torch.float32).contiguous()
+        for name, tensor in encoder.state_dict().items()
+        if not name.endswith("num_batches_tracked") and not name.startswith("fc.")
+    }

@@ -1,0 +1,97 @@
+"""Batch normalisation over the samples of all processes: torch's on GPUs, one of our own over gloo on CPUs."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """y = Σ over processes of x. Each process's loss depends on it, so its gradient is summed over them likewise."""
+
+    @staticmethod
+    def forward(_ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
+        total = grads[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+class CPUSyncBatchNorm(_BatchNorm):
+    """Batch normalisation whose training statistics cover all processes, written with two differentiable sums.
+
+    torch.nn.SyncBatchNorm has kernels for GPUs alone. The mean is summed first, then the squares of what remains, as
+    E[x²] − E[x]² would lose digits; autograd does the rest. State and evaluation mode are those of nn.BatchNorm1d/2d.
+    The processes' batches may differ in size. Half-precision inputs are normalised in float32.
+    """
+
+    def _check_input_dim(self, x: torch.Tensor) -> None:
+        if x.dim() < 2:
+            raise ValueError(f"expected (N, C, …), got {x.dim()} dimension(s)")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise x of shape (N, C, …) over every dimension but the second."""
+        if not self.training:
+            return super().forward(x)
+        self._check_input_dim(x)
+        full = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        dims = [0, *range(2, x.dim())]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        size = torch.tensor([x.numel() / x.size(1)], dtype=full.dtype)
+        sums = _SumOverProcesses.apply(torch.cat([full.sum(dims), size]))
+        count = sums[-1].detach()
+        mean = sums[:-1] / count
+        centred = full - mean.view(shape)
+        variance = _SumOverProcesses.apply(centred.square().sum(dims)) / count
+        self._track(mean.detach(), variance.detach(), count)
+        y = centred * torch.rsqrt(variance + self.eps).view(shape)
+        if self.affine:
+            y = y * self.weight.view(shape) + self.bias.view(shape)
+        return y.to(x.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: torch.Tensor, variance: torch.Tensor, count: torch.Tensor) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        weight = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), weight)
+        self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var.dtype), weight)
+
+
+def synchronise_batch_norm(model: ModuleT, device: torch.device) -> ModuleT:
+    """Replace every batch normalisation by one over all processes, parameters and statistics kept.
+
+    Args:
+        model: changed in place where a child is replaced.
+        device: where it will run; decides which implementation.
+    """
+    if device.type == "cuda":
+        converted: ModuleT = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return converted
+    for name, child in model.named_children():
+        if isinstance(child, _BatchNorm):
+            setattr(model, name, _on_cpu(child))
+        else:
+            synchronise_batch_norm(child, device)
+    return model
+
+
+def _on_cpu(norm: _BatchNorm) -> CPUSyncBatchNorm:
+    new = CPUSyncBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    new.weight, new.bias = norm.weight, norm.bias
+    for name, buffer in norm.named_buffers():
+        setattr(new, name, buffer)
+    new.training = norm.training
+    return new

@@ -1,0 +1,1 @@
+"""Optimisers and schedules: which parameters learn, and how fast at which iteration."""

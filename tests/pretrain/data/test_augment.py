@@ -1,0 +1,142 @@
+"""Views: drawn as torchvision's transforms draw, applied as they apply."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFilter
+from torchvision import transforms
+
+from pretrain.data.augment import Recipe, View, draw, render
+from pretrain.data.preprocessing import MEAN, STD, block, normalise
+from pretrain.data.randomness import stream
+
+PLAIN = View(box=(0, 0, 30, 40), jitter=(), gray=False, blur=None, solarize=False, flip=False)
+
+
+@pytest.fixture(scope="module")
+def photo() -> Image.Image:
+    pixels = np.random.RandomState(0).randint(0, 256, (30, 40, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(1))
+
+
+def _draws(recipe: Recipe, count: int, width: int = 400, height: int = 300) -> list[View]:
+    return [draw(recipe, width, height, stream(0, 0, index, 0)) for index in range(count)]
+
+
+def _quantiles_agree(ours: list[float], theirs: list[float]) -> bool:
+    """Kolmogorov–Smirnov at the 0.001 level for two samples of the same size."""
+    ours_sorted, theirs_sorted = np.sort(ours), np.sort(theirs)
+    both = np.concatenate([ours_sorted, theirs_sorted])
+    steps = [np.searchsorted(sample, both, side="right") / len(sample) for sample in (ours_sorted, theirs_sorted)]
+    return float(np.abs(steps[0] - steps[1]).max()) < 1.95 * math.sqrt(2 / len(ours))
+
+
+@pytest.mark.parametrize(("width", "height"), [(400, 300), (500, 120), (90, 400)])
+def test_boxes_are_distributed_as_random_resized_crops(width: int, height: int) -> None:
+    ours = np.array([view.box for view in _draws(Recipe(224), 3000, width, height)])
+    torch.manual_seed(0)
+    image = torch.empty(3, height, width)
+    get = transforms.RandomResizedCrop.get_params
+    theirs = np.array([get(image, scale=[0.2, 1.0], ratio=[3 / 4, 4 / 3]) for _ in range(3000)])
+    for column in range(4):
+        assert _quantiles_agree(ours[:, column], theirs[:, column])
+    assert (ours[:, 0] + ours[:, 2]).max() <= height and (ours[:, 1] + ours[:, 3]).max() <= width
+    assert (ours[:, :2]).min() >= 0
+
+
+def test_a_shape_that_no_box_fits_gets_the_largest_central_one() -> None:
+    for width, height in ((1000, 10), (10, 1000)):
+        boxes = {view.box for view in _draws(Recipe(224), 5, width, height)}
+        torch.manual_seed(0)
+        theirs = transforms.RandomResizedCrop.get_params(torch.empty(3, height, width), [0.2, 1.0], [3 / 4, 4 / 3])
+        assert boxes == {tuple(theirs)}
+
+
+def test_jitter_is_distributed_as_color_jitter() -> None:
+    ours = [dict(view.jitter) for view in _draws(Recipe(224, jitter_prob=1.0), 3000)]
+    torch.manual_seed(0)
+    ranges = ([0.6, 1.4], [0.6, 1.4], [0.6, 1.4], [-0.1, 0.1])
+    theirs = [transforms.ColorJitter.get_params(*ranges)[1:] for _ in range(3000)]
+    for column, name in enumerate(("brightness", "contrast", "saturation", "hue")):
+        assert _quantiles_agree([factors[name] for factors in ours], [float(factors[column]) for factors in theirs])
+
+
+def test_all_24_orders_of_the_jitter_are_equally_likely() -> None:
+    orders = [tuple(name for name, _ in view.jitter) for view in _draws(Recipe(224, jitter_prob=1.0), 4800)]
+    counts = np.array([orders.count(order) for order in set(orders)])
+    assert len(counts) == 24
+    assert ((counts - 200) ** 2 / 200).sum() < 49.7  # chi-square, 23 degrees of freedom, 0.001
+
+
+def test_how_often_each_step_is_applied() -> None:
+    views = _draws(Recipe(224), 4000)
+    shares = {
+        0.8: [bool(view.jitter) for view in views],
+        0.2: [view.gray for view in views],
+        0.5: [view.blur is not None for view in views],
+        0.0: [view.solarize for view in views],
+    }
+    for probability, happened in shares.items():
+        assert abs(np.mean(happened) - probability) <= 4 * math.sqrt(probability * (1 - probability) / 4000)
+    assert abs(np.mean([view.flip for view in views]) - 0.5) < 0.032
+    radii = [view.blur for view in views if view.blur is not None]
+    assert _quantiles_agree(radii, list(np.random.RandomState(0).uniform(0.1, 2.0, len(radii))))
+
+
+def test_no_strength_no_step() -> None:
+    still = Recipe(224, (1.0, 1.0), (0.0, 0.0, 0.0, 0.0), 1.0, 0.0, 0.0, (0.1, 2.0), 0.0, 0.0)
+    assert all(not view.jitter and not view.gray and view.blur is None and not view.flip for view in _draws(still, 50))
+
+
+def test_each_step_does_what_its_transform_does(photo: Image.Image) -> None:
+    to_tensor, size = transforms.PILToTensor(), 24
+    resize = transforms.Resize((size, size))
+    crop = transforms.functional.resized_crop(photo, 3, 5, 20, 25, [size, size])
+    whole = resize(photo)
+    jitter = transforms.functional.adjust_hue(transforms.functional.adjust_contrast(whole, 1.3), -0.07)
+    expected = {
+        replace(PLAIN): whole,
+        replace(PLAIN, box=(3, 5, 20, 25)): crop,
+        replace(PLAIN, jitter=(("contrast", 1.3), ("hue", -0.07))): jitter,
+        replace(PLAIN, gray=True): transforms.Grayscale(3)(whole),
+        replace(PLAIN, blur=1.4): whole.filter(ImageFilter.GaussianBlur(radius=1.4)),
+        replace(PLAIN, solarize=True): transforms.functional.solarize(whole, 128),
+        replace(PLAIN, flip=True): whole.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    }
+    for view, image in expected.items():
+        assert torch.equal(render(photo, view, size), to_tensor(image)), view
+
+
+def test_steps_come_in_the_released_order(photo: Image.Image) -> None:
+    view = View((3, 5, 20, 25), (("saturation", 0.7), ("brightness", 1.2)), True, 0.9, False, True)
+    image = transforms.functional.resized_crop(photo, 3, 5, 20, 25, [24, 24])
+    image = transforms.functional.adjust_brightness(transforms.functional.adjust_saturation(image, 0.7), 1.2)
+    image = transforms.Grayscale(3)(image).filter(ImageFilter.GaussianBlur(radius=0.9))
+    image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    assert torch.equal(render(photo, view, 24), transforms.PILToTensor()(image))
+
+
+def test_normalised_bytes_are_what_to_tensor_and_normalize_give(photo: Image.Image) -> None:
+    theirs = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])(photo)
+    assert torch.equal(normalise(transforms.PILToTensor()(photo)[None])[0], theirs)
+
+
+def test_the_block_that_travels_is_on_the_0_to_255_scale() -> None:
+    assert block() == {
+        "channel_order": "RGB",
+        "mean": [123.675, 116.28, 103.53],
+        "std": [58.395, 57.12, 57.375],
+        "stride_in_1x1": False,
+    }
+
+
+def test_a_sample_is_a_function_of_seed_epoch_index_and_view() -> None:
+    keys = [(seed, epoch, index, view) for seed in (0, 1) for epoch in (0, 1) for index in (0, 1, 2) for view in (0, 1)]
+    draws = [draw(Recipe(224), 400, 300, stream(*key)) for key in keys]
+    assert draws == [draw(Recipe(224), 400, 300, stream(*key)) for key in keys]
+    assert len(set(draws)) == len(keys)

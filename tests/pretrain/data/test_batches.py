@@ -1,0 +1,101 @@
+"""Batches: which images, in which order, for any number of processes and workers, from any iteration on."""
+
+from __future__ import annotations
+
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DistributedSampler
+
+from common.errors import UserError
+from pretrain.data.augment import Recipe
+from pretrain.data.dataset import Batch, TwoViews
+from pretrain.data.index import find_images
+from pretrain.data.loader import load_batches
+from pretrain.data.sampler import EpochBatches
+
+
+def _load(images: Path, workers: int, start: int = 0, stop: int = 7, rank: int = 0, world: int = 1) -> list[Batch]:
+    dataset = TwoViews(find_images(str(images)), Recipe(32), seed=5)
+    sampler = EpochBatches(len(dataset), 4, 5, start, stop, rank, world)
+    return list(load_batches(dataset, sampler, workers, torch.device("cpu")))
+
+
+def _equal(ours: list[Batch], theirs: list[Batch]) -> bool:
+    return len(ours) == len(theirs) and all(
+        torch.equal(a.indices, b.indices) and all(map(torch.equal, a.views, b.views))
+        for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+def test_an_epoch_is_a_permutation_without_what_is_left_over() -> None:
+    batches = list(EpochBatches(11, 4, 0, 0, 6))
+    for epoch in range(3):
+        seen = list(chain(*batches[2 * epoch : 2 * epoch + 2]))
+        assert {e for e, _ in seen} == {epoch}
+        numbers = [index for _, index in seen]
+        assert len(set(numbers)) == 8 and set(numbers) <= set(range(11))
+    assert batches[:2] != [[(0, index) for _, index in batch] for batch in batches[2:4]]
+
+
+def test_seeds_give_other_orders() -> None:
+    assert list(EpochBatches(50, 10, 0, 0, 5)) != list(EpochBatches(50, 10, 1, 0, 5))
+
+
+def test_any_start_gives_the_rest_of_the_same_run() -> None:
+    whole = list(EpochBatches(11, 4, 3, 0, 9))
+    for start in range(9):
+        assert list(EpochBatches(11, 4, 3, start, 9)) == whole[start:]
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_processes_share_each_step_as_distributed_sampler_strides(world: int) -> None:
+    whole = list(EpochBatches(16, 8, 0, 0, 4))
+    shares = [list(EpochBatches(16, 8, 0, 0, 4, rank, world)) for rank in range(world)]
+    for step, batch in enumerate(whole):
+        assert sorted(chain(*(share[step] for share in shares))) == sorted(batch)
+        for rank in range(world):
+            theirs = list(DistributedSampler(batch, world, rank, shuffle=False))
+            assert shares[rank][step] == [batch[place] for place in theirs]
+
+
+def test_workers_change_nothing(images: Path) -> None:
+    alone = _load(images, 0)
+    assert _equal(alone, _load(images, 1)) and _equal(alone, _load(images, 2))
+    assert _equal(alone[4:], _load(images, 2, start=4))
+    assert alone[0].views[0].shape == (4, 3, 32, 32) and alone[0].views[0].dtype == torch.float32
+    assert not torch.equal(*alone[0].views)
+
+
+def test_processes_together_have_the_views_of_one(images: Path) -> None:
+    alone = _load(images, 0)
+    for rank in range(2):
+        for batch, whole in zip(_load(images, 0, rank=rank, world=2), alone, strict=True):
+            assert torch.equal(batch.indices, whole.indices[rank::2])
+            assert torch.equal(batch.views[1], whole.views[1][rank::2])
+
+
+def test_an_image_comes_in_other_views_in_each_epoch(images: Path) -> None:
+    dataset = TwoViews(find_images(str(images)), Recipe(32), seed=0)
+    first, second = dataset[0, 3], dataset[1, 3]
+    assert not isinstance(first, str) and not isinstance(second, str)
+    assert not torch.equal(first.views[0], second.views[0])
+
+
+def test_the_runs_random_state_is_left_alone(images: Path) -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    for workers in (0, 1):
+        _load(images, workers)
+        assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image_is_named_in_one_line(tmp_path: Path, workers: int) -> None:
+    for number in range(4):
+        (tmp_path / f"{number}.jpg").write_text("no image")
+    with pytest.raises(UserError) as caught:
+        _load(tmp_path, workers, stop=1)
+    assert "\n" not in str(caught.value) and ".jpg cannot be read as an image" in str(caught.value)

@@ -1,0 +1,159 @@
+"""Stopped or killed and asked again: the run ends bit for bit as the unbroken one."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from pretrain.engine.trainer import Trainer
+from pretrain.engine.writers import truncate_metrics
+
+Command = Callable[..., int]
+
+
+def _state(folder: Path) -> dict[str, torch.Tensor]:
+    state = torch.load(folder / "checkpoint_0000006.pth", weights_only=True)
+    tensors = dict(state["method"])
+    for number, entry in state["optimizer"]["state"].items():
+        tensors[f"momentum {number}"] = entry["momentum_buffer"]
+    return tensors
+
+
+def _assert_same_end(ours: Path, theirs: Path) -> None:
+    assert (ours / "backbone.safetensors").read_bytes() == (theirs / "backbone.safetensors").read_bytes()
+    mine, other = _state(ours), _state(theirs)
+    assert mine.keys() == other.keys() and all(torch.equal(mine[name], other[name]) for name in mine)
+    curves = []
+    for folder in (ours, theirs):
+        rows = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+        curves.append([{k: v for k, v in row.items() if k not in ("time", "data_time")} for row in rows])
+    assert curves[0] == curves[1]
+    finals = [json.loads((folder / "result.json").read_text())["final"] for folder in (ours, theirs)]
+    assert finals[0] == finals[1]
+
+
+@pytest.fixture
+def signalled(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, signal.Signals], None]:
+    """`signalled(iteration, number)`: the process sends itself a signal while it computes that iteration, once."""
+    step = Trainer.run_step
+
+    def arm(iteration: int, number: signal.Signals) -> None:
+        waiting = [iteration]
+
+        def run_step(self: Trainer) -> None:
+            if waiting and self.iter == waiting[0]:
+                waiting.pop()
+                os.kill(os.getpid(), number)
+            step(self)
+
+        monkeypatch.setattr(Trainer, "run_step", run_step)
+
+    return arm
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_signal_saves_mid_epoch_and_the_rest_follows_exactly(
+    pretrain: Command,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    signalled: Callable[[int, signal.Signals], None],
+    workers: str,
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert pretrain(whole) == 0
+    capsys.readouterr()
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)]
+    for iteration, number in ((1, signal.SIGTERM), (3, signal.SIGUSR2)):
+        signalled(iteration, number)
+        assert pretrain(broken, "--resume", "DATA.WORKERS", workers) == 75
+        errors = capsys.readouterr().err
+        assert f"saved after {iteration + 1} of 6 iterations" in errors and "Traceback" not in errors
+        assert (broken / "last_checkpoint").read_text() == f"checkpoint_{iteration + 1:07d}.pth\n"
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)] == handlers
+    assert pretrain(broken, "--resume", "DATA.WORKERS", workers) == 0
+    # config.yaml is the one the run began with, so even the backbone's record of it is equal only for equal workers.
+    if workers == "0":
+        _assert_same_end(broken, whole)
+    else:
+        mine, other = _state(broken), _state(whole)
+        assert all(torch.equal(mine[name], other[name]) for name in mine)
+
+
+def test_iterations_after_the_checkpoint_are_done_again_and_written_once(
+    pretrain: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert pretrain(whole) == 0
+    step = Trainer.run_step
+
+    def crash(self: Trainer) -> None:
+        if self.iter == 5:
+            raise RuntimeError("the power went")
+        step(self)
+
+    monkeypatch.setattr(Trainer, "run_step", crash)
+    with pytest.raises(RuntimeError):
+        pretrain(broken)
+    with open(broken / "metrics.json", "a") as file:
+        file.write('{"iteration": 5, "lo')  # a line cut short
+    (broken / ".checkpoint_0000006.pth.abcd.tmp").write_bytes(b"half")
+    (broken / ".notes.tmp").write_text("the user's")
+    monkeypatch.setattr(Trainer, "run_step", step)
+    assert pretrain(broken, "--resume") == 0
+    _assert_same_end(broken, whole)
+    assert not (broken / ".checkpoint_0000006.pth.abcd.tmp").exists() and (broken / ".notes.tmp").exists()
+
+
+def test_truncation_keeps_what_stays_true(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.json"
+    lines = [json.dumps({"iteration": i}) + "\n" for i in (0, 1, 2, 3)]
+    file.write_text("".join(lines) + "[1]\n{broken")
+    truncate_metrics(file, 2)
+    assert file.read_text() == "".join(lines[:2])
+    truncate_metrics(tmp_path / "missing.json", 2)
+    assert not (tmp_path / "missing.json").exists()
+
+
+def test_a_signal_at_the_last_step_lets_the_run_finish(
+    pretrain: Command, tmp_path: Path, signalled: Callable[[int, signal.Signals], None]
+) -> None:
+    signalled(5, signal.SIGTERM)
+    assert pretrain(tmp_path / "out") == 0
+    assert (tmp_path / "out" / "result.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_killed_at_random_moments(
+    pretrain: Command, config: Path, images: Path, tmp_path: Path, root: Path, workers: str
+) -> None:
+    words = ["DATA.WORKERS", workers, "CHECKPOINT.PERIOD", "1", "SOLVER.EPOCHS", "2"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert pretrain(whole, *words) == 0
+    command = [sys.executable, "tools/pretrain.py", "--config-file", str(config), "--resume", "--output", str(broken)]
+    command += ["DATA.ROOT", str(images), *words]
+    rng, kills = random.Random(int(workers)), 0
+    while kills < 3:
+        process = subprocess.Popen(command, cwd=root, start_new_session=True, stderr=subprocess.DEVNULL)
+        begun = time.monotonic()
+        while not (broken / "metrics.json").exists() and process.poll() is None and time.monotonic() - begun < 120:
+            time.sleep(0.02)
+        # Later attempts take some seconds of imports before their first step.
+        time.sleep(rng.uniform(0.0, 1.0) + (0 if kills == 0 else rng.uniform(3, 6)))
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        kills += 1
+    assert subprocess.run(command, cwd=root, stderr=subprocess.DEVNULL, check=False).returncode == 0
+    _assert_same_end(broken, whole)
+    assert not list(broken.glob(".*.tmp"))

@@ -1,0 +1,228 @@
+"""A whole small run by its command line: what it leaves, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors
+import torch
+
+from common.files import sha256_of
+from pretrain.engine.trainer import Trainer
+
+Command = Callable[..., int]
+
+
+def _metrics(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+
+
+def _said(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one error line on stderr (log lines begin with the hour)."""
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_leaves_what_the_formats_promise(pretrain: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert pretrain(out, "TOY", "True", "LOG.TENSORBOARD", "True") == 0
+    assert "finished: " in capsys.readouterr().out
+    result = json.loads((out / "result.json").read_text())
+    assert result["format"] == "pretrain-result/1" and result["status"] == "done"
+    assert (result["method"], result["arch"], result["dim"], result["toy"]) == ("simsiam", "resnet18", 16, True)
+    assert (result["epochs"], result["iterations"]) == (2, 6)
+    assert result["backbone_sha256"] == sha256_of(out / result["backbone"])
+    rows = _metrics(out)
+    assert [row["iteration"] for row in rows] == list(range(6))
+    assert rows[-1]["loss"] == result["final"]["loss"] and rows[-1]["std"] == result["final"]["std"]
+    assert [row["lr"] for row in rows] == pytest.approx([0.05] * 3 + [0.025] * 3)
+    assert {row["lr_predictor"] for row in rows} == {0.05}
+    assert [row["epoch"] for row in rows] == pytest.approx([(i + 1) / 3 for i in range(6)])
+    assert all(-1 <= row["loss"] <= 1 and 0 < row["std"] <= 16**-0.5 for row in rows)
+    assert "time" in rows[-1] and "data_time" in rows[-1]
+    assert (out / "last_checkpoint").read_text() == "checkpoint_0000006.pth\n"
+    assert list((out / "tensorboard").glob("events.*"))
+    assert "images/s" in (out / "log.txt").read_text()
+
+
+def test_backbone_file_says_what_it_is(pretrain: Command, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert pretrain(out) == 0
+    with safetensors.safe_open(out / "backbone.safetensors", "pt") as file:
+        metadata, names = file.metadata(), set(file.keys())
+        tensors = {name: file.get_tensor(name) for name in names}
+    assert (metadata["format"], metadata["arch"], metadata["branch"]) == ("backbone/1", "resnet18", "online")
+    assert json.loads(metadata["preprocessing"])["mean"] == [123.675, 116.28, 103.53]
+    origin = json.loads(metadata["origin"])
+    assert (origin["method"], origin["recipe"], origin["epochs"], origin["iteration"]) == ("simsiam", "small", 2, 6)
+    assert origin["toy"] is False and "BASE_LR: 3.2" in origin["config"]
+    assert set(origin) == {"method", "recipe", "epochs", "epoch", "iteration", "config", "toy", "commit", "versions"}
+    saved = torch.load(out / "checkpoint_0000006.pth", weights_only=True)["method"]
+    kept = {n[8:]: t for n, t in saved.items() if n.startswith("encoder.") and not n.endswith("tracked")}
+    assert names == set(kept) and all(torch.equal(tensors[name], kept[name]) for name in names)
+    assert not any(name.startswith("fc.") for name in names)
+
+
+def test_the_last_checkpoints_are_kept(pretrain: Command, tmp_path: Path) -> None:
+    assert pretrain(tmp_path / "out", "CHECKPOINT.PERIOD", "2", "CHECKPOINT.KEEP", "3") == 0
+    found = sorted(path.name for path in (tmp_path / "out").glob("checkpoint_*"))
+    assert found == ["checkpoint_0000003.pth", "checkpoint_0000004.pth", "checkpoint_0000006.pth"]
+
+
+def test_a_finished_run_answers_at_once(
+    pretrain: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    assert pretrain(out, "SOLVER.EPOCHS", "1") == 0
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    monkeypatch.setattr(Trainer, "run_step", lambda self: pytest.fail("trained again"))
+    for words in ([], ["--resume"]):
+        assert pretrain(out, "SOLVER.EPOCHS", "1", *words) == 0
+        assert "finished" in capsys.readouterr().out
+    assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
+
+
+def test_another_config_is_refused(pretrain: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert pretrain(out, "SOLVER.EPOCHS", "1") == 0
+    capsys.readouterr()
+    for words in ([], ["--resume"]):
+        assert pretrain(out, "SOLVER.BASE_LR", "1", *words) == 2
+        said = _said(capsys)
+        assert "SOLVER.BASE_LR is 3.2 there and 1.0 here" in said and "SOLVER.EPOCHS" in said and "--output" in said
+
+
+def test_an_unfinished_run_is_not_overwritten(
+    pretrain: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert pretrain(out) == 0
+    (out / "result.json").unlink()
+    before = sha256_of(out / "checkpoint_0000006.pth")
+    capsys.readouterr()
+    assert pretrain(out) == 2
+    assert "--resume" in _said(capsys) and sha256_of(out / "checkpoint_0000006.pth") == before
+    backbone = sha256_of(out / "backbone.safetensors")
+    assert pretrain(out, "--resume") == 0  # killed between the last checkpoint and the result: nothing is trained again
+    result = json.loads((out / "result.json").read_text())
+    assert result["backbone_sha256"] == backbone and result["final"]["loss"] == _metrics(out)[-1]["loss"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["SOLVER.BATCH_SIZ", "4"], "SOLVER.BATCH_SIZE"),
+        (["SOLVER.BATCH_SIZE", "15"], "14 image(s), too few for a batch"),
+        (["DATA.ROOT", "/nowhere/at/all"], "/nowhere/at/all does not exist"),
+        (["METHOD", "simsam"], "did you mean simsiam?"),
+        (["ENGINE.PRECISION", "fp16"], "needs a GPU"),
+        (["SEED"], "has no partner"),
+    ],
+)
+def test_wrong_use_is_one_line_and_leaves_nothing(
+    pretrain: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    if "fp16" in words and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert pretrain(tmp_path / "out", *words) == 2
+    assert said in _said(capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_folder_and_a_broken_image_are_named(
+    pretrain: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert pretrain(tmp_path / "a", "DATA.ROOT", str(tmp_path / "empty")) == 2
+    assert f"{tmp_path / 'empty'} holds no images" in _said(capsys)
+    for number in range(4):
+        (tmp_path / "empty" / f"{number}.jpg").write_text("no image")
+    assert pretrain(tmp_path / "b", "DATA.ROOT", str(tmp_path / "empty"), "DATA.WORKERS", "1") == 2
+    said = _said(capsys)
+    assert str(tmp_path / "empty") in said and ".jpg cannot be read as an image" in said and "Traceback" not in said
+
+
+def test_resume_refuses_other_images(
+    pretrain: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], draw: Callable[[Path, int], Path]
+) -> None:
+    out = tmp_path / "out"
+    assert pretrain(out) == 0
+    (out / "result.json").unlink()
+    others = draw(tmp_path / "others", 15)
+    capsys.readouterr()
+    assert pretrain(out, "--resume", "DATA.ROOT", str(others)) == 2
+    assert "does not hold the images this run began with" in _said(capsys)
+
+
+def test_resume_with_a_damaged_checkpoint_says_how_to_go_on(
+    pretrain: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert pretrain(out) == 0
+    (out / "result.json").unlink()
+    newest = out / "checkpoint_0000006.pth"
+    expected = sha256_of(out / "backbone.safetensors")
+    newest.write_bytes(newest.read_bytes()[:1000])
+    capsys.readouterr()
+    assert pretrain(out, "--resume") == 2
+    said = _said(capsys)
+    assert str(newest) in said and "move it away" in said
+    newest.unlink()
+    assert pretrain(out, "--resume") == 0
+    assert sha256_of(out / "backbone.safetensors") == expected
+
+
+def test_a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint(
+    pretrain: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Trainer.run_step
+
+    def poisoned(self: Trainer) -> None:
+        if self.iter == 4:
+            with torch.no_grad():
+                self.method.encoder.conv1.weight.fill_(float("nan"))
+        step(self)
+
+    monkeypatch.setattr(Trainer, "run_step", poisoned)
+    out = tmp_path / "out"
+    assert pretrain(out, "CHECKPOINT.PERIOD", "1", "CHECKPOINT.KEEP", "9") == 1
+    errors = capsys.readouterr().err
+    assert "iteration 4, learning rate 0.025, 0.05" in errors and "nan" in errors and "Traceback" not in errors
+    assert [path.name for path in sorted(out.glob("checkpoint_*"))][-1] == "checkpoint_0000004.pth"
+    assert not (out / "backbone.safetensors").exists() and not (out / "result.json").exists()
+    state = torch.load(out / "checkpoint_0000004.pth", weights_only=True)
+    assert all(torch.isfinite(tensor).all() for tensor in state["method"].values())
+    monkeypatch.setattr(Trainer, "run_step", step)
+    assert pretrain(out, "CHECKPOINT.PERIOD", "1", "CHECKPOINT.KEEP", "9", "--resume") == 0
+    assert not (out / "divergence.json").exists()
+
+
+def test_weights_that_are_not_finite_are_not_saved(
+    pretrain: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Trainer.run_step
+
+    def poisoned(self: Trainer) -> None:
+        step(self)
+        if self.iter == 5:  # after the last loss
+            with torch.no_grad():
+                self.method.encoder.conv1.weight[0].fill_(float("inf"))
+
+    monkeypatch.setattr(Trainer, "run_step", poisoned)
+    assert pretrain(tmp_path / "out") == 1
+    assert "a weight is not a finite number at iteration 5" in capsys.readouterr().err
+    assert (tmp_path / "out" / "last_checkpoint").read_text() == "checkpoint_0000003.pth\n"
+
+
+def test_half_precision_and_channels_last_train(pretrain: Command, tmp_path: Path) -> None:
+    words = ["SOLVER.EPOCHS", "1", "ENGINE.CHANNELS_LAST", "True"]
+    assert pretrain(tmp_path / "full", *words) == 0
+    assert pretrain(tmp_path / "half", *words, "ENGINE.PRECISION", "bf16") == 0
+    full, half = (_metrics(tmp_path / name) for name in ("full", "half"))
+    assert half[0]["loss"] != full[0]["loss"] and abs(half[0]["loss"] - full[0]["loss"]) < 0.05
+    with safetensors.safe_open(tmp_path / "half" / "backbone.safetensors", "pt") as file:
+        assert file.get_tensor("conv1.weight").dtype == torch.float32

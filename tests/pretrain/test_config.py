@@ -1,0 +1,110 @@
+"""Keys, recipes and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from common.config import dotted_keys
+from common.errors import UserError
+from pretrain import config
+from pretrain.methods import build_method
+from pretrain.models.encoder import backbone_tensors
+
+RECIPES = sorted((Path(__file__).resolve().parents[2] / "configs" / "pretrain").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_is_loaded_and_built(recipe: Path) -> None:
+    cfg = config.load(recipe)
+    with torch.device("meta"):
+        method = build_method(cfg)
+    assert method.dim == cfg.MODEL.DIM
+    if cfg.MODEL.ARCH == "resnet50":
+        assert sum(name.endswith("num_batches_tracked") is False for name in method.encoder.state_dict()) == 265
+
+
+def test_base_recipe_has_the_papers_numbers() -> None:
+    cfg = config.load(next(path for path in RECIPES if path.stem == "simsiam_r50_b256_200ep_base"))
+    solver = cfg.SOLVER
+    assert (solver.BASE_LR, solver.WEIGHT_DECAY, solver.BATCH_SIZE, solver.EPOCHS) == (0.05, 1e-4, 256, 200)
+    assert (solver.MOMENTUM, solver.FIX_PRED_LR, solver.WARMUP_EPOCHS) == (0.9, True, 0)
+    assert (cfg.MODEL.DIM, cfg.MODEL.PROJ_HIDDEN, cfg.MODEL.PRED_DIM, cfg.MODEL.PROJ_LAYERS) == (2048, 2048, 512, 3)
+    augment = cfg.AUGMENT
+    assert (augment.CROP_SCALE, augment.JITTER, augment.BLUR_SIGMA) == ((0.2, 1.0), (0.4, 0.4, 0.4, 0.1), (0.1, 2.0))
+    assert (augment.JITTER_PROB, augment.GRAY_PROB, augment.BLUR_PROB, augment.FLIP_PROB) == (0.8, 0.2, 0.5, 0.5)
+    assert augment.SOLARIZE_PROB == 0 and cfg.DATA.SIZE == 224 and not cfg.TOY
+
+
+def test_optimal_recipe_differs_in_rate_and_decay_alone() -> None:
+    stems = {path.stem: path for path in RECIPES}
+    base, optimal = (config.load(stems[f"simsiam_r50_b256_200ep_{name}"]) for name in ("base", "optimal"))
+    assert (optimal.SOLVER.BASE_LR, optimal.SOLVER.WEIGHT_DECAY) == (0.5, 1e-5)
+    changed = [key for key in dotted_keys(base) if config.value_of(base, key) != config.value_of(optimal, key)]
+    assert changed == ["SOLVER.BASE_LR", "SOLVER.WEIGHT_DECAY"]
+
+
+def test_order_is_base_then_file_then_overlay_then_words(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("SOLVER: {EPOCHS: 1, BASE_LR: 0.1, BATCH_SIZE: 8}\nSEED: 1")
+    (tmp_path / "file.yaml").write_text("_BASE_: base.yaml\nSOLVER: {EPOCHS: 2, BASE_LR: 0.2}\nSEED: 2")
+    (tmp_path / "overlay.yaml").write_text("pretrain: {SOLVER: {BASE_LR: 0.3}, TOY: True}\ntransfer: {A: 1}")
+    cfg = config.load(tmp_path / "file.yaml", str(tmp_path / "overlay.yaml"), ["SEED", "4"])
+    assert (cfg.SOLVER.BATCH_SIZE, cfg.SOLVER.EPOCHS, cfg.SOLVER.BASE_LR, cfg.SEED, cfg.TOY) == (8, 2, 0.3, 4, True)
+    with pytest.raises(AttributeError):
+        cfg.SEED = 5
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["SOLVER.BASE_LT", "1"], "SOLVER.BASE_LR"),
+        (["SOLVER.EPOCHS", "0"], "SOLVER.EPOCHS is 0"),
+        (["SOLVER.EPOCHS", "1.5"], "must be of type int"),
+        (["SOLVER.BATCH_SIZE", "1"], "SOLVER.BATCH_SIZE"),
+        (["SOLVER.WARMUP_EPOCHS", "100"], "less than SOLVER.EPOCHS"),
+        (["SOLVER.MOMENTUM", "1.0"], "SOLVER.MOMENTUM"),
+        (["AUGMENT.GRAY_PROB", "1.2"], "AUGMENT.GRAY_PROB"),
+        (["AUGMENT.CROP_SCALE", "(0.5, 0.2)"], "AUGMENT.CROP_SCALE"),
+        (["AUGMENT.JITTER", "(0.4, 0.4)"], "AUGMENT.JITTER"),
+        (["ENGINE.PRECISION", "fp8"], "fp32, bf16 or fp16"),
+        (["METHOD", "simsam"], "did you mean simsiam?"),
+        (["MODEL.ARCH", "resnet5"], "resnet50"),
+        (["SEED", "-1"], "SEED is -1"),
+    ],
+)
+def test_wrong_values_name_key_and_remedy(config: Path, words: list[str], said: str) -> None:
+    from pretrain.config import load
+
+    with pytest.raises(UserError, match=said.replace("(", r"\(").replace("?", r"\?")):
+        load(config, overrides=words)
+
+
+def test_a_dumped_config_has_no_differences(config: Path) -> None:
+    from pretrain.config import differences, load
+
+    cfg = load(config)
+    stored = yaml.safe_load(cfg.dump())
+    assert differences(stored, cfg) == []
+    assert differences(stored, load(config, overrides=["DATA.WORKERS", "3", "CHECKPOINT.PERIOD", "7"])) == []
+    assert differences(stored, load(config, overrides=["SOLVER.BASE_LR", "0.1"])) == [
+        "SOLVER.BASE_LR is 3.2 there and 0.1 here"
+    ]
+    del stored["ENGINE"]["PRECISION"]  # written before the key existed
+    assert differences(stored, cfg) == []
+
+
+def test_backbone_is_265_float32_tensors_named_as_torchvision_names_them() -> None:
+    import torchvision
+
+    with torch.device("meta"):
+        method = build_method(config.load(RECIPES[0], overrides=["MODEL.ARCH", "resnet50"]))
+        theirs = torchvision.models.resnet50().state_dict()
+    expected = {n: t.shape for n, t in theirs.items() if not n.startswith("fc.") and not n.endswith("tracked")}
+    encoder = method.encoder.to_empty(device="cpu").half()
+    ours = backbone_tensors(encoder)
+    assert len(ours) == 265
+    assert {name: tensor.shape for name, tensor in ours.items()} == expected
+    assert {tensor.dtype for tensor in ours.values()} == {torch.float32}

@@ -1,0 +1,85 @@
+"""Pre-train a backbone without labels: from a folder of images to backbone.safetensors."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # tools/ holds a pretrain.py: it must not hide the package
+
+from common.console import DONE, FAILED, Parser, run
+
+EXAMPLES = """examples:
+  python tools/pretrain.py --config-file configs/pretrain/simsiam_r50_b256_200ep_base.yaml --num-gpus 8 \\
+      --output runs/simsiam_base DATA.ROOT /data/imagenet
+  python tools/pretrain.py --config-file configs/pretrain/simsiam_r50_b256_200ep_base.yaml \\
+      --overlay configs/overlays/cpu.yaml --output runs/toy DATA.ROOT datasets/toy/photos
+  torchrun --nproc-per-node 8 tools/pretrain.py --config-file ... --resume --output runs/simsiam_base
+
+The same command with --resume continues a run that was stopped or killed, exactly where its newest checkpoint was
+written; a finished run answers at once. Every key is explained in pretrain/config.py.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, pre-train, say what came of it."""
+    args = _parser().parse_intermixed_args(argv)
+    from pretrain.config import load
+    from pretrain.engine.folder import RunFolder
+
+    cfg = load(args.config_file, args.overlay, args.overrides)
+    folder = RunFolder(args.output)
+    result = folder.finished(cfg)
+    if result:
+        print(f"{folder.path} holds this run, finished: {_summary(result)}")
+        return DONE
+    _ignore_detectron2s_warning()
+    from common.processes import start
+    from pretrain.engine.run import run as pretrain
+
+    start(pretrain, (cfg, Path(args.config_file).stem, args.output, args.resume), args.num_gpus)
+    what = folder.diverged()
+    if what:
+        print(f"diverged: {what}; the last good checkpoint is in {folder.path}", file=sys.stderr)
+        return FAILED
+    result = folder.finished(cfg)
+    if result:
+        print(f"finished: {folder.backbone}: {_summary(result)}")
+    return DONE
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="pretrain.py", description=__doc__, epilog=EXAMPLES)
+    parser.add_argument(
+        "--config-file", required=True, metavar="F", help="the recipe, a YAML file of configs/pretrain/"
+    )
+    parser.add_argument("--overlay", metavar="F", help="a file whose pretrain section is laid over the recipe")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --output, if there is one")
+    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes: one a GPU; gloo on a CPU")
+    parser.add_argument("--output", required=True, metavar="DIR", help="the run's folder")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="single keys, laid over all else")
+    return parser
+
+
+def _ignore_detectron2s_warning() -> None:
+    """Detectron2 uses torch.jit.script when it is imported, here and in spawned processes: nothing to be done about."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.jit")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning:torch.jit._script")
+
+
+def _summary(result: dict) -> str:
+    last = result["final"]
+    healthy = result["dim"] ** -0.5
+    return (
+        f"{result['method']} {result['arch']}, {result['epochs']} epochs, {result['iterations']} iterations, "
+        f"loss {last['loss']:.4f}, std {last['std']:.4f} ({last['std'] / healthy:.2f} of 1/√{result['dim']})"
+        f"{', toy' if result['toy'] else ''}"
+    )
+
+
+if __name__ == "__main__":
+    run(main)
