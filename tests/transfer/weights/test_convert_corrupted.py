@@ -1,0 +1,248 @@
+"""Two hundred and more damaged variants of valid files: each converts to a proven result or fails in one line.
+
+Never a traceback, never a file left behind, never a wrong result: whatever converts holds the original's tensors, or,
+for the one container without checksums (plain safetensors), exactly what the damaged file holds.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import random
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+
+from common.console import DONE, WRONG_USE, call
+from tests.transfer.weights.made_checkpoints import bare, moco, resnet, same, simsiam
+from tools.convert import main
+from transfer.weights import backbone_file, manifest
+from transfer.weights.canonical import Backbone, Preprocessing, Source
+from transfer.weights.converted import read_converted
+from transfer.weights.names import to_detectron2, to_torchvision
+from transfer.weights.writers import detectron2
+
+pytestmark = pytest.mark.usefixtures("shared_detectors")
+
+Tensors = dict[str, torch.Tensor]
+
+
+def _torch(tree: Any, legacy: bool = False) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(tree, buffer, _use_new_zipfile_serialization=not legacy)
+    return buffer.getvalue()
+
+
+def _safetensors(tensors: Tensors) -> bytes:
+    block = '{"channel_order": "RGB", "mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375], '
+    held = {"arch": "resnet50", "branch": "online", "preprocessing": block + '"stride_in_1x1": false}'}
+    cloned = {name: tensor.clone() for name, tensor in tensors.items()}
+    return save_safetensors(cloned, metadata={"format": backbone_file.FORMAT, **held})
+
+
+def _ours(tensors: Tensors, folder: Path) -> bytes:
+    source = Source("checkpoint.pth", "0" * 64, 1, "simsiam", "made", "online")
+    backbone = Backbone("resnet50", tensors, Preprocessing(), source)
+    named = {to_detectron2(name): tensor for name, tensor in tensors.items()}
+    detectron2.write(folder / "ours.pkl", named, manifest.build(backbone, to_detectron2))
+    return (folder / "ours.pkl").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The same weights in five containers."""
+    made, folder = resnet(), tmp_path_factory.mktemp("valid")
+    return {
+        "zip": _torch(simsiam(made)),
+        "legacy": _torch(simsiam(made), legacy=True),
+        "moco": _torch(moco(made, resnet(seed=1))),
+        "safetensors": _safetensors(bare(made)),
+        "pkl": _ours(bare(made), folder),
+    }
+
+
+SUFFIX = {"zip": ".pth.tar", "legacy": ".pth", "moco": ".pth.tar", "safetensors": ".safetensors", "pkl": ".pkl"}
+CHECKED = ("zip", "moco", "pkl")
+"""Containers that carry checksums (zip's CRC, our manifest): damage to a weight cannot pass."""
+
+
+def outcome(path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> Tensors | None:
+    """Convert with the proof; the converted tensors, or None when it was refused as a refusal must be."""
+    out = folder / "out" / "weights.pkl"
+    code = call(main, [str(path), str(out)])
+    error = capsys.readouterr().err
+    if code == DONE:
+        tensors, held = read_converted(out)
+        assert held["proof"]["tensors"] == "265/265"
+        return {to_torchvision(name): tensor.clone() for name, tensor in tensors.items()}
+    assert code == WRONG_USE, error
+    assert error.startswith("error: ") and error.count("\n") == 1 and "Traceback" not in error
+    assert not out.parent.exists() or not list(out.parent.iterdir())
+    return None
+
+
+def held_by(content: bytes, container: str) -> Tensors:
+    """What a damaged file without checksums holds, read by nothing of ours."""
+    if container == "safetensors":
+        return load_safetensors(content)
+    tree = torch.load(io.BytesIO(content), weights_only=True)["state_dict"]
+    prefix = "module.encoder."
+    return {name.removeprefix(prefix): value for name, value in tree.items() if name.startswith(prefix)}
+
+
+def truncated(content: bytes, dice: random.Random) -> bytes:
+    return content[
+        : dice.choice([dice.randrange(len(content)), dice.randrange(4096), len(content) - dice.randint(1, 64)])
+    ]
+
+
+def flipped(content: bytes, dice: random.Random) -> bytes:
+    damaged = bytearray(content)
+    for _ in range(dice.choice([1, 1, 1, 8])):
+        damaged[dice.randrange(len(damaged))] ^= 1 << dice.randrange(8)
+    return bytes(damaged)
+
+
+def flipped_early(content: bytes, dice: random.Random) -> bytes:
+    """In the part that says what follows: headers and pickle opcodes."""
+    damaged = bytearray(content)
+    damaged[dice.randrange(min(len(damaged), 3000))] ^= 1 << dice.randrange(8)
+    return bytes(damaged)
+
+
+def flipped_late(content: bytes, dice: random.Random) -> bytes:
+    """In a zip's directory and in the last tensors."""
+    damaged = bytearray(content)
+    damaged[-1 - dice.randrange(min(len(damaged), 3000))] ^= 1 << dice.randrange(8)
+    return bytes(damaged)
+
+
+def overwritten(content: bytes, dice: random.Random) -> bytes:
+    """A block of zeros, as a disk that failed leaves it."""
+    start = dice.randrange(len(content))
+    length = dice.choice([16, 512, 65536])
+    return content[:start] + bytes(min(length, len(content) - start)) + content[start + length :]
+
+
+BYTES = [truncated, flipped, flipped_early, flipped_late, overwritten]
+
+
+@pytest.mark.parametrize("seeds", [range(1), pytest.param(range(1, 6), marks=pytest.mark.slow)], ids=["one", "more"])
+@pytest.mark.parametrize("container", list(SUFFIX))
+@pytest.mark.parametrize("damage", BYTES, ids=lambda damage: damage.__name__)
+def test_damaged_bytes(
+    seeds: range,
+    container: str,
+    damage: Callable[[bytes, random.Random], bytes],
+    valid: dict[str, bytes],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """25 kinds, six variants each: 150; one of each kind in the quick run."""
+    wanted = bare(resnet())
+    for seed in seeds:
+        content = damage(valid[container], random.Random(f"{container} {damage.__name__} {seed}"))
+        path = tmp_path / f"damaged{SUFFIX[container]}"
+        path.write_bytes(content)
+        folder = tmp_path / str(seed)
+        got = outcome(path, folder, capsys)
+        if got is not None and not same(got, wanted):
+            assert container not in CHECKED, f"seed {seed}: a wrong result"
+            held = held_by(content, container)
+            assert same(got, {name: held[name] for name in got}), f"seed {seed}"
+        (folder / "out" / "weights.pkl").unlink(missing_ok=True)
+
+
+def _pick(tensors: Tensors, dice: random.Random) -> str:
+    return dice.choice(sorted(tensors))
+
+
+def renamed(tensors: Tensors, dice: random.Random) -> Tensors:
+    name = _pick(tensors, dice)
+    new = dice.choice([name + "_", name.replace("layer", "Layer").replace("bn1", "bn_1"), "x." + name, name[1:]])
+    return {(new if key == name else key): value for key, value in tensors.items()}
+
+
+def swapped(tensors: Tensors, dice: random.Random) -> Tensors:
+    """Two tensors of different shape under each other's names."""
+    one = _pick(tensors, dice)
+    others = [name for name in tensors if tensors[name].shape != tensors[one].shape]
+    two = dice.choice(sorted(others))
+    return {**tensors, one: tensors[two], two: tensors[one]}
+
+
+def missing(tensors: Tensors, dice: random.Random) -> Tensors:
+    gone = set(dice.sample(sorted(tensors), dice.choice([1, 1, 2, 53])))
+    return {name: value for name, value in tensors.items() if name not in gone}
+
+
+def extra(tensors: Tensors, dice: random.Random) -> Tensors:
+    name = dice.choice(
+        ["layer4.3.conv1.weight", "layer5.0.bn1.bias", "conv1.bias", "layer1.0.conv4.weight", "bn2.weight"]
+    )
+    return {**tensors, name: torch.zeros(4)}
+
+
+def reshaped(tensors: Tensors, dice: random.Random) -> Tensors:
+    name = _pick({k: v for k, v in tensors.items() if v.numel() > 1}, dice)
+    value = tensors[name]
+    return {**tensors, name: dice.choice([value[:-1], value.reshape(-1, 1), value[None], value.flatten()[:1]])}
+
+
+def retyped(tensors: Tensors, dice: random.Random) -> Tensors:
+    name = _pick({k: v for k, v in tensors.items() if v.is_floating_point()}, dice)
+    kind = dice.choice([torch.int64, torch.bool, torch.uint8, torch.complex64])
+    return {**tensors, name: tensors[name].to(kind)}
+
+
+def not_finite(tensors: Tensors, dice: random.Random) -> Tensors:
+    name = _pick({k: v for k, v in tensors.items() if v.is_floating_point()}, dice)
+    value = tensors[name].clone()
+    value.view(-1)[dice.randrange(value.numel())] = dice.choice([float("nan"), float("inf"), -float("inf")])
+    return {**tensors, name: value}
+
+
+def no_tensor(tensors: Tensors, dice: random.Random) -> dict[str, Any]:
+    return {**tensors, _pick(tensors, dice): dice.choice([None, 3, "weight", [1.0, 2.0], {}])}
+
+
+STRUCTURE = [renamed, swapped, missing, extra, reshaped, retyped, not_finite, no_tensor]
+
+
+@pytest.mark.parametrize("damage", STRUCTURE, ids=lambda damage: damage.__name__)
+def test_damaged_structure(
+    damage: Callable[[Tensors, random.Random], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Eight kinds, ten variants each: 80. None of them may convert."""
+    tensors = resnet()
+    for seed in range(10):
+        path = tmp_path / "damaged.pth.tar"
+        torch.save(simsiam(damage(tensors, random.Random(f"{damage.__name__} {seed}"))), path)
+        assert outcome(path, tmp_path, capsys) is None, f"seed {seed} converted"
+
+
+def test_pickles_that_try_to_break_the_reader(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Arrays of objects, arrays that claim more than they hold, references to themselves, and code of several kinds."""
+    looped: dict[str, Any] = {"model": {}}
+    looped["model"]["again"] = looped
+    reduce = b"\x80\x02c%s\n%s\n%sR."
+    hostile = [
+        pickle.dumps(looped),
+        b"\x80\x04\x95" + struct.pack("<Q", 1 << 62) + b".",
+        reduce % (b"builtins", b"eval", b"(X\x03\x00\x00\x001+1t"),
+        reduce % (b"numpy.core.multiarray", b"_reconstruct", b"(cnumpy\nndarray\n(J\xff\xff\xff\x7ftU\x01bt"),
+        reduce % (b"numpy", b"dtype", b"(U\x02O8I0\nI1\nt"),
+        reduce % (b"_codecs", b"encode", b"(X\x01\x00\x00\x00aX\x03\x00\x00\x00zipt"),
+        b"\x80\x02" + b"(" * 100_000 + b".",
+        b"\x80\x05\x8c\x05posix\x8c\x06system\x93\x8c\x04true\x85R.",
+    ]
+    for index, content in enumerate(hostile):
+        path = tmp_path / f"hostile_{index}.pkl"
+        path.write_bytes(content)
+        assert outcome(path, tmp_path, capsys) is None

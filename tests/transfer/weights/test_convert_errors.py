@@ -1,0 +1,190 @@
+"""Everything a user can hand in that is not right: one line, exit 2, and nothing written."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+
+from common.console import WRONG_USE, call
+from tests.transfer.weights.made_checkpoints import bare, heads, moco, prefixed, resnet, save, simsiam
+from tools.convert import main
+
+Tensors = dict[str, torch.Tensor]
+Make = Callable[[Path, Tensors], Path]
+
+
+def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, source: Path, *words: str) -> str:
+    """Convert, expect a refusal in one line that leaves no file, and return the line."""
+    out = tmp_path / "out"
+    assert call(main, [str(source), str(out / "weights.pkl"), *words]) == WRONG_USE
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and "Traceback" not in error
+    assert not out.exists() or list(out.iterdir()) == []
+    return error
+
+
+class _Command:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.mark}",)
+
+
+class Foreign:
+    """A class the converter does not know."""
+
+
+def test_a_moco_named_file_without_encoder_q(tmp_path: Path, capsys: pytest.CaptureFixture[str], r50: Tensors) -> None:
+    """MoCo's own converter writes a file of zero tensors here."""
+    source = save(tmp_path / "moco_v2_800ep_pretrain.pth.tar", {"state_dict": prefixed(r50, "module.encoder_z.")})
+    assert "no known layout" in refused(capsys, tmp_path, source)
+    line = refused(capsys, tmp_path, source, "--source", "moco")
+    assert "no module.encoder_q.*" in line and "module.encoder_z" in line
+
+
+def test_a_simsiam_file_said_to_be_moco(tmp_path: Path, capsys: pytest.CaptureFixture[str], r50: Tensors) -> None:
+    source = save(tmp_path / "moco.pth.tar", simsiam(r50))
+    assert "no module.encoder_q.*" in refused(capsys, tmp_path, source, "--source", "moco")
+
+
+def test_moco_with_the_momentum_branch_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str], r50: Tensors) -> None:
+    source = save(tmp_path / "moco.pth.tar", {"state_dict": prefixed(r50, "module.encoder_k.")})
+    assert "add --branch target" in refused(capsys, tmp_path, source)
+
+
+def test_a_branch_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str], r50: Tensors) -> None:
+    source = save(tmp_path / "simsiam.pth.tar", simsiam(r50))
+    assert "has no target encoder" in refused(capsys, tmp_path, source, "--branch", "target")
+
+
+@pytest.mark.parametrize("part", [0, 1, 40, 5_000, 200_000, 0.5, 0.99, -1])
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_a_truncated_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], r50: Tensors, part: float, legacy: bool
+) -> None:
+    source = tmp_path / "simsiam.pth.tar"
+    torch.save(simsiam(r50), source, _use_new_zipfile_serialization=not legacy)
+    size = source.stat().st_size
+    os.truncate(source, int(part * size) if 0 < part < 1 else part % size)
+    line = refused(capsys, tmp_path, source)
+    assert any(word in line for word in ("cut short", "empty", "no checkpoint")), line
+
+
+@pytest.mark.parametrize(("arch", "name"), [("resnet18", "ResNet-18"), ("resnet34", "ResNet-34")])
+def test_a_resnet_of_basic_blocks(tmp_path: Path, capsys: pytest.CaptureFixture[str], arch: str, name: str) -> None:
+    source = save(tmp_path / "checkpoint.pth", getattr(torchvision.models, arch)().state_dict())
+    assert f"is a {name} " in refused(capsys, tmp_path, source)
+
+
+@pytest.mark.parametrize(("arch", "name"), [("wide_resnet50_2", "a wide ResNet"), ("resnext50_32x4d", "a ResNeXt")])
+def test_other_widths(tmp_path: Path, capsys: pytest.CaptureFixture[str], arch: str, name: str) -> None:
+    source = save(tmp_path / "checkpoint.pth", getattr(torchvision.models, arch)().state_dict())
+    assert name in refused(capsys, tmp_path, source)
+
+
+def test_a_deep_stem(tmp_path: Path, capsys: pytest.CaptureFixture[str], r50: Tensors) -> None:
+    """timm's resnet50d: conv1 is three 3×3 convolutions."""
+    body = {name: tensor for name, tensor in r50.items() if not name.startswith("conv1")}
+    stem = {f"conv1.{i}.weight": torch.zeros(32, 32, 3, 3) for i in (0, 3, 6)}
+    source = save(tmp_path / "resnet50d.pth", {**body, **stem, **heads("fc.weight", "fc.bias")})
+    assert "deep stem" in refused(capsys, tmp_path, source)
+
+
+@pytest.mark.parametrize("suffix", ["pkl", "pth"])
+def test_a_command_in_a_pickle_does_not_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], r50: Tensors, suffix: str
+) -> None:
+    mark, source = tmp_path / "ran", tmp_path / f"evil.{suffix}"
+    content = {"state_dict": {"x": torch.zeros(1)}, "loss": _Command(mark)}
+    if suffix == "pkl":
+        source.write_bytes(pickle.dumps({"model": {}, "loss": _Command(mark)}))
+    else:
+        torch.save(content, source)
+    assert "system" in refused(capsys, tmp_path, source)
+    assert not mark.exists()
+
+
+def test_a_foreign_class_needs_trust(tmp_path: Path, capsys: pytest.CaptureFixture[str], r50: Tensors) -> None:
+    source = save(tmp_path / "simsiam.pth.tar", {**simsiam(r50), "settings": Foreign()})
+    line = refused(capsys, tmp_path, source)
+    assert "Foreign" in line and "--trust-checkpoint" in line
+    out = tmp_path / "trusted.pkl"
+    assert call(main, [str(source), str(out), "--trust-checkpoint", "--no-verify"]) == 0 and out.exists()
+
+
+def _changed(name: str, tensor: torch.Tensor | None) -> Callable[[Tensors], Tensors]:
+    def change(tensors: Tensors) -> Tensors:
+        new = {key: value for key, value in tensors.items() if key != name}
+        return new if tensor is None else {**new, name: tensor}
+
+    return change
+
+
+def _nan(tensors: Tensors) -> Tensors:
+    weight = tensors["layer2.1.conv2.weight"].clone()
+    weight[3, 2, 1, 0] = float("nan")
+    return {**tensors, "layer2.1.conv2.weight": weight}
+
+
+NEGATIVE = torch.ones(64).index_fill(0, torch.tensor([5]), -1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_changed("layer3.2.bn2.bias", None), "264 of 265 tensors of a resnet50; 1 are missing: layer3.2.bn2.bias"),
+        (_changed("layer3.5.conv1.weight", None), "1 are missing: layer3.5.conv1.weight"),
+        (
+            _changed("layer4.3.conv1.weight", torch.zeros(1)),
+            "1 tensors more than a resnet50 has: layer4.3.conv1",
+        ),
+        (_changed("bn1.weight", torch.ones(65)), "bn1.weight has shape [65], a resnet50 has [64]"),
+        (_changed("bn1.weight", torch.ones(64, dtype=torch.int32)), "bn1.weight is int32"),
+        (_changed("bn1.running_var", NEGATIVE), "bn1.running_var holds a negative variance"),
+        (_changed("bn1.running_var", torch.zeros(64)), "bn1.running_var is zero in every channel"),
+        (_changed("bn1.num_batches_tracked", None), "317 tensors, neither 265 nor (with num_batches_tracked) 318"),
+        (_nan, "layer2.1.conv2.weight holds NaN"),
+    ],
+)
+def test_tensors_that_are_not_right_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], r50: Tensors, change: Any, said: str
+) -> None:
+    source = save(tmp_path / "simsiam.pth.tar", simsiam(change(r50)))
+    assert said in refused(capsys, tmp_path, source)
+
+
+def test_an_output_that_is_not_ours_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str], r50: Tensors) -> None:
+    source = save(tmp_path / "simsiam.pth.tar", simsiam(r50))
+    out = tmp_path / "thesis.pkl"
+    out.write_text("years of work")
+    assert call(main, [str(source), str(out), "--no-verify"]) == WRONG_USE
+    assert "was not written by this tool" in capsys.readouterr().err and out.read_text() == "years of work"
+    assert call(main, [str(source), str(source), "--no-verify", "--to", "detectron2"]) == WRONG_USE
+    capsys.readouterr()
+    fresh = tmp_path / "weights.pkl"
+    assert [call(main, [str(source), str(fresh), "--no-verify"]) for _ in range(2)] == [0, 0]
+
+
+@pytest.mark.parametrize("text", ["", "<html>404</html>", "version https://git-lfs.github.com/spec/v1\n", "hello"])
+def test_files_that_are_no_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    source = tmp_path / "weights.pth"
+    source.write_text(text)
+    refused(capsys, tmp_path, source)
+    refused(capsys, tmp_path, tmp_path)
+    refused(capsys, tmp_path, tmp_path / "missing.pth")
+
+
+def test_wrong_words(tmp_path: Path, capsys: pytest.CaptureFixture[str], r50: Tensors) -> None:
+    source = save(tmp_path / "moco.pth.tar", moco(bare(r50), resnet(seed=1)))
+    assert "did you mean simsiam" in refused(capsys, tmp_path, source, "--source", "simsam")
+    assert "no such target; did you mean detectron2" in refused(capsys, tmp_path, source, "--to", "detectron")

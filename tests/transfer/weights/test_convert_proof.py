@@ -1,0 +1,209 @@
+"""The proof: it holds for a good file, for both detectors, and fails for everything that is known to go wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from common.errors import UserError
+from tests.transfer.weights.made_checkpoints import bare, moco, same, save, simsiam
+from transfer.weights import proof, reference
+from transfer.weights.canonical import MSRA, TORCHVISION, Preprocessing
+from transfer.weights.convert import convert
+from transfer.weights.converted import check_loaded, read_converted
+from transfer.weights.names import to_detectron2, to_torchvision
+from transfer.weights.read import read_backbone
+
+pytestmark = pytest.mark.usefixtures("shared_detectors")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, r50: dict[str, torch.Tensor]) -> Path:
+    return save(tmp_path_factory.mktemp("source") / "checkpoint_0099.pth.tar", simsiam(r50))
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
+    out = tmp_path_factory.mktemp("converted") / "simsiam.pkl"
+    convert(checkpoint, out, verify=False)
+    return out
+
+
+def test_a_good_file_is_proven_and_says_so(checkpoint: Path, tmp_path: Path, r50: dict[str, torch.Tensor]) -> None:
+    done = convert(checkpoint, tmp_path / "out.pkl")
+    assert done.proof is not None
+    assert done.proof.line().startswith("265/265 tensors · forward max |Δ| ")
+    assert done.proof.line().endswith(" · detectron2 load exact")
+    tensors, manifest = read_converted(tmp_path / "out.pkl")
+    assert manifest["proof"] == done.proof.as_dict() and manifest["count"] == 265
+    assert same({to_torchvision(name): tensor for name, tensor in tensors.items()}, bare(r50))
+    assert {p.name for p in tmp_path.iterdir()} == {"out.pkl", "out.manifest.json"}
+
+
+def test_the_proof_looks_at_faster_and_at_mask_rcnn(converted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    build = proof.blank_detector
+    monkeypatch.setattr(proof, "blank_detector", lambda cfg: seen.append(cfg.MODEL.MASK_ON) or build(cfg))
+    _prove(converted)
+    assert seen == [False, True]
+
+
+def _prove(path: Path, block: Preprocessing | None = None, reference_block: Preprocessing = TORCHVISION) -> proof.Proof:
+    tensors, manifest = read_converted(path)
+    backbone = read_backbone_of(tensors, manifest, reference_block)
+    if block is not None:
+        manifest = {**manifest, "preprocessing": block.as_dict()}
+    return proof.prove_detectron2(path, manifest, reference.features(backbone))
+
+
+def read_backbone_of(tensors: dict[str, torch.Tensor], manifest: dict[str, Any], block: Preprocessing) -> Any:
+    from transfer.weights.canonical import Backbone, Source
+
+    named = {to_torchvision(name): tensor for name, tensor in tensors.items()}
+    return Backbone(manifest["arch"], named, block, Source(**manifest["source"]))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dataclasses.replace(TORCHVISION, channel_order="BGR"),
+        dataclasses.replace(TORCHVISION, stride_in_1x1=True),
+        dataclasses.replace(TORCHVISION, std=(1.0, 1.0, 1.0)),
+        dataclasses.replace(TORCHVISION, mean=TORCHVISION.mean[::-1]),
+        MSRA,
+    ],
+    ids=["bgr", "stride", "std", "mean order", "msra"],
+)
+def test_a_wrong_preprocessing_block_fails_the_forward_check(converted: Path, wrong: Preprocessing) -> None:
+    with pytest.raises(UserError, match=r"features differ from the source's at (stem|res3)"):
+        _prove(converted, wrong)
+
+
+def test_msra_weights_are_proven_against_a_net_with_the_stride_on_the_1x1(converted: Path) -> None:
+    assert _prove(converted, MSRA, MSRA).tensors == "265/265"
+
+
+def _damaged(converted: Path, out: Path, change: Any) -> Path:
+    content = pickle.loads(converted.read_bytes())
+    change(content)
+    out.write_bytes(pickle.dumps(content, protocol=4))
+    return out
+
+
+def _without(*prefixes: str) -> Any:
+    def change(content: dict[str, Any]) -> None:
+        content["model"] = {k: v for k, v in content["model"].items() if not k.startswith(prefixes)}
+
+    return change
+
+
+def _no_author(content: dict[str, Any]) -> None:
+    del content["__author__"]
+
+
+def _one_bit(content: dict[str, Any]) -> None:
+    weight = content["model"]["res3.1.conv2.weight"] = content["model"]["res3.1.conv2.weight"].copy()
+    weight.view(np.int32).flat[77] ^= 1
+
+
+def _zero_sign(content: dict[str, Any]) -> None:
+    content["model"]["res2.0.conv1.norm.bias"] = np.full(64, -0.0, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "missing"),
+    [
+        (_without(""), "Detectron2 cannot load it|0/265"),
+        (_without("stem."), "260/265 .*backbone.stem"),
+        (_without("res5."), "215/265 .*roi_heads.res5"),
+        (_without("stem.", "res5."), "210/265"),
+        (_no_author, "Detectron2 cannot load it|tensors are in the detector"),
+        (_one_bit, "264/265 .*backbone.res3.1.conv2.weight"),
+        (_zero_sign, "264/265 .*backbone.res2.0.conv1.norm.bias"),
+    ],
+    ids=["zero keys", "no stem", "no res5", "neither", "no author", "one bit", "sign of zero"],
+)
+def test_known_silent_failures_are_errors(converted: Path, tmp_path: Path, change: Any, missing: str) -> None:
+    """MoCo's converter keeps zero keys of SimSiam's file, MMSelfSup's loses stem and res5; both still write a file."""
+    bad = _damaged(converted, tmp_path / "bad.pkl", change)
+    manifest = read_converted(converted)[1]
+    with pytest.raises(UserError, match=missing):
+        proof.prove_detectron2(bad, manifest, {})
+    with pytest.raises(UserError):
+        read_converted(bad)
+
+
+def test_a_tensor_that_should_stay_new_may_not_come_with_the_file(converted: Path, tmp_path: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        content["model"]["proposal_generator.rpn_head.conv.bias"] = np.zeros(1024, np.float32)
+
+    bad = _damaged(converted, tmp_path / "bad.pkl", change)
+    with pytest.raises(UserError, match=r"should be new: proposal_generator\.rpn_head\.conv\.bias"):
+        proof.prove_detectron2(bad, read_converted(converted)[1], {})
+
+
+def test_a_failed_proof_leaves_no_file(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = reference.features
+    monkeypatch.setattr(reference, "features", lambda b: {k: v * 1.001 for k, v in features(b).items()})
+    with pytest.raises(UserError, match="features differ"):
+        convert(checkpoint, tmp_path / "out.pkl")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_features_equal_torchvisions_own(checkpoint: Path, r50: dict[str, torch.Tensor]) -> None:
+    """The reference is what torchvision computes from its own state dict and transforms, without any of our code."""
+    import torchvision
+    from torchvision.transforms import v2
+
+    net = torchvision.models.resnet50()
+    net.load_state_dict({**r50, "fc.weight": net.fc.weight.data, "fc.bias": net.fc.bias.data})
+    transform = v2.Compose(
+        [v2.ToDtype(torch.float32, scale=True), v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
+    )
+    body = torch.nn.Sequential(*list(net.eval().children())[:-2])
+    with torch.no_grad():
+        wanted = body(transform(reference.fixed_image())[None])
+    got = reference.features(read_backbone(checkpoint))["res5"]
+    assert (got - wanted).abs().max() <= 1e-4 * wanted.abs().max()
+
+
+def test_check_loaded_on_a_detector_in_training(converted: Path) -> None:
+    tensors, manifest = read_converted(converted)
+    cfg = proof.c4_config("resnet50", Preprocessing.from_dict(manifest["preprocessing"], ""), mask=True)
+    model = proof.blank_detector(cfg)
+    with pytest.raises(UserError, match=r"0/265 .*backbone\.stem\.conv1\.weight"):
+        check_loaded(model, tensors)
+    proof.load(model, converted)
+    assert check_loaded(model, tensors) == "265/265 exact"
+    with torch.no_grad():
+        model.roi_heads.res5[1].conv2.weight[3, 1] += 1e-3
+    with pytest.raises(UserError, match=r"264/265 .*roi_heads\.res5\.1\.conv2\.weight"):
+        check_loaded(model, tensors)
+
+
+def test_names_go_there_and_back_and_are_detectron2s_own(r50: dict[str, torch.Tensor]) -> None:
+    from detectron2.modeling.backbone import build_resnet_backbone
+
+    from transfer.weights.names import in_detector
+
+    cfg = proof.c4_config("resnet50", TORCHVISION, mask=False)
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res5"]
+    from detectron2.layers import ShapeSpec
+
+    built = {k: tuple(v.shape) for k, v in build_resnet_backbone(cfg, ShapeSpec(channels=3)).state_dict().items()}
+    ours = {to_detectron2(name): tuple(tensor.shape) for name, tensor in bare(r50).items()}
+    assert ours == {k: s for k, s in built.items() if not k.endswith("num_batches_tracked")}
+    assert [to_torchvision(to_detectron2(name)) for name in bare(r50)] == list(bare(r50))
+    assert in_detector("res5.0.conv1.weight") == "roi_heads.res5.0.conv1.weight"
+
+
+def test_moco_branches(tmp_path: Path, r50: dict[str, torch.Tensor], other_r50: dict[str, torch.Tensor]) -> None:
+    path = save(tmp_path / "moco.pth.tar", moco(r50, other_r50))
+    assert same(read_backbone(path).tensors, bare(r50))
+    assert same(read_backbone(path, branch="target").tensors, bare(other_r50))

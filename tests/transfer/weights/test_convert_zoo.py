@@ -1,0 +1,343 @@
+"""The zoo: public names, downloads from a server that breaks off, redirects and lies, and the same bytes ever after."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import io
+import json
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.console import WRONG_USE, call
+from common.errors import UserError
+from tests.transfer.weights.made_checkpoints import resnet, simsiam
+from tools.convert import main
+from transfer.weights import zoo
+from transfer.weights.download import ATTEMPTS, download
+from transfer.weights.prepare import as_converted
+from transfer.weights.readers import by_name
+
+
+@dataclass
+class Site:
+    """A server on this machine, told answer by answer how to misbehave.
+
+    Attributes:
+        body: what it serves.
+        plan: one behaviour an answer; the last one stays.
+        asked: the Range header of each request.
+    """
+
+    body: bytes
+    plan: list[Callable[[http.server.BaseHTTPRequestHandler, Site], None]] = field(default_factory=list)
+    asked: list[str | None] = field(default_factory=list)
+    url: str = ""
+    etag: str = '"one"'
+
+
+def whole(handler: http.server.BaseHTTPRequestHandler, site: Site, cut: int | None = None, length: int = 0) -> None:
+    """An honest answer; with `cut`, one that ends after so many bytes; with `length`, one that announces so many."""
+    start = 0
+    match = re.match(r"bytes=(\d+)-", handler.headers.get("Range") or "")
+    if match and handler.headers.get("If-Range") == site.etag:
+        start = int(match[1])
+        handler.send_response(206)
+        handler.send_header("Content-Range", f"bytes {start}-{len(site.body) - 1}/{len(site.body)}")
+    else:
+        handler.send_response(200)
+    rest = site.body[start:]
+    handler.send_header("Content-Length", str(length or len(rest)))
+    handler.send_header("ETag", site.etag)
+    handler.end_headers()
+    handler.wfile.write(rest[:cut])
+
+
+def breaks_after(count: int) -> Callable[..., None]:
+    return lambda handler, site: whole(handler, site, cut=count)
+
+
+def without_ranges(handler: http.server.BaseHTTPRequestHandler, site: Site) -> None:
+    del handler.headers["Range"]
+    whole(handler, site)
+
+
+def another_version(handler: http.server.BaseHTTPRequestHandler, site: Site) -> None:
+    site.etag = '"two"'
+    whole(handler, site)
+
+
+def wrong_piece(handler: http.server.BaseHTTPRequestHandler, site: Site) -> None:
+    handler.send_response(206)
+    handler.send_header("Content-Range", f"bytes 0-{len(site.body) - 1}/{len(site.body)}")
+    handler.send_header("Content-Length", str(len(site.body)))
+    handler.end_headers()
+    handler.wfile.write(site.body)
+
+
+def web_page(handler: http.server.BaseHTTPRequestHandler, site: Site) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Type", "text/html; charset=utf-8")
+    handler.end_headers()
+    handler.wfile.write(b"<html>please sign in</html>")
+
+
+def status(code: int) -> Callable[..., None]:
+    def answer(handler: http.server.BaseHTTPRequestHandler, site: Site) -> None:
+        handler.send_response(code)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    return answer
+
+
+def leads_to(place: str) -> Callable[..., None]:
+    def answer(handler: http.server.BaseHTTPRequestHandler, site: Site) -> None:
+        handler.send_response(302)
+        handler.send_header("Location", place)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    return answer
+
+
+def says(length: int) -> Callable[..., None]:
+    return lambda handler, site: whole(handler, site, cut=length, length=length)
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    served = Site(os.urandom(3_000_000))
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            served.asked.append(self.headers.get("Range"))
+            behaviour = served.plan.pop(0) if len(served.plan) > 1 else (served.plan or [whole])[0]
+            behaviour(self, served)
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    served.url = f"http://127.0.0.1:{server.server_address[1]}/checkpoint_0199.pth.tar"
+    yield served
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def get(site: Site, folder: Path) -> Path:
+    target = folder / "file.pth"
+    download(site.url, target, pause=0.001, timeout=5)
+    return target
+
+
+def refused(site: Site, folder: Path, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        get(site, folder)
+    assert not (folder / "file.pth").exists()
+
+
+def test_a_whole_file(site: Site, tmp_path: Path) -> None:
+    seen: list[tuple[int, int | None]] = []
+    download(site.url, tmp_path / "file.pth", lambda done, total: seen.append((done, total)))
+    assert (tmp_path / "file.pth").read_bytes() == site.body
+    assert seen[-1] == (3_000_000, 3_000_000) and not list(tmp_path.glob("*.part"))
+
+
+def test_a_connection_that_breaks_off_is_resumed_where_it_broke(site: Site, tmp_path: Path) -> None:
+    site.plan = [breaks_after(1_000_000), breaks_after(500_000), breaks_after(0), whole]
+    assert get(site, tmp_path).read_bytes() == site.body
+    assert site.asked == [None, "bytes=1000000-", "bytes=1500000-", "bytes=1500000-"]
+
+
+def test_a_second_run_resumes_what_a_first_one_left(site: Site, tmp_path: Path) -> None:
+    site.plan = [breaks_after(1_000_000), breaks_after(0)]
+    refused(site, tmp_path, f"broke off {ATTEMPTS} times in a row .*1000000 bytes are kept")
+    site.plan = [whole]
+    assert get(site, tmp_path).read_bytes() == site.body
+    assert site.asked[-1] == "bytes=1000000-"
+
+
+def test_a_server_that_cannot_resume_is_asked_for_the_whole(site: Site, tmp_path: Path) -> None:
+    site.plan = [breaks_after(1_000_000), without_ranges]
+    assert get(site, tmp_path).read_bytes() == site.body
+
+
+def test_two_versions_are_never_mixed(site: Site, tmp_path: Path) -> None:
+    site.plan = [breaks_after(1_000_000), another_version]
+    first, site.body = site.body, os.urandom(2_500_000)
+    site.body, second = first, site.body
+
+    def change(handler: http.server.BaseHTTPRequestHandler, served: Site) -> None:
+        served.body = second
+        another_version(handler, served)
+
+    site.plan = [breaks_after(1_000_000), change]
+    assert get(site, tmp_path).read_bytes() == second
+
+
+def test_a_busy_server_is_asked_again(site: Site, tmp_path: Path) -> None:
+    site.plan = [status(503), status(429), whole]
+    assert get(site, tmp_path).read_bytes() == site.body
+
+
+def test_a_part_that_no_longer_fits_is_dropped(site: Site, tmp_path: Path) -> None:
+    site.plan = [breaks_after(1_000_000), status(416), whole]
+    assert get(site, tmp_path).read_bytes() == site.body
+    assert site.asked[-1] is None
+
+
+def test_redirects_are_followed(site: Site, tmp_path: Path) -> None:
+    site.plan = [leads_to("/elsewhere"), whole]
+    assert get(site, tmp_path).read_bytes() == site.body
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "message"),
+    [
+        (leads_to("/again"), "redirect error|infinite loop"),
+        (leads_to("file:///etc/passwd"), "is not allowed|not https; refused"),
+        (leads_to("ftp://127.0.0.1/file"), "not https; refused"),
+        (web_page, "answers with a web page"),
+        (status(404), "HTTP 404"),
+        (status(403), "HTTP 403"),
+        (status(500), f"broke off {ATTEMPTS} times"),
+    ],
+    ids=["loop", "to a file", "to ftp", "web page", "404", "403", "500"],
+)
+def test_bad_answers(site: Site, tmp_path: Path, behaviour: Callable[..., None], message: str) -> None:
+    site.plan = [behaviour]
+    refused(site, tmp_path, message)
+
+
+def test_a_piece_that_was_not_asked_for_is_refused(site: Site, tmp_path: Path) -> None:
+    site.plan = [breaks_after(1_000_000), wrong_piece]
+    refused(site, tmp_path, "asked for bytes from 1000000, the server sent 'bytes 0-")
+
+
+def test_nobody_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    with pytest.raises(UserError, match="broke off"):
+        download("http://127.0.0.1:9/file.pth", tmp_path / "file.pth", pause=0.001)
+    with pytest.raises(UserError, match="host cannot be found"):
+        download("http://no-such-host.invalid/file.pth", tmp_path / "file.pth", pause=0.001)
+
+
+def test_two_processes_fetch_once(site: Site, tmp_path: Path) -> None:
+    threads = [threading.Thread(target=get, args=(site, tmp_path)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "file.pth").read_bytes() == site.body and len(site.asked) == 1
+
+
+@pytest.fixture
+def own_zoo(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> zoo.Entry:
+    """A zoo of one SimSiam checkpoint on that server."""
+    buffer = io.BytesIO()
+    torch.save(simsiam(resnet()), buffer)
+    site.body = buffer.getvalue()
+    monkeypatch.setenv(zoo.FOLDER_VARIABLE, str(tmp_path / "zoo"))
+    (tmp_path / "configs").mkdir()
+    lines = ["title: t", f"url: {site.url}", "layout: simsiam", "branch: online", "licence: MIT", "source: here"]
+    (tmp_path / "configs" / "zoo.yaml").write_text("toy:\n" + "".join(f"  {line}\n" for line in lines))
+    monkeypatch.setattr(zoo, "ROOT", tmp_path)
+    return zoo.entries()["toy"]
+
+
+def test_a_zoo_name_stands_where_a_path_does(
+    own_zoo: zoo.Entry, site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(main, ["zoo:toy", str(tmp_path / "out.pkl"), "--no-verify"]) == 0
+    assert "MB: " in capsys.readouterr().err
+    record = json.loads(own_zoo.record.read_text())
+    assert record["sha256"] == hashlib.sha256(site.body).hexdigest() and record["bytes"] == len(site.body)
+    assert call(main, ["--inspect", "zoo:toy"]) == 0 and len(site.asked) == 1
+    made = as_converted("zoo:toy", tmp_path / "trial")
+    assert made == tmp_path / "trial" / "weights.pkl" and as_converted(str(made), tmp_path) == made
+
+
+def test_compute_nodes_never_download(own_zoo: zoo.Entry, site: Site, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"zoo:toy is not downloaded .*run: python tools/convert.py --inspect zoo:toy"):
+        as_converted("zoo:toy", tmp_path / "trial")
+    assert site.asked == []
+
+
+def test_other_bytes_than_at_first_use_are_refused(own_zoo: zoo.Entry, site: Site) -> None:
+    file = zoo.fetch(own_zoo)
+    held = bytearray(file.read_bytes())
+    held[5_000_000] ^= 1
+    file.write_bytes(held)
+    with pytest.raises(UserError, match="not the one written down at first use"):
+        zoo.fetched(own_zoo)
+    file.unlink()
+    buffer = io.BytesIO()
+    torch.save(simsiam(resnet(seed=9)), buffer)
+    site.body, site.etag = buffer.getvalue(), '"new"'
+    with pytest.raises(UserError, match="not the one written down at first use"):
+        zoo.fetch(own_zoo)
+    assert not file.exists()
+
+
+def test_a_length_that_is_a_lie_leaves_nothing(own_zoo: zoo.Entry, site: Site) -> None:
+    site.plan = [says(7_000_000)]
+    with pytest.raises(UserError, match="is no whole checkpoint"):
+        zoo.fetch(own_zoo)
+    assert not own_zoo.file.exists() and not own_zoo.record.exists()
+    site.plan = [whole]
+    assert zoo.fetch(own_zoo).stat().st_size == len(site.body)
+
+
+@pytest.mark.parametrize("key", ["sha256", "sha256_prefix", "md5_prefix"])
+def test_published_digests_are_checked(own_zoo: zoo.Entry, key: str) -> None:
+    import dataclasses
+
+    with pytest.raises(UserError, match=r"published is 0badc0de…?; fetch it again"):
+        zoo.fetch(dataclasses.replace(own_zoo, **{key: "0badc0de"}))
+    assert not own_zoo.file.exists()
+
+
+def test_names_and_entries_that_are_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(main, ["zoo:simsiam_200ep_b265", str(tmp_path / "out.pkl")]) == WRONG_USE
+    assert "did you mean simsiam_200ep_b256" in capsys.readouterr().err
+    (tmp_path / "zoo.yaml").write_text("toy: {title: t, ulr: x}\n")
+    with pytest.raises(UserError, match="unknown key 'ulr'; did you mean url"):
+        zoo.entries(tmp_path / "zoo.yaml")
+    (tmp_path / "zoo.yaml").write_text("toy: {title: t}\n")
+    with pytest.raises(UserError, match="toy lacks url, layout"):
+        zoo.entries(tmp_path / "zoo.yaml")
+
+
+def test_an_unknown_url_says_where_to_put_the_file(own_zoo: zoo.Entry) -> None:
+    import dataclasses
+
+    with pytest.raises(UserError, match="its URL is unknown; put the file at"):
+        zoo.fetch(dataclasses.replace(own_zoo, url="unknown"))
+
+
+def test_the_shipped_zoo_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    known = zoo.entries()
+    wanted = ("simsiam_100ep_b512", "simsiam_100ep_b256", "simsiam_200ep_b256", "moco_v1_200ep", "moco_v2_200ep")
+    wanted += ("moco_v3_100ep", "swav_200ep", "dino", "barlow_twins", "vicreg", "supervised_torchvision_v1")
+    wanted += ("supervised_torchvision_v2", "supervised_msra", "supervised_torchvision_d2")
+    assert set(wanted) <= set(known)
+    for entry in known.values():
+        assert entry.layout in by_name() and entry.branch in ("online", "target")
+        assert entry.url == "unknown" or entry.url.startswith("https://")
+        assert re.fullmatch(r"unknown|[0-9a-f]{64}", entry.sha256)
+        assert re.fullmatch(r"[0-9a-f]*", entry.sha256_prefix + entry.md5_prefix)
+    assert call(main, ["--list-zoo"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"zoo:{name}\n" in out for name in known)

@@ -1,0 +1,100 @@
+"""Detectron2's names for a ResNet's tensors, and torchvision's for Detectron2's."""
+
+from __future__ import annotations
+
+import re
+
+from common.errors import UserError
+
+_FORWARD = (
+    (r"^conv1\.", "stem.conv1."),
+    (r"^bn1\.", "stem.conv1.norm."),
+    (r"^layer(\d)\.", lambda m: f"res{int(m[1]) + 1}."),
+    (r"\.bn(\d)\.", r".conv\1.norm."),
+    (r"\.downsample\.0\.", ".shortcut."),
+    (r"\.downsample\.1\.", ".shortcut.norm."),
+)
+_BACK = (
+    (r"^stem\.conv1\.norm\.", "bn1."),
+    (r"^stem\.conv1\.", "conv1."),
+    (r"^res(\d)\.", lambda m: f"layer{int(m[1]) - 1}."),
+    (r"\.conv(\d)\.norm\.", r".bn\1."),
+    (r"\.shortcut\.norm\.", ".downsample.1."),
+    (r"\.shortcut\.", ".downsample.0."),
+)
+
+
+def to_detectron2(name: str) -> str:
+    """`layer1.0.bn1.weight` → `res2.0.conv1.norm.weight`."""
+    for pattern, new in _FORWARD:
+        name = re.sub(pattern, new, name)
+    return name
+
+
+def to_torchvision(name: str) -> str:
+    """`res2.0.conv1.norm.weight` → `layer1.0.bn1.weight`."""
+    for pattern, new in _BACK:
+        name = re.sub(pattern, new, name)
+    return name
+
+
+def in_detector(name: str) -> str:
+    """Where a C4 detector holds a tensor of Detectron2's ResNet: res5 in the RoI heads, the rest in the backbone."""
+    return f"roi_heads.{name}" if name.startswith("res5.") else f"backbone.{name}"
+
+
+def in_resnet(name: str) -> str:
+    """The inverse of `in_detector`.
+
+    Raises:
+        UserError: the name is neither the backbone's nor res5's.
+    """
+    for prefix in ("backbone.", "roi_heads."):
+        if name.startswith(prefix):
+            return name.removeprefix(prefix)
+    raise UserError(f"{name} is neither of the backbone nor of roi_heads.res5")
+
+
+_CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4", "9": "fc"}
+"""A ResNet's children in order, as `nn.Sequential(*resnet.children())` numbers them; 2, 3 and 8 hold no tensors."""
+
+
+def from_children(name: str) -> str | None:
+    """`4.0.conv1.weight` → `layer1.0.conv1.weight`; a name that does not begin with a number stays."""
+    first, _, rest = name.partition(".")
+    if not first.isdigit():
+        return name
+    return f"{_CHILDREN[first]}.{rest}" if first in _CHILDREN else None
+
+
+_CAFFE2_NORM = {
+    "s": "weight",
+    "gamma": "weight",
+    "b": "bias",
+    "beta": "bias",
+    "rm": "running_mean",
+    "running_mean": "running_mean",
+    "riv": "running_var",
+    "running_var": "running_var",
+}
+_CAFFE2_LAYER = {"branch1": "downsample.{}", "branch2a": "{}1", "branch2b": "{}2", "branch2c": "{}3"}
+_CAFFE2 = re.compile(
+    r"^(?:(?:res_)?conv1|res(?P<stage>[2-5])_(?P<block>\d+)_(?P<layer>branch1|branch2[abc]))_(?P<part>.+)$"
+)
+
+
+def from_caffe2(name: str) -> str | None:
+    """`res2_0_branch2a_bn_gamma` → `layer1.0.bn1.weight`, `conv1_w` → `conv1.weight`; None for any other name."""
+    match = _CAFFE2.match(name)
+    if match is None:
+        return None
+    part = match["part"]
+    norm = _CAFFE2_NORM.get(part.removeprefix("bn_")) if part.startswith("bn_") else None
+    if norm is None and part != "w":
+        return None
+    kind, tensor = ("bn", norm) if norm else ("conv", "weight")
+    if match["stage"] is None:
+        return f"{kind}1.{tensor}"
+    pattern = _CAFFE2_LAYER[match["layer"]]
+    module = pattern.format("1" if norm else "0") if match["layer"] == "branch1" else pattern.format(kind)
+    return f"layer{int(match['stage']) - 1}.{int(match['block'])}.{module}.{tensor}"

@@ -1,0 +1,85 @@
+"""OpenSelfSup, MMSelfSup and MMPretrain: `backbone.`, beside it necks, heads and momentum copies of several names."""
+
+from __future__ import annotations
+
+import torch
+
+from common.errors import UserError
+from transfer.weights.canonical import TORCHVISION
+from transfer.weights.containers import Content
+from transfer.weights.match import Match, PrefixLayout, Tensors
+
+_PREFIXES = PrefixLayout(
+    name="openmmlab",
+    title="OpenSelfSup, MMSelfSup, MMPretrain",
+    containers=(("state_dict",),),
+    online=("backbone.",),
+    target=(
+        "target_backbone.",
+        "target_net.0.",
+        "target_net.module.0.",
+        "encoder_k.0.",
+        "encoder_k.module.0.",
+        "momentum_encoder.module.0.",
+    ),
+    heads={
+        "online_net.0.": "the backbone once more",
+        "encoder_q.0.": "the backbone once more",
+        "online_net.": "projector",
+        "encoder_q.": "projector",
+        "neck.": "projector",
+        "target_net.1.": "projector of the momentum branch",
+        "target_net.module.1.": "projector of the momentum branch",
+        "target_neck.": "projector of the momentum branch",
+        "encoder_k.1.": "projector of the momentum branch",
+        "encoder_k.module.1.": "projector of the momentum branch",
+        "momentum_encoder.module.1.": "projector of the momentum branch",
+        "head.": "head",
+        "queue": "queue",
+        "data_preprocessor.": "preprocessing constants",
+    },
+)
+_ALSO = ("neck.", "head.", "data_preprocessor.", "online_net.", "encoder_q.", "target_backbone.")
+"""What tells the family when the file has lost its `meta`."""
+
+
+class OpenMMLab:
+    """Told by `meta` or `author` beside the state dict, or by the family's names in it."""
+
+    name = _PREFIXES.name
+    title = _PREFIXES.title
+
+    def match(self, content: Content) -> Match | None:
+        """See `match.Layout`.
+
+        Raises:
+            UserError: the file's own preprocessing constants are not torchvision's.
+        """
+        tensors = content.tensors("state_dict")
+        top = content.at() or {}
+        if not {"meta", "author"} & top.keys() and not any(name.startswith(_ALSO) for name in tensors):
+            return None
+        found = _PREFIXES.match(content)
+        if found is not None:
+            _check_constants(tensors, content.path)
+        return found
+
+    def expects(self) -> str:
+        """See `match.Layout`."""
+        return f"{_PREFIXES.expects()}, with meta or author beside it or {', '.join(f'{a}*' for a in _ALSO[:3])} in it"
+
+
+def _check_constants(tensors: Tensors, path: str) -> None:
+    for key, wanted in (("mean", TORCHVISION.mean), ("std", TORCHVISION.std)):
+        held = tensors.get(f"data_preprocessor.{key}")
+        if held is None:
+            continue
+        flat = held.flatten().to(torch.float64)
+        if flat.numel() != 3 or not torch.allclose(flat, torch.tensor(wanted, dtype=torch.float64), atol=1e-2):
+            raise UserError(
+                f"{path}: data_preprocessor.{key} is {[round(v, 3) for v in flat[:3].tolist()]}, not torchvision's "
+                f"{list(wanted)}; if its images were RGB with ImageNet's mean and std, save it without them"
+            )
+
+
+LAYOUT = OpenMMLab()
