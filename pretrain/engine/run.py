@@ -184,6 +184,7 @@ def _finish(cfg: CfgNode, recipe: str, folder: RunFolder, trainer: Trainer, seco
         "backbone_sha256": sha256_of(folder.backbone),
         "toy": cfg.TOY,
         "seconds": round(seconds, 3),
+        "num_processes": comm.get_world_size(),
         "environment": facts,
     }
     write_json(folder.result, result)

@@ -103,6 +103,8 @@ def _kind(path: Path, head: bytes) -> tuple[str, Reader]:
         raise UserError(f"{path} is empty; fetch it again")
     if head.startswith(b"version https://git-lfs"):
         raise UserError(f"{path} is a Git LFS pointer, not the checkpoint itself; fetch it with `git lfs pull`")
+    if head.startswith(b"\x89HDF"):
+        raise UserError(f"{path} is an HDF5 file (Keras): its net pads with SAME, torch's does not; take a PyTorch one")
     if head.lstrip()[:1] in (b"<", b"{"):
         raise UserError(f"{path} is a text file (a web page or JSON?), not a checkpoint; fetch it again")
     raise UserError(f"{path} is no checkpoint: neither a zip or pickle of torch, nor safetensors, pickle or npz")
@@ -135,6 +137,8 @@ def _guarded(path: Path, read: Reader, trust: bool) -> tuple[Any, dict[str, str]
         foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
         if foreign and isinstance(error, pickle.UnpicklingError):
             raise UserError(_foreign(path, foreign.group(1))) from error
+        if isinstance(error, ModuleNotFoundError):  # only a trusted pickle can ask for a module
+            raise UserError(f"{path} needs the module {error.name}, which is not installed here") from error
         line = (str(error).strip() or "no more is known").splitlines()[0][:120]
         if operand := re.search(r"Unsupported operand \d+", str(error)):
             line = f"{operand.group()}, or saved with an unusual pickle protocol"

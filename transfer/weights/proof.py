@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from common.errors import UserError
 from transfer.weights import architecture
@@ -78,6 +80,7 @@ def prove_detectron2(path: Path, manifest: Mapping[str, Any], expected: Mapping[
         compare_tensors(model, manifest["tensors"], str(path))
         worst = max(worst, compare_features(detector_features(model, cfg.INPUT.FORMAT), expected, str(path)))
         del model
+        gc.collect()  # a detector holds itself in cycles; two at a time would be half the peak memory more
     total = manifest["count"]
     return Proof(f"{total}/{total}", worst, "detectron2")
 
@@ -99,18 +102,36 @@ def c4_config(arch: str, block: Preprocessing, mask: bool) -> Any:
 
 
 def blank_detector(cfg: Any) -> torch.nn.Module:
-    """The detector with NaN in place of every weight: whatever a file does not bring stays visible."""
+    """The detector of a config in eval mode, blank."""
     from detectron2.modeling import build_model
 
     from transfer.modeling import register
 
     register()
-    model = build_model(cfg).eval()
-    with torch.no_grad():
-        for value in model.state_dict().values():
-            if value.is_floating_point():
-                value.fill_(float("nan"))
+    with _NoRandomInit():
+        model = build_model(cfg).eval()
+    blank(model)
     return model
+
+
+def blank(model: torch.nn.Module) -> None:
+    """Put NaN in place of every weight, so that whatever a file does not bring stays visible.
+
+    The tensors that no file may bring are one NaN seen from everywhere: they take no memory, and a file that brings
+    one of them cannot be loaded.
+    """
+    nan = torch.tensor(float("nan"))
+    saved = model.state_dict().keys()
+    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+        if name in saved and value.is_floating_point():
+            value.data = nan.expand(value.shape) if NEW.match(name) else value.data.fill_(nan)
+
+
+class _NoRandomInit(TorchFunctionMode):
+    """Leaves out the drawing of random numbers while a model is built: they would be overwritten, and cost a second."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in (torch.Tensor.normal_, torch.Tensor.uniform_) else func(*args, **(kwargs or {}))
 
 
 def load(model: torch.nn.Module, path: Path) -> None:

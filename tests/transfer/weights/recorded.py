@@ -1,7 +1,8 @@
 """Checkpoints built from the recorded names and shapes in layouts/: what the originals' own model classes hold.
 
 Each file there says which repository, commit and command gave the list. `verified` is `run` (the original's class was
-run), `published` (the list is published) or `unverified` (named in a document only).
+run), `run with stand-ins` (for imports that hold no tensors), `published` (the list is) or `unverified` (named in a
+document only).
 """
 
 from __future__ import annotations

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -120,6 +122,20 @@ def test_a_foreign_class_needs_trust(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "Foreign" in line and "--trust-checkpoint" in line
     out = tmp_path / "trusted.pkl"
     assert call(main, [str(source), str(out), "--trust-checkpoint", "--no-verify"]) == 0 and out.exists()
+
+
+def test_a_trusted_file_that_needs_what_is_not_installed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "pretrain_res50x1.pkl"
+    source.write_bytes(b"\x80\x02cno_such_module.inner\nThing\n.")
+    assert "needs the module no_such_module" in refused(capsys, tmp_path, source, "--trust-checkpoint")
+    source.write_bytes(b"\x80\x02chaiku._src.data_structures\nFlatMapping\n.")
+    assert "trained with SAME padding" in refused(capsys, tmp_path, source)
+
+
+def test_harmless_leftovers_of_trainers_need_no_trust(tmp_path: Path, r50: Tensors) -> None:
+    extra = {"args": argparse.Namespace(lr=0.1), "best": np.float64(68.1), "seen": np.int64(7), "ok": np.bool_(True)}
+    source = save(tmp_path / "simsiam.pth.tar", {**simsiam(r50), **extra})
+    assert call(main, [str(source), str(tmp_path / "out.pkl"), "--no-verify"]) == 0
 
 
 def _changed(name: str, tensor: torch.Tensor | None) -> Callable[[Tensors], Tensors]:

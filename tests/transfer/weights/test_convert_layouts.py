@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ import pytest
 import torch
 
 from common.errors import UserError
-from tests.transfer.weights import recorded
+from tests.transfer.weights import layout_table, recorded
 from tests.transfer.weights.made_checkpoints import bare, heads, moco, prefixed, resnet, same, save, simsiam
-from transfer.weights import containers
+from transfer.weights import containers, manifest
 from transfer.weights.canonical import MSRA, TORCHVISION
 from transfer.weights.canonicalise import canonicalise
 from transfer.weights.convert import convert
@@ -247,3 +248,36 @@ def test_other_preprocessing_constants_are_refused(tmp_path: Path) -> None:
     content["state_dict"]["data_preprocessor.mean"] = torch.tensor([103.53, 116.28, 123.675]).view(3, 1, 1)
     with pytest.raises(UserError, match=r"data_preprocessor\.mean is \[103\.53"):
         read_backbone(save(tmp_path / "bgr.pth", content))
+
+
+def test_the_table_in_the_docs_is_the_generated_one() -> None:
+    """That nobody forgot to run `python -m tests.transfer.weights.layout_table`; the reading is tested above."""
+    made = layout_table.table(dict.fromkeys(recorded.names(), "265/265"))
+    assert layout_table.in_docs(layout_table.DOCS.read_text()) == made
+
+
+def test_the_own_layout_is_read(tmp_path: Path) -> None:
+    """As pre-training writes it: no manifest, an origin."""
+    from safetensors.torch import save_file
+
+    held = {"format": "backbone/1", "arch": "resnet50", "branch": "target", "origin": '{"method": "byol", "toy": true}'}
+    tensors = {name: tensor.clone() for name, tensor in bare(resnet()).items()}
+    path = tmp_path / "backbone.safetensors"
+    save_file(tensors, path, {**held, "preprocessing": json.dumps(TORCHVISION.as_dict())})
+    backbone = read_backbone(path)
+    assert same(backbone.tensors, tensors) and backbone.source.branch == "target"
+    assert manifest.build(backbone)["toy"] is True and backbone.origin == {"method": "byol", "toy": True}
+    for key, value, message in (
+        ("preprocessing", "{", "metadata preprocessing is not JSON"),
+        ("preprocessing", '{"channel_order": "GBR"}', "channel_order must be RGB or BGR, not 'GBR'"),
+        (
+            "preprocessing",
+            '{"channle_order": "RGB"}',
+            "unknown preprocessing key 'channle_order'; did you mean",
+        ),
+        ("branch", "both", "branch must be online or target, not 'both'"),
+        ("arch", "resnet18_cifar", "says it is a resnet18_cifar"),
+    ):
+        save_file(tensors, path, {**held, "preprocessing": json.dumps(TORCHVISION.as_dict()), key: value})
+        with pytest.raises(UserError, match=message):
+            read_backbone(path)

@@ -1,0 +1,157 @@
+"""The converter as a command: how fast it starts, what it costs, what it prints, what it says to wrong use."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from common.console import DONE, WRONG_USE, call
+from tests.transfer.weights.made_checkpoints import moco, resnet, save, simsiam
+from tools.convert import main
+
+
+def command(root: Path, *words: str, code: str = "") -> subprocess.CompletedProcess[str]:
+    """Run tools/convert.py (or a piece of code) in a process of its own, on two cores."""
+    start = ["-c", code] if code else ["tools/convert.py"]
+    env = {**os.environ, "OMP_NUM_THREADS": "2"}
+    return subprocess.run(
+        [sys.executable, *start, *words], cwd=root, capture_output=True, text=True, env=env, check=False
+    )
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--list-zoo"], ["--inspect"], []])
+def test_what_needs_no_torch_imports_none(root: Path, words: list[str]) -> None:
+    """Measured on an idle machine: 0.2 s. The bound is wide, because what counts is that torch is not there."""
+    code = (
+        "import sys; sys.path.insert(0, '.'); from tools.convert import main; from common.console import call;"
+        f"code = call(main, {words!r}); assert 'torch' not in sys.modules; sys.exit(code)"
+    )
+    start = time.monotonic()
+    done = command(root, code=code)
+    assert done.returncode == (DONE if words in (["--help"], ["--list-zoo"]) else WRONG_USE), done.stderr
+    assert time.monotonic() - start < 5
+
+
+def test_what_a_conversion_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = save(tmp_path / "checkpoint.pth.tar", simsiam(resnet())), tmp_path / "out.pkl"
+    assert call(main, [str(source), str(out)]) == DONE
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    first, *left, proof, written = shown.out.splitlines()
+    assert first == f"{source}: simsiam, online (state_dict holds module.encoder.* and module.predictor.*)"
+    assert left[:2] == ["left out: module.encoder.fc.* (projector)", "left out: module.predictor.* (predictor)"]
+    assert proof.startswith("265/265 tensors · forward max |Δ| ") and proof.endswith(" · detectron2 load exact")
+    assert written == f"written: {out}"
+    assert call(main, [str(source), str(out), "--no-verify"]) == DONE
+    assert "265 tensors · not verified" in capsys.readouterr().out
+    out.unlink()
+
+
+def test_inspect_says_what_is_there_and_what_would_be_converted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half = {name: value.half() if value.is_floating_point() else value for name, value in resnet().items()}
+    source = save(tmp_path / "moco.pth.tar", moco(half, resnet(seed=1)))
+    assert call(main, ["--inspect", str(source)]) == DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"file: {source} (torch, ")
+    for line in (
+        "epoch: 200",
+        "arch: resnet50",
+        "tensors in state_dict: 640 (269 float32, 265 float16, 106 int64)",
+        "ResNet: state_dict: module.encoder_k.* (resnet50)",
+        "layout: moco (state_dict holds module.encoder_q.*, module.encoder_k.*)",
+        "branch: online, 265 tensors and 53 counters",
+        "branch: target, 265 tensors and 53 counters",
+        "left out: module.queue (queue)",
+        "converted up to float32: 265 tensors",
+        "would convert: online branch, resnet50, 265/265 tensors, RGB, stride on the 3×3",
+    ):
+        assert line in lines
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_inspect_describes_what_it_would_not_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors = {name: value for name, value in resnet().items() if name != "layer2.0.conv1.weight"}
+    source = save(tmp_path / "part.pth.tar", simsiam(tensors))
+    assert call(main, ["--inspect", str(source)]) == DONE
+    out = capsys.readouterr().out
+    assert "ResNet: state_dict: module.encoder.* (not whole, or of another kind)" in out
+    assert "would not convert: " in out and "1 are missing: layer2.0.conv1.weight" in out
+    assert call(main, ["--inspect", str(save(tmp_path / "no.pth", {"epoch": 3}))]) == DONE
+    assert "layout: none (" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["a.pth"], "OUT is missing"),
+        (["--inspect", "a.pth", "b.pkl"], "--inspect takes no OUT"),
+        (["--list-zoo", "a.pth"], "--list-zoo takes no file"),
+        (["a.pth", "b.pkl", "--branch", "both"], "invalid choice: 'both'"),
+        (["a.pth", "b.txt"], "must end with one of .pkl, .pth, .pt, .safetensors"),
+        (["a.pth", "b.pkl", "--to", "torchvision"], "a file for torchvision must end with .pth or .pt"),
+        (["missing.pth", "b.pkl"], "missing.pth does not exist"),
+    ],
+)
+def test_wrong_use(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(main, words) == WRONG_USE
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+@pytest.fixture
+def released(tmp_path: Path) -> Path:
+    """A file of true size: every tensor has memory of its own, as in a released checkpoint."""
+    tensors = {name: value.clone() for name, value in resnet().items()}
+    return save(tmp_path / "checkpoint_0099.pth.tar", simsiam(tensors))
+
+
+@pytest.mark.slow
+def test_cold_start_is_quick(root: Path, tmp_path: Path, released: Path) -> None:
+    """With the proof under 15 s on two cores; without it at most 3 s more than importing torch. Best of three.
+
+    Processor time is measured, not the clock: others may be at work on this machine.
+    """
+
+    def seconds(*words: str, code: str = "") -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = command(root, *words, code=code)
+        assert done.returncode == 0, done.stderr
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    out = str(tmp_path / "out.pkl")
+    assert min(seconds(str(released), out) for _ in range(3)) < 15
+    torch_alone = min(seconds(code="import torch") for _ in range(3))
+    assert min(seconds(str(released), out, "--no-verify") for _ in range(3)) - torch_alone < 3
+
+
+MEASURE = """
+import resource, sys
+import torch, torchvision, detectron2.modeling, detectron2.checkpoint, safetensors.numpy
+import transfer.modeling, transfer.weights.convert as converter
+torch.nn.functional.conv2d(torch.ones(1, 64, 56, 56), torch.ones(64, 64, 3, 3))  # its code is loaded when first used
+held = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+converter.convert(sys.argv[1], sys.argv[2], verify=sys.argv[3] == "proof")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - held)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
+def test_peak_memory_is_at_most_three_times_the_file(root: Path, tmp_path: Path, released: Path) -> None:
+    """Above what the imported libraries take; with the proof and without, to every target and from each."""
+    steps = [(released, "a.pkl", "proof"), (released, "b.pkl", "bare"), (tmp_path / "a.pkl", "c.pth", "proof")]
+    steps += [(tmp_path / "c.pth", "d.safetensors", "proof"), (tmp_path / "d.safetensors", "e.pkl", "proof")]
+    for source, out, proof in steps:
+        done = command(root, str(source), str(tmp_path / out), proof, code=MEASURE)
+        assert done.returncode == 0, done.stderr
+        ratio = int(done.stdout.split()[-1]) / source.stat().st_size
+        assert ratio <= 3, f"{source.name} → {out}: {ratio:.2f} times the file"

@@ -1,0 +1,133 @@
+"""The image lists of the batches equal Detectron2's own loader's; augmentation depends on place in the run alone."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import build_detection_train_loader
+from detectron2.data.datasets.coco import load_coco_json
+from detectron2.data.datasets.pascal_voc import load_voc_instances
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+
+from transfer.engine.batches import Batches
+from transfer.engine.data import test_batches as batches_for_test
+from transfer.engine.data import to_detectron2, training_batches, training_dicts
+from transfer.engine.prepare import Request, load_task_of, prepare
+from transfer.engine.randomness import numpy_seeded, sampler_seeds, seed_torch
+from transfer.tasks.task import load_task
+
+Ask = Callable[..., Request]
+
+
+def images(count: int) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    return [{"index": i, "width": int(w), "height": int(h)} for i, (w, h) in enumerate(rng.integers(1, 4, (count, 2)))]
+
+
+def same(item: dict[str, Any]) -> dict[str, Any]:
+    return item
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("grouped", [True, False])
+@pytest.mark.parametrize(("rank", "world_size"), [(0, 1), (0, 3), (2, 3)])
+def test_the_order_equals_detectron2_s_for_the_same_seed(
+    monkeypatch: pytest.MonkeyPatch, workers: int, grouped: bool, rank: int, world_size: int
+) -> None:
+    """Detectron2's loader after `SEED: 5`, over several epochs of 23 images."""
+    found = images(23)
+    monkeypatch.setattr(comm, "get_rank", lambda: rank)
+    monkeypatch.setattr(comm, "get_world_size", lambda: world_size)
+    monkeypatch.setattr("detectron2.data.build.get_world_size", lambda: world_size)
+    monkeypatch.setattr(comm, "all_gather", lambda data: [data])
+    seed_all_rng(5)  # rank 0's seed, whose draw all ranks share
+    loader = build_detection_train_loader(
+        found, mapper=same, total_batch_size=4 * world_size, aspect_ratio_grouping=grouped, num_workers=workers
+    )
+    theirs = [[item["index"] for item in batch] for batch in itertools.islice(loader, 40)]
+    wide = [image["width"] > image["height"] for image in found] if grouped else None
+    ours = Batches(len(found), sampler_seeds(5, 1)[0], 4, wide, rank, world_size, stop=40)
+    assert [indices for _, indices in ours] == theirs
+
+
+def test_the_second_seed_is_the_one_that_precise_bn_s_loader_draws() -> None:
+    seed_all_rng(5)
+    assert sampler_seeds(5, 2) == [comm.shared_random_seed(), comm.shared_random_seed()]
+
+
+def test_batches_from_an_iteration_on_are_the_tail_of_all() -> None:
+    whole = list(Batches(10, 3, 2, None, stop=50))
+    assert [iteration for iteration, _ in whole] == list(range(50))
+    assert list(Batches(10, 3, 2, None, start=37, stop=50)) == whole[37:]
+
+
+def test_the_ranks_share_each_epoch_between_them() -> None:
+    ranks = [list(itertools.chain(*(b for _, b in Batches(12, 3, 2, None, rank, 3, stop=2)))) for rank in range(3)]
+    assert sorted(itertools.chain(*ranks)) == list(range(12))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_augmentation_depends_on_seed_rank_iteration_and_slot_alone(ask: Ask, workers: int) -> None:
+    prepared, task = prepare(ask(task="coco"))
+    dicts = training_dicts(task, prepared.cfg)
+    whole = list(training_batches(dicts, prepared.cfg, 3, stop=6, workers=0))
+    np.random.seed(99)  # whatever the generators were doing before
+    tail = list(training_batches(dicts, prepared.cfg, 3, start=2, stop=6, workers=workers))
+    for ours, theirs in zip(tail, whole[2:], strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            assert a["image_id"] == b["image_id"] and torch.equal(a["image"], b["image"])
+            assert torch.equal(a["instances"].gt_boxes.tensor, b["instances"].gt_boxes.tensor)
+    prepared.cfg.SEED = 2
+    other = list(training_batches(dicts, prepared.cfg, 3, stop=6, workers=0))
+    assert any(
+        a[0]["image"].shape != b[0]["image"].shape or not torch.equal(a[0]["image"], b[0]["image"])
+        for a, b in zip(whole, other, strict=True)
+    )
+
+
+def test_numpy_s_generator_is_put_back() -> None:
+    np.random.seed(1)
+    expected = np.random.rand(3)
+    np.random.seed(1)
+    with numpy_seeded(1, 2, 3):
+        np.random.rand()
+    assert np.array_equal(np.random.rand(3), expected)
+
+
+def test_places_in_a_run_draw_different_numbers() -> None:
+    drawn = set()
+    for where in itertools.product((0, 1), (1, 3), (0, 1), (0, 1, 2)):
+        seed_torch(*where)
+        drawn.add(torch.rand(1).item())
+    assert len(drawn) == 24
+
+
+@pytest.mark.parametrize("real", [False, True])
+def test_the_dicts_equal_those_of_detectron2_s_own_readers(
+    toy: Path, request: pytest.FixtureRequest, real: bool
+) -> None:
+    root = request.getfixturevalue("real_data") / "detection" if real else toy
+    classes = () if real else ("bus", "cat", "sheep")
+    task = load_task("voc", ["voc_2007_trainval"], "voc_2007_test", root, classes, check_counts=False)
+    theirs = load_voc_instances(str(root / "VOC2007"), "trainval", list(task.classes))
+    assert [to_detectron2(record, "voc") for record in task.train[0].records] == theirs
+    task = load_task("coco", ["coco_2017_train"], "coco_2017_val", root, classes, check_counts=False)
+    theirs = load_coco_json(
+        str(root / "coco/annotations/instances_train2017.json"), str(root / "coco/train2017"), f"coco_{real}"
+    )
+    assert [to_detectron2(record, "coco") for record in task.train[0].records] == theirs
+
+
+def test_images_with_nothing_but_crowds_are_not_trained_on_but_tested(ask: Ask) -> None:
+    prepared, task = prepare(ask(task="coco"))
+    usable = [r for r in task.train[0].records if any(not thing.crowd for thing in r.things)]
+    assert 0 < len(training_dicts(task, prepared.cfg)) == len(usable) < len(task.train[0].records)
+    tested = [image["image_id"] for batch in batches_for_test(task.test, prepared.cfg) for image in batch]
+    assert tested == [record.image_id for record in load_task_of(prepared.cfg).test.records]

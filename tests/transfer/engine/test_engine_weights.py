@@ -1,0 +1,71 @@
+"""Starting from converted weights: the file tools/convert.py makes, the block it brings, the proof that it arrived."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+
+from common.console import DONE, call
+from common.errors import UserError
+from transfer.engine.fit import build
+from transfer.engine.prepare import Request, prepare
+from transfer.engine.trial import run
+from transfer.engine.weights import find_weights, load_weights
+from transfer.weights.converted import read_converted
+
+Ask = Callable[..., Request]
+WHOLE = ("MODEL.RESNETS.STEM_OUT_CHANNELS", "64", "MODEL.RESNETS.RES2_OUT_CHANNELS", "256")
+WHOLE += ("MODEL.RESNETS.WIDTH_PER_GROUP", "64", "SOLVER.MAX_ITER", "1", "SOLVER.STEPS", "[]")
+pytestmark = pytest.mark.slow  # a whole ResNet-50 is written, proven, and trained for one step
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tools.convert import main
+
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    torch.save(torchvision.models.resnet50().state_dict(), folder / "raw.pth")
+    assert call(main, [str(folder / "raw.pth"), str(folder / "own.pkl"), "--no-verify"]) == DONE
+    return folder / "own.pkl"
+
+
+def test_a_trial_starts_from_exactly_these_tensors_and_says_so(ask: Ask, converted: Path) -> None:
+    outcome = run(ask(*WHOLE, weights=str(converted)))
+    assert outcome.content["guards"]["weights_loaded"] == "265/265 exact"
+    weights = outcome.content["weights"]
+    assert weights["path"] == str(converted) and len(weights["sha256"]) == 64
+    assert weights["manifest"] == read_converted(converted)[1]
+    assert weights["name"] == "own"
+
+
+def test_a_tensor_that_did_not_arrive_stops_the_run(ask: Ask, converted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared, _ = prepare(ask(*WHOLE, weights=str(converted)))
+    model = build(prepared)
+    assert load_weights(model, prepared.weights) == "265/265 exact"
+    monkeypatch.setattr("transfer.engine.weights.DetectionCheckpointer.load", lambda self, path: None)
+    model = build(replace(prepared, cfg=prepared.cfg))
+    with pytest.raises(UserError, match="/265 tensors of the weights are in the model"):
+        load_weights(model, prepared.weights)
+
+
+def test_another_depth_is_refused(converted: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"own\.pkl is a resnet50, but MODEL\.RESNETS\.DEPTH is 101"):
+        find_weights(str(converted), 101, tmp_path)
+
+
+def test_a_contradicting_key_stops_the_run(ask: Ask, converted: Path) -> None:
+    with pytest.raises(UserError, match=r"INPUT\.FORMAT is BGR, but the weights need RGB"):
+        prepare(ask(*WHOLE, "INPUT.FORMAT", "BGR", weights=str(converted)))
+
+
+def test_other_weights_are_another_trial(ask: Ask, converted: Path) -> None:
+    request = ask(*WHOLE, weights=str(converted))
+    prepare(request)
+    with pytest.raises(UserError, match=r"holds another trial: weights [0-9a-f]{64} there, scratch asked for"):
+        prepare(replace(request, weights="scratch"))

@@ -1,0 +1,65 @@
+"""What the two gloo processes of `test_engine_two_processes.py` do; each writes what it found to a file of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.layers.batch_norm import NaiveSyncBatchNorm
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from transfer.engine.divergence import Diverged, require_finite
+from transfer.engine.precise_bn import update_synchronised
+
+
+def net(norm: type[nn.Module]) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), norm(8), nn.ReLU(), nn.Conv2d(8, 4, 3), norm(4)).double().train()
+
+
+def batches(rank: int, count: int = 3) -> list[Tensor]:
+    """Images whose number and size differ from batch to batch and from rank to rank."""
+    generator = torch.Generator().manual_seed(rank)
+    sizes = [(1 + (i + rank) % 3, 3, 9 + 2 * i + rank, 8 + rank) for i in range(count)]
+    return [torch.randn(size, generator=generator, dtype=torch.float64) * (1 + rank) + rank for size in sizes]
+
+
+def equal_batches() -> Tensor:
+    return torch.randn((4, 3, 10, 10), generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+
+
+def statistics(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.named_buffers() if "running" in name}
+
+
+def work(folder: Path) -> None:
+    rank = comm.get_rank()
+    found: dict[str, Any] = {"precise": precise(rank), "step": step(rank), "diverged": diverged(rank)}
+    torch.save(found, folder / f"rank{rank}.pt")
+
+
+def precise(rank: int) -> dict[str, Tensor]:
+    """Statistics by our precise BN of a net whose first layer sees the raw batches."""
+    model = net(NaiveSyncBatchNorm)
+    update_synchronised(model, batches(rank))
+    return statistics(model)
+
+
+def step(rank: int) -> dict[str, Tensor]:
+    """One step on this rank's half of a batch: outputs, gradients averaged over ranks, statistics."""
+    model = nn.parallel.DistributedDataParallel(net(NaiveSyncBatchNorm), broadcast_buffers=False)
+    output = model(equal_batches()[2 * rank : 2 * rank + 2])
+    output.square().mean().backward()
+    gradients = {name: p.grad for name, p in model.module.named_parameters()}
+    return {"output": output.detach(), **gradients, **statistics(model.module)}  # type: ignore[dict-item]
+
+
+def diverged(rank: int) -> str:
+    """What each rank learns when a loss is infinite on rank 1 alone."""
+    try:
+        require_finite({"a": torch.tensor(1.0), "b": torch.tensor(float("inf") if rank else 1.0)})
+    except Diverged as error:
+        return str(error)
+    return "nothing"

@@ -1,0 +1,77 @@
+"""The detector of each task: the parts of MoCo's own, the extra norm where it belongs, one registration."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from detectron2.layers.batch_norm import NaiveSyncBatchNorm
+from detectron2.modeling import build_model
+from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
+from torch import nn
+
+from transfer.engine.config import Source, load
+from transfer.engine.guards import check_model
+from transfer.modeling import register
+from transfer.modeling.roi_heads import NAME, Res5ROIHeadsExtraNorm
+from transfer.tasks.classes import BENCHMARK
+from transfer.tasks.splits import PUBLISHED
+
+GOLDEN = Path(__file__).with_name("moco_state_dict.json")
+TASKS = ("voc07", "voc07_vissl", "voc0712", "voc0712_trainval", "coco", "coco_2x")
+
+
+def detector(root: Path, task: str) -> tuple[nn.Module, Any]:
+    """The detector of a task as it trains on several GPUs, on torch's meta device: shapes without memory."""
+    register()
+    cfg = load(Source(root / f"configs/transfer/{task}.yaml", None, ("MODEL.DEVICE", "meta"))).cfg
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(BENCHMARK[PUBLISHED[cfg.DATASETS.TEST[0]].layout])
+    with torch.device("meta"):
+        return build_model(cfg), cfg
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_config_builds_what_the_guards_ask_for(root: Path, task: str) -> None:
+    model, cfg = detector(root, task)
+    assert check_model(model, cfg) == {"extra_norm": True, "frozen": 0, "norm": "NaiveSyncBatchNorm", "norms": 54}
+
+
+@pytest.mark.parametrize("task", ["voc0712_trainval", "coco_2x"])
+def test_tensors_are_those_of_moco_s_own_detection_code(root: Path, task: str) -> None:
+    """Names, order and shapes; `make_golden.py` made the file from facebookresearch/moco at 132aea9."""
+    model, _ = detector(root, task)
+    found = {name: list(value.shape) for name, value in model.state_dict().items()}
+    assert list(found.items()) == list(json.loads(GOLDEN.read_text())[task].items())
+
+
+def test_the_extra_norm_comes_last_in_res5_and_box_and_mask_branch_both_see_it(root: Path) -> None:
+    model, _ = detector(root, "coco")
+    heads: Any = model.roi_heads
+    assert list(dict(heads.res5.named_children())) == ["0", "1", "2", "norm"]
+    assert isinstance(heads.res5.norm, NaiveSyncBatchNorm) and heads.res5.norm.num_features == 2048
+    order: list[nn.Module] = []
+    for module in (heads.res5[2], heads.res5.norm):
+        module.register_forward_hook(lambda layer, _inputs, _output: order.append(layer))
+    heads.eval()
+    output = heads.res5(torch.zeros((2, 1024, 14, 14), device="meta"))
+    assert output.shape == (2, 2048, 7, 7) and order == [heads.res5[2], heads.res5.norm]
+
+
+def test_registering_twice_changes_nothing() -> None:
+    register()
+    register()
+    assert ROI_HEADS_REGISTRY.get(NAME) is Res5ROIHeadsExtraNorm
+
+
+def test_importing_registers_nothing(root: Path) -> None:
+    code = (
+        "import transfer.modeling, transfer.engine.trial, sys\n"
+        "from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY\n"
+        "sys.exit('Res5ROIHeadsExtraNorm' in ROI_HEADS_REGISTRY)"
+    )
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=root, check=False).returncode == 0

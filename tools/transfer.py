@@ -1,0 +1,107 @@
+"""Fine-tune a detector from pre-trained weights and measure it: one trial."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from common.console import DONE, Parser, run
+
+EXAMPLES = """examples:
+  python tools/transfer.py --config-file configs/transfer/voc07.yaml --weights simsiam.pkl --seed 1 --output
+  runs/voc07/1 --num-gpus 8
+  python tools/transfer.py --config-file configs/transfer/coco.yaml --weights scratch --seed 1 --output runs/coco
+  --resume
+  python tools/transfer.py --config-file configs/transfer/voc07.yaml --weights scratch --seed 1 --output runs/toy \\
+      --overlay configs/overlays/cpu.yaml TRANSFER.DATA_ROOT datasets/toy/detection SOLVER.MAX_ITER 20
+
+exit codes: 0 done (a trial that diverged is done, too: its result says so), 1 failed, 2 wrong use,
+75 stopped by SIGTERM after a checkpoint: the same command with --resume goes on.
+torchrun and srun start it as well: one process a GPU.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, run the trial, print its numbers."""
+    args = _parse(argv)
+    # torch and torchvision announce their own plans in each process; they are nothing a user here can act on.
+    warnings.filterwarnings("ignore", message=r".*torch\.jit\.script.*|.*torch\.meshgrid.*")
+    from common.processes import place_from_environment
+    from transfer.engine.config import Source
+    from transfer.engine.prepare import Request
+    from transfer.engine.trial import run as run_trial
+
+    source = Source(args.config_file, args.overlay, tuple(args.overrides))
+    request = Request(
+        source, args.weights, args.seed, args.output, args.num_gpus, args.reference_gpus, args.resume, args.eval_only
+    )
+    outcome = run_trial(request)
+    place = place_from_environment()
+    if place is None or place.rank == 0:
+        print(_summary(outcome))
+    return DONE
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(prog="transfer.py", description=__doc__, epilog=EXAMPLES)
+    parser.add_argument("--config-file", required=True, type=Path, metavar="F", help="a task: configs/transfer/*.yaml")
+    parser.add_argument("--weights", required=True, metavar="W", help="scratch, or a .pkl that tools/convert.py wrote")
+    parser.add_argument("--seed", required=True, type=int, metavar="S", help="the trial's seed, 0 or more")
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="DIR", help="the trial's folder; result.json comes last"
+    )
+    parser.add_argument(
+        "--overlay", type=Path, metavar="F", help="merged after the config file, as configs/overlays/cpu.yaml"
+    )
+    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes on this machine (default: 1)")
+    parser.add_argument(
+        "--reference-gpus",
+        type=int,
+        metavar="N",
+        help="the recipe is for N GPUs: scale batch, lr and schedule together to those used (default: never)",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the newest checkpoint in DIR, if there is one"
+    )
+    parser.add_argument(
+        "--eval-only", action="store_true", help="evaluate the newest checkpoint in DIR; writes evaluation.json"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="any key of the config, last word")
+    return parser.parse_intermixed_args(argv)
+
+
+def _summary(outcome: Any) -> str:
+    """The outcome in a few lines."""
+    content = outcome.content
+    lines = [f"{outcome.file}"]
+    if outcome.status == "already":
+        lines.insert(0, f"this trial has ended before ({content['status']}); nothing was done")
+    divergence = content.get("divergence")
+    if divergence:
+        lines.insert(
+            0, f"diverged at iteration {divergence['iteration']}, lr {divergence['lr']:g}: {divergence['what']}"
+        )
+    for kind, values in (content.get("metrics") or {}).items():
+        numbers = "  ".join(f"{key} {_number(values[key])}" for key in ("AP50", "AP", "AP75"))
+        lines.insert(-1, f"{kind:5s} {numbers}")
+    comparable = content.get("comparable")
+    if content.get("toy"):
+        lines.insert(-1, "toy: compares with nothing published")
+    elif comparable and not comparable["ok"]:
+        lines.insert(-1, f"not comparable with published numbers: {'; '.join(comparable['reasons'])}")
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,79 @@
+"""Which images make which batch: Detectron2's sampler and aspect-ratio grouping, replayed on indices alone.
+
+A batch list is a function of (sampler seed, rank, iteration): a run resumed at iteration k skips k lists, which
+decodes nothing.
+Detectron2's own order depends on how many workers its loader has, because grouping comes after the workers; this one is
+its order with none (or one).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import torch
+
+
+def index_stream(size: int, seed: int, rank: int, world_size: int) -> Iterator[int]:
+    """A rank's share of `shuffle(range(size)) + shuffle(range(size)) + …`, as Detectron2's TrainingSampler deals it."""
+    return itertools.islice(_shuffled_for_ever(size, seed), rank, None, world_size)
+
+
+def _shuffled_for_ever(size: int, seed: int) -> Iterator[int]:
+    generator = torch.Generator()
+    generator.manual_seed(seed)
+    while True:
+        yield from torch.randperm(size, generator=generator).tolist()
+
+
+def batch_stream(indices: Iterator[int], batch_size: int, wide: Sequence[bool] | None) -> Iterator[list[int]]:
+    """Group a stream of indices into batches.
+
+    Args:
+        indices: a rank's stream.
+        batch_size: images of one rank.
+        wide: for each image, whether it is wider than high; images of one kind share a batch, in the order in which
+            they come. None: no grouping.
+    """
+    groups: tuple[list[int], list[int]] = ([], [])
+    for index in indices:
+        group = groups[0 if wide is None or wide[index] else 1]
+        group.append(index)
+        if len(group) == batch_size:
+            yield group.copy()
+            group.clear()
+
+
+class Batches:
+    """The batch lists of one rank, from any iteration on; a sampler for `torch.utils.data.DataLoader(batch_size=None)`.
+
+    Args:
+        size: images in the training set.
+        seed: the sampler's seed.
+        batch_size: images of one rank.
+        wide: see `batch_stream`.
+        rank, world_size: this process among all.
+        start: the first iteration wanted.
+        stop: one past the last; None for no end.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        seed: int,
+        batch_size: int,
+        wide: Sequence[bool] | None,
+        rank: int = 0,
+        world_size: int = 1,
+        start: int = 0,
+        stop: int | None = None,
+    ) -> None:
+        self.size, self.seed, self.batch_size, self.wide = size, seed, batch_size, wide
+        self.rank, self.world_size = rank, world_size
+        self.start, self.stop = start, stop
+
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
+        """Yield (iteration, indices)."""
+        indices = index_stream(self.size, self.seed, self.rank, self.world_size)
+        stream = batch_stream(indices, self.batch_size, self.wide)
+        return itertools.islice(enumerate(stream), self.start, self.stop)

@@ -1,0 +1,132 @@
+"""The configuration of one trial: Detectron2's keys, ours under TRANSFER, and which of them the user set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from detectron2.config import CfgNode, get_cfg
+
+from common.config import dotted_keys, load_with_base, merge_overrides, merge_strict, overlay_section
+from common.errors import UserError, nearest
+
+PRECISE_BN = ("synchronised", "fvcore")
+EVALUATORS = {"voc": ("exact", "detectron2"), "coco": ("pycocotools",)}
+
+
+def defaults() -> CfgNode:
+    """Detectron2's defaults with the TRANSFER section: every key that may be set."""
+    cfg = get_cfg()
+    node = cfg.TRANSFER = CfgNode()
+    node.TASK = ""  # the task's name, as results and tables show it
+    node.TOY = False  # marks every result made with this config as toy
+    node.DATA_ROOT = ""  # the folder the splits lie under; empty: $DETECTRON2_DATASETS, else datasets
+    node.CLASSES = []  # the class names; empty: VOC's 20 or COCO's 80
+    node.SPLITS = CfgNode()  # own splits: NAME: {LAYOUT, FOLDER, IMAGE_SET or ANNOTATIONS, YEAR, COUNT}
+    node.CHECK_COUNTS = True  # hold published splits against their published number of images
+    node.PRECISE_BN = "synchronised"  # or fvcore: as Detectron2 does it, each rank with its own statistics
+    node.EVALUATOR = ""  # VOC: exact or detectron2; COCO: pycocotools; empty: the first
+    node.KEEP_CHECKPOINTS = 1  # how many checkpoints to resume from are kept
+    return cfg
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a configuration came from.
+
+    Attributes:
+        file: the config file.
+        overlay: an overlay merged after it, or None.
+        overrides: `KEY VALUE …`, merged last.
+    """
+
+    file: Path
+    overlay: Path | None = None
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A resolved configuration.
+
+    Attributes:
+        cfg: the resolved Detectron2 config, not frozen.
+        task_cfg: what the config file alone says, before overlay and overrides.
+        set_keys: every dotted key that file, overlay or overrides set, with the place that set it.
+    """
+
+    cfg: CfgNode
+    task_cfg: CfgNode
+    set_keys: dict[str, str] = field(default_factory=dict)
+
+
+def load(source: Source) -> Loaded:
+    """Resolve a configuration.
+
+    Raises:
+        UserError: a file is missing or broken, a key unknown, a value of another type or not one of the valid ones.
+    """
+    cfg = defaults()
+    values = load_with_base(source.file)
+    set_keys = dict.fromkeys(dotted_keys(values), str(source.file))
+    merge_strict(cfg, values, str(source.file))
+    task_cfg = cfg.clone()
+    if source.overlay is not None:
+        values = overlay_section(source.overlay, "transfer")
+        set_keys |= dict.fromkeys(dotted_keys(values), str(source.overlay))
+        merge_strict(cfg, values, str(source.overlay))
+    merge_overrides(cfg, source.overrides)
+    set_keys |= dict.fromkeys(source.overrides[::2], "command line")
+    check_values(cfg, str(source.file))
+    return Loaded(cfg, task_cfg, set_keys)
+
+
+def check_values(cfg: CfgNode, where: str) -> None:
+    """Hold the values that types alone do not bind.
+
+    Raises:
+        UserError: names the key.
+    """
+    if not cfg.TRANSFER.TASK:
+        raise UserError(f"{where}: TRANSFER.TASK is empty; name the task, as in configs/transfer/voc07.yaml")
+    if not cfg.DATASETS.TRAIN or len(cfg.DATASETS.TEST) != 1:
+        raise UserError(f"{where}: DATASETS.TRAIN must list at least one split and DATASETS.TEST exactly one")
+    if cfg.TRANSFER.PRECISE_BN not in PRECISE_BN:
+        raise UserError(
+            f"{where}: TRANSFER.PRECISE_BN: {cfg.TRANSFER.PRECISE_BN!r}; {nearest(cfg.TRANSFER.PRECISE_BN, PRECISE_BN)}"
+        )
+    if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
+        raise UserError(
+            f"{where}: DATALOADER.SAMPLER_TRAIN: only TrainingSampler is replayed exactly, not "
+            f"{cfg.DATALOADER.SAMPLER_TRAIN}"
+        )
+    if cfg.SOLVER.MAX_ITER < 1 or cfg.SOLVER.IMS_PER_BATCH < 1:
+        raise UserError(f"{where}: SOLVER.MAX_ITER and SOLVER.IMS_PER_BATCH must be at least 1")
+    if cfg.TRANSFER.KEEP_CHECKPOINTS < 1:
+        raise UserError(f"{where}: TRANSFER.KEEP_CHECKPOINTS must be at least 1")
+    _check_device(cfg, where)
+
+
+def _check_device(cfg: CfgNode, where: str) -> None:
+    import torch
+
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(
+            f"{where}: MODEL.DEVICE is {cfg.MODEL.DEVICE}, but torch finds no GPU; "
+            "a CPU needs --overlay configs/overlays/cpu.yaml"
+        )
+    if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
+        raise UserError(f"{where}: SOLVER.AMP.ENABLED needs a GPU; turn it off")
+
+
+def evaluator_name(cfg: CfgNode, layout: str) -> str:
+    """The evaluator a layout is measured with.
+
+    Raises:
+        UserError: TRANSFER.EVALUATOR names none of this layout.
+    """
+    valid = EVALUATORS[layout]
+    name = str(cfg.TRANSFER.EVALUATOR or valid[0])
+    if name not in valid:
+        raise UserError(f"TRANSFER.EVALUATOR: {name!r} does not measure the layout {layout}; {nearest(name, valid)}")
+    return name

@@ -1,0 +1,172 @@
+"""From a task's records to batches on the model's doorstep, through Detectron2's mapper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper, MetadataCatalog, build_detection_test_loader
+from detectron2.data.build import filter_images_with_only_crowd_annotations
+from detectron2.data.common import DatasetFromList
+from detectron2.structures import BoxMode
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset
+
+from common.errors import UserError
+from transfer.engine.batches import Batches
+from transfer.engine.randomness import AUGMENT, numpy_seeded
+from transfer.tasks import task as tasks
+from transfer.tasks.records import Record, Thing
+
+
+def to_detectron2(record: Record, layout: str) -> dict[str, Any]:
+    """A record as Detectron2's dataset dict, equal to what `load_voc_instances` or `load_coco_json` make of it."""
+    annotation = _voc_annotation if layout == "voc" else _coco_annotation
+    return {
+        "file_name": record.file,
+        "image_id": record.image_id,
+        "height": record.height,
+        "width": record.width,
+        "annotations": [annotation(thing) for thing in record.things],
+    }
+
+
+def _voc_annotation(thing: Thing) -> dict[str, Any]:
+    x0, y0, x1, y1 = thing.box
+    # VOC counts pixels from 1 and includes the last: the whole image is (1, W), in coordinates (0, W).
+    return {"category_id": thing.label, "bbox": [x0 - 1.0, y0 - 1.0, x1, y1], "bbox_mode": BoxMode.XYXY_ABS}
+
+
+def _coco_annotation(thing: Thing) -> dict[str, Any]:
+    found = {
+        "iscrowd": int(thing.crowd),
+        "bbox": list(thing.box),
+        "category_id": thing.label,
+        "bbox_mode": BoxMode.XYWH_ABS,
+    }
+    return found if thing.segmentation is None else {**found, "segmentation": thing.segmentation}
+
+
+def training_dicts(task: tasks.Task, cfg: CfgNode) -> list[dict[str, Any]]:
+    """All training images in the order Detectron2 concatenates them, without those that have nothing but crowds.
+
+    Raises:
+        UserError: no image is left, or masks are trained and an object has none.
+    """
+    dicts = [to_detectron2(record, task.layout) for dataset in task.train for record in dataset.records]
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        dicts = filter_images_with_only_crowd_annotations(dicts)
+    if not dicts:
+        raise UserError(f"{', '.join(d.split.name for d in task.train)}: no image has an object to learn from")
+    if cfg.MODEL.MASK_ON:
+        _check_masks(dicts, cfg.INPUT.MASK_FORMAT)
+    return dicts
+
+
+def _check_masks(dicts: list[dict[str, Any]], mask_format: str) -> None:
+    for image in dicts:
+        for number, annotation in enumerate(image["annotations"], start=1):
+            if annotation.get("iscrowd"):
+                continue
+            where = f"{image['file_name']}, object {number}"
+            if "segmentation" not in annotation:
+                raise UserError(f"{where}: has no segmentation, which MODEL.MASK_ON needs; turn it off or add one")
+            if isinstance(annotation["segmentation"], dict) and mask_format == "polygon":
+                raise UserError(f"{where}: its segmentation is an RLE, not polygons; set INPUT.MASK_FORMAT bitmask")
+
+
+class MappedBatches(Dataset[list[dict[str, Any]]]):
+    """Batches by (iteration, indices), augmented with randomness that is a function of where in the run they are.
+
+    Args:
+        dicts: Detectron2's dataset dicts.
+        mapper: Detectron2's dataset mapper.
+        where: what comes before the iteration in the randomness' address: seed, stream and rank.
+    """
+
+    def __init__(self, dicts: list[dict[str, Any]], mapper: DatasetMapper, where: tuple[int, int, int]) -> None:
+        self.images = DatasetFromList(dicts, copy=False)
+        self.mapper = mapper
+        self.where = where
+
+    def __getitem__(self, item: tuple[int, list[int]]) -> list[dict[str, Any]]:
+        """Decode and augment one batch."""
+        iteration, indices = item
+        batch = []
+        for slot, index in enumerate(indices):
+            with numpy_seeded(*self.where, iteration, slot):
+                batch.append(self.mapper(self.images[index]))
+        return batch
+
+
+def training_batches(
+    dicts: list[dict[str, Any]],
+    cfg: CfgNode,
+    sampler_seed: int,
+    stream: int = AUGMENT,
+    start: int = 0,
+    stop: int | None = None,
+    workers: int | None = None,
+) -> Iterable[list[dict[str, Any]]]:
+    """Mapped batches of this rank.
+
+    Args:
+        dicts: `training_dicts`.
+        cfg: SEED, SOLVER.IMS_PER_BATCH (over all ranks), DATALOADER and INPUT are read.
+        sampler_seed: seed of the image order.
+        stream: the stream of the augmentations' randomness.
+        start, stop: the iterations wanted.
+        workers: loader processes; None: DATALOADER.NUM_WORKERS. Any number gives the same batches.
+    """
+    rank, world_size = comm.get_rank(), comm.get_world_size()
+    wide = [image["width"] > image["height"] for image in dicts] if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None
+    batches = Batches(
+        len(dicts), sampler_seed, cfg.SOLVER.IMS_PER_BATCH // world_size, wide, rank, world_size, start, stop
+    )
+    dataset = MappedBatches(dicts, DatasetMapper(cfg, is_train=True), (cfg.SEED, stream, rank))
+    count = cfg.DATALOADER.NUM_WORKERS if workers is None else workers
+    return DataLoader(
+        dataset,
+        sampler=batches,
+        batch_size=None,
+        collate_fn=_as_is,
+        num_workers=count,
+        generator=torch.Generator(),  # else the loader draws a number from the generator that samples RoIs
+    )
+
+
+def _as_is(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return batch
+
+
+def test_batches(dataset: tasks.Dataset, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
+    """The test images of this rank, one at a time; over all ranks each image comes once."""
+    dicts = [to_detectron2(record, dataset.split.layout) for record in dataset.records]
+    return build_detection_test_loader(
+        dicts, mapper=DatasetMapper(cfg, is_train=False), num_workers=cfg.DATALOADER.NUM_WORKERS
+    )
+
+
+def catalogue(dataset: tasks.Dataset) -> str:
+    """Describe a split to Detectron2's MetadataCatalog as `transfer/<split>`; asking again replaces it.
+
+    Returns:
+        The name in the catalogue.
+    """
+    name = f"transfer/{dataset.split.name}"
+    if name in MetadataCatalog:
+        MetadataCatalog.remove(name)
+    metadata = MetadataCatalog.get(name)
+    metadata.set(thing_classes=list(dataset.classes))
+    if dataset.split.layout == "voc":
+        metadata.set(dirname=str(dataset.split.folder), split=dataset.split.image_set, year=dataset.split.year)
+    else:
+        ids = {category: label for label, category in enumerate(dataset.category_ids)}
+        metadata.set(
+            json_file=str(dataset.split.annotations),
+            image_root=str(dataset.split.folder),
+            thing_dataset_id_to_contiguous_id=ids,
+        )
+    return name

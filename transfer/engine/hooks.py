@@ -1,0 +1,113 @@
+"""The trial's own hooks: checkpoints, a stop on a signal, and the time that training took."""
+
+from __future__ import annotations
+
+import signal
+import time
+from types import FrameType
+from typing import Any
+
+import torch
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+from common.errors import Again
+from transfer.engine.checkpoint import Checkpoints
+
+
+class Checkpointing(HookBase):
+    """Write a checkpoint every `period` iterations, and the final one after the last.
+
+    Args:
+        checkpoints: where they go.
+        period: iterations between two of them.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, period: int) -> None:
+        self.checkpoints, self.period = checkpoints, period
+
+    def after_step(self) -> None:
+        """Save where a save is due."""
+        done = self.trainer.iter + 1
+        if done == self.trainer.max_iter:
+            self.checkpoints.save_final(self.trainer.detector.state_dict(), self.trainer.iter)
+        elif self.period > 0 and done % self.period == 0:
+            self.save()
+
+    def save(self) -> None:
+        """Save a checkpoint to resume from."""
+        trainer = self.trainer
+        self.checkpoints.save(trainer.detector.state_dict(), trainer.state_dict(), trainer.iter)
+
+
+class StopOnSignal(HookBase):
+    """On SIGTERM finish the step, save, and stop: all ranks at the same iteration.
+
+    Args:
+        checkpointing: what saves.
+    """
+
+    def __init__(self, checkpointing: Checkpointing) -> None:
+        self.checkpointing = checkpointing
+        self.asked = False
+        self._before: Any = None
+
+    def before_train(self) -> None:
+        """Listen."""
+        self._before = signal.signal(signal.SIGTERM, self._note)
+
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
+        self.asked = True
+
+    def after_step(self) -> None:
+        """Stop when any rank was asked to.
+
+        Raises:
+            Again: after the checkpoint.
+        """
+        done = self.trainer.iter + 1
+        if done < self.trainer.max_iter and self._any_asked():
+            self.checkpointing.save()
+            raise Again(f"checkpoint after iteration {self.trainer.iter}")
+
+    def after_train(self) -> None:
+        """Listen no longer."""
+        signal.signal(signal.SIGTERM, self._before)
+
+    def _any_asked(self) -> bool:
+        if comm.get_world_size() == 1:
+            return self.asked
+        device = next(self.trainer.detector.parameters()).device
+        flag = torch.tensor(float(self.asked), device=device)
+        torch.distributed.all_reduce(flag)
+        return bool(flag > 0)
+
+
+class Stopwatch(HookBase):
+    """Wall-clock time of all steps, over every time the trial was taken up.
+
+    Attributes:
+        seconds: in steps, data loading included; hooks not.
+        iterations: how many steps that were.
+    """
+
+    def __init__(self) -> None:
+        self.seconds, self.iterations = 0.0, 0
+        self._start = 0.0
+
+    def before_step(self) -> None:
+        """Start."""
+        self._start = time.perf_counter()
+
+    def after_step(self) -> None:
+        """Stop. To be the first hook, so that no other's time counts."""
+        self.seconds += time.perf_counter() - self._start
+        self.iterations += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {"seconds": self.seconds, "iterations": self.iterations}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """From the checkpoint."""
+        self.seconds, self.iterations = float(state["seconds"]), int(state["iterations"])

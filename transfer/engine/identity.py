@@ -1,0 +1,86 @@
+"""What makes two runs the same trial: every setting that changes its numbers, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from common.config import dotted_keys
+from common.errors import UserError
+from common.files import read_json, write_json
+
+FILE = "trial.json"
+FORMAT = "trial/1"
+NEUTRAL = (
+    "OUTPUT_DIR",
+    "MODEL.WEIGHTS",  # the weights' digest stands for their path
+    "DATALOADER.NUM_WORKERS",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "TRANSFER.KEEP_CHECKPOINTS",
+    "TRANSFER.DATA_ROOT",
+    "TRANSFER.EVALUATOR",
+    "VIS_PERIOD",
+    "VERSION",
+)
+"""Keys that may differ between two runs of one trial."""
+
+
+def identity(cfg: CfgNode, weights_sha256: str | None, processes: int) -> dict[str, Any]:
+    """The trial's identity as plain JSON types: resolved settings, digest of the weights, number of processes."""
+    settings = {key: _plain(_get(cfg, key)) for key in dotted_keys(cfg) if key not in NEUTRAL}
+    return {"format": FORMAT, "settings": settings, "weights": weights_sha256 or "scratch", "processes": processes}
+
+
+def _get(cfg: CfgNode, key: str) -> Any:
+    node: Any = cfg
+    for part in key.split("."):
+        node = node[part]
+    return node
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def claim(folder: Path, mine: dict[str, Any], write: bool = True) -> None:
+    """Make `folder` this trial's, or find that it is already.
+
+    Args:
+        folder: the trial's folder.
+        mine: `identity`.
+        write: write the file where it is missing (rank 0).
+
+    Raises:
+        UserError: another trial lives there; names the first settings that differ.
+    """
+    file = folder / FILE
+    if not file.exists():
+        if (folder / "last_checkpoint").exists():
+            raise UserError(f"{folder} holds checkpoints of something else (it has no {FILE}); choose another --output")
+        if write:
+            write_json(file, mine)
+        return
+    theirs = read_json(file)
+    differing = differences(theirs, mine)
+    if differing:
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise UserError(f"{folder} holds another trial: {'; '.join(differing[:3])}{more}; choose another --output")
+
+
+def differences(theirs: Any, mine: dict[str, Any]) -> list[str]:
+    """Where two identities differ, in words."""
+    if not isinstance(theirs, dict) or theirs.get("format") != FORMAT or not isinstance(theirs.get("settings"), dict):
+        return [f"{FILE} is not of format {FORMAT}"]
+    found = []
+    for key in ("weights", "processes"):
+        if theirs.get(key) != mine[key]:
+            found.append(f"{key} {theirs.get(key)} there, {mine[key]} asked for")
+    before, now = theirs["settings"], mine["settings"]
+    for key in sorted({*before, *now}):
+        if before.get(key) != now.get(key):
+            found.append(f"{key} {before.get(key)} there, {now.get(key)} asked for")
+    return found

@@ -1,0 +1,192 @@
+"""Settling a trial: everything that can be wrong about it is found here, before a process is started."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from detectron2.config import CfgNode
+
+from common import processes
+from common.errors import UserError
+from transfer.engine import config, identity, result
+from transfer.engine.checkpoint import Checkpoints
+from transfer.engine.config import Loaded, Source
+from transfer.engine.data import training_dicts
+from transfer.engine.guards import check_model, settle_norm
+from transfer.engine.preprocessing import settle_preprocessing
+from transfer.engine.scaling import scale
+from transfer.engine.weights import Weights, find_weights
+from transfer.modeling import register
+from transfer.tasks.splits import data_root
+from transfer.tasks.task import Task, load_task
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for.
+
+    Attributes:
+        source: the configuration.
+        weights: `scratch` or the path of a converted file.
+        seed: of the trial; 0 or more.
+        output: the trial's folder.
+        num_gpus: processes to start, unless torchrun or Slurm did.
+        reference_gpus: GPUs the recipe was made for; None: nothing is scaled.
+        resume: go on from the newest checkpoint in `output`, if there is one.
+        eval_only: evaluate the newest checkpoint in `output`, train nothing.
+    """
+
+    source: Source
+    weights: str
+    seed: int
+    output: Path
+    num_gpus: int = 1
+    reference_gpus: int | None = None
+    resume: bool = False
+    eval_only: bool = False
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A trial whose settings are settled; goes to every process.
+
+    Attributes:
+        cfg: the resolved config, with seed, norm, preprocessing block and number of classes.
+        task_cfg: what the config file alone says.
+        source, output, resume, eval_only: as requested.
+        weights: what it starts from.
+        processes: how many train.
+        evaluator: the name of what measures.
+    """
+
+    cfg: CfgNode
+    task_cfg: CfgNode
+    source: Source
+    output: Path
+    weights: Weights
+    processes: int
+    evaluator: str
+    resume: bool
+    eval_only: bool
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The trial's checkpoints."""
+        return Checkpoints(self.output, self.cfg.TRANSFER.KEEP_CHECKPOINTS)
+
+
+def prepare(request: Request) -> tuple[Prepared, Task]:
+    """Settle everything about a trial and check it: settings, data, weights, the detector's build, the folder.
+
+    Raises:
+        UserError: one line that names what is wrong.
+    """
+    loaded = config.load(request.source)
+    count = number_of_processes(request.num_gpus)
+    cfg = _settle(loaded, request, count)
+    alone = processes.place_from_environment() is None
+    weights = find_weights(request.weights, cfg.MODEL.RESNETS.DEPTH, request.output, alone)
+    settle_preprocessing(cfg, weights.block, loaded.set_keys)
+    task = load_task_of(cfg)
+    _settle_classes(cfg, task, loaded)
+    training_dicts(task, cfg)
+    _check_build(cfg)
+    evaluator = config.evaluator_name(cfg, task.layout)
+    source, output = request.source, request.output
+    prepared = Prepared(
+        cfg, loaded.task_cfg, source, output, weights, count, evaluator, request.resume, request.eval_only
+    )
+    _check_folder(prepared)
+    return prepared, task
+
+
+def number_of_processes(num_gpus: int) -> int:
+    """How many processes train: torchrun's or Slurm's, else `num_gpus`."""
+    place = processes.place_from_environment()
+    if num_gpus < 1:
+        raise UserError(f"--num-gpus {num_gpus}: must be at least 1 (a CPU counts as one)")
+    return num_gpus if place is None else place.world_size
+
+
+def _settle(loaded: Loaded, request: Request, count: int) -> CfgNode:
+    """The config with what the command line adds: seed, folder, scaling, the norm that fits the number of processes."""
+    if not 0 <= request.seed < 2**32:
+        raise UserError(f"--seed {request.seed}: must be a whole number from 0 to {2**32 - 1}")
+    cfg = loaded.cfg
+    if request.reference_gpus is not None:
+        cfg = scale(cfg, request.reference_gpus, count)
+    elif cfg.SOLVER.REFERENCE_WORLD_SIZE:
+        raise UserError("SOLVER.REFERENCE_WORLD_SIZE: say --reference-gpus N instead; nothing is scaled silently")
+    if cfg.SOLVER.IMS_PER_BATCH % count:
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} does not divide among {count} processes; "
+            "use a divisor of it"
+        )
+    cfg.SEED, cfg.OUTPUT_DIR = request.seed, str(request.output)
+    settle_norm(cfg, count)
+    return cfg
+
+
+def load_task_of(cfg: CfgNode) -> Task:
+    """Read and check the annotations a config names.
+
+    Raises:
+        UserError: as `load_task`.
+    """
+    own = cfg.TRANSFER
+    root = data_root(own.DATA_ROOT)
+    return load_task(
+        own.TASK, cfg.DATASETS.TRAIN, cfg.DATASETS.TEST[0], root, own.CLASSES, own.SPLITS, own.CHECK_COUNTS
+    )
+
+
+def _settle_classes(cfg: CfgNode, task: Task, loaded: Loaded) -> None:
+    key, count = "MODEL.ROI_HEADS.NUM_CLASSES", len(task.classes)
+    if key in loaded.set_keys and count != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+        found = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+        raise UserError(
+            f"{loaded.set_keys[key]}: {key} is {found}, but the task has {count} classes; remove the key: "
+            "it follows from them"
+        )
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = count
+
+
+def _check_build(cfg: CfgNode) -> None:
+    """Build the detector without memory (on torch's meta device) and walk over it."""
+    import torch
+    from detectron2.modeling import build_model
+
+    register()
+    imagined = cfg.clone()
+    imagined.MODEL.DEVICE = "meta"
+    try:
+        with torch.device("meta"):
+            model = build_model(imagined)
+    except (AssertionError, KeyError, ValueError) as error:  # how Detectron2 refuses a config
+        raise UserError(f"Detectron2 cannot build a detector from this config: {error}") from error
+    check_model(model, cfg)
+
+
+def _check_folder(prepared: Prepared) -> None:
+    """See that the folder is this trial's, or nobody's, and that nothing in it would be lost."""
+    output = prepared.output
+    mine = identity.identity(prepared.cfg, prepared.weights.sha256, prepared.processes)
+    place = processes.place_from_environment()
+    writes = (place is None or place.rank == 0) and not prepared.eval_only
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output} is a file; give a folder")
+    if prepared.eval_only and not (output / identity.FILE).is_file():
+        raise UserError(f"--eval-only: {output} holds no trial; give the --output of one")
+    identity.claim(output, mine, write=writes)
+    newest = prepared.checkpoints.newest()
+    if prepared.eval_only and newest is None:
+        raise UserError(f"--eval-only: {output} has no checkpoint yet; train first")
+    if newest is not None and not (prepared.resume or prepared.eval_only or result.exists(output)):
+        raise UserError(
+            f"{output} holds an unfinished trial ({newest.name}); "
+            "add --resume to go on with it, or give another --output"
+        )
+    if writes and not os.access(output, os.W_OK):
+        raise UserError(f"--output {output} cannot be written; choose a folder you may write to")

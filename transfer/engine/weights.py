@@ -1,0 +1,102 @@
+"""The weights a trial starts from: none, a converted file or one of the zoo; checked before anything is built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detectron2.checkpoint import DetectionCheckpointer
+from torch import Tensor, nn
+
+from common.errors import UserError
+from common.files import sha256_of
+from transfer.weights import architecture, zoo
+from transfer.weights.canonical import TORCHVISION, Preprocessing
+from transfer.weights.converted import check_loaded, read_converted
+from transfer.weights.prepare import as_converted
+
+SCRATCH = "scratch"
+ZOO = zoo.PREFIX
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a trial starts from.
+
+    Attributes:
+        name: `scratch`, or the method or file the weights come from.
+        block: how images must be prepared for them.
+        path, sha256, manifest: of the converted file; None from scratch.
+    """
+
+    name: str
+    block: Preprocessing
+    path: Path | None = None
+    sha256: str | None = None
+    manifest: dict[str, Any] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As a result holds it."""
+        path = None if self.path is None else str(self.path)
+        return {"name": self.name, "path": path, "sha256": self.sha256, "manifest": self.manifest}
+
+
+def find_weights(text: str, depth: int, folder: Path, alone: bool = True) -> Weights:
+    """Read and check what `--weights` names; tensors are let go of again.
+
+    Args:
+        text: `scratch`, the path of a converted `.pkl`, or `zoo:NAME` for a public checkpoint that was downloaded
+        before.
+        depth: MODEL.RESNETS.DEPTH.
+        folder: the trial's; where a checkpoint of the zoo is converted to.
+        alone: no other process of the trial runs this now.
+
+    Raises:
+        UserError: the file is missing, not converted, damaged, or of another depth.
+    """
+    if text == SCRATCH:
+        return Weights(SCRATCH, TORCHVISION)
+    path = _from_zoo(text, folder, alone) if text.startswith(ZOO) else Path(text)
+    _, manifest = read_converted(path)
+    found = architecture.depth_of(manifest["arch"])
+    if found != depth:
+        raise UserError(
+            f"{path} is a {manifest['arch']}, but MODEL.RESNETS.DEPTH is {depth}; "
+            "use weights of that depth or set the key"
+        )
+    origin = manifest.get("origin") or {}
+    name = str(origin.get("method") or path.stem)
+    return Weights(name, Preprocessing.from_dict(manifest["preprocessing"], str(path)), path, sha256_of(path), manifest)
+
+
+def _from_zoo(text: str, folder: Path, alone: bool) -> Path:
+    """A checkpoint of the zoo as a converted file in the trial's folder, made now unless it lies there already."""
+    if not alone:
+        raise UserError(
+            f"--weights {text}: several processes cannot convert at once; "
+            f"first python tools/convert.py {text} OUT.pkl, then --weights OUT.pkl"
+        )
+    made = folder / "weights.pkl"
+    if made.exists():
+        source, _ = zoo.resolve(text, download_allowed=False)
+        if read_converted(made)[1]["source"]["sha256"] == sha256_of(source):
+            return made
+        raise UserError(f"{made} was made from something else than {text}; choose another --output")
+    return as_converted(text, folder)
+
+
+def load_weights(model: nn.Module, weights: Weights) -> str:
+    """Load the weights with Detectron2's own checkpointer and see that every tensor arrived.
+
+    Returns:
+        For the result: `265/265 exact`, or `scratch`.
+
+    Raises:
+        UserError: a tensor is missing or differs.
+    """
+    if weights.path is None:
+        return SCRATCH
+    DetectionCheckpointer(model).load(str(weights.path))
+    tensors: dict[str, Tensor] = read_converted(weights.path)[0]
+    return check_loaded(model, tensors)

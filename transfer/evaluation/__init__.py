@@ -1,0 +1,1 @@
+"""VOC and COCO metrics, in per cent, as Detectron2 defines and rounds them."""
