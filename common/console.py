@@ -101,6 +101,22 @@ class Progress:
         self.stream.flush()
 
 
+def megabytes(label: str) -> Callable[[int, int | None], None]:
+    """Progress of a download in megabytes, over however many connections it takes.
+
+    Returns:
+        A function of bytes done and bytes in all (None where nobody knows).
+    """
+    shown: list[Progress] = []
+
+    def report(done: int, total: int | None) -> None:
+        if not shown:
+            shown.append(Progress((total or done) // 1_000_000, f"{label}, MB"))
+        shown[0].step(done // 1_000_000 - shown[0].done)
+
+    return report
+
+
 def clock(seconds: float) -> str:
     """`seconds` as 1:02:03 or 2:03."""
     minutes, rest = divmod(round(seconds), 60)

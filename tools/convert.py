@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common.console import DONE, Parser, Progress, run
+from common.console import DONE, Parser, megabytes, run
 
 EPILOG = """examples:
   python tools/convert.py checkpoint_0199.pth.tar simsiam.pkl
@@ -62,22 +62,10 @@ def _resolved(args: argparse.Namespace) -> tuple[str, str, str | None]:
     """The input as a path; a zoo entry also says its layout and branch, unless the user did."""
     from transfer.weights import zoo
 
-    path, entry = zoo.resolve(args.input, _progress(args.input))
+    path, entry = zoo.resolve(args.input, megabytes(args.input))
     if entry is None:
         return path, args.source, args.branch
     return path, entry.layout if args.source == "auto" else args.source, args.branch or entry.branch
-
-
-def _progress(label: str) -> Callable[[int, int | None], None]:
-    """Progress of a download in megabytes, over however many connections it takes."""
-    shown: list[Progress] = []
-
-    def report(done: int, total: int | None) -> None:
-        if not shown:
-            shown.append(Progress((total or done) // 1_000_000, f"{label}, MB"))
-        shown[0].step(done // 1_000_000 - shown[0].done)
-
-    return report
 
 
 def _list_zoo() -> int:

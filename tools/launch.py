@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common.console import DONE, FAILED, Parser, run
+from common.console import DONE, FAILED, Parser, megabytes, run
 from common.errors import UserError
 
 if TYPE_CHECKING:
@@ -108,8 +108,9 @@ def _plan(args: Namespace, tools: Tools | None) -> int:
 
 def _submit(args: Namespace, tools: Tools | None) -> int:
     from transfer.experiment.listeners import listener_for
-    from transfer.experiment.service import EXECUTORS, open_experiment, submit, to_retry
+    from transfer.experiment.service import EXECUTORS, download_weights, open_experiment, submit, to_retry
 
+    download_weights(args.experiment, args.sets, megabytes)
     opened = open_experiment(args.experiment, args.sets, tools)
     names = to_retry(opened.graph, opened.store, args.jobs) if args.verb == "retry" else None
     console = _console(stderr=True)

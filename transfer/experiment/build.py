@@ -14,6 +14,7 @@ from transfer.experiment.graph import Graph, Job
 from transfer.experiment.load import Source
 from transfer.experiment.settings import Settings, decisive, fingerprint, words
 from transfer.experiment.spec import Experiment, Row, Task
+from transfer.weights import zoo
 
 TABLE_FORMATS = {"md": "table.md", "html": "table.html"}
 
@@ -103,10 +104,15 @@ class _Builder:
         if producer is not None:
             checkpoint = self.run_dir / producer.dir / "backbone.safetensors"
             weights = producer.fingerprint
+            layout, branch = row.source, row.branch
         else:
-            checkpoint = paths.absolute(row.weights or "")
-            weights = self.digests.of(checkpoint)
-        print_ = fingerprint(kind="convert", weights=weights, source=row.source, branch=row.branch)
+            entry = zoo.find(row.weights or "")
+            checkpoint = paths.checkpoint(row.weights or "")
+            # Not downloaded yet: `plan` names it, `submit` downloads it and then knows its digest.
+            weights = self.digests.of(checkpoint) if entry is None or checkpoint.exists() else str(row.weights)
+            layout = row.source or (entry.layout if entry else None)
+            branch = row.branch or (entry.branch if entry else None)
+        print_ = fingerprint(kind="convert", weights=weights, source=layout, branch=branch)
         name = f"convert.{key}"
         out = self._dir(name, print_)
         pickle = self.run_dir / out / f"{key}.pkl"
@@ -116,7 +122,7 @@ class _Builder:
             row=key,
             fingerprint=print_,
             needs=(producer.name,) if producer else (),
-            commands=(self.tools.convert(checkpoint, pickle, row.source, row.branch, row.trust),),
+            commands=(self.tools.convert(checkpoint, pickle, layout, branch, row.trust),),
             outputs=(f"{out}/{key}.pkl", f"{out}/{key}.manifest.json"),
         )
 

@@ -14,6 +14,7 @@ from transfer.experiment.commands import Tools
 from transfer.experiment.graph import FILE
 from transfer.experiment.load import Source
 from transfer.experiment.spec import Experiment
+from transfer.weights import zoo
 
 
 def check_files(experiment: Experiment, source: Source, tools: Tools) -> None:
@@ -34,10 +35,15 @@ def check_files(experiment: Experiment, source: Source, tools: Tools) -> None:
 
 
 def problems(experiment: Experiment, source: Source) -> Iterator[str]:
-    """What a job would stumble over, one line each: data roots and the run folder."""
+    """What a job would stumble over, one line each: data roots, checkpoints not downloaded, the run folder."""
     for key, root in _roots(experiment):
         if root is not None and not root.is_dir():
             yield f"{source.path}: {key}: {root} is not a folder; make it, or give another with --set {key}=DIR"
+    for key, row in experiment.rows.items():
+        entry = zoo.find(row.weights or "")
+        if entry is not None and not entry.file.exists():
+            mend = f"where there is a network: python tools/convert.py --inspect {row.weights}"
+            yield f"{source.path}: rows.{key}.weights: {row.weights} is not downloaded; {mend}"
     run_dir = run_dir_of(experiment)
     existing = run_dir
     while not existing.exists():
@@ -57,7 +63,7 @@ def _files(experiment: Experiment) -> Iterator[tuple[str, Path]]:
     for key, row in experiment.rows.items():
         if row.pretrain:
             yield f"rows.{key}.pretrain.config", paths.config_file(row.pretrain.config)
-        if row.weights:
+        if row.weights and zoo.find(row.weights) is None:
             yield f"rows.{key}.weights", paths.absolute(row.weights)
     for key, task in experiment.tasks.items():
         yield f"tasks.{key}.config", paths.config_file(task.config)

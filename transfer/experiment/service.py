@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from transfer.experiment.locks import FileLock, is_held
 from transfer.experiment.processes import Process
 from transfer.experiment.spec import Experiment
 from transfer.experiment.store import Store
+from transfer.weights import zoo
+from transfer.weights.download import Report
 
 EXECUTORS: dict[str, type[Local] | type[Debug]] = {Local.name: Local, Debug.name: Debug}
 SUBMIT_LOCK = "submit.lock"
@@ -67,6 +69,23 @@ def open_experiment(path: str, sets: Sequence[str] = (), tools: Tools | None = N
     run_dir = run_dir_of(experiment)
     digests = Digests(run_dir)
     return Opened(experiment, source, build(experiment, source, tools, digests), Store(run_dir), digests)
+
+
+def download_weights(path: str, sets: Sequence[str], report: Callable[[str], Report]) -> None:
+    """Download the zoo's checkpoints that an experiment names: here, on the submitting side, not in a job.
+
+    Args:
+        path, sets: as in `open_experiment`.
+        report: given `zoo:NAME`, makes what is told of that download's progress.
+
+    Raises:
+        UserError: no such name, no network, or bytes that are not the published ones; nothing of it is kept.
+    """
+    experiment, _ = load(path, sets)
+    for row in experiment.rows.values():
+        entry = zoo.find(row.weights or "")
+        if entry is not None and not entry.file.exists():
+            zoo.fetch(entry, report(str(row.weights)))
 
 
 def submitted(path: str, sets: Sequence[str] = ()) -> tuple[Graph, Store, bool]:
@@ -158,23 +177,28 @@ def cancel(graph: Graph, store: Store, names: Sequence[str]) -> list[str]:
         UserError: a named job does not run, or runs on another host.
     """
     if names:
-        return [_cancel_job(graph[name], store) for name in names]
-    told = []
+        return [_cancel_named(graph[name], store) for name in names]
     holder = submitter(store.run_dir)
     if holder is not None:
         if not holder.signal(signal.SIGTERM):
             raise UserError(f"the submit runs on {holder.host}; ask for `cancel` there")
         return [f"the submit (process {holder.pid})"]
-    for job in graph:
-        if store.lives(job):
-            told.append(_cancel_job(job, store))
-    return told
+    told = (_cancel_job(job, store) for job in graph)
+    return [words for words in told if words]
 
 
-def _cancel_job(job: Job, store: Store) -> str:
+def _cancel_named(job: Job, store: Store) -> str:
+    words = _cancel_job(job, store)
+    if words is None:
+        raise UserError(f"{job.name} is not running; `status` shows what is")
+    return words
+
+
+def _cancel_job(job: Job, store: Store) -> str | None:
+    """Ask a job to leave; None where it does not run, or ended just now."""
     state = store.read(job)
     if state is None or not store.lives(job) or state.process is None:
-        raise UserError(f"{job.name} is not running; `status` shows what is")
+        return None
     store.request_cancel(job, state)
     if not state.process.signal(signal.SIGTERM):
         raise UserError(f"{job.name} runs on {state.process.host}; ask for `cancel` there")

@@ -73,7 +73,7 @@ class Row(Strict):
         label: what the table calls it; the row's key unless told.
         expected: the row of `configs/expected/*.yaml` it is compared with.
         pretrain: a pre-training recipe.
-        weights: a ResNet-50 checkpoint of any known layout; it is converted.
+        weights: a ResNet-50 checkpoint of any known layout, or `zoo:NAME`, which `submit` downloads; it is converted.
         scratch: no weights.
         source: the checkpoint's layout, where it cannot be told from its content (`convert.py --source`).
         branch: which of two encoders (`convert.py --branch`).

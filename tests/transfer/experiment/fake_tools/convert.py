@@ -13,7 +13,7 @@ def main(argv):
     code = fake.obey(out.parent.name, out.parent)
     if code is None:
         fake.write(out.with_suffix(".manifest.json"), {"count": 265})
-        fake.write(out, f"converted {source.read_text()}")
+        fake.write(out, f"converted {source.read_bytes()[:64]!r}")
         code = 0
     fake.event("end", out.parent.name, str(code))
     return code

@@ -1,0 +1,84 @@
+"""A row whose weights are `zoo:NAME`: planned by name, downloaded where `submit` is asked, converted as listed."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from small_world import World
+
+from transfer.weights import zoo
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves a folder and counts what was asked for."""
+
+    asked: list[str]
+
+    def log_message(self, *_: object) -> None:
+        self.asked.append(self.path)
+
+
+@pytest.fixture
+def served(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A zoo of one checkpoint that lies on a server on this machine; what was asked of the server."""
+    folder, cache = tmp_path_factory.mktemp("server"), tmp_path_factory.mktemp("cache")
+    torch.save({"state_dict": {"module.encoder.conv1.weight": torch.ones(2)}}, folder / "small.pth")
+    asked: list[str] = []
+    handler = type("Counting", (Quiet,), {"asked": asked})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/small.pth"
+    entry = zoo.Entry("small", "a small one", url, "simsiam", "online", "none", "this test")
+    monkeypatch.setenv(zoo.FOLDER_VARIABLE, str(cache))
+    monkeypatch.setattr(zoo, "entries", lambda path=None: {"small": entry})
+    yield asked
+    server.shutdown()
+    server.server_close()
+
+
+def use(world: World, weights: str) -> None:
+    text = world.file.read_text()
+    world.file.write_text(text.replace("tasks:", f"  public: {{weights: '{weights}'}}\ntasks:"))
+
+
+def test_submit_downloads_once_and_converts_as_the_zoo_says(
+    world: World, served: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(world, "zoo:small")
+    assert world.launch("plan") == 0
+    assert "zoo:small is not downloaded" in capsys.readouterr().err
+    assert served == []
+    assert world.launch("submit") == 0
+    assert len(served) == 1
+    command = next(job for job in world.open().graph if job.name == "convert.public").commands[0]
+    assert Path(command[2]).is_file()
+    assert command[-4:] == ("--source", "simsiam", "--branch", "online")
+    assert set(world.actions().values()) == {"done"}
+    assert world.launch("submit") == 0
+    assert len(served) == 1
+
+
+def test_a_name_the_zoo_lacks_is_one_line(world: World, served: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    use(world, "zoo:smal")
+    assert world.launch("submit") == 2
+    said = capsys.readouterr().err
+    assert "zoo:smal" in said and "did you mean small?" in said and said.count("\n") == 1
+    assert not world.run_dir.exists() and served == []
+
+
+def test_a_server_that_is_gone_leaves_nothing(
+    world: World, served: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = zoo.Entry("small", "", "http://127.0.0.1:9/none.pth", "simsiam", "online", "", "")
+    monkeypatch.setattr(zoo, "entries", lambda path=None: {"small": entry})
+    monkeypatch.setattr("transfer.weights.download.time.sleep", lambda seconds: None)
+    use(world, "zoo:small")
+    assert world.launch("submit") == 2
+    assert capsys.readouterr().err.count("error: ") == 1
+    assert not world.run_dir.exists()
