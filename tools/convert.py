@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -97,7 +98,8 @@ def _convert(args: argparse.Namespace, path: str, source: str, branch: str | Non
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.jit")  # of Detectron2's own import
     trust = args.trust_checkpoint
-    done = convert(path, args.output, source=source, branch=branch, to=args.to, verify=args.verify, trust=trust)
+    with _one_thread():
+        done = convert(path, args.output, source=source, branch=branch, to=args.to, verify=args.verify, trust=trust)
     taken = done.manifest["source"]
     print(f"{taken['path']}: {taken['layout']}, {taken['branch']} ({taken['rule']})")
     for item in done.manifest["left_out"]:
@@ -109,6 +111,19 @@ def _convert(args: argparse.Namespace, path: str, source: str, branch: str | Non
     print(done.proof.line() if done.proof else f"{done.manifest['count']} tensors · not verified")
     print(f"written: {done.out}")
     return DONE
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """The work is hashing and copying: on a busy machine, two threads would mostly wait for one another."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import torch
 from common.errors import UserError
 from tests.transfer.weights import layout_table, recorded
 from tests.transfer.weights.made_checkpoints import bare, heads, moco, prefixed, resnet, same, save, simsiam
-from transfer.weights import containers, manifest
+from transfer.weights import architecture, containers, manifest
 from transfer.weights.canonical import MSRA, TORCHVISION
 from transfer.weights.canonicalise import canonicalise
 from transfer.weights.convert import convert
@@ -63,7 +63,7 @@ def test_a_recorded_layout_is_found_and_its_branches_are_not_mixed_up(name: str,
                 choose(match, branch, str(source))
 
 
-QUICK = ("simsiam", "moco_v2", "caffe2_msra", "lightly_indexed")
+QUICK = ("simsiam", "caffe2_msra")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,8 @@ def test_an_unknown_prefix_is_taken_only_when_asked_for(tmp_path: Path) -> None:
         read_backbone(two, source="any")
 
 
-@pytest.mark.parametrize("arch", ["resnet101", pytest.param("resnet152", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["resnet101", "resnet152"])
 def test_deeper_nets(arch: str, tmp_path: Path) -> None:
     tensors = resnet(arch)
     source = save(tmp_path / "deep.pth", {**tensors, **heads("fc.weight")})
@@ -120,7 +121,7 @@ def test_deeper_nets(arch: str, tmp_path: Path) -> None:
     assert done.proof.tensors == f"{len(bare(tensors))}/{len(bare(tensors))}"
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("suffix", [".pth", pytest.param(".safetensors", marks=pytest.mark.slow)])
 def test_there_and_back_again_gives_the_same_bits(suffix: str, tmp_path: Path) -> None:
     tensors = resnet()
     source = save(tmp_path / "checkpoint.pth.tar", simsiam(tensors))
@@ -204,7 +205,7 @@ def test_plain_safetensors(tmp_path: Path) -> None:
     assert same(read_backbone(tmp_path / "timm.safetensors").tensors, bare(tensors))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 def test_narrow_weights_are_converted_up_and_it_is_said(dtype: torch.dtype, tmp_path: Path) -> None:
     narrow = {k: v.to(dtype) if v.is_floating_point() else v for k, v in resnet().items()}
     done = convert(save(tmp_path / "half.pth.tar", simsiam(narrow)), tmp_path / "out.pkl")
@@ -239,7 +240,9 @@ def test_dead_channels_are_mentioned(tmp_path: Path) -> None:
 def test_nets_that_pad_with_same_are_refused(tree: Any, tmp_path: Path) -> None:
     source = tmp_path / "pretrain_res50x1.pkl"
     source.write_bytes(pickle.dumps(tree))
-    with pytest.raises(UserError, match="pads with SAME"):
+    with pytest.raises(
+        UserError, match=r"TensorFlow \((res_net50/~/initial_conv|base_model/conv2d/kernel)\): its net pads with SAME"
+    ):
         read_backbone(source)
 
 
@@ -281,3 +284,16 @@ def test_the_own_layout_is_read(tmp_path: Path) -> None:
         save_file(tensors, path, {**held, "preprocessing": json.dumps(TORCHVISION.as_dict()), key: value})
         with pytest.raises(UserError, match=message):
             read_backbone(path)
+
+
+@pytest.mark.parametrize("arch", ["resnet50", "resnet101", "resnet152"])
+def test_names_and_shapes_are_torchvisions_own(arch: str) -> None:
+    import torchvision
+
+    with torch.device("meta"):
+        state = getattr(torchvision.models, arch)().state_dict()
+    body = {name: tuple(tensor.shape) for name, tensor in state.items() if not name.startswith("fc.")}
+    shapes, counters = architecture.shapes(arch), architecture.counters(arch)
+    assert {**shapes, **dict.fromkeys(counters, ())} == body
+    wanted = {"resnet50": (265, 53), "resnet101": (520, 104), "resnet152": (775, 155)}
+    assert (len(shapes), len(counters)) == wanted[arch]

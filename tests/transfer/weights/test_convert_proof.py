@@ -207,3 +207,33 @@ def test_moco_branches(tmp_path: Path, r50: dict[str, torch.Tensor], other_r50: 
     path = save(tmp_path / "moco.pth.tar", moco(r50, other_r50))
     assert same(read_backbone(path).tensors, bare(r50))
     assert same(read_backbone(path, branch="target").tensors, bare(other_r50))
+
+
+def test_a_conversion_killed_before_the_end_is_done_by_asking_again(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transfer.weights import convert as module
+
+    def killed(aside: Path, out: Path) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out.pkl"
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_put", killed)
+        with pytest.raises(KeyboardInterrupt):
+            convert(checkpoint, out, verify=False)
+    assert not out.exists()
+    convert(checkpoint, out, verify=False)
+    assert len(read_converted(out)[0]) == 265
+
+
+def test_a_file_of_the_old_conversion_stays_whole_until_the_new_one_takes_its_place(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.pkl"
+    convert(checkpoint, out, verify=False)
+    before = out.read_bytes()
+    monkeypatch.setattr(proof, "TOLERANCE", -1.0)
+    with pytest.raises(UserError, match="features differ"):
+        convert(checkpoint, out)
+    assert out.read_bytes() == before

@@ -8,7 +8,7 @@ from transfer.weights.match import Match, left_out
 from transfer.weights.survey import survey
 
 
-class Any:
+class AnyPrefix:
     """Never found by itself: a prefix nobody knows might be the momentum branch, or a teacher of another method."""
 
     name = "any"
@@ -36,4 +36,4 @@ class Any:
         return "ResNet with torchvision's names under any prefix"
 
 
-LAYOUT = Any()
+LAYOUT = AnyPrefix()

@@ -28,11 +28,12 @@ class SamePadding:
         Raises:
             UserError: the file is of this family.
         """
-        if not any(mark in name for name in _names(content.tree) for mark in MARKS):
+        telling = next((name for name in _names(content.tree) if any(mark in name for mark in MARKS)), None)
+        if telling is None:
             return None
         raise UserError(
-            f"{content.path} comes from JAX or TensorFlow: its net pads with SAME, torch's ResNet does not, and the "
-            "features would differ; take a PyTorch checkpoint of the method instead"
+            f"{content.path} comes from JAX or TensorFlow ({telling}): its net pads with SAME, torch's ResNet does "
+            "not, and the features would differ; take a PyTorch checkpoint of the method instead"
         )
 
     def expects(self) -> str:
