@@ -114,11 +114,13 @@ class Browser:
         """A real mouse click in the middle of the first element the selector finds."""
         quoted = json.dumps(selector)
         self.js(f"document.querySelector({quoted}).scrollIntoView({{block: 'center'}})")
+        self.settle()
         box = self.js(
             f"(r => [r.x + r.width / 2, r.y + r.height / 2])(document.querySelector({quoted}).getBoundingClientRect())"
         )
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
+        self.settle()
 
     def press(self, key: str) -> None:
         """One key, Tab or Enter."""
@@ -126,6 +128,12 @@ class Browser:
         text = {"text": "\r"} if key == "Enter" else {}
         self.call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", **facts, **text)
         self.call("Input.dispatchKeyEvent", type="keyUp", **facts)
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until what the input set off (scrolling, a new hash, a focus) has reached the page."""
+        frames = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 30))))"
+        self.call("Runtime.evaluate", expression=frames, awaitPromise=True)
 
     def picture(self) -> bytes:
         """The whole page as PNG."""
