@@ -101,7 +101,7 @@ def _by_torchvision(image: Image.Image, view: View, size: int) -> torch.Tensor:
     return F.normalize(F.to_tensor(image), MEAN, STD)
 
 
-def simsiam_step(batch: int = 8, size: int = 64) -> Comparison:
+def simsiam_step(batch: int = 16, size: int = 64) -> Comparison:
     """Forward, backward and SGD of SimSiam on a ResNet-50: channels-last beside PyTorch's default memory format."""
     cfg = defaults()
     cfg.SOLVER.BATCH_SIZE = batch
@@ -127,9 +127,9 @@ def simsiam_step(batch: int = 8, size: int = 64) -> Comparison:
     def equal() -> str:
         ours, theirs = stepper(True), stepper(False)
         pairs = [(ours(), theirs()) for _ in range(3)]
-        gap = max(abs(a - b) / abs(b) for a, b in pairs)
-        assert gap <= 1e-3, f"the losses of three steps differ by {gap}"
-        return f"3 losses: max rel Δ {gap:.0e}"
+        gap = max(abs(a - b) for a, b in pairs)  # a cosine: of order 1, and near 0 at first
+        assert gap <= 1e-4, f"the losses of three steps differ by {gap}"
+        return f"3 losses: max |Δ| {gap:.0e}"
 
     what = f"SimSiam R50 step, batch {batch} at {size}²"
     return Comparison(what, "the same step, contiguous", stepper(True), stepper(False), equal, 1, "steps")
