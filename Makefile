@@ -1,5 +1,5 @@
 # Every target sets up what it needs in $(VENV) and says what it does; a second run sets nothing up again.
-# Another Python or another torch pair: make setup PYTHON=python3.12 TORCH=2.9.1 TORCHVISION=0.24.1
+# Another Python or another torch pair: make setup PYTHON=python3.10 TORCH=2.9.1 TORCHVISION=0.24.1
 PYTHON ?= python3
 TORCH ?= 2.14.1
 TORCHVISION ?= 0.29.1
@@ -14,7 +14,7 @@ TOY := datasets/toy
 help:
 	@echo "make setup      create $(VENV) and install torch $(TORCH), torchvision $(TORCHVISION), detectron2 and this project"
 	@echo "make demo       the whole way on a toy set: pre-train, convert, fine-tune, table (12 minutes on 2 cores)"
-	@echo "make demo-full  the same with more rows, tasks and trials (up to an hour on 2 cores)"
+	@echo "make demo-full  the same with more rows, tasks and trials (meant to fit an hour on 2 cores)"
 	@echo "make test       unit tests and one whole way (15 minutes on 2 cores)"
 	@echo "make test-all   make test, then the slow tests (45 minutes on 2 cores)"
 	@echo "make lint       ruff and mypy"
@@ -43,7 +43,7 @@ demo: $(READY)
 	@echo "== the page: runs/demo/table.html"
 
 demo-full: $(READY)
-	@echo "== demo-full: more rows, tasks and trials on the same toy set; up to 60 minutes on 2 cores, in 8 GiB"
+	@echo "== demo-full: more rows, tasks and trials on the same toy set; meant to fit 60 minutes on 2 cores, in 8 GiB (not timed yet)"
 	@echo "== toy set: $(TOY)"
 	$(BIN)/python tools/data.py toy $(TOY)
 	$(BIN)/python tools/launch.py submit configs/experiments/demo_full.yaml --cluster local
