@@ -6,7 +6,10 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+
+import numpy as np
 
 from common.errors import UserError
 
@@ -28,6 +31,24 @@ class ImageIndex:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    @cached_property
+    def classes(self) -> tuple[str, ...] | None:
+        """The names of the first-level folders that hold images, sorted as ImageFolder sorts; a label counts in it.
+
+        None where an image lies in no such folder.
+        """
+        if not all("/" in name for name in self.files):
+            return None
+        return tuple(sorted({name.split("/", 1)[0] for name in self.files}))
+
+    @cached_property
+    def labels(self) -> np.ndarray | None:
+        """(N,) int64, each image's class: its place in `classes`; None where there are none."""
+        if self.classes is None:
+            return None
+        number = {name: place for place, name in enumerate(self.classes)}
+        return np.array([number[name.split("/", 1)[0]] for name in self.files], dtype=np.int64)
 
     def path(self, index: int) -> Path:
         """The file of the `index`-th image."""

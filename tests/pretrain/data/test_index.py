@@ -35,6 +35,17 @@ def test_order_is_that_of_image_folder(tmp_path: Path) -> None:
     assert [index.path(number) for number in range(len(index))] == theirs
 
 
+def test_labels_are_image_folders(tmp_path: Path) -> None:
+    _touch(tmp_path, "train/b/deep/10.jpg", "train/b/2.png", "train/a/z.jpg", "train/a b/1.webp")
+    index, theirs = find_images(str(tmp_path)), ImageFolder(tmp_path / "train")
+    assert index.classes == tuple(theirs.classes) and index.labels is not None
+    ours = {index.path(number): int(label) for number, label in enumerate(index.labels)}
+    assert ours == {Path(file): label for file, label in theirs.samples}
+    _touch(tmp_path, "train/1.jpg")
+    index = find_images(str(tmp_path))
+    assert index.classes is None and index.labels is None
+
+
 def test_train_below_the_root_class_folders_and_flat_folders_all_serve(tmp_path: Path) -> None:
     _touch(
         tmp_path, "a/train/x/1.jpg", "a/val/x/2.jpg", "b/x/1.jpg", "b/y/deep/2.jpg", "c/2.jpg", "c/1.jpg", "c/notes.txt"
