@@ -40,7 +40,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     source = Source(args.config_file, args.overlay, tuple(args.overrides))
     request = Request(
-        source, args.weights, args.seed, args.output, args.num_gpus, args.reference_gpus, args.resume, args.eval_only
+        source,
+        args.weights,
+        args.seed,
+        args.output,
+        args.num_gpus,
+        args.reference_gpus,
+        args.resume,
+        args.eval_only,
+        args.role,
+        args.select_on,
+        args.lr_from,
     )
     outcome = run_trial(request)
     place = place_from_environment()
@@ -72,6 +82,20 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--eval-only", action="store_true", help="evaluate the newest checkpoint in DIR; writes evaluation.json"
+    )
+    parser.add_argument(
+        "--role",
+        choices=("trial", "lr_search"),
+        default="trial",
+        help="lr_search: a point of an lr search, not reported",
+    )
+    parser.add_argument(
+        "--select-on",
+        choices=("test", "heldout"),
+        help="with --role lr_search: measure on the test split, as the paper did, or on held-out training images",
+    )
+    parser.add_argument(
+        "--lr-from", type=Path, metavar="F", help="take the lr that tools/lr_search.py choose recorded in F"
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="any key of the config, last word")
     return parser.parse_intermixed_args(argv)

@@ -11,6 +11,9 @@ from common.config import dotted_keys, load_with_base, merge_overrides, merge_st
 from common.errors import UserError, nearest
 
 PRECISE_BN = ("synchronised", "fvcore")
+TRIAL, LR_SEARCH = "trial", "lr_search"
+ROLES = (TRIAL, LR_SEARCH)
+SELECT_ON = ("test", "heldout")
 EVALUATORS = {"voc": ("exact", "detectron2"), "coco": ("pycocotools",)}
 
 
@@ -27,6 +30,11 @@ def defaults() -> CfgNode:
     node.PRECISE_BN = "synchronised"  # or fvcore: as Detectron2 does it, each rank with its own statistics
     node.EVALUATOR = ""  # VOC: exact or detectron2; COCO: pycocotools; empty: the first
     node.KEEP_CHECKPOINTS = 1  # how many checkpoints to resume from are kept
+    node.ROLE = TRIAL  # lr_search: a point of the lr search, in no cell of a table; set by --role alone
+    node.SELECT_ON = ""  # what a point is measured on: test or heldout; set by --select-on alone
+    node.HELDOUT = CfgNode()  # --select-on heldout: which part of the first training split's images
+    node.HELDOUT.FRACTION = 0.2
+    node.HELDOUT.SEED = 0  # by the images' ids; the trial's own seed has no say in it
     return cfg
 
 
@@ -104,6 +112,8 @@ def check_values(cfg: CfgNode, where: str) -> None:
         raise UserError(f"{where}: SOLVER.MAX_ITER and SOLVER.IMS_PER_BATCH must be at least 1")
     if cfg.TRANSFER.KEEP_CHECKPOINTS < 1:
         raise UserError(f"{where}: TRANSFER.KEEP_CHECKPOINTS must be at least 1")
+    if not 0 < cfg.TRANSFER.HELDOUT.FRACTION < 1:
+        raise UserError(f"{where}: TRANSFER.HELDOUT.FRACTION must lie between 0 and 1")
     _check_device(cfg, where)
 
 

@@ -214,4 +214,4 @@ def _timing(stopwatch: Stopwatch, found: dict[str, Any]) -> dict[str, Any]:
 
 def _result(prepared: Prepared, facts: Facts) -> dict[str, Any]:
     p = prepared
-    return result(p.cfg, p.task_cfg, p.source, p.weights, p.processes, p.evaluator, facts)
+    return {**result(p.cfg, p.task_cfg, p.source, p.weights, p.processes, p.evaluator, facts), **p.search}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
 
@@ -16,9 +17,11 @@ from transfer.engine.config import Loaded, Source
 from transfer.engine.data import training_dicts
 from transfer.engine.guards import check_model, settle_norm
 from transfer.engine.preprocessing import settle_preprocessing
+from transfer.engine.role import settle_lr, settle_role
 from transfer.engine.scaling import scale
 from transfer.engine.weights import Weights, find_weights
 from transfer.modeling import register
+from transfer.tasks.heldout import HeldOut, hold_out
 from transfer.tasks.splits import data_root
 from transfer.tasks.task import Task, load_task
 
@@ -36,6 +39,9 @@ class Request:
         reference_gpus: GPUs the recipe was made for; None: nothing is scaled.
         resume: go on from the newest checkpoint in `output`, if there is one.
         eval_only: evaluate the newest checkpoint in `output`, train nothing.
+        role: `trial`, or `lr_search` for a point of the lr search.
+        select_on: what a point is measured on: `test` or `heldout`; None for a trial.
+        lr_from: `lr_search.json`, whose chosen lr the trial takes.
     """
 
     source: Source
@@ -46,6 +52,9 @@ class Request:
     reference_gpus: int | None = None
     resume: bool = False
     eval_only: bool = False
+    role: str = config.TRIAL
+    select_on: str | None = None
+    lr_from: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,8 @@ class Prepared:
         weights: what it starts from.
         processes: how many train.
         evaluator: the name of what measures.
+        search: what the result says of the lr search: `role`, `select_on`, `heldout`, or `lr_search`; empty where the
+            lr was not searched.
     """
 
     cfg: CfgNode
@@ -70,6 +81,7 @@ class Prepared:
     evaluator: str
     resume: bool
     eval_only: bool
+    search: dict[str, Any] = field(default_factory=dict)
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -84,21 +96,27 @@ def prepare(request: Request) -> tuple[Prepared, Task]:
         UserError: one line that names what is wrong.
     """
     loaded = config.load(request.source)
+    recorded = settle_role(loaded, request.role, request.select_on, request.lr_from)
     count = number_of_processes(request.num_gpus)
     cfg = _settle(loaded, request, count)
     alone = processes.place_from_environment() is None
     weights = find_weights(request.weights, cfg.MODEL.RESNETS.DEPTH, request.output, alone)
+    search = settle_lr(cfg, recorded, weights.sha256)
     settle_preprocessing(cfg, weights.block, loaded.set_keys)
-    task = load_task_of(cfg)
+    task, part = _load(cfg)
+    if part is not None:
+        search["heldout"] = part.as_dict()
     _settle_classes(cfg, task, loaded)
     training_dicts(task, cfg)
     _check_build(cfg)
     evaluator = config.evaluator_name(cfg, task.layout)
     source, output = request.source, request.output
     prepared = Prepared(
-        cfg, loaded.task_cfg, source, output, weights, count, evaluator, request.resume, request.eval_only
+        cfg, loaded.task_cfg, source, output, weights, count, evaluator, request.resume, request.eval_only, search
     )
     _check_folder(prepared)
+    if part is not None:
+        part.write()
     return prepared, task
 
 
@@ -130,16 +148,24 @@ def _settle(loaded: Loaded, request: Request, count: int) -> CfgNode:
 
 
 def load_task_of(cfg: CfgNode) -> Task:
-    """Read and check the annotations a config names.
+    """Read and check the annotations a config names; a point of an lr search may be measured on a held-out part.
 
     Raises:
         UserError: as `load_task`.
     """
+    return _load(cfg)[0]
+
+
+def _load(cfg: CfgNode) -> tuple[Task, HeldOut | None]:
     own = cfg.TRANSFER
     root = data_root(own.DATA_ROOT)
-    return load_task(
+    task = load_task(
         own.TASK, cfg.DATASETS.TRAIN, cfg.DATASETS.TEST[0], root, own.CLASSES, own.SPLITS, own.CHECK_COUNTS
     )
+    if own.SELECT_ON != "heldout":
+        return task, None
+    part = hold_out(task, own.HELDOUT.FRACTION, own.HELDOUT.SEED, Path(cfg.OUTPUT_DIR))
+    return part.task, part
 
 
 def _settle_classes(cfg: CfgNode, task: Task, loaded: Loaded) -> None:

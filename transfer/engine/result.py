@@ -13,6 +13,7 @@ from common.environment import describe
 from transfer.engine.config import Source
 from transfer.engine.guards import images_per_statistic
 from transfer.engine.weights import Weights
+from transfer.tasks import heldout
 
 FILE = "result.json"
 FORMAT = "transfer-result/1"
@@ -106,10 +107,15 @@ def settings(cfg: CfgNode, processes: int, evaluator: str) -> dict[str, Any]:
         "amp": bool(cfg.SOLVER.AMP.ENABLED),
         "evaluator": evaluator,
         "train_splits": list(cfg.DATASETS.TRAIN),
-        "test_split": cfg.DATASETS.TEST[0],
+        "test_split": measured_split(cfg),
         "num_processes": processes,
         "reference_gpus": cfg.SOLVER.REFERENCE_WORLD_SIZE or None,
     }
+
+
+def measured_split(cfg: CfgNode) -> str:
+    """The split the metrics are of: the test split, or the part that a search holds out of the training images."""
+    return heldout.name_of(cfg.DATASETS.TRAIN[0]) if cfg.TRANSFER.SELECT_ON == "heldout" else str(cfg.DATASETS.TEST[0])
 
 
 def comparable(cfg: CfgNode, task_cfg: CfgNode, processes: int) -> dict[str, Any]:
@@ -124,6 +130,8 @@ def comparable(cfg: CfgNode, task_cfg: CfgNode, processes: int) -> dict[str, Any
     covered = images_per_statistic(cfg, processes)
     if covered < total:
         reasons.append(f"normalisation statistics cover {covered} of the {total} images of a batch")
+    if cfg.TRANSFER.SELECT_ON == "heldout":
+        reasons.append(f"measured on {measured_split(cfg)}, not on {cfg.DATASETS.TEST[0]}")
     changed = changed_protocol(cfg, task_cfg)
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""

@@ -1,0 +1,63 @@
+"""The search of the fine-tuning learning rate: choose among points that were run, and record the choice."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from common.console import DONE, FAILED, Parser, run
+
+EXAMPLES = """examples:
+  for lr in 0.01 0.02 0.05 0.1; do
+    python tools/transfer.py --config-file configs/transfer/voc07.yaml --weights simsiam.pkl --seed 1000 \\
+        --role lr_search --select-on test --output runs/search/$lr --num-gpus 8 --resume SOLVER.BASE_LR $lr
+  done
+  python tools/lr_search.py choose runs/search/* --row simsiam --task voc07 --output runs/search/lr_search.json
+  python tools/transfer.py --config-file configs/transfer/voc07.yaml --weights simsiam.pkl --seed 1 \\
+      --lr-from runs/search/lr_search.json --output runs/voc07/1 --num-gpus 8 --resume
+
+the highest value wins, a tie goes to the smaller lr; points that diverged or are missing are recorded and said.
+exit codes: 0 chosen; 1 no point has a value (recorded as such); 2 wrong use, nothing written.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse and hand over to the verb."""
+    parser = Parser(prog="lr_search.py", description=__doc__, epilog=EXAMPLES)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    chooser = verbs.add_parser("choose", help="choose the best of the points in RESULT_DIR …", epilog=EXAMPLES)
+    chooser.add_argument("folders", nargs="+", type=Path, metavar="RESULT_DIR", help="a point's trial folder")
+    chooser.add_argument("--row", required=True, metavar="R", help="the row, as the record is to name it")
+    chooser.add_argument("--task", required=True, metavar="T", help="the task, as the record is to name it")
+    chooser.add_argument("--output", required=True, type=Path, metavar="F", help="the record: lr_search.json")
+    chooser.add_argument("--metric", default="bbox/AP", metavar="M", help="what is to be high (default: bbox/AP)")
+    chooser.add_argument(
+        "--grid", nargs="+", type=float, default=[], metavar="LR", help="every lr that was to be tried"
+    )
+    return _choose(parser.parse_args(argv))
+
+
+def _choose(args: Namespace) -> int:
+    from transfer.search.choose import choose, write_choice
+
+    choice = choose(args.folders, args.row, args.task, args.metric, args.grid)
+    write_choice(choice, args.output)
+    for point in choice.content["points"]:
+        value = "-" if point["value"] is None else f"{point['value']:.2f}"
+        print(f"lr {point['lr']:<8g} {args.metric} {value:>6s}  {point['status']}")
+    for line in choice.warnings:
+        print(f"note: {line}")
+    if choice.chosen is None:
+        print(f"nothing chosen: no point has a value; recorded in {args.output}")
+        return FAILED
+    print(f"chosen on {choice.content['split']}: lr {choice.chosen:g}; recorded in {args.output}")
+    return DONE
+
+
+if __name__ == "__main__":
+    run(main)

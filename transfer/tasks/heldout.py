@@ -1,0 +1,108 @@
+"""A part of the training images held out to choose a learning rate on, so that the test split decides nothing.
+
+The part is taken from the first training split: the images whose SHA-256 over `seed/image id` is smallest. So it
+depends on the ids and the seed alone, not on the order of a list or on a trial's seed, and all points of a search
+share it. What is held out is trained on nowhere, also where a second training split lists the same image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from common.files import read_json, write_json, write_text
+from transfer.tasks.records import Record
+from transfer.tasks.splits import Split
+from transfer.tasks.task import Task
+
+FILE = "heldout"
+"""Stem of the file in the trial's folder that lists the part in the layout's own form: `.txt` or `.json`."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A task whose test split is a part of its training images.
+
+    Attributes:
+        task: trains on what is kept, measures on the part.
+        source: the split the part was taken from.
+        fraction, seed: how much, and which.
+    """
+
+    task: Task
+    source: Split
+    fraction: float
+    seed: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """As a result holds it; the digest is over the ids in ascending order, a line each."""
+        ids = sorted(str(record.image_id) for record in self.task.test.records)
+        return {
+            "split": self.source.name,
+            "fraction": self.fraction,
+            "seed": self.seed,
+            "images": len(ids),
+            "sha256": hashlib.sha256("".join(f"{name}\n" for name in ids).encode()).hexdigest(),
+        }
+
+    def write(self) -> None:
+        """Write the part's list (VOC) or annotation file (COCO), which the reference evaluators read."""
+        part = self.task.test
+        if part.split.layout == "voc":
+            file = part.split.folder / f"{part.split.image_set}.txt"
+            write_text(file, "".join(f"{record.image_id}\n" for record in part.records))
+            return
+        assert self.source.annotations is not None and part.split.annotations is not None
+        content = read_json(self.source.annotations)
+        ids = {record.image_id for record in part.records}
+        content["images"] = [image for image in content["images"] if image["id"] in ids]
+        content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] in ids]
+        write_json(part.split.annotations, content)
+
+
+def hold_out(task: Task, fraction: float, seed: int, folder: Path) -> HeldOut:
+    """Take the part out of a task's first training split.
+
+    Args:
+        task: what a reported trial learns and measures.
+        fraction: of the first training split's images, between 0 and 1; at least one image is held out and kept.
+        seed: which images.
+        folder: where `write` puts the part's file.
+
+    Raises:
+        UserError: the split has a single image.
+    """
+    first, *others = task.train
+    if len(first.records) < 2:
+        raise UserError(f"{first.split.name} has a single image; nothing can be held out of it: --select-on test")
+    count = min(max(round(fraction * len(first.records)), 1), len(first.records) - 1)
+    drawn = sorted(first.records, key=lambda record: _rank(seed, record))[:count]
+    held = {record.image_id for record in drawn}
+    files = {record.file for record in drawn}
+    part = [record for record in first.records if record.image_id in held]
+    train = tuple(
+        replace(dataset, records=[record for record in dataset.records if record.file not in files])
+        for dataset in (first, *others)
+    )
+    split = _split(first.split, folder.absolute())
+    return HeldOut(Task(task.name, train, replace(first, split=split, records=part)), first.split, fraction, seed)
+
+
+def name_of(split: str) -> str:
+    """What the part of a split is called."""
+    return f"{split}:{FILE}"
+
+
+def _rank(seed: int, record: Record) -> str:
+    return hashlib.sha256(f"{seed}/{record.image_id}".encode()).hexdigest()
+
+
+def _split(source: Split, folder: Path) -> Split:
+    """The part as a split of its own: below an absolute path, so that the folder of the images stays the source's."""
+    name = name_of(source.name)
+    if source.layout == "coco":
+        return replace(source, name=name, annotations=folder / f"{FILE}.json", count=None)
+    return replace(source, name=name, image_set=str(folder / FILE), count=None)
