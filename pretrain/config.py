@@ -11,9 +11,13 @@ from fvcore.common.config import CfgNode
 from common.config import closure, dotted_keys, load_yaml, merge_overrides, merge_strict, overlay_section
 from common.errors import UserError, nearest
 from pretrain.methods import names as method_names
-from pretrain.models import ARCHITECTURES
+from pretrain.models import ARCHITECTURES, HEAD_BNS, PREDICTORS
 
-FREE_ON_RESUME = ("DATA.ROOT", "DATA.WORKERS", "LOG.PERIOD", "LOG.TENSORBOARD", "CHECKPOINT.PERIOD", "CHECKPOINT.KEEP")
+FREE_ON_RESUME = (
+    *("DATA.ROOT", "DATA.WORKERS", "LOG.PERIOD", "LOG.TENSORBOARD"),
+    *("CHECKPOINT.PERIOD", "CHECKPOINT.KEEP", "CHECKPOINT.KEEP_EVERY"),
+    *("MONITOR.STD_ALARM", "MONITOR.STD_ALARM_STEPS", "MONITOR.STD_ALARM_STOP", "MONITOR.GRAD_NORM_LIMIT"),
+)
 """Keys that a resumed run may change: they do not change what it computes (the images themselves are compared)."""
 
 
@@ -33,6 +37,7 @@ def defaults() -> CfgNode:
     cfg.DATA = _data()
     cfg.AUGMENT = _augment()
     cfg.MODEL = _model()
+    cfg.SIMSIAM = _simsiam()
     cfg.SOLVER = _solver()
     cfg.ENGINE = _engine()
     cfg.CHECKPOINT = CfgNode()
@@ -40,6 +45,9 @@ def defaults() -> CfgNode:
     cfg.CHECKPOINT.PERIOD = 0
     # How many of the newest checkpoints stay on disk.
     cfg.CHECKPOINT.KEEP = 2
+    # Epochs between two checkpoints that stay for good; 0 = none does.
+    cfg.CHECKPOINT.KEEP_EVERY = 0
+    cfg.MONITOR = _monitor()
     cfg.LOG = CfgNode()
     # Iterations between two lines of the console, metrics.json and TensorBoard.
     cfg.LOG.PERIOD = 20
@@ -91,6 +99,33 @@ def _model() -> CfgNode:
     node.DIM = 2048
     # Hidden width of the prediction MLP (d → this → d).
     node.PRED_DIM = 512
+    # The predictor: mlp (trained), none (the identity), or fixed (left at its random initialisation).
+    node.PREDICTOR = "mlp"
+    # BN in the two heads: none, hidden (layers only), default (and the projector's output), all (the predictor's too).
+    node.HEAD_BN = "default"
+    # Whether the projector's output BN has trained scale and offset; the released code's has not.
+    node.PROJ_BN_AFFINE = False
+    # Whether batch normalisation covers the images of all processes (as the released code has it) or each its own.
+    node.SYNC_BN = True
+    return node
+
+
+def _simsiam() -> CfgNode:
+    """SimSiam's ablations (docs/pretraining.md has each with its published number)."""
+    node = CfgNode()
+    # Whether the targets are constants.
+    node.STOP_GRADIENT = True
+    # D(p, z): cosine (negative cosine similarity) or cross_entropy (of the softmax over channels).
+    node.SIMILARITY = "cosine"
+    # Which view is predicted from which: symmetric, asymmetric (the first view from the second), or asymmetric_2x (two
+    # pairs of views an image).
+    node.SYMMETRY = "symmetric"
+    # METHOD alternation: steps between two assignments of the targets; 1 is SimSiam, 0 is an epoch.
+    node.ALTERNATION_STEPS = 1
+    # METHOD moving_average: the momentum of each image's target, and what it is before the image is first seen: random
+    # (normal numbers) or first (nothing: the first output takes its place).
+    node.AVERAGE_MOMENTUM = 0.8
+    node.AVERAGE_START = "random"
     return node
 
 
@@ -98,6 +133,9 @@ def _solver() -> CfgNode:
     node = CfgNode()
     # Images a step over all processes. The last incomplete batch of an epoch is dropped.
     node.BATCH_SIZE = 256
+    # Parts a step's batch is computed in, one after the other, to need less memory. Batch normalisation then sees one
+    # part at a time, which is not what the whole batch would give (docs/engine.md).
+    node.ACCUMULATE = 1
     # The learning rate is this × BATCH_SIZE / 256.
     node.BASE_LR = 0.05
     node.MOMENTUM = 0.9
@@ -109,6 +147,9 @@ def _solver() -> CfgNode:
     node.WARMUP_EPOCHS = 0
     # Whether the predictor keeps the full learning rate from the first step to the last (neither warm-up nor cosine).
     node.FIX_PRED_LR = True
+    # How torch goes through the parameters: for-loop (what torch did in 2020), foreach or fused. Same numbers but for
+    # rounding, in fewer kernels.
+    node.IMPLEMENTATION = "for-loop"
     return node
 
 
@@ -118,6 +159,22 @@ def _engine() -> CfgNode:
     node.PRECISION = "fp32"
     # Whether model and images lie in channels-last order (same numbers but for rounding; `make bench` times both).
     node.CHANNELS_LAST = False
+    # Whether torch.compile generates the kernels of the forward and backward pass (same numbers but for rounding).
+    node.COMPILE = False
+    # Whether a GPU may round the inputs of float32 products to TF32. The published runs' GPUs (V100) had no such format.
+    node.TF32 = False
+    return node
+
+
+def _monitor() -> CfgNode:
+    node = CfgNode()
+    # The alarm: std below this share of its healthy 1/√d, that many steps in a row; 0 = no alarm. And whether the run
+    # stops there, as if it had diverged.
+    node.STD_ALARM = 0.1
+    node.STD_ALARM_STEPS = 50
+    node.STD_ALARM_STOP = False
+    # The run stops where the norm of all gradients is above this; 0 = only where it is not finite. Nothing is clipped.
+    node.GRAD_NORM_LIMIT = 0.0
     return node
 
 
@@ -145,7 +202,7 @@ def load(file: str | os.PathLike[str], overlay: str | None = None, overrides: Se
 
 def check(cfg: CfgNode) -> None:
     """Raise UserError for the first value that cannot be, naming its key and what it may be."""
-    for key, valid in (("METHOD", method_names()), ("MODEL.ARCH", ARCHITECTURES)):
+    for key, valid in (("METHOD", method_names()), *_NAMES.items()):
         if value_of(cfg, key) not in valid:
             raise UserError(
                 f"{key} is {value_of(cfg, key)!r}, which there is not; {nearest(value_of(cfg, key), valid)}"
@@ -155,9 +212,51 @@ def check(cfg: CfgNode) -> None:
             value = value_of(cfg, key)
             if not test(value):
                 raise UserError(f"{key} is {value!r}; it must be {what}")
+    if cfg.SOLVER.BATCH_SIZE % cfg.SOLVER.ACCUMULATE:
+        batch, parts = cfg.SOLVER.BATCH_SIZE, cfg.SOLVER.ACCUMULATE
+        raise UserError(f"SOLVER.ACCUMULATE is {parts}; SOLVER.BATCH_SIZE, {batch}, must be a multiple of it")
     if cfg.SOLVER.WARMUP_EPOCHS >= cfg.SOLVER.EPOCHS:
         epochs, warmup = cfg.SOLVER.EPOCHS, cfg.SOLVER.WARMUP_EPOCHS
         raise UserError(f"SOLVER.WARMUP_EPOCHS is {warmup}; it must be less than SOLVER.EPOCHS, which is {epochs}")
+    _check_combination(cfg)
+
+
+def _check_combination(cfg: CfgNode) -> None:
+    """Raise UserError for values that contradict one another or that nothing would read."""
+    for method, keys in _READ_BY_ONE_METHOD.items():
+        for key in keys:
+            if method != cfg.METHOD and value_of(cfg, key) != value_of(defaults(), key):
+                raise UserError(
+                    f"{key} is {value_of(cfg, key)!r}, but METHOD {cfg.METHOD} does not read it; {method} does"
+                )
+    if cfg.METHOD in _READ_BY_ONE_METHOD:  # these two keep their targets from step to step
+        for key in ("SIMSIAM.STOP_GRADIENT", "SOLVER.ACCUMULATE", "ENGINE.COMPILE"):
+            if value_of(cfg, key) != value_of(defaults(), key):
+                allowed = value_of(defaults(), key)
+                raise UserError(f"{key} is {value_of(cfg, key)!r}; with METHOD {cfg.METHOD} it must be {allowed!r}")
+    if cfg.METHOD == "moving_average" and cfg.MODEL.PREDICTOR != "none":
+        raise UserError(f"MODEL.PREDICTOR is {cfg.MODEL.PREDICTOR!r}; METHOD moving_average has none: set it to none")
+    if cfg.MODEL.PROJ_BN_AFFINE and cfg.MODEL.HEAD_BN in ("none", "hidden"):
+        raise UserError(
+            f"MODEL.PROJ_BN_AFFINE is True, but with MODEL.HEAD_BN {cfg.MODEL.HEAD_BN} the projector's output has no BN"
+        )
+
+
+_NAMES = {
+    "MODEL.ARCH": ARCHITECTURES,
+    "MODEL.PREDICTOR": PREDICTORS,
+    "MODEL.HEAD_BN": HEAD_BNS,
+    "SIMSIAM.SIMILARITY": ("cosine", "cross_entropy"),
+    "SIMSIAM.SYMMETRY": ("symmetric", "asymmetric", "asymmetric_2x"),
+    "SIMSIAM.AVERAGE_START": ("random", "first"),
+}
+"""Keys whose values are names."""
+
+_READ_BY_ONE_METHOD = {
+    "alternation": ("SIMSIAM.ALTERNATION_STEPS",),
+    "moving_average": ("SIMSIAM.AVERAGE_MOMENTUM", "SIMSIAM.AVERAGE_START"),
+}
+"""Keys that mean something to one METHOD alone."""
 
 
 def _range_within(low: float, high: float) -> Callable[[Any], bool]:
@@ -165,9 +264,12 @@ def _range_within(low: float, high: float) -> Callable[[Any], bool]:
 
 
 _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("SEED DATA.WORKERS SOLVER.WARMUP_EPOCHS CHECKPOINT.PERIOD", lambda v: v >= 0, "0 or more"),
+    ("SEED DATA.WORKERS SOLVER.WARMUP_EPOCHS CHECKPOINT.PERIOD CHECKPOINT.KEEP_EVERY", lambda v: v >= 0, "0 or more"),
     ("DATA.SIZE MODEL.PROJ_HIDDEN MODEL.DIM MODEL.PRED_DIM SOLVER.EPOCHS", lambda v: v >= 1, "1 or more"),
     ("CHECKPOINT.KEEP LOG.PERIOD MODEL.PROJ_LAYERS", lambda v: v >= 1, "1 or more"),
+    ("SOLVER.ACCUMULATE MONITOR.STD_ALARM_STEPS", lambda v: v >= 1, "1 or more"),
+    ("MONITOR.GRAD_NORM_LIMIT", lambda v: v >= 0, "0 or more"),
+    ("MONITOR.STD_ALARM", lambda v: 0 <= v < 1, "a share of 1/√d, at least 0 and below 1"),
     ("SOLVER.BATCH_SIZE", lambda v: v >= 2, "2 or more (batch normalisation needs two samples)"),
     ("SOLVER.BASE_LR", lambda v: v > 0, "above 0"),
     ("SOLVER.WEIGHT_DECAY", lambda v: v >= 0, "0 or more"),
@@ -177,6 +279,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("AUGMENT.CROP_SCALE", _range_within(0, 1), "two shares of the area (low, high], 0 < low ≤ high ≤ 1"),
     ("AUGMENT.BLUR_SIGMA", _range_within(0, 1000), "two radii (low, high), 0 < low ≤ high"),
     ("AUGMENT.JITTER", lambda v: len(v) == 4 and min(v) >= 0 and v[3] <= 0.5, "four strengths ≥ 0, the last ≤ 0.5"),
+    ("SOLVER.IMPLEMENTATION", lambda v: v in ("for-loop", "foreach", "fused"), "for-loop, foreach or fused"),
     ("ENGINE.PRECISION", lambda v: v in ("fp32", "bf16", "fp16"), "fp32, bf16 or fp16"),
 )
 

@@ -16,9 +16,13 @@ if TYPE_CHECKING:
     from pretrain.methods.base import Method
 
 
+PARTS = ("base", "similarity")
+"""Files of this folder that are no method but what methods are made of."""
+
+
 def names() -> list[str]:
-    """Every method there is: the files of this folder but for `base`."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
+    """Every method there is: the files of this folder but for `PARTS`."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in PARTS)
 
 
 def build_method(cfg: CfgNode) -> Method:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import nn
 from torchvision.models import ResNet
+
+if TYPE_CHECKING:
+    from pretrain.data.dataset import Batch
 
 
 class Output(NamedTuple):
@@ -21,21 +26,50 @@ class Output(NamedTuple):
     embedding: torch.Tensor
 
 
+@dataclass(frozen=True)
+class Course:
+    """What a method may know of its run.
+
+    Attributes:
+        images: how many images the training set has; `Batch.indices` are below it.
+        steps_per_epoch: iterations an epoch.
+        total: iterations of the run.
+        batches: this process's batches from an iteration on, the very ones that training gets, decoded once more.
+    """
+
+    images: int
+    steps_per_epoch: int
+    total: int
+    batches: Callable[[int], Iterator[Batch]]
+
+
 class Method(nn.Module):
     """A network and its loss: `forward(view1, view2)` of two float batches (N, 3, H, W) gives an `Output`.
+
+    A method that carries state from step to step keeps it in its state dict and overrides two hooks: `prepare`, called
+    once by every process before a checkpoint is loaded and the first step is made, and `before_step`, called before
+    each forward pass. Most need neither.
 
     Attributes:
         encoder: the online encoder, whose tensors become the backbone file.
         predictor: the head whose learning rate SOLVER.FIX_PRED_LR keeps constant; None where a method has none.
         dim: d, the width of `Output.embedding`.
+        views: how many views of an image `forward` takes.
     """
 
     encoder: ResNet
     predictor: nn.Module | None
     dim: int
+    views: int = 2
 
-    def forward(self, x1: torch.Tensor, x2: torch.Tensor) -> Output:
-        """The method's loss on two views."""
+    def prepare(self, course: Course) -> None:
+        """Get ready for a run; the method lies on its device already."""
+
+    def before_step(self, iteration: int, batch: Batch) -> None:
+        """What is due before the forward pass of an iteration (from 0) on this process's `batch`, in training mode."""
+
+    def forward(self, *views: torch.Tensor) -> Output:
+        """The method's loss on the views."""
         raise NotImplementedError
 
 

@@ -1,21 +1,33 @@
-"""SimSiam: two views, one network, a predictor and a stop-gradient (arXiv 2011.10566, section 3 and algorithm 1)."""
+"""SimSiam: two views, one network, a predictor and a stop-gradient (arXiv 2011.10566, section 3 and algorithm 1).
+
+The defaults are the released code's; the ablations of section 4 are arguments.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 from torch import nn
 from torchvision.models import ResNet
 
-from pretrain.methods.base import Method, Output, full_precision
+from pretrain.methods.base import Method, Output
+from pretrain.methods.similarity import SIMILARITIES, negative_cosine
 from pretrain.models.encoder import build_encoder
 from pretrain.models.heads import predictor, projector
 
+PAIRS = {
+    "symmetric": ((0, 1), (1, 0)),
+    "asymmetric": ((0, 1),),
+    "asymmetric_2x": ((0, 1), (2, 3)),
+}
+"""The values of SIMSIAM.SYMMETRY: which view is predicted from which, as (i, j) of D(p_i, z_j) (section 4.6).
 
-def negative_cosine(p: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-    """D(p, stopgrad(z)): minus the mean cosine similarity of p and z, both (N, d); z is a constant."""
-    return -F.cosine_similarity(full_precision(p), full_precision(z.detach()), dim=1).mean()
+The paper's "2×" samples two pairs of views an image. That the two are averaged, and that each view is normalised with
+its own batch's statistics as everywhere else in the released code, is inferred.
+"""
 
 
 class SimSiam(Method):
@@ -24,32 +36,63 @@ class SimSiam(Method):
     Args:
         encoder: gives features (N, width).
         projector: the rest of f, (N, width) → (N, d).
-        predictor: h, (N, d) → (N, d).
+        predictor: h, (N, d) → (N, d); None is the identity.
         dim: d.
+        pairs: the terms of the loss, one of `PAIRS`.
+        similarity: D(p, z), a scalar.
+        stop_gradient: whether the targets are constants.
     """
 
-    predictor: nn.Module
-
-    def __init__(self, encoder: ResNet, projector: nn.Module, predictor: nn.Module, dim: int) -> None:
+    def __init__(
+        self,
+        encoder: ResNet,
+        projector: nn.Module,
+        predictor: nn.Module | None,
+        dim: int,
+        pairs: Sequence[tuple[int, int]] = PAIRS["symmetric"],
+        similarity: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = negative_cosine,
+        stop_gradient: bool = True,
+    ) -> None:
         super().__init__()
         self.encoder, self.projector, self.predictor = encoder, projector, predictor
-        self.dim = dim
+        self.dim, self.pairs, self.views = dim, tuple(pairs), 1 + max(max(pair) for pair in pairs)
+        self.similarity, self.stop_gradient = similarity, stop_gradient
 
-    def forward(self, x1: torch.Tensor, x2: torch.Tensor) -> Output:
-        """L = ½ D(p1, stopgrad(z2)) + ½ D(p2, stopgrad(z1))."""
-        z1, z2 = self.projector(self.encoder(x1)), self.projector(self.encoder(x2))
-        p1, p2 = self.predictor(z1), self.predictor(z2)
-        loss = negative_cosine(p1, z2) / 2 + negative_cosine(p2, z1) / 2
-        return Output(loss, z1.detach())
+    def forward(self, *views: torch.Tensor) -> Output:
+        """L = ½ D(p1, stopgrad(z2)) + ½ D(p2, stopgrad(z1)), or the mean over the pairs there are."""
+        z = [self.projector(self.encoder(x)) for x in views]
+        p = {i: z[i] if self.predictor is None else self.predictor(z[i]) for i, _ in self.pairs}
+        terms = [self.similarity(p[i], target) for (i, _), target in zip(self.pairs, self.targets(z), strict=True)]
+        return Output(torch.stack(terms).mean(), z[0].detach())
+
+    def targets(self, z: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """What each pair's prediction is compared with: the other view's output, as a constant."""
+        return [z[j].detach() if self.stop_gradient else z[j] for _, j in self.pairs]
 
 
 def build(cfg: CfgNode) -> SimSiam:
-    """SimSiam as the MODEL keys spell it."""
-    model = cfg.MODEL
+    """SimSiam as the MODEL and SIMSIAM keys spell it."""
+    return SimSiam(**arguments(cfg))
+
+
+def arguments(cfg: CfgNode) -> dict[str, Any]:
+    """The arguments of `SimSiam`, networks freshly initialised in this order: encoder, projector, predictor."""
+    model, simsiam = cfg.MODEL, cfg.SIMSIAM
     encoder, width = build_encoder(model.ARCH, model.ZERO_INIT_RESIDUAL)
-    return SimSiam(
-        encoder,
-        projector(width, model.PROJ_HIDDEN, model.DIM, model.PROJ_LAYERS),
-        predictor(model.DIM, model.PRED_DIM),
-        model.DIM,
-    )
+    head = projector(width, model.PROJ_HIDDEN, model.DIM, model.PROJ_LAYERS, model.HEAD_BN, model.PROJ_BN_AFFINE)
+    return {
+        "encoder": encoder,
+        "projector": head,
+        "predictor": _predictor(model),
+        "dim": model.DIM,
+        "pairs": PAIRS[simsiam.SYMMETRY],
+        "similarity": SIMILARITIES[simsiam.SIMILARITY],
+        "stop_gradient": simsiam.STOP_GRADIENT,
+    }
+
+
+def _predictor(model: CfgNode) -> nn.Module | None:
+    if model.PREDICTOR == "none":
+        return None
+    head = predictor(model.DIM, model.PRED_DIM, model.HEAD_BN)
+    return head.requires_grad_(False) if model.PREDICTOR == "fixed" else head
