@@ -11,39 +11,42 @@ from common.errors import UserError
 from pretrain.data.augment import Recipe, draw, render
 from pretrain.data.decode import decode_rgb
 from pretrain.data.index import ImageIndex
-from pretrain.data.randomness import VIEWS, stream
+from pretrain.data.randomness import SECOND_PAIR, VIEWS, stream
 
 
 class Batch(NamedTuple):
     """What a training step gets.
 
     Attributes:
-        views: two tensors (N, 3, H, W): uint8 as they leave the loader's processes, normalised floats in the trainer.
+        views: two tensors (N, 3, H, W) (four for a method that takes two pairs): uint8 as they leave the loader's
+            processes, normalised floats in the trainer.
         indices: (N,) int64, the samples' places in the folder index.
     """
 
-    views: tuple[torch.Tensor, torch.Tensor]
+    views: tuple[torch.Tensor, ...]
     indices: torch.Tensor
 
 
 class Sample(NamedTuple):
-    """One image's two views, uint8 (3, H, W) each, and its number in the folder index."""
+    """One image's views, uint8 (3, H, W) each, and its number in the folder index."""
 
-    views: tuple[torch.Tensor, torch.Tensor]
+    views: tuple[torch.Tensor, ...]
     number: int
 
 
 class TwoViews(Dataset[Sample | str]):
-    """Two views of each image, drawn independently by the same recipe.
+    """Two views of each image, or two pairs of them, drawn independently by the same recipe.
 
     Args:
         index: the images.
         how: how views are drawn.
         seed: the run's seed.
+        views: 2, or 4.
     """
 
-    def __init__(self, index: ImageIndex, how: Recipe, seed: int) -> None:
+    def __init__(self, index: ImageIndex, how: Recipe, seed: int, views: int = 2) -> None:
         self.index, self.how, self.seed = index, how, seed
+        self.purposes = (*VIEWS, *SECOND_PAIR)[:views]
 
     def __len__(self) -> int:
         return len(self.index)
@@ -58,11 +61,11 @@ class TwoViews(Dataset[Sample | str]):
             image = decode_rgb(self.index.path(index))
         except UserError as error:
             return str(error)
-        first, second = (
-            render(image, draw(self.how, *image.size, stream(self.seed, epoch, index, view)), self.how.size)
-            for view in VIEWS
-        )
-        return Sample((first, second), index)
+        views = [
+            render(image, draw(self.how, *image.size, stream(self.seed, epoch, index, purpose)), self.how.size)
+            for purpose in self.purposes
+        ]
+        return Sample(tuple(views), index)
 
 
 def collate(samples: list[Sample | str]) -> Batch | str:
@@ -72,5 +75,5 @@ def collate(samples: list[Sample | str]) -> Batch | str:
         if isinstance(sample, str):
             return sample
         read.append(sample)
-    first, second = (torch.stack([sample.views[view] for sample in read]) for view in VIEWS)
-    return Batch((first, second), torch.tensor([sample.number for sample in read]))
+    views = [torch.stack(view) for view in zip(*(sample.views for sample in read), strict=True)]
+    return Batch(tuple(views), torch.tensor([sample.number for sample in read]))

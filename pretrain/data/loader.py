@@ -38,11 +38,11 @@ def load_batches(
     for batch in loader:
         if isinstance(batch, str):
             raise UserError(batch)
-        first, second = (
+        views = [
             normalise(view.to(device, non_blocking=True)).contiguous(memory_format=memory_format)
             for view in batch.views
-        )
-        yield Batch((first, second), batch.indices)
+        ]
+        yield Batch(tuple(views), batch.indices)
 
 
 def _leave_signals_to_the_trainer(_worker: int) -> None:

@@ -10,6 +10,9 @@ VIEWS = (0, 1)
 ORDER = 2
 """Purpose 2: the order of the images in an epoch."""
 
+SECOND_PAIR = (3, 4)
+"""Purposes 3 and 4: the augmentation of a sample's third and fourth view, for methods that take so many."""
+
 
 def stream(seed: int, epoch: int, index: int, purpose: int) -> np.random.Generator:
     """The random numbers of one sample (or, with `ORDER`, of one epoch).
@@ -21,6 +24,6 @@ def stream(seed: int, epoch: int, index: int, purpose: int) -> np.random.Generat
         seed: the run's seed, ≥ 0.
         epoch: counted from 0.
         index: the sample's place in the folder index.
-        purpose: one of `VIEWS`, or `ORDER`.
+        purpose: one of `VIEWS` or `SECOND_PAIR`, or `ORDER`.
     """
     return np.random.Generator(np.random.Philox(key=seed, counter=[0, index, epoch, purpose]))

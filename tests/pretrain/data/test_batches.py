@@ -11,7 +11,7 @@ from torch.utils.data import DistributedSampler
 
 from common.errors import UserError
 from pretrain.data.augment import Recipe
-from pretrain.data.dataset import Batch, TwoViews
+from pretrain.data.dataset import Batch, TwoViews, collate
 from pretrain.data.index import find_images
 from pretrain.data.loader import load_batches
 from pretrain.data.sampler import EpochBatches
@@ -75,6 +75,15 @@ def test_processes_together_have_the_views_of_one(images: Path) -> None:
         for batch, whole in zip(_load(images, 0, rank=rank, world=2), alone, strict=True):
             assert torch.equal(batch.indices, whole.indices[rank::2])
             assert torch.equal(batch.views[1], whole.views[1][rank::2])
+
+
+def test_a_second_pair_of_views_leaves_the_first_as_it_is(images: Path) -> None:
+    index = find_images(str(images))
+    two, four = (collate([TwoViews(index, Recipe(32), 5, views)[0, i] for i in range(3)]) for views in (2, 4))
+    assert isinstance(two, Batch) and isinstance(four, Batch)
+    assert len(two.views) == 2 and len(four.views) == 4
+    assert torch.equal(four.indices, two.indices) and all(map(torch.equal, two.views, four.views[:2]))
+    assert not any(torch.equal(four.views[i], four.views[j]) for i in range(4) for j in range(i))
 
 
 def test_an_image_comes_in_other_views_in_each_epoch(images: Path) -> None:
