@@ -13,6 +13,7 @@ from made_results import put, result, whole
 from transfer.report import curves
 from transfer.report.collect import collect
 from transfer.report.figures import plots, style, write_all
+from transfer.report.figures.pretraining import figure_2
 from transfer.report.model import Report
 from transfer.report.page.pictures import inline
 from transfer.report.tables import Options, report
@@ -42,6 +43,23 @@ def test_the_std_plot_has_the_line_of_one_over_root_d(made: Report) -> None:
     levels = [line.get_ydata()[0] for line in axes.lines if len(set(line.get_ydata())) == 1]
     assert levels == pytest.approx([2048**-0.5])
     assert "1/√d is 0.0221 for d = 2048" in plot.alt
+
+
+def test_figure_2_has_three_panels_side_by_side_with_every_run_in_each(made: Report) -> None:
+    (plot,) = figure_2(made)
+    with style.styled():
+        figure = plot.draw()
+    assert [axes.get_title(loc="left") or axes.get_title() for axes in figure.axes] == [
+        "Pre-training loss",
+        "Std of the normalised output",
+        "kNN monitor",
+    ]
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    for axes in figure.axes:
+        drawn = [line.get_label() for line in axes.lines if not line.get_label().startswith("_")]
+        assert set(drawn) <= set(names)
+    assert set(names) == {run.name for run in made.pretraining if (run.folder / "metrics.json").exists()}
 
 
 def test_a_trial_plot_shows_every_trial_the_mean_its_interval_and_the_published_value(made: Report) -> None:
@@ -74,7 +92,7 @@ def test_files_are_png_and_svg_and_the_same_each_time(made: Report, tmp_path: Pa
     first = write_all(few, tmp_path / "a")
     second = write_all(few, tmp_path / "b")
     assert sorted(path.name for path in first) == sorted(
-        f"pretraining-{name}.{kind}" for name in ("loss", "std", "knn-top1") for kind in ("png", "svg")
+        f"pretraining{name}.{kind}" for name in ("", "-loss", "-std", "-knn-top1") for kind in ("png", "svg")
     )
     for one, two in zip(first, second, strict=True):
         assert one.read_bytes() == two.read_bytes()

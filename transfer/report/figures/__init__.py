@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transfer.report.figures import classes, searches, style, training, trials
+from transfer.report.figures import classes, pretraining, searches, style, training, trials
 from transfer.report.figures.plot import Plot
 from transfer.report.model import Report
 
@@ -14,7 +14,7 @@ def plots(report: Report) -> list[Plot]:
     made: list[Plot] = []
     for table in report.tables:
         made += trials.plots(table)
-    made += training.pretraining_plots(report)
+    made += pretraining.pretraining_plots(report)
     made += training.finetuning_plots(report)
     for table in report.tables:
         made += classes.plots(table)
@@ -23,12 +23,16 @@ def plots(report: Report) -> list[Plot]:
 
 
 def write_all(report: Report, folder: Path) -> list[Path]:
-    """Write every plot into `folder` as `NAME.png` and `NAME.svg`, atomically; returns the files."""
+    """Write every plot into `folder` as `NAME.png` and `NAME.svg`, atomically, and `pretraining.*` (Figure 2's panels).
+
+    Returns:
+        The files.
+    """
     from common.files import atomic_write, write_text
 
     written = []
     with style.styled():
-        for plot in plots(report):
+        for plot in [*plots(report), *pretraining.figure_2(report)]:
             figure = plot.draw()
             with atomic_write(folder / f"{plot.name}.png") as stream:
                 stream.write(style.png(figure))
