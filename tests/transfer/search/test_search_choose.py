@@ -156,7 +156,7 @@ def test_wrong_use_is_one_line_and_nothing_is_written(
 
 def test_an_empty_folder_needs_a_grid_to_be_a_missing_point(tmp_path: Path) -> None:
     folders = [write(tmp_path, 0.02, 50.0), tmp_path / "nobody"]
-    with pytest.raises(UserError, match="nobody holds neither result.json nor trial.json"):
+    with pytest.raises(UserError, match=r"nobody holds neither result\.json nor trial\.json"):
         choose(folders, "r", "t")
     assert choose(folders, "r", "t", grid=[0.02, 0.1]).content["points"][1]["status"] == "missing"
 
