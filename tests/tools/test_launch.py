@@ -11,6 +11,7 @@ import pytest
 
 from common.console import call
 from tools import launch
+from transfer.experiment.load import load
 
 SHIPPED = sorted((Path(__file__).resolve().parents[2] / "configs/experiments").glob("*.yaml"))
 
@@ -54,7 +55,10 @@ def test_shipped_experiments_can_be_planned(
     assert call(launch.main, ["plan", str(file), *sets]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert "finetune.scratch.voc07.s2" in out
+    experiment, _ = load(str(file))
+    for row in experiment.rows:
+        assert f".{row}" in out
+    assert out.count("finetune.") == len(experiment.rows) * sum(task.trials for task in experiment.tasks.values())
     assert not (tmp_path / "run").exists()
 
 

@@ -20,7 +20,7 @@ class Tools:
     """Builds command lines.
 
     Attributes:
-        folder: holds pretrain.py, convert.py, transfer.py and table.py.
+        folder: holds pretrain.py, convert.py, evaluate.py, transfer.py and table.py.
         python: the interpreter that runs them.
     """
 
@@ -37,14 +37,41 @@ class Tools:
         )
 
     def convert(
-        self, source: Path, out: Path, layout: str | None = None, branch: str | None = None, trust: bool = False
+        self,
+        source: Path,
+        out: Path,
+        layout: str | None = None,
+        branch: str | None = None,
+        trust: bool = False,
+        to: str | None = None,
     ) -> Command:
-        """Convert a checkpoint or a backbone file to Detectron2's pickle and its manifest."""
+        """Convert a checkpoint or a backbone file, to Detectron2's pickle unless told, with its manifest."""
         words = [self.python, str(self.folder / "convert.py"), str(source), str(out)]
         words += ["--source", layout] if layout else []
         words += ["--branch", branch] if branch else []
         words += ["--trust-checkpoint"] if trust else []
+        words += ["--to", to] if to else []
         return tuple(words)
+
+    def evaluate(
+        self,
+        kind: str,
+        config: Path | None,
+        overlay: Path | None,
+        weights: Path,
+        out: Path,
+        images: Path,
+        overrides: list[str],
+    ) -> Command:
+        """Evaluate a backbone (`linear` or `knn`) into `out`; what is there already is continued."""
+        return (
+            *(self.python, str(self.folder / "evaluate.py"), kind),
+            *(("--config-file", str(config)) if config else ()),
+            *(("--overlay", str(overlay)) if overlay else ()),
+            *("--weights", str(weights), "--data", str(images)),
+            *("--resume", "--output", str(out)),
+            *overrides,
+        )
 
     def transfer(
         self,

@@ -13,7 +13,7 @@ from transfer.experiment.commands import Command
 
 FORMAT = "graph/1"
 FILE = "graph.json"
-Kind = Literal["pretrain", "convert", "finetune", "table"]
+Kind = Literal["pretrain", "convert", "evaluate", "finetune", "table"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Job:
         commands: what is run, one after the other.
         outputs: the files it leaves, relative to the run folder; it is done only while they exist.
         row: the row it belongs to; None for the table.
-        task: the task it fine-tunes on.
+        task: the task it fine-tunes on; of an evaluation the column it fills, such as `linear_200ep`.
         seed: its seed.
         trial: its trial's number, from 1.
         total: how far it has to go, in the unit of `counter`; None when only the tool knows.

@@ -29,7 +29,8 @@ def check_files(experiment: Experiment, source: Source, tools: Tools) -> None:
     for key, root in _roots(experiment):
         if root is None:
             raise UserError(f"{source.path}: {key} is not given; add it to the file or pass --set {key}=DIR")
-    for name in ("pretrain", "convert", "transfer", "table"):
+    names = ("pretrain", "convert", "transfer", "table", *(("evaluate",) if experiment.evaluations else ()))
+    for name in names:
         if not (tools.folder / f"{name}.py").is_file():
             raise UserError(f"{tools.folder / name}.py is missing; this checkout is not complete")
 
@@ -67,10 +68,14 @@ def _files(experiment: Experiment) -> Iterator[tuple[str, Path]]:
             yield f"rows.{key}.weights", paths.absolute(row.weights)
     for key, task in experiment.tasks.items():
         yield f"tasks.{key}.config", paths.config_file(task.config)
+    for key, evaluation in experiment.evaluations.items():
+        if evaluation.config:
+            yield f"evaluations.{key}.config", paths.config_file(evaluation.config)
 
 
 def _roots(experiment: Experiment) -> Iterator[tuple[str, Path | None]]:
     data = experiment.data
-    if any(row.pretrain for row in experiment.rows.values()):
+    if experiment.evaluations or any(row.pretrain for row in experiment.rows.values()):
         yield "data.images", paths.absolute(data.images) if data.images else None
-    yield "data.detection", paths.absolute(data.detection) if data.detection else None
+    if experiment.tasks:
+        yield "data.detection", paths.absolute(data.detection) if data.detection else None

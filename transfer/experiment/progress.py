@@ -24,7 +24,7 @@ class Progress:
     Attributes:
         fraction: 0 … 1; None while unknown.
         eta: seconds still to go; None while unknown.
-        note: what is worth a glance: the loss, or a finished trial's AP50.
+        note: what is worth a glance: the loss, or a finished trial's AP50, an evaluation's top-1.
     """
 
     fraction: float | None = None
@@ -79,9 +79,10 @@ def _headline(path: Path) -> str:
     if result.get("status") == "diverged":
         where = result.get("divergence") or {}
         return f"diverged at iteration {where.get('iteration', 'unknown')}: {where.get('what', 'unknown')}"
-    box = (result.get("metrics") or {}).get("bbox") or {}
-    if "AP50" in box:
-        return f"AP50 {box['AP50']:.1f}"
+    metrics = result.get("metrics") or {}
+    for name, value in (("AP50", (metrics.get("bbox") or {}).get("AP50")), ("top-1", metrics.get("top1"))):
+        if _finite(value) is not None:
+            return f"{name} {value:.1f}"
     final = result.get("final") or {}
     return " · ".join(f"{key} {final[key]:.4g}" for key in ("loss", "std") if _finite(final.get(key)) is not None)
 

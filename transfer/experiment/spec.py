@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+
+from transfer.experiment.resources import EnvironmentValue, Stages, Strict
 
 Key = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_+-]*$")]
 """A name that becomes a part of job and folder names, where dots separate."""
-
-
-def _spelled(value: Any) -> Any:
-    """An environment value as the text a shell would hold."""
-    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
 def _expanded(path: str) -> str:
@@ -35,13 +32,6 @@ def _dotted(overrides: dict[str, Any]) -> dict[str, Any]:
 
 Overrides = Annotated[dict[str, Any], AfterValidator(_dotted)]
 """Dotted config keys and their values: what `KEY VALUE` is on a command line."""
-EnvironmentValue = Annotated[str, BeforeValidator(_spelled)]
-
-
-class Strict(BaseModel):
-    """A section whose keys are all known and whose values are of the named type."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class Recipe(Strict):
@@ -66,6 +56,20 @@ class Task(Recipe):
     trials: int = Field(default=1, ge=1)
 
 
+class Evaluation(Strict):
+    """An evaluation of the weights themselves, without fine-tuning: a cell of Table 4.
+
+    Attributes:
+        kind: `linear` or `knn`.
+        config: the recipe; the tool's own unless told.
+        overrides: keys laid over it.
+    """
+
+    kind: Literal["linear", "knn"] = "linear"
+    config: PathText | None = None
+    overrides: Overrides = Field(default_factory=dict)
+
+
 class Row(Strict):
     """A row of the table: where its weights come from, which is exactly one of `pretrain`, `weights`, `scratch`.
 
@@ -79,6 +83,9 @@ class Row(Strict):
         branch: which of two encoders (`convert.py --branch`).
         trust: let the checkpoint's own pickle run code (`convert.py --trust-checkpoint`).
         finetune: overrides for this row's fine-tuning alone, over the task's.
+        part_of: the row of the table that its results stand in, where several runs fill one (Table 4: one run for each
+            number of epochs); its own unless told.
+        epochs: how long `weights` were trained, which no recipe here says; Table 4's column.
     """
 
     label: str | None = None
@@ -90,6 +97,8 @@ class Row(Strict):
     branch: str | None = None
     trust: bool = False
     finetune: Overrides = Field(default_factory=dict)
+    part_of: Key | None = None
+    epochs: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _one_origin(self) -> Row:
@@ -99,6 +108,8 @@ class Row(Strict):
             raise ValueError(f"a row has exactly one of pretrain, weights, scratch; this one has {found}")
         if self.scratch and (self.source or self.branch or self.trust):
             raise ValueError("a scratch row converts nothing; remove source, branch and trust")
+        if self.epochs and not self.weights:
+            raise ValueError("epochs says how long given weights were trained; a recipe says so itself: remove it")
         return self
 
 
@@ -106,7 +117,7 @@ class Data(Strict):
     """Where the images lie.
 
     Attributes:
-        images: the ImageFolder that rows with `pretrain` learn from.
+        images: the ImageFolder that rows with `pretrain` learn from and evaluations measure on.
         detection: the folder that holds VOC2007/, VOC2012/ and coco/.
     """
 
@@ -126,6 +137,21 @@ class Local(Strict):
     threads: int = Field(default=1, ge=1)
 
 
+class Slurm(Strict):
+    """How `--cluster slurm` files jobs.
+
+    Attributes:
+        array_parallelism: how many trials of one array run at a time.
+        requeues: how often a job is put back into the queue (time limit, preemption, a node or process that died)
+            before it counts as failed.
+        snapshot: copy the code when the jobs are filed, and run the copy: later edits change nothing.
+    """
+
+    array_parallelism: int = Field(default=64, ge=1)
+    requeues: int = Field(default=20, ge=0)
+    snapshot: bool = False
+
+
 class Experiment(Strict):
     """The whole file.
 
@@ -133,26 +159,45 @@ class Experiment(Strict):
         name: the experiment's name.
         run_dir: where everything is written; `runs/<name>` unless told.
         rows: the table's rows by key, in order.
-        tasks: the table's columns by key, in order.
+        tasks: the table's columns by key, in order; `{}` for an experiment that only pre-trains or evaluates.
+        evaluations: linear or kNN evaluations of every row's weights (not of scratch).
         seeds: the trials' seeds; the first n are used by a task with n trials; 1, 2, 3, … unless told.
         overlay: a file that makes every stage fit a small machine.
         data: data roots.
         environment: variables set for every job; they say how a job runs, not what it computes, and are no part of a
             fingerprint.
         local: slots and threads for `--cluster local`.
+        slurm: how `--cluster slurm` files jobs.
+        resources: what a job of each stage asks the cluster for, over the site's.
         continues: how often a job that stopped itself after a checkpoint (exit 75) is asked again in one submit.
     """
 
     name: Key
     run_dir: PathText | None = None
     rows: dict[Key, Row] = Field(min_length=1)
-    tasks: dict[Key, Task] = Field(min_length=1)
+    tasks: dict[Key, Task]
+    evaluations: dict[Key, Evaluation] = Field(default_factory=dict)
     seeds: list[int] | None = None
     overlay: PathText | None = None
     data: Data = Field(default_factory=Data)
     environment: dict[str, EnvironmentValue] = Field(default_factory=dict)
     local: Local = Field(default_factory=Local)
+    slurm: Slurm = Field(default_factory=Slurm)
+    resources: Stages = Field(default_factory=Stages)
     continues: int = Field(default=20, ge=0)
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> Experiment:
+        if not (self.tasks or self.evaluations or any(row.pretrain for row in self.rows.values())):
+            raise ValueError("there is nothing to run: give tasks, evaluations, or a row with pretrain")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_of_rows(self) -> Experiment:
+        for key, row in self.rows.items():
+            if row.part_of and (whole := self.rows.get(row.part_of)) and whole.part_of not in (None, row.part_of):
+                raise ValueError(f"rows.{key}.part_of: {row.part_of} is itself part of {whole.part_of}; name that one")
+        return self
 
     @model_validator(mode="after")
     def _enough_seeds(self) -> Experiment:
