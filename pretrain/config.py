@@ -161,15 +161,15 @@ def _engine() -> CfgNode:
     node.CHANNELS_LAST = False
     # Whether torch.compile generates the kernels of the forward and backward pass (same numbers but for rounding).
     node.COMPILE = False
-    # Whether a GPU may round the inputs of float32 products to TF32. The published runs' GPUs (V100) had no such format.
+    # Whether a GPU may round the inputs of float32 products to TF32, which the published runs' GPUs (V100) could not.
     node.TF32 = False
     return node
 
 
 def _monitor() -> CfgNode:
     node = CfgNode()
-    # The alarm: std below this share of its healthy 1/√d, that many steps in a row; 0 = no alarm. And whether the run
-    # stops there, as if it had diverged.
+    # The alarm: std below this share of its healthy 1/√d (above the floor that an output BN sets, see docs/engine.md),
+    # that many steps in a row; 0 = no alarm. And whether the run stops there, as if it had diverged.
     node.STD_ALARM = 0.1
     node.STD_ALARM_STEPS = 50
     node.STD_ALARM_STOP = False
@@ -229,11 +229,10 @@ def _check_combination(cfg: CfgNode) -> None:
                 raise UserError(
                     f"{key} is {value_of(cfg, key)!r}, but METHOD {cfg.METHOD} does not read it; {method} does"
                 )
-    if cfg.METHOD in _READ_BY_ONE_METHOD:  # these two keep their targets from step to step
-        for key in ("SIMSIAM.STOP_GRADIENT", "SOLVER.ACCUMULATE", "ENGINE.COMPILE"):
-            if value_of(cfg, key) != value_of(defaults(), key):
-                allowed = value_of(defaults(), key)
-                raise UserError(f"{key} is {value_of(cfg, key)!r}; with METHOD {cfg.METHOD} it must be {allowed!r}")
+    for key in _DEFAULT_WITH.get(cfg.METHOD, ()):
+        if value_of(cfg, key) != value_of(defaults(), key):
+            allowed = value_of(defaults(), key)
+            raise UserError(f"{key} is {value_of(cfg, key)!r}; with METHOD {cfg.METHOD} it must be {allowed!r}")
     if cfg.METHOD == "moving_average" and cfg.MODEL.PREDICTOR != "none":
         raise UserError(f"MODEL.PREDICTOR is {cfg.MODEL.PREDICTOR!r}; METHOD moving_average has none: set it to none")
     if cfg.MODEL.PROJ_BN_AFFINE and cfg.MODEL.HEAD_BN in ("none", "hidden"):
@@ -257,6 +256,12 @@ _READ_BY_ONE_METHOD = {
     "moving_average": ("SIMSIAM.AVERAGE_MOMENTUM", "SIMSIAM.AVERAGE_START"),
 }
 """Keys that mean something to one METHOD alone."""
+
+_DEFAULT_WITH = {
+    "alternation": ("SIMSIAM.STOP_GRADIENT", "SOLVER.ACCUMULATE", "ENGINE.COMPILE"),
+    "moving_average": ("SIMSIAM.STOP_GRADIENT", "ENGINE.COMPILE"),
+}
+"""Keys that must keep their default with a METHOD: its targets are constants, of whole batches, kept between steps."""
 
 
 def _range_within(low: float, high: float) -> Callable[[Any], bool]:

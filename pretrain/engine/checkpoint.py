@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from detectron2.engine.train_loop import HookBase
 from detectron2.utils import comm
+from fvcore.common.config import CfgNode
 
 from common.errors import UserError
 from common.files import atomic_write, write_text
@@ -74,16 +75,16 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 class Checkpoints(HookBase):
-    """Writes a checkpoint at each epoch's end, every `period` iterations, at the last step and before a stop.
+    """Writes a checkpoint at each epoch's end, every PERIOD iterations, at the last step and before a stop.
 
     The state holds the method's tensors, the optimiser, the gradient scaler, the random generators of every process,
-    the iteration (which is the position in the epoch: see `EpochBatches`), and what the caller adds.
+    the iteration (which is the position in the epoch: see `EpochBatches`), the other hooks' states, and what the caller
+    adds. Only files that this run wrote are ever removed.
 
     Args:
         folder: where they are written, as `checkpoint_<iterations done>.pth`, with `last_checkpoint` naming the newest.
         steps_per_epoch: iterations an epoch.
-        period: iterations between two; 0 for the ends of epochs only.
-        keep: how many of the newest stay.
+        keys: the CHECKPOINT keys: when they are written and which of them stay.
         extra: plain values to store as they are.
         seconds: how long the run had taken before this process took it up.
     """
@@ -91,10 +92,12 @@ class Checkpoints(HookBase):
     trainer: Trainer
 
     def __init__(
-        self, folder: Path, steps_per_epoch: int, period: int, keep: int, extra: dict[str, Any], seconds: float = 0.0
+        self, folder: Path, steps_per_epoch: int, keys: CfgNode, extra: dict[str, Any], seconds: float = 0.0
     ) -> None:
-        self.folder, self.steps_per_epoch, self.period, self.keep = folder, steps_per_epoch, period, keep
+        self.folder, self.steps_per_epoch, self.period = folder, steps_per_epoch, keys.PERIOD
+        self.keep, self.keep_every = keys.KEEP, keys.KEEP_EVERY
         self.extra = extra
+        self._written: list[str] = []
         self._start = time.perf_counter() - seconds
 
     @property
@@ -120,12 +123,30 @@ class Checkpoints(HookBase):
         rng = comm.gather(random_state())
         if comm.is_main_process():
             path = self.folder / f"checkpoint_{done:07d}.pth"
+            self._written.append(path.name)
             with atomic_write(path) as stream:
                 torch.save({**self._state(done), "random": rng}, stream)
             write_text(self.folder / LAST, path.name + "\n")
-            for old in checkpoints(self.folder)[: -self.keep]:
-                old.unlink()
+            self._prune()
         comm.synchronize()
+
+    def _prune(self) -> None:
+        """Remove what this run wrote and need not keep."""
+        for name in self._written[: -self.keep]:
+            if not self._stays(iterations_of(Path(name))):
+                (self.folder / name).unlink(missing_ok=True)
+                self._written.remove(name)
+
+    def _stays(self, done: int) -> bool:
+        return self.keep_every > 0 and done % (self.keep_every * self.steps_per_epoch) == 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which files this run wrote."""
+        return {"written": list(self._written)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up the record of the files."""
+        self._written = list(state["written"])
 
     def _state(self, done: int) -> dict[str, Any]:
         return {
@@ -135,6 +156,7 @@ class Checkpoints(HookBase):
             "optimizer": self.trainer.optimizer.state_dict(),
             "scaler": self.trainer.scaler.state_dict(),
             "latest": self.trainer.latest,
+            "hooks": {name: hook.state_dict() for name, hook in _stateful(self.trainer)},
             "seconds": self.seconds,
             **self.extra,
         }
@@ -146,11 +168,22 @@ class Checkpoints(HookBase):
 
 
 def restore(trainer: Trainer, state: dict[str, Any]) -> None:
-    """Put a checkpoint's state into a freshly built trainer; the caller starts it at `state["iteration"]`."""
+    """Put a checkpoint's state into a freshly built trainer and its hooks.
+
+    The caller starts it at `state["iteration"]`. A hook that the checkpoint does not know starts afresh.
+    """
     trainer.method.load_state_dict(state["method"])
     trainer.optimizer.load_state_dict(state["optimizer"])
     trainer.scaler.load_state_dict(state["scaler"])
     trainer.latest, trainer.iter = dict(state["latest"]), state["iteration"]
+    for name, hook in _stateful(trainer):
+        if name in state["hooks"]:
+            hook.load_state_dict(state["hooks"][name])
     ranks = state["random"]
     set_random_state(ranks[comm.get_rank() % len(ranks)])
     _log.info("resumed after %d iterations", state["iteration"])
+
+
+def _stateful(trainer: Trainer) -> list[tuple[str, Any]]:
+    """The trainer's hooks that remember something between steps, by their classes' names."""
+    return [(type(hook).__name__, hook) for hook in trainer._hooks if hasattr(hook, "load_state_dict")]

@@ -49,7 +49,8 @@ class RunFolder:
         """Make the folder this run's, or find that it is and may be gone on with. The main process's business.
 
         Raises:
-            UserError: it holds a run with another config, or an unfinished one and `resume` is False.
+            UserError: it holds a run with another config, an unfinished one and `resume` is False, or checkpoints of
+                who knows which.
         """
         if self.config.exists():
             self._compare(cfg)
@@ -58,8 +59,18 @@ class RunFolder:
                     f"{self.path} holds an unfinished run; add --resume to continue it, or name another --output"
                 )
         else:
+            self._refuse_strangers()
             write_text(self.config, cfg.dump())
         self._remove_leftovers()
+
+    def _refuse_strangers(self) -> None:
+        """Checkpoints without the config they were made with are not this run's to go on from."""
+        found = sorted(path.name for path in self.path.glob("checkpoint_*.pth"))
+        if found:
+            raise UserError(
+                f"{self.path} holds {found[-1]} but no config.yaml, so it cannot be told which run it belongs to; "
+                "name another --output, or put the run's config.yaml back"
+            )
 
     def _compare(self, cfg: CfgNode) -> None:
         changed = differences(load_yaml(self.config), cfg)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from collections.abc import Iterator
 
@@ -10,17 +12,22 @@ import torch.distributed as dist
 from detectron2.engine.train_loop import TrainerBase
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import get_total_norm
 
 from pretrain.data.dataset import Batch
 from pretrain.engine import collapse
+from pretrain.engine.compiled import Compiled
 from pretrain.methods.base import Method, Output
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Autocast's format for a PRECISION other than fp32."""
 
+MAX_SKIPPED = 50
+"""Steps in a row that fp16's scaler may skip; it halves its scale each time, and starts at 2**16."""
+
 
 class Diverged(Exception):
-    """The loss or a weight is no longer a finite number; the message names the iteration and the learning rate."""
+    """The loss, a gradient or a weight left its bounds; the message names the iteration and the learning rate."""
 
 
 class Trainer(TrainerBase):
@@ -31,6 +38,9 @@ class Trainer(TrainerBase):
         optimizer: of the method's parameters; its learning rates are a hook's business.
         batches: float views on the method's device.
         precision: fp32, bf16 or fp16.
+        accumulate: parts in which a process computes its batch, one after the other; divides its size.
+        grad_norm_limit: a norm of all gradients above it ends the run; 0 = only one that is not finite.
+        compile_model: whether torch.compile takes the method over.
 
     Attributes:
         stop_wanted: set on any process to ask for a stop.
@@ -39,51 +49,109 @@ class Trainer(TrainerBase):
     """
 
     def __init__(
-        self, method: Method, optimizer: torch.optim.Optimizer, batches: Iterator[Batch], precision: str = "fp32"
+        self,
+        method: Method,
+        optimizer: torch.optim.Optimizer,
+        batches: Iterator[Batch],
+        precision: str = "fp32",
+        accumulate: int = 1,
+        grad_norm_limit: float = 0.0,
+        compile_model: bool = False,
     ) -> None:
         super().__init__()
         self.method, self.optimizer, self.batches = method.train(), optimizer, batches
-        self.model = _over_processes(method)
+        self.parallel = _over_processes(method)
+        self.model = Compiled(self.parallel) if compile_model else self.parallel
         self.device = next(method.parameters()).device
         self.half = HALF.get(precision)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.half is torch.float16)
+        self.accumulate, self.grad_norm_limit = accumulate, grad_norm_limit
         self.stop_wanted = self.stopping = False
         self.latest: dict[str, float] = {}
+        self._skipped = 0
 
     def run_step(self) -> None:
         """Train on the next batch.
 
         Raises:
-            Diverged: the loss is not finite, on any process.
+            Diverged: the loss or the gradient is not finite, or the gradient's norm is above its limit.
             UserError: an image cannot be read.
         """
         start = time.perf_counter()
         batch = next(self.batches)
         data_time = time.perf_counter() - start
-        with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
-            output = self.model(*batch.views)
-        self.optimizer.zero_grad()
-        self.scaler.scale(output.loss).backward()
+        outputs = self._forward_backward(batch)
+        self.scaler.unscale_(self.optimizer)
+        norm = self._gradient_norm()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self._share(output)
+        self._share(outputs, norm)
         # Not smoothed: a resumed run must write the very lines that an unbroken one writes.
         self.storage.put_scalars(smoothing_hint=False, **self.latest)
-        self.storage.put_scalar("data_time", data_time)
+        share = data_time / (time.perf_counter() - start)
+        self.storage.put_scalars(data_time=data_time, data_time_share=share)
 
-    def _share(self, output: Output) -> None:
-        """Add up loss, wish to stop and moments over the processes, in one sum and one wait for the device."""
-        head = torch.stack([output.loss.detach().double(), output.loss.new_tensor(self.stop_wanted).double()])
-        total = torch.cat([head, collapse.moments(output.embedding)])
+    def _forward_backward(self, batch: Batch) -> list[Output]:
+        """Add up the gradients of the batch's parts; the processes exchange them with the last."""
+        self.optimizer.zero_grad()
+        parts = _parts(batch, self.accumulate)
+        outputs = []
+        for number, part in enumerate(parts, start=1):
+            with self._exchange(number == len(parts)):
+                with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
+                    self.method.before_step(self.iter, part)
+                    output = self.model(*part.views)
+                self.scaler.scale(output.loss / len(parts)).backward()
+            outputs.append(Output(output.loss.detach(), output.embedding))
+        return outputs
+
+    def _exchange(self, now: bool) -> contextlib.AbstractContextManager[None]:
+        """Whether this backward pass averages the gradients over the processes."""
+        if now or not isinstance(self.parallel, DistributedDataParallel):
+            return contextlib.nullcontext()
+        waiting: contextlib.AbstractContextManager[None] = self.parallel.no_sync()
+        return waiting
+
+    def _gradient_norm(self) -> torch.Tensor:
+        """The Euclidean norm of all gradients together; the same on all processes, who have exchanged them."""
+        held = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        return get_total_norm(held)
+
+    def _share(self, outputs: list[Output], norm: torch.Tensor) -> None:
+        """Add up loss, norm, wish to stop and moments over the processes, in one sum and one wait for the device."""
+        loss = torch.stack([output.loss.double() for output in outputs]).mean()
+        head = torch.stack([loss, norm.double(), loss.new_tensor(self.stop_wanted)])
+        moments = torch.stack([collapse.moments(output.embedding) for output in outputs]).sum(0)
+        total = torch.cat([head, moments])
         processes = 1
         if dist.is_initialized():
             dist.all_reduce(total)
             processes = dist.get_world_size()
         total = total.cpu()
-        self.latest = {"loss": float(total[0]) / processes, "std": collapse.spread(total[2:])}
-        self.stopping = float(total[1]) > 0
-        if not torch.isfinite(total[0]):
-            self.diverge(f"the loss is {float(total[0])}")
+        self.latest = {"loss": float(total[0]) / processes, "std": collapse.spread(total[3:])}
+        self.stopping = float(total[2]) > 0
+        self._guard(float(total[1]) / processes)
+
+    def _guard(self, norm: float) -> None:
+        """Raise Diverged where the step just made was no good; checkpoints, written after it, stay as they are."""
+        if not math.isfinite(self.latest["loss"]):
+            self.diverge(f"the loss is {self.latest['loss']}")
+        if self.scaler.is_enabled():
+            self._count_skipped(not math.isfinite(norm))
+        elif not math.isfinite(norm):
+            self.diverge(f"the gradient's norm is {norm}")
+        if math.isfinite(norm):
+            self.storage.put_scalar("grad_norm", norm, smoothing_hint=False)
+            limit = self.grad_norm_limit
+            if 0 < limit < norm:
+                self.diverge(f"the gradient's norm is {norm:.6g}, above MONITOR.GRAD_NORM_LIMIT {limit:g}")
+
+    def _count_skipped(self, skipped: bool) -> None:
+        """A gradient too large for fp16 is no divergence: the scaler skips the step and halves its scale."""
+        self.storage.put_scalar("skipped", float(skipped), smoothing_hint=False)
+        self._skipped = self._skipped + 1 if skipped else 0
+        if self._skipped > MAX_SKIPPED:
+            self.diverge(f"the gradient has not been finite for {self._skipped} steps, however small fp16's scale")
 
     def diverge(self, what: str) -> None:
         """Raise Diverged with where the run is."""
@@ -91,9 +159,19 @@ class Trainer(TrainerBase):
         raise Diverged(f"{what} at iteration {self.iter}, learning rate {rates}")
 
 
+def _parts(batch: Batch, count: int) -> list[Batch]:
+    """The batch cut along its samples; no copies."""
+    views = zip(*(view.chunk(count) for view in batch.views), strict=True)
+    return [Batch(part, indices) for part, indices in zip(views, batch.indices.chunk(count), strict=True)]
+
+
 def _over_processes(method: Method) -> nn.Module:
     """The method whose gradients are averaged over the processes, where there are several."""
     if not dist.is_initialized():
         return method
     device = next(method.parameters()).device
-    return DistributedDataParallel(method, device_ids=[device.index] if device.type == "cuda" else None)
+    return DistributedDataParallel(
+        method,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        broadcast_buffers=False,  # training reads none of BN's, and a method's own may be gigabytes, equal everywhere
+    )

@@ -40,7 +40,7 @@ class Console(EventWriter):
         share = now["std"] * math.sqrt(self.dim)
         _log.info(
             f"epoch {now['epoch']:.2f}/{self.epochs} · iteration {done}/{self.iterations} · loss {now['loss']:.4f} · "
-            f"std {now['std']:.4f} ({share:.2f} of 1/√{self.dim}) · lr {now['lr']:.4g}{self._speed(storage, done)}"
+            f"std {now['std']:.4f} ({share:.2f} of 1/√{self.dim}) · lr {_rates(now)}{self._speed(storage, done)}"
         )
 
     def _speed(self, storage: EventStorage, done: int) -> str:
@@ -48,9 +48,15 @@ class Console(EventWriter):
         if "time" not in storage.histories():
             return ""
         step = storage.history("time").median(20)
-        wait = storage.history("data_time").median(20)
+        wait = storage.history("data_time_share").median(20)
         eta = clock(storage.history("time").median(1000) * (self.iterations - done))
-        return f" · {self.batch_size / step:.1f} images/s · data {min(1.0, wait / step):.0%} · ETA {eta}"
+        return f" · {self.batch_size / step:.1f} images/s · data {wait:.0%} · ETA {eta}"
+
+
+def _rates(now: dict[str, float]) -> str:
+    """The groups' learning rates, the predictor's where it has one of its own."""
+    rates = [now["lr"], *(value for name, value in sorted(now.items()) if name.startswith("lr_"))]
+    return " / ".join(f"{rate:.4g}" for rate in rates)
 
 
 def build_writers(

@@ -13,6 +13,13 @@ from pretrain.optim.schedule import CosineByEpoch, peak_lr
 BASE, PREDICTOR = "base", "predictor"
 """Names of the parameter groups."""
 
+IMPLEMENTATIONS: dict[str, dict[str, bool]] = {
+    "for-loop": {"foreach": False, "fused": False},
+    "foreach": {"foreach": True, "fused": False},
+    "fused": {"foreach": False, "fused": True},
+}
+"""torch's arguments for each SOLVER.IMPLEMENTATION."""
+
 
 def param_groups(method: Method, fix_predictor_lr: bool) -> list[dict[str, Any]]:
     """The encoder's and projector's parameters, then the predictor's (where there is one).
@@ -38,6 +45,7 @@ def build_sgd(method: Method, cfg: CfgNode) -> torch.optim.SGD:
         lr=peak_lr(cfg),
         momentum=cfg.SOLVER.MOMENTUM,
         weight_decay=cfg.SOLVER.WEIGHT_DECAY,
+        **IMPLEMENTATIONS[cfg.SOLVER.IMPLEMENTATION],
     )
 
 

@@ -36,7 +36,7 @@ def _assert_same_end(ours: Path, theirs: Path) -> None:
     curves = []
     for folder in (ours, theirs):
         rows = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
-        curves.append([{k: v for k, v in row.items() if k not in ("time", "data_time")} for row in rows])
+        curves.append([{k: v for k, v in row.items() if k != "time" and not k.startswith("data_")} for row in rows])
     assert curves[0] == curves[1]
     finals = [json.loads((folder / "result.json").read_text())["final"] for folder in (ours, theirs)]
     assert finals[0] == finals[1]

@@ -1,0 +1,69 @@
+"""A trainer from its config: method, data, optimiser, each for this process among all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from detectron2.utils import comm
+from fvcore.common.config import CfgNode
+
+from common.errors import UserError
+from pretrain.data.augment import recipe as augmentation
+from pretrain.data.dataset import Batch, TwoViews
+from pretrain.data.index import ImageIndex
+from pretrain.data.loader import load_batches
+from pretrain.data.sampler import EpochBatches
+from pretrain.engine.trainer import Trainer
+from pretrain.methods import build_method
+from pretrain.methods.base import Course
+from pretrain.models.sync_bn import synchronise_batch_norm
+from pretrain.optim.sgd import build_sgd
+
+
+def check_sizes(cfg: CfgNode, index: ImageIndex) -> None:
+    """Raise UserError where images, batch, its parts and the processes do not go together."""
+    batch, parts, processes = cfg.SOLVER.BATCH_SIZE, cfg.SOLVER.ACCUMULATE, comm.get_world_size()
+    if len(index) < batch:
+        images = f"{index.folder} holds {len(index)} image(s)"
+        raise UserError(f"{images}, too few for a batch of SOLVER.BATCH_SIZE {batch}; lower it or add images")
+    if batch % (processes * parts):
+        parted = f" in SOLVER.ACCUMULATE {parts} parts" if parts > 1 else ""
+        raise UserError(f"SOLVER.BATCH_SIZE is {batch}, which {processes} processes cannot share equally{parted}")
+    if images_normalised(cfg) < 2:
+        raise UserError(
+            f"SOLVER.BATCH_SIZE {batch} leaves batch normalisation one image at a time (SOLVER.ACCUMULATE {parts}, "
+            f"{processes} process(es), MODEL.SYNC_BN {cfg.MODEL.SYNC_BN}); it needs two"
+        )
+
+
+def images_normalised(cfg: CfgNode) -> int:
+    """How many images batch normalisation takes its statistics from."""
+    processes = 1 if cfg.MODEL.SYNC_BN else comm.get_world_size()
+    return int(cfg.SOLVER.BATCH_SIZE // (cfg.SOLVER.ACCUMULATE * processes))
+
+
+def build_trainer(cfg: CfgNode, index: ImageIndex, device: torch.device, start: int, total: int) -> Trainer:
+    """The trainer of iterations `start` to `total`, without hooks, with its initial weights."""
+    torch.manual_seed(cfg.SEED)
+    layout = torch.channels_last if cfg.ENGINE.CHANNELS_LAST else torch.contiguous_format
+    method = build_method(cfg).to(device).to(memory_format=layout)
+    if comm.get_world_size() > 1 and cfg.MODEL.SYNC_BN:
+        method = synchronise_batch_norm(method, device)
+    dataset = TwoViews(index, augmentation(cfg), cfg.SEED, method.views)
+
+    def batches(first: int) -> Iterator[Batch]:
+        rank, processes = comm.get_rank(), comm.get_world_size()
+        sampler = EpochBatches(len(index), cfg.SOLVER.BATCH_SIZE, cfg.SEED, first, total, rank, processes)
+        return load_batches(dataset, sampler, cfg.DATA.WORKERS, device, cfg.ENGINE.CHANNELS_LAST)
+
+    method.prepare(Course(len(index), len(index) // cfg.SOLVER.BATCH_SIZE, total, batches))
+    return Trainer(
+        method,
+        build_sgd(method, cfg),
+        batches(start),
+        cfg.ENGINE.PRECISION,
+        cfg.SOLVER.ACCUMULATE,
+        cfg.MONITOR.GRAD_NORM_LIMIT,
+        cfg.ENGINE.COMPILE,
+    )
