@@ -92,16 +92,20 @@ def load_with_base(path: str | os.PathLike[str]) -> dict[str, Any]:
     return merged
 
 
+OVERLAY_SECTIONS = ("pretrain", "evaluate", "transfer")
+
+
 def overlay_section(path: str | os.PathLike[str], section: str) -> dict[str, Any]:
-    """The `pretrain` or `transfer` section of an overlay file.
+    """The `pretrain`, `evaluate` or `transfer` section of an overlay file.
 
     Raises:
         UserError: the file has other sections, or this one is not a mapping.
     """
     content = load_yaml(path)
     for key in content:
-        if key not in ("pretrain", "transfer"):
-            raise UserError(f"{path}: unknown section {key!r}; an overlay has the sections pretrain and transfer")
+        if key not in OVERLAY_SECTIONS:
+            valid = ", ".join(OVERLAY_SECTIONS)
+            raise UserError(f"{path}: unknown section {key!r}; an overlay has the sections {valid}")
     value = content.get(section) or {}
     if not isinstance(value, dict):
         raise UserError(f"{path}: section {section} must hold keys and values")

@@ -1,0 +1,152 @@
+"""A backbone file read back into the encoder it came from, with the preprocessing that it wants."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torchvision.models import ResNet
+from torchvision.models.resnet import Bottleneck
+
+from common.errors import UserError, nearest
+from common.files import sha256_of
+from pretrain.models import ARCHITECTURES
+from pretrain.models.encoder import backbone_tensors, build_encoder
+
+FORMAT = "backbone/1"
+PTH_METADATA = "backbone_metadata"
+"""Where tools/convert.py's torchvision form carries what a safetensors file has as metadata (docs/formats.md)."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How uint8 pixels become the network's input.
+
+    Attributes:
+        mean, std: for each channel in the network's order, on the 0…1 scale.
+        bgr: whether the network wants blue first.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    bgr: bool = False
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 RGB images (N, 3, H, W) to float32 on their device."""
+        mean = torch.tensor(self.mean, device=images.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.std, device=images.device).view(1, 3, 1, 1)
+        channels = images.flip(1) if self.bgr else images
+        return channels.float().div(255).sub(mean).div(std)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A file's network and what is known of it.
+
+    Attributes:
+        encoder: its output is the pooled feature (pool5).
+        width: of that feature.
+        arch: as in `models.ARCHITECTURES`.
+        preprocessing: as the file has it.
+        origin: where the weights come from; empty where nobody wrote it down.
+        path, sha256: the file.
+    """
+
+    encoder: ResNet
+    width: int
+    arch: str
+    preprocessing: Preprocessing
+    origin: dict[str, Any]
+    path: Path
+    sha256: str
+
+
+def preprocessing_of(block: Mapping[str, Any]) -> Preprocessing:
+    """The transformation that a file's preprocessing block (0…255 scale, docs/formats.md) spells."""
+    scaled = [tuple(float(value) / 255 for value in block[key]) for key in ("mean", "std")]
+    return Preprocessing(scaled[0], scaled[1], block["channel_order"] == "BGR")
+
+
+def read_backbone(path: str | Path) -> Backbone:
+    """Read a backbone file: pre-training's, or tools/convert.py's safetensors or torchvision form.
+
+    Raises:
+        UserError: the file is missing, damaged, something else, or does not hold exactly its architecture's tensors.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f"weights {file} {'is a folder' if file.is_dir() else 'does not exist'}; name a backbone file")
+    metadata, tensors = _read_safetensors(file) if _is_safetensors(file) else _read_pth(file)
+    if metadata.get("format") != FORMAT:
+        raise UserError(_foreign(file, f"it does not say that it is of the format {FORMAT}"))
+    arch = metadata.get("arch", "")
+    if arch not in ARCHITECTURES:
+        raise UserError(f"weights {file}: arch is {arch!r}, which there is not; {nearest(arch, ARCHITECTURES)}")
+    try:
+        block, origin = json.loads(metadata["preprocessing"]), json.loads(metadata.get("origin") or "null")
+        preprocessing = preprocessing_of(block)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"weights {file}: its preprocessing or origin cannot be read ({error})") from error
+    encoder, width = build_encoder(arch, zero_init_residual=False)
+    if block.get("stride_in_1x1"):
+        _stride_in_1x1(encoder)
+    _fill(encoder, tensors, file, arch)
+    return Backbone(encoder.eval(), width, arch, preprocessing, origin or {}, file, sha256_of(file))
+
+
+def _is_safetensors(file: Path) -> bool:
+    with open(file, "rb") as stream:
+        return stream.read(9)[8:] == b"{"
+
+
+def _read_safetensors(file: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    try:
+        with safe_open(file, "pt") as stream:
+            return stream.metadata() or {}, {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"weights {file} is cut short or damaged ({error}); make or fetch it again") from error
+
+
+def _read_pth(file: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, AttributeError, pickle.UnpicklingError) as error:
+        raise UserError(_foreign(file, "it is no backbone file")) from error
+    metadata = getattr(content, PTH_METADATA, None)
+    if not isinstance(metadata, Mapping):
+        raise UserError(_foreign(file, "it carries no preprocessing"))
+    return dict(metadata), dict(content)
+
+
+def _foreign(file: Path, why: str) -> str:
+    return (
+        f"weights {file} cannot be evaluated as they are ({why}); convert them: "
+        f"python tools/convert.py {file} {file.with_suffix('.safetensors').name} --to safetensors"
+    )
+
+
+def _stride_in_1x1(encoder: ResNet) -> None:
+    """Move each bottleneck's stride from the 3×3 to the first 1×1 convolution, as Caffe's ResNets have it."""
+    for module in encoder.modules():
+        if isinstance(module, Bottleneck):
+            module.conv1.stride, module.conv2.stride = module.conv2.stride, module.conv1.stride
+
+
+def _fill(encoder: ResNet, tensors: dict[str, torch.Tensor], file: Path, arch: str) -> None:
+    expected = backbone_tensors(encoder)
+    kept = {n: t for n, t in tensors.items() if not n.startswith("fc.") and not n.endswith("num_batches_tracked")}
+    odd = sorted(expected.keys() ^ kept.keys())
+    odd += [n for n in sorted(expected.keys() & kept.keys()) if expected[n].shape != kept[n].shape]
+    if odd:
+        what = "has another shape" if odd[0] in expected and odd[0] in kept else "is missing"
+        what = "is not expected" if odd[0] not in expected else what
+        raise UserError(f"weights {file}: {odd[0]} {what} in a {arch} ({len(odd)} such tensors); convert them again")
+    if not all(torch.isfinite(tensor).all() for tensor in kept.values()):
+        raise UserError(f"weights {file} hold numbers that are not finite; the run that made them has diverged")
+    encoder.load_state_dict(kept, strict=False)

@@ -1,0 +1,234 @@
+"""Labelled images: which there are, how they are looked at, and how they come in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms import functional as F
+
+from common.errors import UserError
+from pretrain.data.augment import Recipe, draw, render
+from pretrain.data.decode import decode_rgb
+from pretrain.data.index import ImageIndex, find_images
+from pretrain.data.loader import _leave_signals_to_the_trainer
+from pretrain.data.randomness import ORDER, VIEWS, stream
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """Images and their classes.
+
+    Attributes:
+        index: the images.
+        labels: (N,) int64, each image's class.
+        classes: the classes' names; a label counts in them.
+    """
+
+    index: ImageIndex
+    labels: torch.Tensor
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+def labelled_sets(root: str, train: str, val: str, said_by: str) -> tuple[LabelledSet, LabelledSet]:
+    """The two splits below `root`, whose first-level folders are the classes, as torchvision's ImageFolder has them.
+
+    Args:
+        root: the data set's folder.
+        train, val: names of the splits' folders.
+        said_by: the option or section of keys that named them, for error messages.
+
+    Raises:
+        UserError: a split is missing or empty, an image lies in no class folder, there is but one class, or the splits'
+            classes differ.
+    """
+    sets = [_labelled_set(Path(root).expanduser(), split, said_by) for split in (train, val)]
+    first, second = (set(found.classes) for found in sets)
+    if first != second:
+        odd = sorted(first ^ second)[0]
+        there, lacks = (train, val) if odd in first else (val, train)
+        raise UserError(f"{said_by} {root}: class {odd} is in {there}/ but not in {lacks}/ (or without images there)")
+    if len(first) < 2:
+        raise UserError(f"{said_by} {root}: {train}/ holds one class only ({sets[0].classes[0]}); there is no question")
+    return sets[0], sets[1]
+
+
+def _labelled_set(root: Path, split: str, said_by: str) -> LabelledSet:
+    folder = root / split
+    if not root.is_dir():
+        raise UserError(f"{said_by} {root} {'is not a folder' if root.exists() else 'does not exist'}")
+    if not folder.is_dir():
+        there = ", ".join(sorted(entry.name for entry in root.iterdir() if entry.is_dir())[:5]) or "no folders"
+        raise UserError(f"{said_by} {root} has no folder {split}/ (it has: {there}); name the splits by TRAIN and VAL")
+    try:
+        index = find_images(str(folder))
+    except UserError as error:
+        raise UserError(str(error).replace("DATA.ROOT", said_by)) from error
+    if index.labels is None or index.classes is None:
+        loose = next(name for name in index.files if "/" not in name)
+        raise UserError(f"{said_by} {folder}: {loose} lies in no class folder, so it has no label; move it into one")
+    return LabelledSet(index, torch.from_numpy(np.asarray(index.labels)), index.classes)
+
+
+@dataclass(frozen=True)
+class FixedView:
+    """The same view each time: the shorter side scaled to `resize`, then the central `size` × `size` pixels.
+
+    With `resize` 0 the image as it is, which must be of that size.
+    """
+
+    size: int
+    resize: int
+
+    def __call__(self, image: Image.Image, _epoch: int, _index: int) -> torch.Tensor:
+        """uint8 (3, size, size) of an RGB image."""
+        if self.resize:
+            image = F.center_crop(F.resize(image, [self.resize]), [self.size])
+        elif image.size != (self.size, self.size):
+            width, height = image.size
+            raise UserError(f"it is {width}×{height}, not {self.size}×{self.size}; set RESIZE to scale images")
+        return F.pil_to_tensor(image)
+
+
+@dataclass(frozen=True)
+class RandomView:
+    """A random crop, mirrored or not: a function of (seed, epoch, index).
+
+    Args:
+        how: a recipe; supervised training has crops and mirroring alone.
+        seed: the run's.
+    """
+
+    how: Recipe
+    seed: int
+
+    def __call__(self, image: Image.Image, epoch: int, index: int) -> torch.Tensor:
+        """uint8 (3, size, size) of an RGB image."""
+        rng = stream(self.seed, epoch, index, VIEWS[0])
+        return render(image, draw(self.how, *image.size, rng), self.how.size)
+
+
+def crop_and_flip(size: int, crop_scale: tuple[float, float], flip_prob: float) -> Recipe:
+    """RandomResizedCrop and RandomHorizontalFlip, nothing else."""
+    return Recipe(
+        size,
+        crop_scale=crop_scale,
+        jitter_prob=0.0,
+        gray_prob=0.0,
+        blur_prob=0.0,
+        solarize_prob=0.0,
+        flip_prob=flip_prob,
+    )
+
+
+class Pictures(NamedTuple):
+    """A batch as it leaves the loader: uint8 (N, 3, H, W) images and their (N,) numbers in the index."""
+
+    images: torch.Tensor
+    numbers: torch.Tensor
+
+
+class Views(Dataset["tuple[torch.Tensor, int] | str"]):
+    """One view of each image, asked for by (epoch, index)."""
+
+    def __init__(self, index: ImageIndex, view: FixedView | RandomView) -> None:
+        self.index, self.view = index, view
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int] | str:
+        """A view and the image's number; where the file cannot be used, the line that says so (see TwoViews)."""
+        epoch, number = key
+        path = self.index.path(number)
+        try:
+            image = decode_rgb(path)
+        except UserError as error:
+            return str(error)
+        try:
+            return self.view(image, epoch, number), number
+        except UserError as error:
+            return f"{path}: {error}"
+
+
+def collate(samples: list[tuple[torch.Tensor, int] | str]) -> Pictures | str:
+    """Stack samples; the first unusable file's line takes the batch's place. No samples make an empty batch."""
+    read: list[tuple[torch.Tensor, int]] = []
+    for sample in samples:
+        if isinstance(sample, str):
+            return sample
+        read.append(sample)
+    if not read:
+        return Pictures(torch.empty(0, 3, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
+    return Pictures(torch.stack([view for view, _ in read]), torch.tensor([number for _, number in read]))
+
+
+def load_pictures(
+    views: Views, batches: Sequence[list[tuple[int, int]]] | Sampler[list[tuple[int, int]]], workers: int, pin: bool
+) -> Iterator[Pictures]:
+    """The batches, decoded by `workers` processes; uses no random number of the run's.
+
+    Raises:
+        UserError: while iterating, for a file that cannot be read; names it.
+    """
+    loader = DataLoader(
+        views,
+        batch_sampler=batches,
+        num_workers=min(workers, len(batches)),  # type: ignore[arg-type]
+        collate_fn=collate,
+        pin_memory=pin,
+        worker_init_fn=_leave_signals_to_the_trainer,
+        generator=torch.Generator(),
+    )
+    for batch in loader:
+        if isinstance(batch, str):
+            raise UserError(batch)
+        yield batch
+
+
+class EpochPieces(Sampler[list[tuple[int, int]]]):
+    """The batches of supervised training from one iteration to another, as lists of (epoch, index).
+
+    Like pre-training's `EpochBatches`, but an epoch's last, smaller batch is a step too, as in the released linear
+    evaluation; where it has fewer images than there are processes, some processes get none.
+
+    Args:
+        count: how many images there are.
+        batch_size: images a step over all processes.
+        seed: the run's seed.
+        start, stop: first iteration, and the one after the last.
+        rank, world_size: this process among all.
+    """
+
+    def __init__(
+        self, count: int, batch_size: int, seed: int, start: int, stop: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.start, self.stop, self.rank, self.world_size = start, stop, rank, world_size
+        self.steps_per_epoch = -(-count // batch_size)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def size(self, iteration: int) -> int:
+        """How many images a step has over all processes."""
+        done = iteration % self.steps_per_epoch * self.batch_size
+        return min(self.batch_size, self.count - done)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order, order_of = np.empty(0, dtype=np.int64), -1
+        for iteration in range(self.start, self.stop):
+            epoch, step = divmod(iteration, self.steps_per_epoch)
+            if epoch != order_of:
+                order, order_of = stream(self.seed, epoch, 0, ORDER).permutation(self.count), epoch
+            piece = order[step * self.batch_size : (step + 1) * self.batch_size]
+            yield [(epoch, int(number)) for number in piece[self.rank :: self.world_size]]

@@ -1,0 +1,112 @@
+"""Evaluate a frozen backbone on labelled images: a kNN vote, or a linear classifier on its features."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from common.console import DONE, FAILED, Parser, run
+from common.environment import ROOT
+from common.errors import UserError
+
+DEFAULTS = {"knn": "knn_imagenet_k200_t0.2.yaml", "linear": "linear_imagenet_lars_b4096_90ep.yaml"}
+RECIPES = ROOT / "configs" / "evaluation"
+
+EXAMPLES = """examples:
+  python tools/evaluate.py linear --weights runs/simsiam/backbone.safetensors --data /data/imagenet --num-gpus 8 \\
+      --output runs/simsiam/linear
+  python tools/evaluate.py knn --weights runs/simsiam/backbone.safetensors --data /data/imagenet
+  python tools/evaluate.py linear --config-file configs/evaluation/linear_cifar10_sgd_b256_100ep.yaml \\
+      --weights runs/cifar/backbone.safetensors --data /data/cifar10 --output runs/cifar/linear LINEAR.EPOCHS 10
+  python tools/convert.py moco_v2.pth.tar moco_v2.safetensors --to safetensors      somebody else's weights: first this,
+  python tools/evaluate.py linear --weights moco_v2.safetensors --pretrain-epochs 200 --name moco_v2 ...  then this
+
+--data holds the folders train/ and val/ with one folder a class (DATA.TRAIN and DATA.VAL name others). The same command
+with --resume continues an evaluation that was stopped or killed; a finished one answers at once. Every key is explained
+in pretrain/evaluation/config.py.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, evaluate, say what came of it."""
+    args = _parser().parse_intermixed_args(argv)
+    from pretrain.evaluation.config import load
+    from pretrain.evaluation.result import Asked
+
+    if args.kind == "linear" and args.output is None:
+        raise UserError("a linear evaluation needs --output DIR for its checkpoints and its result")
+    file = args.config_file or RECIPES / DEFAULTS[args.kind]
+    cfg = load(file, args.kind, args.overlay, args.overrides)
+    asked = Asked(
+        args.kind,
+        Path(file).stem,
+        args.weights,
+        args.data,
+        args.output,
+        args.resume,
+        args.name,
+        args.pretrain_epochs,
+    )
+    from pretrain.evaluation.run import evaluate, finished
+
+    result = finished(asked, cfg)
+    if result:
+        return _say(f"{args.output} holds this evaluation, finished", result)
+    from common.processes import start
+
+    result = start(evaluate, (asked, cfg), args.num_gpus) or finished(asked, cfg)
+    return _say("finished", result) if result else DONE
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="evaluate.py", description=__doc__, epilog=EXAMPLES)
+    parser.add_argument("kind", choices=tuple(DEFAULTS), help="which evaluation")
+    parser.add_argument("--weights", required=True, metavar="W", help="a backbone file; convert others first")
+    parser.add_argument("--data", required=True, metavar="D", help="the labelled set's folder")
+    parser.add_argument("--output", metavar="DIR", help="the evaluation's folder; knn can do without")
+    parser.add_argument("--config-file", metavar="F", help="the recipe; ImageNet's of configs/evaluation/ unless given")
+    parser.add_argument("--overlay", metavar="F", help="a file whose evaluate section is laid over the recipe")
+    parser.add_argument("--resume", action="store_true", help="continue the evaluation in --output, if there is one")
+    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes: one a GPU; gloo on a CPU")
+    parser.add_argument("--name", metavar="NAME", help="what to call the weights; their file's name unless given")
+    parser.add_argument(
+        "--pretrain-epochs", type=_positive, metavar="E", help="epochs of pre-training, where the file does not say it"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="single keys, laid over all else")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of epochs")
+    return value
+
+
+def _say(how: str, result: dict[str, Any]) -> int:
+    weights, metrics = result["weights"], result["metrics"]
+    if metrics is None:
+        where = result["divergence"]
+        what = f"{where['what']} at iteration {where['iteration']}, learning rate {where['lr']:.6g}"
+        print(f"diverged: {what}; the result says so, another --output starts anew", file=sys.stderr)
+        return FAILED
+    numbers = ", ".join(f"{name} {value:.2f} %" for name, value in metrics.items())
+    print(f"{how}: {result['kind']} of {weights['name']} ({weights['arch']}): {numbers}{_caveat(result)}")
+    return DONE
+
+
+def _caveat(result: dict[str, Any]) -> str:
+    if result["toy"]:
+        return ", toy"
+    reasons = result["comparable"]["reasons"] if "comparable" in result else []
+    return f"; not comparable with published numbers: {'; '.join(reasons[:2])}" if reasons else ""
+
+
+if __name__ == "__main__":
+    run(main)
