@@ -97,13 +97,17 @@ class Trainer(TrainerBase):
         parts = _parts(batch, self.accumulate)
         outputs = []
         for number, part in enumerate(parts, start=1):
+            with self._autocast():  # of its own, so that no weight cast without gradient is taken for the next block's
+                self.method.before_step(self.iter, part)
             with self._exchange(number == len(parts)):
-                with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
-                    self.method.before_step(self.iter, part)
+                with self._autocast():
                     output = self.model(*part.views)
                 self.scaler.scale(output.loss / len(parts)).backward()
             outputs.append(Output(output.loss.detach(), output.embedding))
         return outputs
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.half, enabled=self.half is not None)
 
     def _exchange(self, now: bool) -> contextlib.AbstractContextManager[None]:
         """Whether this backward pass averages the gradients over the processes."""

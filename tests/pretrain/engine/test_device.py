@@ -1,0 +1,44 @@
+"""The device and its arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from common.errors import UserError
+from pretrain.config import defaults
+from pretrain.engine.device import training_device
+
+
+@pytest.fixture
+def settings() -> Iterator[None]:
+    """What torch is set to, put back afterwards."""
+    before = torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    yield
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = before[:2]
+    torch.set_float32_matmul_precision(before[2])
+
+
+@pytest.mark.parametrize(("tf32", "products"), [(False, "highest"), (True, "high")])
+def test_tf32_is_off_unless_asked_for(
+    settings: None, monkeypatch: pytest.MonkeyPatch, tf32: bool, products: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    cfg = defaults()
+    assert cfg.ENGINE.TF32 is False
+    cfg.ENGINE.TF32 = tf32
+    assert training_device(cfg) == torch.device("cuda", 3)
+    assert torch.backends.cudnn.allow_tf32 is tf32 and torch.get_float32_matmul_precision() == products
+    assert torch.backends.cudnn.benchmark
+
+
+def test_a_cpu_is_left_as_it_is_and_has_no_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    cfg, before = defaults(), torch.backends.cudnn.benchmark
+    assert training_device(cfg) == torch.device("cpu") and torch.backends.cudnn.benchmark == before
+    cfg.ENGINE.PRECISION = "fp16"
+    with pytest.raises(UserError, match="needs a GPU"):
+        training_device(cfg)
