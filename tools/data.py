@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from common.console import DONE, FAILED, Parser, run
+from common.errors import UserError
+
+if TYPE_CHECKING:
+    from transfer.doctor.check import Asked
 
 EXAMPLES = """examples:
   python tools/data.py toy datasets/toy
@@ -59,11 +65,34 @@ def _add_toy(parser: Parser) -> None:
 
 def _add_check(parser: Parser) -> None:
     parser.add_argument(
-        "root", metavar="ROOT", type=Path, help="the folder that holds VOC2007/, VOC2012/ or coco/; or a toy set"
+        "root",
+        metavar="ROOT",
+        type=Path,
+        nargs="?",
+        help="the folder that holds VOC2007/, VOC2012/ or coco/; or a toy set; with --config-file, its data root",
+    )
+    parser.add_argument(
+        "--config-file", type=Path, metavar="F", help="check the splits that this task names, own ones among them"
     )
     parser.add_argument(
         "--published", action="store_true", help="fail where a split has not as many images as were published"
     )
+    _add_reading(parser)
+
+
+def _add_reading(parser: Parser) -> None:
+    parser.add_argument(
+        "--decode", action="store_true", help="decode each image in full, not its header alone (slow; finds cut files)"
+    )
+    parser.add_argument(
+        "--workers", type=_positive, metavar="N", help="threads, or processes with --decode (default: 16, or the cores)"
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
 
 
 def _toy(args: Namespace) -> int:
@@ -80,15 +109,26 @@ def _toy(args: Namespace) -> int:
 
 
 def _check(args: Namespace) -> int:
-    from transfer.doctor.check import check, detection_root, line, splits_below
+    from transfer.doctor.check import splits_below, splits_of
 
-    root = detection_root(args.root)
-    good = True
-    for split in splits_below(root):
-        checked = check(split, root, args.published)
-        print(line(checked), flush=True)
-        good = good and not checked.fault
-    return DONE if good else FAILED
+    if args.config_file is not None:
+        asked = splits_of(args.config_file, args.root, args.published)
+    elif args.root is not None:
+        asked = splits_below(args.root, args.published)
+    else:
+        raise UserError("give ROOT, --config-file F, or both")
+    return _report(asked, args)
+
+
+def _report(asked: list[Asked], args: Namespace) -> int:
+    from transfer.doctor.check import check, lines, summary
+
+    found = []
+    for split in asked:
+        found.append(check(split, args.decode, args.workers))
+        print("\n".join(lines(found[-1])), flush=True)
+    print(summary(found))
+    return FAILED if any(checked.faults for checked in found) else DONE
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -83,6 +84,7 @@ def test_another_seed_in_its_place_is_refused(drawn: Path, capsys: pytest.Captur
 def test_check_counts_what_is_there(drawn: Path, below: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(main, ["check", str(drawn / below)]) == 0
     lines = capsys.readouterr().out.splitlines()
+    assert lines.pop() == "9 splits, nothing wrong"
     assert len(lines) == 9 and all(line.startswith("ok ") for line in lines)
     trainval = next(line for line in lines if "voc_2007_trainval" in line)
     assert "6 images" in trainval and "difficult" in trainval and "published with 5011" in trainval
@@ -92,6 +94,7 @@ def test_check_counts_what_is_there(drawn: Path, below: str, capsys: pytest.Capt
 def test_check_published_fails_on_a_part(drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(main, ["check", str(drawn), "--published"]) == 1
     lines = capsys.readouterr().out.splitlines()
+    assert lines.pop() == "9 splits, 9 broken, 9 faults"
     assert len(lines) == 9 and all(line.startswith("broken") for line in lines)
 
 
@@ -125,3 +128,80 @@ def test_help_answers_at_once_and_shows_examples(argv: list[str], root: Path) ->
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "python tools/data.py toy datasets/toy" in done.stdout
     assert time.monotonic() - start < 2
+
+
+def test_check_tells_every_fault_of_every_split(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    voc, coco = toy / "detection" / "VOC2012", toy / "detection" / "coco"
+    ids = (voc / "ImageSets" / "Main" / "train.txt").read_text().split()
+    first, second, third = (voc / "Annotations" / f"{name}.xml" for name in ids)
+    first.write_text(first.read_text()[:-20])
+    second.write_text(re.sub(r"<name>\w+</name>", "<name>zebra</name>", second.read_text(), count=1))
+    third.write_text(re.sub(r"<xmax>\d+</xmax>", "<xmax>9999</xmax>", third.read_text(), count=1))
+    file = coco / "annotations" / "instances_train2017.json"
+    content = json.loads(file.read_text())
+    for entry in content["annotations"][:2]:
+        entry["bbox"][0] = 9999
+    (coco / "train2017" / content["images"][0]["file_name"]).write_bytes(b"not an image")
+    file.write_text(json.dumps(content))
+    assert call(main, ["check", str(toy)]) == 1
+    out = capsys.readouterr().out
+    broken = [line.split(maxsplit=2) for line in out.splitlines() if line.startswith("broken")]
+    told = {name: [fault for _, split, fault in broken if split == name] for _, name, _ in broken}
+    # The 2012 trainval list holds the same three images.
+    assert set(told) == {"voc_2012_train", "voc_2012_trainval", "coco_2017_train"}
+    xml, unknown, outside = told["voc_2012_train"]
+    assert "not XML" in xml and "'zebra' is not one of the task's" in unknown and "outside the image" in outside
+    assert [first.name in xml, second.name in unknown, third.name in outside] == [True] * 3
+    assert sum("outside its image" in fault for fault in told["coco_2017_train"]) == 2
+    assert sum("cannot be read as an image" in fault for fault in told["coco_2017_train"]) == 1
+    assert out.splitlines()[-1] == "9 splits, 3 broken, 9 faults"
+
+
+def test_check_decode_finds_a_file_cut_short(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = sorted((toy / "detection" / "VOC2007" / "JPEGImages").iterdir())[0]
+    image.write_bytes(image.read_bytes()[:-400])
+    assert call(main, ["check", str(toy)]) == 0
+    assert call(main, ["check", str(toy), "--decode", "--workers", "2"]) == 1
+    assert f"{image.name} cannot be read as an image" in capsys.readouterr().out
+
+
+def test_check_of_a_task_looks_at_its_splits_alone(
+    root: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = tmp_path / "own.yaml"
+    task.write_text(
+        "TRANSFER:\n  TASK: own\n  CLASSES: [bus, cat, sheep]\n  SPLITS:\n"
+        "    mine: {LAYOUT: voc, FOLDER: VOC2012, IMAGE_SET: train, COUNT: 3}\n"
+        "    yours: {LAYOUT: voc, FOLDER: VOC2007, IMAGE_SET: test}\n"
+        "DATASETS: {TRAIN: [mine], TEST: [yours]}\n"
+    )
+    assert call(main, ["check", "--config-file", str(task), str(drawn)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[:2]] == [["ok", "mine"], ["ok", "yours"]]
+    assert "published" not in lines[0] and lines[2] == "2 splits, nothing wrong"
+    # A task of the benchmarks is held against their counts and their 20 classes.
+    assert call(main, ["check", "--config-file", str(root / "configs/transfer/voc0712.yaml"), str(drawn)]) == 1
+    out = capsys.readouterr().out
+    assert [line.split()[1] for line in out.splitlines()[:-1]] == [
+        "voc_2007_trainval",
+        "voc_2012_train",
+        "voc_2007_test",
+    ]
+    assert "published with 5011" in out
+    task.write_text(task.read_text().replace("COUNT: 3", "COUNT: 4"))
+    assert call(main, ["check", "--config-file", str(task), str(drawn)]) == 1
+    assert "mine has 3 images, published with 4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["check"], "give ROOT, --config-file F, or both"),
+        (["check", "--config-file", "none.yaml"], "config file none.yaml does not exist"),
+        (["check", "x", "--workers", "0"], "'0' is not a whole number from 1"),
+    ],
+)
+def test_check_asked_wrongly_is_one_line(argv: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(main, argv) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1

@@ -1,15 +1,37 @@
-"""Reading every annotation below a data root, with the checks a fine-tuning run makes before its first step."""
+"""Reading every annotation and every image of a set, with the checks a fine-tuning run makes before its first step."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from common.config import load_with_base
 from common.errors import UserError
 from transfer.doctor.data import RECORD, is_there, toy_classes
 from transfer.tasks.classes import BENCHMARK
-from transfer.tasks.splits import PUBLISHED, Split
+from transfer.tasks.images import first, image_faults
+from transfer.tasks.splits import PUBLISHED, Split, data_root, find_split
 from transfer.tasks.task import Dataset, read
+
+SHOWN = 20
+"""How many faults of one split are told; the rest is counted."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One split that is to be checked.
+
+    Attributes:
+        split: which one, its paths below the root.
+        classes: the names its objects may have.
+        counts: hold a published split against the number of images it was published with.
+    """
+
+    split: Split
+    classes: tuple[str, ...]
+    counts: bool = False
 
 
 @dataclass(frozen=True)
@@ -19,7 +41,7 @@ class Checked:
     Attributes:
         split: which one.
         images, objects, difficult, crowds, empty: how many there are; `empty` counts images without objects.
-        fault: what is wrong, in one line; empty when nothing is.
+        faults: what is wrong, a line each; empty when nothing is.
     """
 
     split: Split
@@ -28,45 +50,78 @@ class Checked:
     difficult: int = 0
     crowds: int = 0
     empty: int = 0
-    fault: str = ""
+    faults: tuple[str, ...] = ()
 
 
-def detection_root(root: Path) -> Path:
-    """`root`, or its `detection` folder where `root` is a whole toy set."""
-    return root / "detection" if (root / RECORD).is_file() else root
-
-
-def splits_below(root: Path) -> list[Split]:
-    """The benchmark splits whose list or annotation file lies below the root.
+def splits_below(root: Path, counts: bool = False) -> list[Asked]:
+    """The benchmark splits whose list or annotation file lies below a root, which may be a whole toy set.
 
     Raises:
         UserError: there is none.
     """
+    root = _detection(root)
     if not root.is_dir():
         raise UserError(f"{root} is not a folder; give the one that holds VOC2007/, VOC2012/ or coco/")
     found = [split for split in (split.under(root) for split in PUBLISHED.values()) if is_there(split)]
     if not found:
         wanted = "VOC2007/ImageSets/Main/*.txt, VOC2012/ImageSets/Main/*.txt, coco/annotations/instances_*2017.json"
         raise UserError(f"{root} holds no benchmark; looked for {wanted}")
-    return found
+    toy = tuple(toy_classes(root))
+    return [Asked(split, toy or BENCHMARK[split.layout], counts) for split in found]
 
 
-def check(split: Split, root: Path, published: bool) -> Checked:
-    """Read one split. What is wrong with it is told in `fault`, not raised, so that the others are read too.
+def splits_of(config_file: Path, root: Path | None, counts: bool = False) -> list[Asked]:
+    """The splits a task's config file names, a user's own among them; Detectron2 is not asked.
 
     Args:
-        split: one of `splits_below(root)`.
-        root: where to look for the record of a toy set, which names its classes.
-        published: hold the number of images against the published one.
+        config_file: the task.
+        root: where they lie; None: as the file, DETECTRON2_DATASETS or the default says.
+        counts: as `Asked`; published splits are held against it anyway unless the file says CHECK_COUNTS False.
+
+    Raises:
+        UserError: the file is broken, or names no split or one that nobody knows.
     """
+    content = load_with_base(config_file)
+    own, sets = _section(content, "TRANSFER", config_file), _section(content, "DATASETS", config_file)
+    names = [*(sets.get("TRAIN") or ()), *(sets.get("TEST") or ())]
+    if not names:
+        raise UserError(f"{config_file}: DATASETS.TRAIN and DATASETS.TEST name no split")
+    base = data_root(str(own.get("DATA_ROOT") or "")) if root is None else _detection(root)
+    splits = [find_split(name, base, own.get("SPLITS") or {}) for name in dict.fromkeys(names)]
+    held = counts or own.get("CHECK_COUNTS", True)
+    classes = tuple(own.get("CLASSES") or ())
+    return [Asked(split, classes or BENCHMARK[split.layout], held) for split in splits]
+
+
+def check(asked: Asked, decode: bool = False, workers: int | None = None) -> Checked:
+    """Read one split and look at its images. Faults are collected, not raised, so that all of them are told.
+
+    Args:
+        asked: which split.
+        decode, workers: as `image_faults`.
+    """
+    faults: list[str] = []
     try:
-        dataset = read(split, tuple(toy_classes(root)) or BENCHMARK[split.layout], published)
+        dataset = read(asked.split, asked.classes, asked.counts, faults)
     except UserError as error:
-        return Checked(split, fault=str(error))
-    return _counted(dataset)
+        return Checked(asked.split, faults=(*faults, str(error)))
+    faults += image_faults(dataset.records, decode, workers)
+    return _counted(dataset, tuple(faults))
 
 
-def _counted(dataset: Dataset) -> Checked:
+def _detection(root: Path) -> Path:
+    """`root`, or its `detection` folder where `root` is a whole toy set."""
+    return root / "detection" if (root / RECORD).is_file() else root
+
+
+def _section(content: Mapping[str, Any], key: str, file: Path) -> Mapping[str, Any]:
+    section = content.get(key) or {}
+    if not isinstance(section, Mapping):
+        raise UserError(f"{file}: {key} must hold keys and values")
+    return section
+
+
+def _counted(dataset: Dataset, faults: tuple[str, ...]) -> Checked:
     things = [thing for record in dataset.records for thing in record.things]
     return Checked(
         dataset.split,
@@ -75,16 +130,26 @@ def _counted(dataset: Dataset) -> Checked:
         difficult=sum(thing.difficult for thing in things),
         crowds=sum(thing.crowd for thing in things),
         empty=sum(not record.things for record in dataset.records),
+        faults=faults,
     )
 
 
-def line(checked: Checked) -> str:
-    """One line of the report."""
+def lines(checked: Checked) -> list[str]:
+    """A split in the report: one line, or one a fault."""
     name = f"{checked.split.name:<20}"
-    if checked.fault:
-        return f"broken   {name}  {checked.fault}"
+    if checked.faults:
+        return [f"broken   {name}  {fault}" for fault in first(checked.faults, SHOWN)]
     special = [f"{n} {what}" for n, what in ((checked.difficult, "difficult"), (checked.crowds, "crowd")) if n]
     objects = f"{checked.objects} objects" + (f" ({', '.join(special)})" if special else "")
     empty = f", {checked.empty} image(s) without any" if checked.empty else ""
-    other = "" if checked.images == checked.split.count else f"; published with {checked.split.count} images"
-    return f"ok       {name}  {checked.images} images, {objects}{empty}{other}"
+    same = checked.split.count is None or checked.images == checked.split.count
+    other = "" if same else f"; published with {checked.split.count} images"
+    return [f"ok       {name}  {checked.images} images, {objects}{empty}{other}"]
+
+
+def summary(found: Sequence[Checked]) -> str:
+    """The report's last line."""
+    broken = [checked for checked in found if checked.faults]
+    if not broken:
+        return f"{len(found)} splits, nothing wrong"
+    return f"{len(found)} splits, {len(broken)} broken, {sum(len(checked.faults) for checked in broken)} faults"

@@ -27,6 +27,7 @@ def defaults() -> CfgNode:
     node.CLASSES = []  # the class names; empty: VOC's 20 or COCO's 80
     node.SPLITS = CfgNode()  # own splits: NAME: {LAYOUT, FOLDER, IMAGE_SET or ANNOTATIONS, YEAR, COUNT}
     node.CHECK_COUNTS = True  # hold published splits against their published number of images
+    node.CHECK_IMAGES = True  # open each image's header before the first step: readable, of its annotation's size
     node.PRECISE_BN = "synchronised"  # or fvcore: as Detectron2 does it, each rank with its own statistics
     node.EVALUATOR = ""  # VOC: exact or detectron2; COCO: pycocotools; empty: the first
     node.KEEP_CHECKPOINTS = 1  # how many checkpoints to resume from are kept

@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from common import processes
 from common.errors import UserError
 from transfer.engine import config, identity, result
-from transfer.engine.checkpoint import Checkpoints
+from transfer.engine.checkpoint import LAST, Checkpoints
 from transfer.engine.config import Loaded, Source
 from transfer.engine.data import training_dicts
 from transfer.engine.guards import check_model, settle_norm
@@ -22,6 +22,7 @@ from transfer.engine.scaling import scale
 from transfer.engine.weights import Weights, find_weights
 from transfer.modeling import register
 from transfer.tasks.heldout import HeldOut, hold_out
+from transfer.tasks.images import require_images
 from transfer.tasks.splits import data_root
 from transfer.tasks.task import Task, load_task
 
@@ -114,6 +115,8 @@ def prepare(request: Request) -> tuple[Prepared, Task]:
     prepared = Prepared(
         cfg, loaded.task_cfg, source, output, weights, count, evaluator, request.resume, request.eval_only, search
     )
+    if cfg.TRANSFER.CHECK_IMAGES and _begins(prepared):
+        require_images(task)
     _check_folder(prepared)
     if part is not None:
         part.write()
@@ -193,6 +196,13 @@ def _check_build(cfg: CfgNode) -> None:
     except (AssertionError, KeyError, ValueError) as error:  # how Detectron2 refuses a config
         raise UserError(f"Detectron2 cannot build a detector from this config: {error}") from error
     check_model(model, cfg)
+
+
+def _begins(prepared: Prepared) -> bool:
+    """Whether the trial is at its beginning, and this process the one that looks at the images."""
+    place = processes.place_from_environment()
+    begun = result.exists(prepared.output) or (prepared.output / LAST).exists()
+    return not begun and (place is None or place.rank == 0)
 
 
 def _check_folder(prepared: Prepared) -> None:

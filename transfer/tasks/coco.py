@@ -7,14 +7,14 @@ object that has no other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError, nearest
 from common.files import read_json
-from transfer.tasks.records import Record, Thing
+from transfer.tasks.records import Record, Thing, told
 from transfer.tasks.splits import Split
 
 SLACK = 5.0
@@ -34,12 +34,13 @@ class Categories:
     labels: Mapping[int, int]
 
 
-def read_coco(split: Split, classes: Sequence[str]) -> tuple[list[Record], Categories]:
+def read_coco(split: Split, classes: Sequence[str], faults: list[str] | None = None) -> tuple[list[Record], Categories]:
     """Read every annotation of a split.
 
     Args:
         split: a split of layout `coco`.
         classes: the task's class names; the file must hold exactly these categories.
+        faults: where given, the fault of an image or an object is told here and it is left out, so that all are found.
 
     Raises:
         UserError: the file or an image is missing or broken, the categories are others, or an object is not valid.
@@ -54,17 +55,27 @@ def read_coco(split: Split, classes: Sequence[str]) -> tuple[list[Record], Categ
     there = _names(split.folder)
     records = []
     for image in sorted(images, key=lambda image: image["id"]):
-        if image["file_name"] not in there and not (split.folder / image["file_name"]).is_file():
-            raise UserError(
-                f"{split.folder / image['file_name']} does not exist, but {split.annotations} lists it; "
-                "is the set complete?"
-            )
-        things = [_thing(entry, image, categories, split.annotations) for entry in objects[image["id"]]]
-        kept = tuple(thing for thing in things if thing is not None)
-        records.append(
-            Record(str(split.folder / image["file_name"]), image["id"], image["width"], image["height"], kept)
-        )
+        path = split.folder / image["file_name"]
+        if image["file_name"] not in there and not path.is_file():
+            lists = f"{path} does not exist, but {split.annotations} lists it"
+            told(UserError(f"{lists}; is the set complete?"), faults)
+            continue
+        kept = tuple(_things(objects[image["id"]], image, categories, split.annotations, faults))
+        records.append(Record(str(path), image["id"], image["width"], image["height"], kept))
     return records, categories
+
+
+def _things(
+    entries: list[dict[str, Any]], image: dict[str, Any], categories: Categories, file: Path, faults: list[str] | None
+) -> Iterator[Thing]:
+    for entry in entries:
+        try:
+            thing = _thing(entry, image, categories, file)
+        except UserError as error:
+            told(error, faults)
+            continue
+        if thing is not None:
+            yield thing
 
 
 def _list_of(content: Any, key: str, file: Path) -> list[dict[str, Any]]:

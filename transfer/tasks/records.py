@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from common.errors import UserError
+
 
 @dataclass(frozen=True, slots=True)
 class Thing:
@@ -41,3 +43,10 @@ class Record:
     width: int
     height: int
     things: tuple[Thing, ...] = field(default_factory=tuple)
+
+
+def told(error: UserError, faults: list[str] | None) -> None:
+    """Note a fault where all are collected, else raise it."""
+    if faults is None:
+        raise error
+    faults.append(str(error))

@@ -28,6 +28,7 @@ class Split:
         annotations: COCO: the JSON file; None for VOC.
         year: VOC: whose AP is computed: 2007 (11 points) or 2012 (area under the curve).
         count: how many images the published split has; None where nobody knows.
+        extension: VOC: of the image files.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Split:
     annotations: Path | None = None
     year: int = 2007
     count: int | None = None
+    extension: str = "jpg"
 
     def under(self, root: Path) -> Split:
         """The same split with its paths below `root` (an absolute path stays as it is)."""
@@ -71,7 +73,15 @@ PUBLISHED = {
 }
 """The splits of the benchmarks, with the number of images each was published with."""
 
-_USER_KEYS = {"LAYOUT": str, "FOLDER": str, "IMAGE_SET": str, "ANNOTATIONS": str, "YEAR": int, "COUNT": int}
+_USER_KEYS = {
+    "LAYOUT": str,
+    "FOLDER": str,
+    "IMAGE_SET": str,
+    "ANNOTATIONS": str,
+    "YEAR": int,
+    "COUNT": int,
+    "EXTENSION": str,
+}
 
 
 def data_root(configured: str) -> Path:
@@ -127,4 +137,5 @@ def _own_split(name: str, entry: Any) -> Split:
         Path(entry["ANNOTATIONS"]).expanduser() if layout == "coco" else None,
         entry.get("YEAR", 2007),
         entry.get("COUNT"),
+        entry.get("EXTENSION", "jpg").lstrip("."),
     )

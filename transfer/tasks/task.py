@@ -95,8 +95,14 @@ def load_task(
     return Task(name, tuple(training), testing)
 
 
-def read(split: Split, classes: Sequence[str], check_count: bool = True) -> Dataset:
+def read(split: Split, classes: Sequence[str], check_count: bool = True, faults: list[str] | None = None) -> Dataset:
     """Read and check one split.
+
+    Args:
+        split: which one, its paths below the root.
+        classes: the class names.
+        check_count: hold a published split against the number of images it was published with.
+        faults: where given, what is wrong with single images and objects is collected here instead of raised.
 
     Raises:
         UserError: as `load_task`.
@@ -107,12 +113,13 @@ def read(split: Split, classes: Sequence[str], check_count: bool = True) -> Data
             f"set TRANSFER.DATA_ROOT or {ROOT_VARIABLE}"
         )
     if split.layout == "coco":
-        records, categories = read_coco(split, classes)
+        records, categories = read_coco(split, classes, faults)
         dataset = Dataset(split, records, categories.names, tuple(categories.labels))
     else:
-        dataset = Dataset(split, read_voc(split, classes), tuple(classes))
-    if check_count and split.count is not None and len(dataset.records) != split.count:
-        found = f"{split.name} has {len(dataset.records)} images, published with {split.count}"
+        dataset = Dataset(split, read_voc(split, classes, faults), tuple(classes))
+    listed = len(dataset.records)
+    if check_count and not faults and split.count is not None and listed != split.count:
+        found = f"{split.name} has {listed} images, published with {split.count}"
         raise UserError(
             f"{split.folder}: {found}; complete the set, or say TRANSFER.CHECK_COUNTS False (the result then "
             "compares with nothing)"

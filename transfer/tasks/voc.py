@@ -7,19 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import UserError, nearest
-from transfer.tasks.records import Record, Thing
+from transfer.tasks.records import Record, Thing, told
 from transfer.tasks.splits import Split
 
 SLACK = 1
 """Pixels a box may stand out of its image: annotations that count from 0 instead of 1 are common and harmless."""
 
 
-def read_voc(split: Split, classes: Sequence[str]) -> list[Record]:
+def read_voc(split: Split, classes: Sequence[str], faults: list[str] | None = None) -> list[Record]:
     """Read every annotation of a split, in the order of its image list.
 
     Args:
         split: a split of layout `voc`.
         classes: the task's class names; an object of any other name is an error.
+        faults: where given, an image's fault is told here and the image left out, so that all are found.
 
     Returns:
         One record an image; boxes as the XML has them.
@@ -32,12 +33,15 @@ def read_voc(split: Split, classes: Sequence[str]) -> list[Record]:
     there = {file.name for file in _entries(images)}
     records = []
     for image_id in image_list(split):
-        if f"{image_id}.jpg" not in there:
-            raise UserError(
-                f"{images / image_id}.jpg does not exist, but {_list_file(split)} lists it; is the set complete?"
-            )
-        annotation = split.folder / "Annotations" / f"{image_id}.xml"
-        records.append(_record(annotation, str(images / f"{image_id}.jpg"), image_id, labels))
+        name = f"{image_id}.{split.extension}"
+        try:
+            if name not in there:
+                listed = f"{images / name} does not exist, but {_list_file(split)} lists it"
+                raise UserError(f"{listed}; is the set complete?")
+            annotation = split.folder / "Annotations" / f"{image_id}.xml"
+            records.append(_record(annotation, str(images / name), image_id, labels))
+        except UserError as error:
+            told(error, faults)
     return records
 
 
