@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -11,10 +12,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from pretrain.engine import checkpoint
+from pretrain.engine.checkpoint import Checkpoints
 from pretrain.engine.trainer import Trainer
 from pretrain.engine.writers import truncate_metrics
 
@@ -22,7 +26,7 @@ Command = Callable[..., int]
 
 
 def _state(folder: Path) -> dict[str, torch.Tensor]:
-    state = torch.load(folder / "checkpoint_0000006.pth", weights_only=True)
+    state = torch.load(sorted(folder.glob("checkpoint_*.pth"))[-1], weights_only=True)
     tensors = dict(state["method"])
     for number, entry in state["optimizer"]["state"].items():
         tensors[f"momentum {number}"] = entry["momentum_buffer"]
@@ -114,6 +118,68 @@ def test_iterations_after_the_checkpoint_are_done_again_and_written_once(
     assert not (broken / ".checkpoint_0000006.pth.abcd.tmp").exists() and (broken / ".notes.tmp").exists()
 
 
+class _Killed(BaseException):
+    """What no cleaning up in our code may catch."""
+
+
+def _half_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGKILL in the middle of the file: its first half lies there under the temporary name."""
+    save = torch.save
+
+    def half(state: Any, stream: Any) -> None:
+        whole = io.BytesIO()
+        save(state, whole)
+        stream.write(whole.getvalue()[: len(whole.getvalue()) // 2])
+        stream.flush()
+        monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)  # a killed process tidies nothing
+        raise _Killed
+
+    monkeypatch.setattr(torch, "save", half)
+
+
+def _before_last_checkpoint_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: Any) -> None:
+        raise _Killed
+
+    monkeypatch.setattr(checkpoint, "write_text", killed)
+
+
+def _before_old_ones_are_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: Any, **__: Any) -> None:
+        raise _Killed
+
+    monkeypatch.setattr(Checkpoints, "_prune", killed)
+
+
+def test_killed_while_a_checkpoint_is_written(pretrain: Command, tmp_path: Path) -> None:
+    words = ["CHECKPOINT.PERIOD", "1", "CHECKPOINT.KEEP", "1"]
+    assert pretrain(tmp_path / "whole", *words) == 0
+    for moment in (_half_written, _before_last_checkpoint_is_named, _before_old_ones_are_removed):
+        broken = tmp_path / moment.__name__
+        _run_until(moment, lambda broken=broken: pretrain(broken, *words))  # type: ignore[misc]
+        assert bool(list(broken.glob(".checkpoint_0000005.pth.*.tmp"))) == (moment is _half_written)
+        assert (broken / "checkpoint_0000005.pth").exists() == (moment is not _half_written)
+        assert pretrain(broken, *words, "--resume") == 0
+        _assert_same_end(broken, tmp_path / "whole")
+        assert [path.name for path in broken.glob("*checkpoint*.pth*")] == ["checkpoint_0000006.pth"]
+        assert not list(broken.glob(".*.tmp"))
+
+
+def _run_until(moment: Callable[[pytest.MonkeyPatch], None], run: Callable[[], int]) -> None:
+    """Run, and be killed at that moment of the checkpoint after iteration 4."""
+    step = Trainer.run_step
+    with pytest.MonkeyPatch.context() as patch:
+
+        def armed(self: Trainer) -> None:
+            if self.iter == 4:
+                moment(patch)
+            step(self)
+
+        patch.setattr(Trainer, "run_step", armed)
+        with pytest.raises(_Killed):
+            run()
+
+
 def test_truncation_keeps_what_stays_true(tmp_path: Path) -> None:
     file = tmp_path / "metrics.json"
     lines = [json.dumps({"iteration": i}) + "\n" for i in (0, 1, 2, 3)]
@@ -132,28 +198,49 @@ def test_a_signal_at_the_last_step_lets_the_run_finish(
     assert (tmp_path / "out" / "result.json").exists()
 
 
+def _start(command: list[str], root: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, cwd=root, start_new_session=True, stderr=subprocess.DEVNULL)
+
+
+def _await(process: subprocess.Popen[bytes], happened: Callable[[], bool]) -> None:
+    """Wait for something that the process does, at most two minutes."""
+    begun = time.monotonic()
+    while not happened() and process.poll() is None and time.monotonic() - begun < 120:
+        time.sleep(0.001)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_killed_at_random_moments(
+def test_killed_five_times_at_random_moments(
     pretrain: Command, config: Path, images: Path, tmp_path: Path, root: Path, workers: str
 ) -> None:
-    words = ["DATA.WORKERS", workers, "CHECKPOINT.PERIOD", "1", "SOLVER.EPOCHS", "2"]
+    """SIGKILL to the whole process group: three times anywhere, twice while a checkpoint is being written."""
+    words = ["DATA.WORKERS", workers, "CHECKPOINT.PERIOD", "1", "SOLVER.EPOCHS", "20"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert pretrain(whole, *words) == 0
     command = [sys.executable, "tools/pretrain.py", "--config-file", str(config), "--resume", "--output", str(broken)]
     command += ["DATA.ROOT", str(images), *words]
-    rng, kills = random.Random(int(workers)), 0
-    while kills < 3:
-        process = subprocess.Popen(command, cwd=root, start_new_session=True, stderr=subprocess.DEVNULL)
-        begun = time.monotonic()
-        while not (broken / "metrics.json").exists() and process.poll() is None and time.monotonic() - begun < 120:
-            time.sleep(0.02)
-        # Later attempts take some seconds of imports before their first step.
-        time.sleep(rng.uniform(0.0, 1.0) + (0 if kills == 0 else rng.uniform(3, 6)))
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+    rng, inside = random.Random(int(workers)), 0
+
+    def progress() -> str:
+        return (broken / "last_checkpoint").read_text() if (broken / "last_checkpoint").exists() else ""
+
+    for kill in range(5):
+        before = progress()
+        process = _start(command, root)
+        if kill == 0:
+            time.sleep(rng.uniform(0.0, 3.0))  # while it starts
+        elif kill % 2:
+            _await(process, lambda before=before: progress() != before)  # type: ignore[misc]
+            time.sleep(rng.uniform(0.0, 0.7))
+        else:
+            _await(process, lambda before=before: progress() != before)  # type: ignore[misc]
+            _await(process, lambda: bool(list(broken.glob(".checkpoint_*.tmp"))))
+        assert process.poll() is None, "it ended before it was killed"
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        kills += 1
+        inside += bool(list(broken.glob(".checkpoint_*.tmp")))
+    assert inside >= 1  # a rename may win the race against one of the two
     assert subprocess.run(command, cwd=root, stderr=subprocess.DEVNULL, check=False).returncode == 0
     _assert_same_end(broken, whole)
     assert not list(broken.glob(".*.tmp"))

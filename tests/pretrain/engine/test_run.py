@@ -73,6 +73,51 @@ def test_the_last_checkpoints_are_kept(pretrain: Command, tmp_path: Path) -> Non
     assert found == ["checkpoint_0000003.pth", "checkpoint_0000004.pth", "checkpoint_0000006.pth"]
 
 
+def test_those_of_every_n_epochs_stay_for_good(pretrain: Command, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert pretrain(out, "SOLVER.EPOCHS", "5", "CHECKPOINT.KEEP", "1", "CHECKPOINT.KEEP_EVERY", "2") == 0
+    assert _checkpoints(out) == [6, 12, 15]
+
+
+def _checkpoints(folder: Path) -> list[int]:
+    return sorted(int(path.name[11:18]) for path in folder.glob("checkpoint_*.pth"))
+
+
+def test_only_what_the_run_wrote_is_removed(pretrain: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, out = Trainer.run_step, tmp_path / "out"
+
+    def visited(self: Trainer) -> None:
+        if self.iter == 4:  # a user puts files there, one that looks like ours
+            (out / "checkpoint_0000001.pth").write_text("the user's")
+            (out / "checkpoint_best.pth").write_text("the user's too")
+        if self.iter == 5 and not (out / "went").exists():
+            (out / "went").touch()
+            raise RuntimeError("the power went")
+        step(self)
+
+    monkeypatch.setattr(Trainer, "run_step", visited)
+    words = ["CHECKPOINT.PERIOD", "2", "CHECKPOINT.KEEP"]
+    with pytest.raises(RuntimeError):
+        pretrain(out, *words, "5")
+    assert pretrain(out, *words, "1", "--resume") == 0  # prunes what was written before it was resumed
+    assert (out / "checkpoint_0000001.pth").read_text() == "the user's"
+    assert (out / "checkpoint_best.pth").read_text() == "the user's too"
+    (out / "checkpoint_0000001.pth").unlink(), (out / "checkpoint_best.pth").unlink()
+    assert _checkpoints(out) == [6]
+
+
+def test_checkpoints_without_a_config_are_nobodys(
+    pretrain: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert pretrain(out) == 0
+    (out / "config.yaml").unlink()
+    for words in ([], ["--resume"]):
+        assert pretrain(out, "SEED", "1", *words) == 2
+        assert "checkpoint_0000006.pth but no config.yaml" in _said(capsys)
+    assert not (out / "config.yaml").exists()
+
+
 def test_a_finished_run_answers_at_once(
     pretrain: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +166,8 @@ def test_an_unfinished_run_is_not_overwritten(
         (["METHOD", "simsam"], "did you mean simsiam?"),
         (["ENGINE.PRECISION", "fp16"], "needs a GPU"),
         (["SEED"], "has no partner"),
+        (["SOLVER.ACCUMULATE", "4"], "one image at a time (SOLVER.ACCUMULATE 4, 1 process(es), MODEL.SYNC_BN True)"),
+        (["SOLVER.ACCUMULATE", "3"], "must be a multiple of it"),
     ],
 )
 def test_wrong_use_is_one_line_and_leaves_nothing(
@@ -216,6 +263,34 @@ def test_weights_that_are_not_finite_are_not_saved(
     assert pretrain(tmp_path / "out") == 1
     assert "a weight is not a finite number at iteration 5" in capsys.readouterr().err
     assert (tmp_path / "out" / "last_checkpoint").read_text() == "checkpoint_0000003.pth\n"
+
+
+def test_a_gradient_above_its_limit_stops_the_run_until_the_limit_is_raised(
+    pretrain: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, words = tmp_path / "out", ["CHECKPOINT.PERIOD", "1", "MONITOR.GRAD_NORM_LIMIT"]
+    assert pretrain(tmp_path / "free") == 0
+    free = _metrics(tmp_path / "free")
+    norms = [row["grad_norm"] for row in free]
+    first = norms.index(max(norms))
+    limit = 0.999 * max(norms)
+    capsys.readouterr()
+    assert pretrain(out, *words, str(limit)) == 1
+    said = capsys.readouterr().err
+    assert f"above MONITOR.GRAD_NORM_LIMIT {limit:g} at iteration {first}, learning rate" in said
+    assert _checkpoints(out)[-1:] == ([first] if first else [])
+    assert pretrain(out, *words, "0", "--resume") == 0
+    assert [row["loss"] for row in _metrics(out)] == [row["loss"] for row in free]
+
+
+def test_parts_and_other_forms_of_the_optimiser_train(pretrain: Command, tmp_path: Path) -> None:
+    assert pretrain(tmp_path / "plain") == 0
+    assert pretrain(tmp_path / "foreach", "SOLVER.IMPLEMENTATION", "foreach") == 0
+    assert pretrain(tmp_path / "parts", "SOLVER.ACCUMULATE", "2") == 0
+    plain, foreach, parts = (_metrics(tmp_path / name) for name in ("plain", "foreach", "parts"))
+    assert [row["loss"] for row in foreach] == [row["loss"] for row in plain]
+    assert parts[0]["loss"] != plain[0]["loss"] and len(parts) == 6
+    assert "4 images in 2 parts" in (tmp_path / "parts" / "log.txt").read_text()
 
 
 def test_half_precision_and_channels_last_train(pretrain: Command, tmp_path: Path) -> None:
