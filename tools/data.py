@@ -1,4 +1,4 @@
-"""Data sets: draw the toy sets that the demo and the tests run on; check what lies below a data root."""
+"""Data sets: draw the toy ones, fetch the public ones, check what lies below a data root."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   python tools/data.py toy datasets/toy
   python tools/data.py toy datasets/toy7 --seed 7 --photos 512 --voc2007 200 100
+  python tools/data.py download voc2007 /data/detection
+  python tools/data.py download coco /data/detection --mirror http://mirror.example/coco
   python tools/data.py check datasets/toy
   python tools/data.py check /data/detection --published
+  python tools/data.py check --config-file own_task.yaml /data/own
 
 what lies in OUT then:
   photos/train/<look>/*.jpg, photos/val/...      an ImageFolder, for pre-training
@@ -37,8 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     _add_toy(verbs.add_parser("toy", help="draw the toy sets: photos, VOC2007, VOC2012 and COCO", epilog=EXAMPLES))
     _add_check(verbs.add_parser("check", help="read every annotation below a data root and report", epilog=EXAMPLES))
+    _add_download(verbs.add_parser("download", help="fetch, verify, unpack and check a public set", epilog=EXAMPLES))
     args = parser.parse_args(argv)
-    return _toy(args) if args.verb == "toy" else _check(args)
+    return {"toy": _toy, "check": _check, "download": _download}[args.verb](args)
 
 
 def _add_toy(parser: Parser) -> None:
@@ -80,6 +84,20 @@ def _add_check(parser: Parser) -> None:
     _add_reading(parser)
 
 
+def _add_download(parser: Parser) -> None:
+    parser.add_argument("set", metavar="SET", help="voc2007, voc2012 or coco")
+    parser.add_argument(
+        "root", metavar="ROOT", type=Path, help="the data root: VOC2007/, VOC2012/ or coco/ appear in it"
+    )
+    parser.add_argument(
+        "--mirror", metavar="URL", help="where the archives lie by their names (default: the publishers)"
+    )
+    parser.add_argument(
+        "--remove-archives", action="store_true", help="remove each archive once it is unpacked (default: kept)"
+    )
+    _add_reading(parser)
+
+
 def _add_reading(parser: Parser) -> None:
     parser.add_argument(
         "--decode", action="store_true", help="decode each image in full, not its header alone (slow; finds cut files)"
@@ -106,6 +124,19 @@ def _toy(args: Namespace) -> int:
     print(f"  VOC2012    {size.voc2012[0]} train, {size.voc2012[1]} val")
     print(f"  COCO 2017  {size.coco[0]} train, {size.coco[1]} val")
     return DONE
+
+
+def _download(args: Namespace) -> int:
+    from transfer.doctor.check import splits_below
+    from transfer.tasks.fetch import fetch
+    from transfer.tasks.public import PUBLIC
+
+    fetch(args.set, args.root, args.mirror, not args.remove_archives, lambda text: print(text, flush=True))
+    tops = {folder.target.split("/")[0] for folder in PUBLIC[args.set]}
+    asked = [
+        one for one in splits_below(args.root, counts=True) if one.split.folder.relative_to(args.root).parts[0] in tops
+    ]
+    return _report(asked, args)
 
 
 def _check(args: Namespace) -> int:

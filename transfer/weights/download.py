@@ -133,7 +133,7 @@ def _response(answer: http.client.HTTPResponse, have: int, url: str) -> Response
     """
     kind = (answer.headers.get("Content-Type") or "").split(";")[0].strip()
     if kind in ("text/html", "application/xhtml+xml"):
-        raise UserError(f"{url} answers with a web page, not a checkpoint; fetch the file by hand and give its path")
+        raise UserError(f"{url} answers with a web page, not the file; fetch the file by hand and give its path")
     version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
     length = answer.headers.get("Content-Length")
     length = length if length is not None and length.isdigit() else None

@@ -1,0 +1,417 @@
+"""Fetching public sets from a server of this machine that breaks off, lies, sends other bytes, or has nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import io
+import json
+import re
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from common.console import call
+from common.errors import UserError
+from tools.data import main
+from transfer.tasks import fetch as fetching
+from transfer.tasks.classes import BENCHMARK
+from transfer.tasks.public import PUBLIC, Archive, Folder
+from transfer.tasks.splits import PUBLISHED
+from transfer.tasks.unpack import unpack, unpacked_bytes
+from transfer.toy.build import Size, build
+
+TRAINVAL, TEST = "VOCtrainval_06-Nov-2007.tar", "VOCtest_06-Nov-2007.tar"
+
+
+@dataclass
+class Site:
+    """What the server does.
+
+    Attributes:
+        files: name → bytes.
+        cut: answers still to be broken off, after how many bytes each.
+        length: announce so many bytes instead of the true number.
+        asked: (name, Range header) of each request.
+    """
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    cut: list[int] = field(default_factory=list)
+    length: int | None = None
+    asked: list[tuple[str, str | None]] = field(default_factory=list)
+    url: str = ""
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    found = Site()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            name, wanted = self.path.lstrip("/"), self.headers.get("Range")
+            found.asked.append((name, wanted))
+            if name not in found.files:
+                self.send_error(404)
+                return
+            body, start = found.files[name], 0
+            total = found.length or len(body)
+            if wanted:
+                start = int(re.match(r"bytes=(\d+)-", wanted)[1])  # type: ignore[index]
+                self.send_response(206)
+                self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
+            else:
+                self.send_response(200)
+            self.send_header("Content-Length", str(total - start))
+            self.send_header("ETag", '"one"')
+            self.end_headers()
+            rest = body[start:]
+            self.wfile.write(rest[: found.cut.pop(0)] if found.cut else rest)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    found.url = f"http://127.0.0.1:{server.server_port}/"
+    monkeypatch.setattr("transfer.weights.download.time.sleep", lambda _: None)
+    yield found
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("data") / "toy"
+    build(out, size=Size(photos=8, voc2007=(6, 3), voc2012=(3, 3), coco=(5, 5)))
+    return out / "detection"
+
+
+def tar(folder: Path, below: str, wanted: Callable[[Path], bool] = lambda _: True) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file() and wanted(file):
+                archive.add(file, f"{below}/{file.relative_to(folder)}")
+    return stream.getvalue()
+
+
+def zipped(folder: Path, below: str) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                archive.write(file, f"{below}/{file.relative_to(folder)}")
+    return stream.getvalue()
+
+
+def pinned(folder: Folder, files: dict[str, bytes]) -> Folder:
+    """The published folder with the sizes and digests of these files."""
+    return replace(
+        folder,
+        archives=tuple(
+            replace(archive, bytes=len(files[archive.name]), md5=hashlib.md5(files[archive.name]).hexdigest())
+            for archive in folder.archives
+        ),
+    )
+
+
+@pytest.fixture
+def small(site: Site, toy: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """The toy sets as the publishers' archives, and the counts that belong to them."""
+    test = set((toy / "VOC2007/ImageSets/Main/test.txt").read_text().split())
+
+    def is_test(file: Path) -> bool:
+        return file.stem in test or file.stem == "test"
+
+    site.files = {
+        TRAINVAL: tar(toy / "VOC2007", "VOCdevkit/VOC2007", lambda file: not is_test(file)),
+        TEST: tar(toy / "VOC2007", "VOCdevkit/VOC2007", is_test),
+        "VOCtrainval_11-May-2012.tar": tar(toy / "VOC2012", "VOCdevkit/VOC2012"),
+        "annotations_trainval2017.zip": zipped(toy / "coco/annotations", "annotations"),
+        "train2017.zip": zipped(toy / "coco/train2017", "train2017"),
+        "val2017.zip": zipped(toy / "coco/val2017", "val2017"),
+    }
+    for name, folders in list(PUBLIC.items()):
+        monkeypatch.setitem(PUBLIC, name, tuple(pinned(folder, site.files) for folder in folders))
+    monkeypatch.setitem(BENCHMARK, "coco", ("bus", "cat", "sheep"))
+    listed = {"train": 3, "val": 3, "trainval": 6, "test": 3}
+    for name, split in list(PUBLISHED.items()):
+        count = 5 if split.layout == "coco" else listed[split.image_set]
+        monkeypatch.setitem(PUBLISHED, name, replace(split, count=count))
+    return site
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize(("name", "folder", "splits"), [("voc2007", "VOC2007", 4), ("voc2012", "VOC2012", 3)])
+def test_voc_is_fetched_verified_unpacked_and_checked(
+    small: Site, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, folder: str, splits: int
+) -> None:
+    assert call(main, ["download", name, str(tmp_path / "root"), "--mirror", small.url]) == 0
+    out = capsys.readouterr().out
+    assert "as published" in out and f"{splits} splits, nothing wrong" in out
+    assert files_below(tmp_path / "root" / folder) == files_below(toy / folder)
+    assert sorted(file.name for file in (tmp_path / "root").iterdir()) == sorted([".archives", folder])
+
+
+def test_coco_s_three_folders_are_fetched_and_asked_again_nothing_is(
+    small: Site, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["download", "coco", str(tmp_path), "--mirror", small.url, "--remove-archives"]
+    assert call(main, words) == 0
+    assert files_below(tmp_path / "coco") == files_below(toy / "coco")
+    assert [file.name for file in (tmp_path / ".archives").iterdir() if file.suffix == ".zip"] == []
+    asked = len(small.asked)
+    capsys.readouterr()
+    assert call(main, words) == 0
+    out = capsys.readouterr().out
+    assert len(small.asked) == asked and out.count("is there already") == 3 and "2 splits, nothing wrong" in out
+
+
+def test_a_folder_that_is_missing_is_fetched_alone(small: Site, toy: Path, tmp_path: Path) -> None:
+    words = ["download", "coco", str(tmp_path), "--mirror", small.url]
+    assert call(main, words) == 0
+    (tmp_path / "coco/val2017").rename(tmp_path / "moved")
+    (tmp_path / ".archives/val2017.zip").unlink()
+    small.asked.clear()
+    assert call(main, words) == 0
+    assert [name for name, _ in small.asked] == ["val2017.zip"]
+
+
+def test_it_goes_on_where_the_server_broke_off(small: Site, toy: Path, tmp_path: Path) -> None:
+    small.cut = [1000, 2000]
+    assert call(main, ["download", "voc2007", str(tmp_path), "--mirror", small.url]) == 0
+    assert small.asked[:3] == [(TRAINVAL, None), (TRAINVAL, "bytes=1000-"), (TRAINVAL, "bytes=3000-")]
+    assert files_below(tmp_path / "VOC2007") == files_below(toy / "VOC2007")
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert call(main, words) == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert len(error) == 1
+    return error[0]
+
+
+def test_a_lie_about_the_length_leaves_nothing_behind_and_honesty_helps(
+    small: Site, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["download", "voc2007", str(tmp_path), "--mirror", small.url]
+    small.length = 10**9
+    assert "broke off 6 times in a row" in refused(words, capsys)
+    assert not (tmp_path / "VOC2007").exists()
+    small.length = None
+    assert call(main, words) == 0
+    assert files_below(tmp_path / "VOC2007") == files_below(toy / "VOC2007")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda body: body[:-1] + b"x", "has the MD5"),
+        (lambda body: body[:-512], "bytes, published are"),
+        (lambda body: body + b"more", "bytes, published are"),
+    ],
+)
+def test_other_bytes_are_not_unpacked_and_not_kept(
+    small: Site,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[bytes], bytes],
+    message: str,
+) -> None:
+    words = ["download", "voc2007", str(tmp_path), "--mirror", small.url]
+    right = small.files[TEST]
+    small.files[TEST] = change(right)
+    error = refused(words, capsys)
+    assert message in error and TEST in error and "nothing of it is kept" in error
+    assert not (tmp_path / "VOC2007").exists() and not (tmp_path / ".archives" / TEST).exists()
+    small.files[TEST] = right
+    assert call(main, words) == 0
+    assert [name for name, _ in small.asked].count(TRAINVAL) == 1
+
+
+def test_a_server_without_the_file_is_named(small: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    del small.files[TEST]
+    error = refused(["download", "voc2007", str(tmp_path), "--mirror", small.url], capsys)
+    assert f"{small.url}{TEST}: HTTP 404" in error
+
+
+def test_archives_brought_by_hand_need_no_server(
+    small: Site, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".archives").mkdir()
+    for name in (TRAINVAL, TEST):
+        (tmp_path / ".archives" / name).write_bytes(small.files[name])
+    assert call(main, ["download", "voc2007", str(tmp_path)]) == 0
+    assert small.asked == [] and files_below(tmp_path / "VOC2007") == files_below(toy / "VOC2007")
+    # One that is not as published is the user's: it is named and left alone.
+    theirs = tmp_path / "other/.archives" / TRAINVAL
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"mine")
+    error = refused(["download", "voc2007", str(tmp_path / "other")], capsys)
+    assert "has 4 bytes" in error and "remove it, then ask again" in error and theirs.read_bytes() == b"mine"
+
+
+def test_no_room_is_said_before_anything_is_fetched(
+    small: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usage = fetching.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    error = refused(["download", "coco", str(tmp_path), "--mirror", small.url], capsys)
+    assert "downloading and unpacking coco needs 0.0 GB" in error and "make room" in error and small.asked == []
+
+
+def test_the_real_coco_asks_for_what_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = fetching.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda _: usage._replace(free=30 * 10**9))
+    with pytest.raises(UserError, match=r"needs 40\.8 GB below .*, 30\.0 GB are free"):
+        fetching.fetch("coco", tmp_path)
+
+
+def test_what_a_killed_run_left_is_unpacked_anew(small: Site, toy: Path, tmp_path: Path) -> None:
+    left = tmp_path / fetching.STAGING / "VOC2007"
+    left.mkdir(parents=True)
+    (left / "half.jpg").write_bytes(b"half")
+    assert call(main, ["download", "voc2007", str(tmp_path), "--mirror", small.url]) == 0
+    assert files_below(tmp_path / "VOC2007") == files_below(toy / "VOC2007")
+    assert not (tmp_path / fetching.STAGING).exists()
+
+
+KILLED = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from transfer.tasks import fetch, public, unpack
+folder, file, md5 = public.PUBLIC["voc2012"][0], Path(sys.argv[1]), sys.argv[2]
+archive = replace(folder.archives[0], bytes=file.stat().st_size, md5=md5)
+public.PUBLIC["voc2012"] = (replace(folder, archives=(archive,)),)
+copy = unpack.shutil.copyfileobj
+def slowly(*words):
+    copy(*words)
+    print("one", flush=True)
+    import time; time.sleep(0.05)
+if len(sys.argv) > 4:
+    unpack.shutil.copyfileobj = slowly
+fetch.fetch("voc2012", Path(sys.argv[3]))
+"""
+
+
+@pytest.mark.parametrize("files", [1, 7])
+def test_killed_while_unpacking_the_folder_is_not_there_and_asked_again_it_is_whole(
+    root: Path, toy: Path, tmp_path: Path, files: int
+) -> None:
+    body = tar(toy / "VOC2012", "VOCdevkit/VOC2012")
+    file = tmp_path / "root/.archives/VOCtrainval_11-May-2012.tar"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(body)
+    words = [sys.executable, "-c", KILLED, str(file), hashlib.md5(body).hexdigest(), str(tmp_path / "root")]
+    process = subprocess.Popen([*words, "slowly"], cwd=root, stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout is not None
+    for _ in range(files):
+        process.stdout.readline()
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "root/VOC2012").exists()
+    subprocess.run(words, cwd=root, check=True, timeout=60)
+    assert files_below(tmp_path / "root/VOC2012") == files_below(toy / "VOC2012")
+
+
+def test_the_check_after_it_holds_the_published_counts(
+    small: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(PUBLISHED, "voc_2007_test", replace(PUBLISHED["voc_2007_test"], count=4952))
+    assert call(main, ["download", "voc2007", str(tmp_path), "--mirror", small.url]) == 1
+    assert "voc_2007_test has 3 images, published with 4952" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["download", "voc2008", "x"], "did you mean voc2007, voc2012?"),
+        (["download", "voc2007"], "ROOT"),
+        (["download", "voc2007", "/dev/null/x"], "cannot write below /dev/null/x"),
+    ],
+)
+def test_wrong_use_is_one_line(argv: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(main, argv) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        info = tarfile.TarInfo(name)
+        info.type, info.linkname, info.size = kind, "/etc/passwd", 0 if kind == tarfile.SYMTYPE else 4
+        archive.addfile(info, io.BytesIO(b"evil"))
+        good = tarfile.TarInfo("VOC/good")
+        good.size = 4
+        archive.addfile(good, io.BytesIO(b"good"))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("name", ["../evil", "/evil", "VOC/../../evil"])
+def test_a_name_that_leads_out_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.tar").write_bytes(member(name))
+    with pytest.raises(UserError, match="leads out of the archive; refused"):
+        unpack(tmp_path / "a.tar", "VOC", tmp_path / "out/in")
+    assert not (tmp_path / "out").exists()
+
+
+def test_links_and_files_elsewhere_are_left_out(tmp_path: Path) -> None:
+    for name, kind in (("VOC/link", tarfile.SYMTYPE), ("OTHER/file", tarfile.REGTYPE)):
+        (tmp_path / "a.tar").write_bytes(member(name, kind))
+        assert unpacked_bytes(tmp_path / "a.tar", "VOC") == 4
+        assert unpack(tmp_path / "a.tar", "VOC", tmp_path / "out") == 1
+        assert files_below(tmp_path / "out") == {"good": b"good"}
+
+
+@pytest.mark.parametrize("suffix", ["tar", "zip"])
+def test_a_damaged_archive_is_named(tmp_path: Path, toy: Path, suffix: str) -> None:
+    body = tar(toy / "VOC2007", "VOC") if suffix == "tar" else zipped(toy / "VOC2007", "VOC")
+    for content in (body[: len(body) // 2 + 100], b"", b"x" * 3000):
+        (tmp_path / f"a.{suffix}").write_bytes(content)
+        with pytest.raises(UserError, match=rf"a\.{suffix}"):
+            unpack(tmp_path / f"a.{suffix}", "VOC", tmp_path / "out")
+    (tmp_path / f"a.{suffix}").write_bytes(body)
+    with pytest.raises(UserError, match="holds no files below ELSE/"):
+        unpack(tmp_path / f"a.{suffix}", "ELSE", tmp_path / "out")
+
+
+def test_the_digests_of_voc_are_torchvision_s() -> None:
+    from torchvision.datasets.voc import DATASET_YEAR_DICT
+
+    theirs = {
+        entry["filename"]: entry for key, entry in DATASET_YEAR_DICT.items() if key in ("2007", "2007-test", "2012")
+    }
+    ours = {archive.name: archive for name in ("voc2007", "voc2012") for archive in PUBLIC[name][0].archives}
+    assert {name: entry["md5"] for name, entry in theirs.items()} == {name: a.md5 for name, a in ours.items()}
+    assert len(ours) == 3
+
+
+def test_every_archive_has_an_address_a_size_and_a_digest() -> None:
+    archives: list[Archive] = [a for folders in PUBLIC.values() for folder in folders for a in folder.archives]
+    assert len({archive.name for archive in archives}) == len(archives) == 6
+    for archive in archives:
+        assert re.fullmatch(r"https?://\S+\.(tar|zip)", archive.url) and archive.bytes > 10**8
+        assert re.fullmatch(r"[0-9a-f]{32}", archive.md5)
+
+
+def test_help_does_not_import_torch(root: Path) -> None:
+    start = time.monotonic()
+    code = "import sys; from tools.data import main\ntry: main(['download', '--help'])\n"
+    code += "finally: assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert "--mirror" in done.stdout and time.monotonic() - start < 5
+    assert json.dumps(sorted(PUBLIC)) == '["coco", "voc2007", "voc2012"]'
