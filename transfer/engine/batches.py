@@ -1,9 +1,8 @@
 """Which images make which batch: Detectron2's sampler and aspect-ratio grouping, replayed on indices alone.
 
 A batch list is a function of (sampler seed, rank, iteration): a run resumed at iteration k skips k lists, which
-decodes nothing.
-Detectron2's own order depends on how many workers its loader has, because grouping comes after the workers; this one is
-its order with none (or one).
+decodes nothing. Detectron2 groups what its loader's workers hand over in turn, so its order depends on how many they
+are; `order_of_workers` says whose order is replayed, and any number of workers may do it.
 """
 
 from __future__ import annotations
@@ -24,6 +23,24 @@ def _shuffled_for_ever(size: int, seed: int) -> Iterator[int]:
     generator.manual_seed(seed)
     while True:
         yield from torch.randperm(size, generator=generator).tolist()
+
+
+def dealt(indices: Iterator[int], chunk: int, workers: int) -> Iterator[int]:
+    """A rank's stream as Detectron2's loader hands it over from several workers.
+
+    Source: detectron2, data/common.py and torch's DataLoader: the workers take chunks in turn, then give single images
+    in turn.
+
+    Args:
+        indices: the stream, without end.
+        chunk: images of one rank's batch.
+        workers: how many; 0 and 1 change nothing.
+    """
+    if workers < 2:
+        yield from indices
+    while block := list(itertools.islice(indices, workers * chunk)):
+        for place in range(len(block)):
+            yield block[place % workers * chunk + place // workers]
 
 
 def batch_stream(indices: Iterator[int], batch_size: int, wide: Sequence[bool] | None) -> Iterator[list[int]]:
@@ -55,6 +72,7 @@ class Batches:
         rank, world_size: this process among all.
         start: the first iteration wanted.
         stop: one past the last; None for no end.
+        order_of_workers: images are grouped in the order in which so many workers of Detectron2's would give them.
     """
 
     def __init__(
@@ -67,13 +85,17 @@ class Batches:
         world_size: int = 1,
         start: int = 0,
         stop: int | None = None,
+        order_of_workers: int = 0,
     ) -> None:
         self.size, self.seed, self.batch_size, self.wide = size, seed, batch_size, wide
+        self.order_of_workers = order_of_workers
         self.rank, self.world_size = rank, world_size
         self.start, self.stop = start, stop
 
     def __iter__(self) -> Iterator[tuple[int, list[int]]]:
         """Yield (iteration, indices)."""
         indices = index_stream(self.size, self.seed, self.rank, self.world_size)
+        if self.wide is not None:  # without grouping a worker makes whole batches, and their order is the stream's
+            indices = dealt(indices, self.batch_size, self.order_of_workers)
         stream = batch_stream(indices, self.batch_size, self.wide)
         return itertools.islice(enumerate(stream), self.start, self.stop)

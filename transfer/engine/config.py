@@ -29,6 +29,7 @@ def defaults() -> CfgNode:
     node.CHECK_COUNTS = True  # hold published splits against their published number of images
     node.CHECK_IMAGES = True  # open each image's header before the first step: readable, of its annotation's size
     node.PRECISE_BN = "synchronised"  # or fvcore: as Detectron2 does it, each rank with its own statistics
+    node.ORDER_OF_WORKERS = 4  # batches as Detectron2's loader makes them with so many workers, however many there are
     node.EVALUATOR = ""  # VOC: exact or detectron2; COCO: pycocotools; empty: the first
     node.KEEP_CHECKPOINTS = 1  # how many checkpoints to resume from are kept
     node.ROLE = TRIAL  # lr_search: a point of the lr search, in no cell of a table; set by --role alone
@@ -111,6 +112,8 @@ def check_values(cfg: CfgNode, where: str) -> None:
         )
     if cfg.SOLVER.MAX_ITER < 1 or cfg.SOLVER.IMS_PER_BATCH < 1:
         raise UserError(f"{where}: SOLVER.MAX_ITER and SOLVER.IMS_PER_BATCH must be at least 1")
+    if cfg.TRANSFER.ORDER_OF_WORKERS < 0:
+        raise UserError(f"{where}: TRANSFER.ORDER_OF_WORKERS must be at least 0")
     if cfg.TRANSFER.KEEP_CHECKPOINTS < 1:
         raise UserError(f"{where}: TRANSFER.KEEP_CHECKPOINTS must be at least 1")
     if not 0 < cfg.TRANSFER.HELDOUT.FRACTION < 1:

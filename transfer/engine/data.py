@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from common.errors import UserError
 from transfer.engine.batches import Batches
-from transfer.engine.randomness import AUGMENT, numpy_seeded
+from transfer.engine.randomness import AUGMENT, PRECISE_BN, numpy_seeded
 from transfer.tasks import task as tasks
 from transfer.tasks.records import Record, Thing
 
@@ -118,13 +118,15 @@ def training_batches(
         sampler_seed: seed of the image order.
         stream: the stream of the augmentations' randomness.
         start, stop: the iterations wanted.
-        workers: loader processes; None: DATALOADER.NUM_WORKERS. Any number gives the same batches.
+        workers: loader processes; None: DATALOADER.NUM_WORKERS. Any number gives the same batches, those that
+            TRANSFER.ORDER_OF_WORKERS of Detectron2's loader would give.
     """
     rank, world_size = comm.get_rank(), comm.get_world_size()
     wide = [image["width"] > image["height"] for image in dicts] if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None
-    batches = Batches(
-        len(dicts), sampler_seed, cfg.SOLVER.IMS_PER_BATCH // world_size, wide, rank, world_size, start, stop
-    )
+    # Detectron2 reads for precise BN without workers [detectron2: DefaultTrainer.build_hooks].
+    order = 0 if stream == PRECISE_BN else cfg.TRANSFER.ORDER_OF_WORKERS
+    each = cfg.SOLVER.IMS_PER_BATCH // world_size
+    batches = Batches(len(dicts), sampler_seed, each, wide, rank, world_size, start, stop, order)
     dataset = MappedBatches(dicts, DatasetMapper(cfg, is_train=True), (cfg.SEED, stream, rank))
     count = cfg.DATALOADER.NUM_WORKERS if workers is None else workers
     return DataLoader(

@@ -20,7 +20,7 @@ from transfer.engine.batches import Batches
 from transfer.engine.data import test_batches as batches_for_test
 from transfer.engine.data import to_detectron2, training_batches, training_dicts
 from transfer.engine.prepare import Request, load_task_of, prepare
-from transfer.engine.randomness import numpy_seeded, sampler_seeds, seed_torch
+from transfer.engine.randomness import AUGMENT, PRECISE_BN, numpy_seeded, sampler_seeds, seed_torch
 from transfer.tasks.task import load_task
 
 Ask = Callable[..., Request]
@@ -35,13 +35,13 @@ def same(item: dict[str, Any]) -> dict[str, Any]:
     return item
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, 1, 2, 3, 4])
 @pytest.mark.parametrize("grouped", [True, False])
-@pytest.mark.parametrize(("rank", "world_size"), [(0, 1), (0, 3), (2, 3)])
+@pytest.mark.parametrize(("rank", "world_size"), [(0, 1), (0, 2), (1, 2), (2, 3)])
 def test_the_order_equals_detectron2_s_for_the_same_seed(
     monkeypatch: pytest.MonkeyPatch, workers: int, grouped: bool, rank: int, world_size: int
 ) -> None:
-    """Detectron2's loader after `SEED: 5`, over several epochs of 23 images."""
+    """Detectron2's loader after `SEED: 5`, over several epochs of 23 images; and resumed after 17 batches."""
     found = images(23)
     monkeypatch.setattr(comm, "get_rank", lambda: rank)
     monkeypatch.setattr(comm, "get_world_size", lambda: world_size)
@@ -53,8 +53,32 @@ def test_the_order_equals_detectron2_s_for_the_same_seed(
     )
     theirs = [[item["index"] for item in batch] for batch in itertools.islice(loader, 40)]
     wide = [image["width"] > image["height"] for image in found] if grouped else None
-    ours = Batches(len(found), sampler_seeds(5, 1)[0], 4, wide, rank, world_size, stop=40)
-    assert [indices for _, indices in ours] == theirs
+
+    def ours(start: int) -> list[list[int]]:
+        seed = sampler_seeds(5, 1)[0]
+        batches = Batches(len(found), seed, 4, wide, rank, world_size, start, 40, order_of_workers=workers)
+        return [indices for _, indices in batches]
+
+    assert ours(0) == theirs and ours(17) == theirs[17:]
+
+
+def test_with_grouping_detectron2_s_order_depends_on_its_workers() -> None:
+    """So whose order is replayed must be said; ours does not depend on the workers that replay it."""
+    wide = [bool(i % 3) for i in range(20)]
+    orders = [[i for _, i in Batches(20, 5, 4, wide, stop=20, order_of_workers=n)] for n in (0, 1, 2, 4)]
+    assert orders[0] == orders[1] and orders[0] != orders[2] != orders[3] != orders[0]
+
+
+def test_training_reads_in_the_order_of_detectron2_s_four_workers_and_precise_bn_in_that_of_none(ask: Ask) -> None:
+    """Four is Detectron2's default, which MoCo's configs leave as it is; for precise BN it takes none."""
+    prepared, task = prepare(ask("SOLVER.IMS_PER_BATCH", "2", task="voc0712"))
+    dicts = training_dicts(task, prepared.cfg)
+    numbers = {image["file_name"]: index for index, image in enumerate(dicts)}
+    wide = [image["width"] > image["height"] for image in dicts]
+    for stream, workers in ((AUGMENT, 4), (PRECISE_BN, 0)):
+        batches = training_batches(dicts, prepared.cfg, 3, stream, stop=8)
+        found = [[numbers[image["file_name"]] for image in batch] for batch in batches]
+        assert found == [i for _, i in Batches(len(dicts), 3, 2, wide, stop=8, order_of_workers=workers)]
 
 
 def test_the_second_seed_is_the_one_that_precise_bn_s_loader_draws() -> None:
