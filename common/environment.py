@@ -13,6 +13,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 """The checkout this code runs from; configs/ lies below it."""
 
+COMMIT_FILE = ".commit"
+"""In a copy of a checkout that is none itself: the commit it was copied from."""
+
 
 def version_of(package: str) -> str | None:
     """The installed version of a distribution, without importing it; None when it is not installed."""
@@ -24,6 +27,8 @@ def version_of(package: str) -> str | None:
 
 def commit() -> str:
     """The checkout's commit, with `-dirty` where tracked files were changed; `unknown` outside a checkout."""
+    if (ROOT / COMMIT_FILE).is_file():
+        return (ROOT / COMMIT_FILE).read_text(encoding="utf-8").strip()
     try:
         if Path(_git("rev-parse", "--show-toplevel")).resolve() != ROOT:
             return "unknown"  # installed somewhere inside another project's checkout

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transfer.experiment.commands import Tools
     from transfer.experiment.executors import Outcome
     from transfer.experiment.service import Opened
+    from transfer.experiment.store import Store
 
 EXAMPLES = """examples:
   python tools/launch.py plan configs/experiments/demo.yaml            what would run, and why; touches nothing
@@ -35,10 +36,12 @@ EXAMPLES = """examples:
   python tools/launch.py logs configs/experiments/demo.yaml finetune.scratch.voc07.s1 --follow
   python tools/launch.py retry configs/experiments/demo.yaml           what failed or was killed, and what waits for it
   python tools/launch.py cancel configs/experiments/demo.yaml
+  python tools/launch.py submit configs/experiments/table5.yaml --cluster slurm   file all in the queue and return
 
-exit codes: 0 done, 1 a job has no result, 2 wrong use, 130/143 stopped by Ctrl-C/SIGTERM (submit again to go on)
+exit codes: 0 done (slurm: filed), 1 a job has no result, 2 wrong use, 130/143 stopped by Ctrl-C/SIGTERM (submit again
+to go on)
 """
-CLUSTERS = ("local", "debug")
+CLUSTERS = ("local", "slurm", "debug")
 
 
 def main(argv: Sequence[str] | None = None, tools: Tools | None = None) -> int:
@@ -80,7 +83,8 @@ def _parser() -> Parser:
             "--cluster",
             choices=CLUSTERS,
             default="local",
-            help="local: side by side on this machine (default); debug: in this process, one by one",
+            help="local: side by side on this machine (default); slurm: file all in the queue and return; "
+            "debug: in this process, one by one",
         )
     status = verb("status", "show every job's state, progress and last word, from what lies on disk")
     status.add_argument("--watch", action="store_true", help="renew until nothing runs any more")
@@ -115,7 +119,18 @@ def _submit(args: Namespace, tools: Tools | None) -> int:
     names = to_retry(opened.graph, opened.store, args.jobs) if args.verb == "retry" else None
     console = _console(stderr=True)
     outcome = submit(opened, EXECUTORS[args.cluster](), listener_for(console), names)
+    if args.cluster == "slurm":
+        return _filed(opened, outcome, args.experiment)
     return _report(opened, outcome, console)
+
+
+def _filed(opened: Opened, outcome: Outcome, file: str) -> int:
+    """How many jobs were filed, how many were there before, and how to see what becomes of them."""
+    held = sum(one.action == "queued" for one in opened.decisions().values()) - len(outcome.filed)
+    before = f"; {held} were in the queue already" if held > 0 else ""
+    print(f"filed {len(outcome.filed)} jobs{before}")
+    print(f"python tools/launch.py status {file} --watch   shows what becomes of them; this shell may be closed")
+    return DONE
 
 
 def _report(opened: Opened, outcome: Outcome, console: Console) -> int:
@@ -149,22 +164,27 @@ def _status(args: Namespace, _: Tools | None) -> int:
     if not same:
         print(f"{args.experiment} has changed since it was submitted; this is what was submitted", file=sys.stderr)
 
-    def view(height: int | None = None) -> Group:
-        return status_table(graph, store, height)
+    def view(asked: Store, height: int | None = None) -> Group:
+        return status_table(graph, asked, height)
 
-    def lives() -> bool:
-        return any(store.lives(job) for job in graph)
+    def lives(asked: Store) -> bool:
+        return any(asked.active(job) for job in graph)
 
+    asked = store.asked(graph)
+    if asked.deaf:
+        print(f"the queue cannot be asked: {asked.deaf}", file=sys.stderr)
     if args.watch and console.is_terminal:
-        with Live(view(console.height), console=console, auto_refresh=False) as live:
-            while lives():
-                time.sleep(2.0)
-                live.update(view(console.height), refresh=True)
+        with Live(view(asked, console.height), console=console, auto_refresh=False) as live:
+            while lives(asked):
+                time.sleep(5.0 if asked.queue else 2.0)  # a controller serves many
+                asked = store.asked(graph)
+                live.update(view(asked, console.height), refresh=True)
         return DONE
-    _print_whole(view())
-    while args.watch and lives():
+    _print_whole(view(asked))
+    while args.watch and lives(asked):
         time.sleep(10.0)
-        _print_whole(view())
+        asked = store.asked(graph)
+        _print_whole(view(asked))
     return DONE
 
 
@@ -178,7 +198,7 @@ def _logs(args: Namespace, _: Tools | None) -> int:
         raise UserError(f"{job.name} has not started yet; it would write {path}")
     with open(path, "rb") as log:
         while True:
-            lives = store.lives(job)  # asked before the rest is read: nothing is missed
+            lives = store.asked(graph).active(job)  # asked before the rest is read: nothing is missed
             sys.stdout.write(log.read().decode(errors="replace"))
             sys.stdout.flush()
             if not (args.follow and lives):

@@ -30,11 +30,13 @@ class Means:
         executor: the executor's name, for `job.json`.
         environment: variables laid over this process's own.
         continues: how often a command that exits with 75 (stopped after a checkpoint) is asked again.
+        job_id: the queue's id of the job that this process is; None where there is no queue.
     """
 
     executor: str
     environment: Mapping[str, str]
     continues: int
+    job_id: str | None = None
 
 
 class Attempt:
@@ -50,16 +52,17 @@ class Attempt:
         self._left = list(job.commands)
         self._continues = means.continues
         self._stopped_by: str | None = None
+        self._stopped_as = "cancelled"
         self._child = self._launch()
 
     @classmethod
-    def start(cls, job: Job, graph: Graph, store: Store, means: Means) -> Attempt | None:
-        """Start the job's first command; None when a process of an earlier submit still works on the job."""
+    def start(cls, job: Job, graph: Graph, store: Store, means: Means, patience: float = 0.1) -> Attempt | None:
+        """Start the job's first command; None when another process works on the job, for all those seconds."""
         lock = store.lock(job)
-        if not lock.acquire(patience=0.1):
+        if not lock.acquire(patience):
             return None
         try:
-            return cls(job, store, means, begin(job, graph, store, means.executor), lock)
+            return cls(job, store, means, begin(job, graph, store, means.executor, means.job_id), lock)
         except BaseException:
             lock.release()
             raise
@@ -75,17 +78,19 @@ class Attempt:
                 self._child = self._launch()
                 return None
             return self._finish(self._outcome())
-        if self._stopped_by or self.store.cancel_requested(self.job, self.state):
+        if self.store.cancel_requested(self.job, self.state):
             return self._finish(ended(self.state, "cancelled", exit_code=code, error=self._stopped_by or "cancelled"))
+        if self._stopped_by:
+            return self._finish(ended(self.state, self._stopped_as, exit_code=code, error=self._stopped_by))
         if code == AGAIN and self._continues:
             self._continues -= 1
             self._child = self._launch()
             return None
         return self._finish(ended(self.state, "failed", exit_code=code, error=self._reason(code)))
 
-    def stop(self, why: str) -> None:
-        """Ask the running command to checkpoint and leave; it will end as cancelled."""
-        self._stopped_by = why
+    def stop(self, why: str, status: str = "cancelled") -> None:
+        """Ask the running command to checkpoint and leave; the attempt will end as `status`."""
+        self._stopped_by, self._stopped_as = why, status
         if self._child.poll() is None:
             self._child.send_signal(signal.SIGTERM)
 
@@ -106,7 +111,7 @@ class Attempt:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", **self.means.environment},
                 pass_fds=(self._lock.fileno(),),
-                preexec_fn=_deaf_to_the_terminal,
+                preexec_fn=deaf_to_others,
             )
         self.state = replace(self.state, process=processes.this(child.pid))
         self.store.write(self.job, self.state)
@@ -115,7 +120,7 @@ class Attempt:
     def _outcome(self) -> State:
         missing = self.store.missing(self.job)
         if self._left:
-            return ended(self.state, "cancelled", exit_code=0, error=self._stopped_by)
+            return ended(self.state, self._stopped_as, exit_code=0, error=self._stopped_by)
         if missing:
             return ended(self.state, "failed", exit_code=0, error=f"exited with 0 but wrote no {missing[0]}")
         return ended(self.state, self.store.result_status(self.job), exit_code=0)
@@ -135,13 +140,18 @@ class Attempt:
         return line or f"exited with {code} and said nothing"
 
 
-def _deaf_to_the_terminal() -> None:
-    """In the child: Ctrl-C and a closed terminal reach this process alone, which then asks the child to checkpoint."""
-    for number in (signal.SIGINT, signal.SIGHUP):
+def deaf_to_others() -> None:
+    """In the child: Ctrl-C, a closed terminal and Slurm's warning are for the parent, which asks the child to save.
+
+    A tool that knows what to do with SIGUSR2 says so itself; its loaders' workers would die of it. The parent may hold
+    signals back while it starts the child, who must not inherit that.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGUSR2))
 
 
-def begin(job: Job, graph: Graph, store: Store, executor: str) -> State:
+def begin(job: Job, graph: Graph, store: Store, executor: str, job_id: str | None = None) -> State:
     """The state of a job's next attempt, as of now."""
     before = store.read(job)
     return State(
@@ -152,6 +162,8 @@ def begin(job: Job, graph: Graph, store: Store, executor: str) -> State:
         attempts=before.attempts + 1 if before else 1,
         started=now(),
         inputs=store.inputs_of(job, graph) if job.after_any else None,
+        job_id=job_id,
+        kills=before.kills if before else 0,
     )
 
 

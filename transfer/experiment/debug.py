@@ -15,9 +15,11 @@ from common.console import AGAIN, INTERRUPTED, call
 from transfer.experiment import processes
 from transfer.experiment.attempt import begin, write_banner
 from transfer.experiment.commands import Command
-from transfer.experiment.executors import Agenda, Listener, Outcome, Work
+from transfer.experiment.decide import Decision
+from transfer.experiment.executors import Agenda, Listener, Outcome, Work, in_queue
 from transfer.experiment.graph import Job
 from transfer.experiment.local import job_environment
+from transfer.experiment.spec import Experiment
 from transfer.experiment.store import State, ended
 
 
@@ -28,6 +30,10 @@ class Debug:
     """
 
     name = "debug"
+
+    def refusal(self, experiment: Experiment, decisions: Mapping[str, Decision]) -> str | None:
+        """Not beside a cluster that works in the same folder."""
+        return in_queue(decisions)
 
     def run(self, work: Work, listener: Listener) -> Outcome:
         """Run to the end or to the first exception, which is raised again once the job's state is written."""

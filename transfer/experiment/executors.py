@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,7 +16,10 @@ class Listener(Protocol):
     """Is told what happens, to show it."""
 
     def begin(self, work: Work, side_by_side: int) -> None:
-        """The work is about to start, at most so many jobs at a time."""
+        """The work is about to start, at most so many jobs at a time (0: as a queue likes)."""
+
+    def filed(self, jobs: Sequence[Job], ids: Sequence[str], after: str) -> None:
+        """Jobs were put into a queue under these ids, to start after what `after` says."""
 
     def started(self, job: Job, state: State) -> None:
         """A job was started."""
@@ -67,11 +70,13 @@ class Outcome:
     Attributes:
         ran: the final state of every job that was run.
         blocked: jobs that were not run, and the job each waited for in vain.
+        filed: the queue's ids of the jobs that were filed there.
         stopped: the signal that ended the work before its time; None when it ran to its end.
     """
 
     ran: dict[str, State] = field(default_factory=dict)
     blocked: dict[str, str] = field(default_factory=dict)
+    filed: dict[str, str] = field(default_factory=dict)
     stopped: int | None = None
 
     @property
@@ -89,8 +94,20 @@ class Executor(Protocol):
 
     name: str
 
+    def refusal(self, experiment: Experiment, decisions: Mapping[str, Decision]) -> str | None:
+        """Why it cannot do this, in one line, before anything is written; None when it can."""
+
     def run(self, work: Work, listener: Listener) -> Outcome:
         """Run what `work.decisions` says."""
+
+
+def in_queue(decisions: Mapping[str, Decision]) -> str | None:
+    """For what runs jobs itself: why not now; None unless a cluster's queue holds some of them."""
+    held = [name for name, one in decisions.items() if one.action == "queued"]
+    if not held:
+        return None
+    advice = "wait for them, `cancel` them, or give --cluster slurm"
+    return f"{len(held)} jobs of this run folder are in Slurm's queue, such as {held[0]}; {advice}"
 
 
 class Agenda:

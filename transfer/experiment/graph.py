@@ -13,7 +13,7 @@ from transfer.experiment.commands import Command
 
 FORMAT = "graph/1"
 FILE = "graph.json"
-Kind = Literal["pretrain", "convert", "evaluate", "finetune", "table"]
+Kind = Literal["pretrain", "convert", "evaluate", "search", "choose", "finetune", "table"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Job:
         trial: its trial's number, from 1.
         total: how far it has to go, in the unit of `counter`; None when only the tool knows.
         counter: the key of `metrics.json` that counts towards `total`.
+        data: the data root that its commands name.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Job:
     trial: int | None = None
     total: float | None = None
     counter: str = "iteration"
+    data: str | None = None
 
     @property
     def dir(self) -> str:
@@ -55,8 +57,8 @@ class Job:
 
     @property
     def after_any(self) -> bool:
-        """Whether it runs once its inputs have ended, however they ended (the table), not only when all are done."""
-        return self.kind == "table"
+        """Whether it runs once its inputs have ended, however they ended, not only when all are done."""
+        return self.kind in ("choose", "table")
 
 
 @dataclass(frozen=True)

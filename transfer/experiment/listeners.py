@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.live import Live
@@ -35,9 +35,16 @@ class Lines:
         self.work, self.total = work, len(work.to_run())
         name, where = work.graph.experiment, work.store.run_dir
         if self.total:
-            self.say(f"{name}: {self.total} jobs to run, {side_by_side} at a time, into {where}")
+            how = f"{side_by_side} at a time" if side_by_side else "through the queue"
+            self.say(f"{name}: {self.total} jobs to run, {how}, into {where}")
         else:
             self.say(f"{name}: nothing to run, every result is in {where}")
+
+    def filed(self, jobs: Sequence[Job], ids: Sequence[str], after: str) -> None:
+        """Say as what, and what they wait for."""
+        more = f" … {jobs[-1].name} ({len(jobs)} jobs)" if len(jobs) > 1 else ""
+        shown = ids[0] if len(ids) == 1 else f"{ids[0].partition('_')[0]}_[0-{len(ids) - 1}]"
+        self.say(f"filed   {jobs[0].name}{more} as {shown}" + (f", {after}" if after else ""))
 
     def started(self, job: Job, state: State) -> None:
         """Say so."""

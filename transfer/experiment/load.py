@@ -41,13 +41,12 @@ def load(path: str | os.PathLike[str], sets: Sequence[str] = ()) -> tuple[Experi
     """
     content = load_yaml(path)
     text = Path(path).read_text(encoding="utf-8")
-    lines = _lines(text)
     for word in sets:
         merge_dict(content, _parse_set(word))
     try:
         experiment = Experiment.model_validate(content)
     except ValidationError as error:
-        raise UserError(_explain(error, str(path), lines, sets)) from error
+        raise UserError(explain(error, str(path), text, sets)) from error
     return experiment, Source(str(path), text, tuple(sets))
 
 
@@ -81,14 +80,25 @@ def _lines(text: str) -> dict[tuple[str, ...], int]:
     return found
 
 
-def _explain(error: ValidationError, path: str, lines: dict[tuple[str, ...], int], sets: Iterable[str]) -> str:
-    """The first mistake as one line; how many more there are."""
+def explain(
+    error: ValidationError, path: str, text: str, sets: Iterable[str] = (), model: type[BaseModel] = Experiment
+) -> str:
+    """The first mistake as one line; how many more there are.
+
+    Args:
+        error: what pydantic found.
+        path: the file.
+        text: its content.
+        sets: the `--set` words that were laid over it.
+        model: what it was to be.
+    """
+    lines = _lines(text)
     # A misspelt key is often missing too: the spelling says more.
     problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     first = problems[0]
     parts = tuple(str(part) for part in first["loc"] if part != "[key]")
     key = ".".join(parts)
-    what = _reason(first, parts)
+    what = _reason(first, parts, model)
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return f"{_where(path, parts, lines, sets)}: {key + ': ' if key else ''}{what}{more}"
 
@@ -105,10 +115,10 @@ def _where(path: str, parts: tuple[str, ...], lines: dict[tuple[str, ...], int],
     return path
 
 
-def _reason(problem: Any, parts: tuple[str, ...]) -> str:
+def _reason(problem: Any, parts: tuple[str, ...], model: type[BaseModel]) -> str:
     kind, value = problem["type"], problem["input"]
     if kind == "extra_forbidden":
-        return f"unknown key; {nearest(parts[-1], _fields_at(parts[:-1]))}"
+        return f"unknown key; {nearest(parts[-1], _fields_at(parts[:-1], model))}"
     if kind == "missing":
         return "is missing; add it"
     if kind == "value_error":
@@ -119,9 +129,9 @@ def _reason(problem: Any, parts: tuple[str, ...]) -> str:
     return problem["msg"].replace("Input should be", "must be").replace("valid ", "") + shown
 
 
-def _fields_at(parts: tuple[str, ...]) -> list[str]:
+def _fields_at(parts: tuple[str, ...], model: type[BaseModel]) -> list[str]:
     """The keys that are valid in the section that `parts` leads to."""
-    current: Any = Experiment
+    current: Any = model
     for part in parts:
         current = _model_in(current.model_fields[part].annotation if _is_model(current) else current)
     return list(current.model_fields) if _is_model(current) else []

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 
 from transfer.experiment.attempt import Attempt, Means
-from transfer.experiment.executors import Agenda, Listener, Outcome, Work
+from transfer.experiment.decide import Decision
+from transfer.experiment.executors import Agenda, Listener, Outcome, Work, in_queue
 from transfer.experiment.graph import Job
 from transfer.experiment.spec import Experiment
 
@@ -33,6 +34,10 @@ class Local:
 
     def __init__(self, poll: float = 0.05, grace: float = 60.0) -> None:
         self.poll, self.grace = poll, grace
+
+    def refusal(self, experiment: Experiment, decisions: Mapping[str, Decision]) -> str | None:
+        """Not beside a cluster that works in the same folder."""
+        return in_queue(decisions)
 
     def run(self, work: Work, listener: Listener) -> Outcome:
         """Run to the end, or until SIGINT, SIGTERM or SIGHUP; a second signal kills what still runs."""

@@ -21,12 +21,14 @@ from transfer.experiment.load import Source, load
 from transfer.experiment.local import Local
 from transfer.experiment.locks import FileLock, is_held
 from transfer.experiment.processes import Process
+from transfer.experiment.slurm.cancel import cancel_filed
+from transfer.experiment.slurm.executor import Slurm
 from transfer.experiment.spec import Experiment
 from transfer.experiment.store import Store
 from transfer.weights import zoo
 from transfer.weights.download import Report
 
-EXECUTORS: dict[str, type[Local] | type[Debug]] = {Local.name: Local, Debug.name: Debug}
+EXECUTORS: dict[str, Callable[[], Executor]] = {Local.name: Local, Debug.name: Debug, Slurm.name: Slurm}
 SUBMIT_LOCK = "submit.lock"
 
 
@@ -53,8 +55,8 @@ class Opened:
         return list(preflight.problems(self.experiment, self.source))
 
     def decisions(self) -> dict[str, Decision]:
-        """What would run, and why."""
-        return decide(self.graph, self.store)
+        """What would run, and why, by what lies on disk and what the cluster's queue says now."""
+        return decide(self.graph, self.store.asked(self.graph))
 
 
 def open_experiment(path: str, sets: Sequence[str] = (), tools: Tools | None = None) -> Opened:
@@ -117,13 +119,17 @@ def submit(opened: Opened, executor: Executor, listener: Listener, names: Sequen
     """
     for problem in opened.problems():
         raise UserError(problem)
+    refusal = executor.refusal(opened.experiment, opened.decisions())
+    if refusal:
+        raise UserError(refusal)
     with _alone(opened.store.run_dir):
         opened.graph.write(opened.store.run_dir)
         opened.digests.save()
-        decisions = opened.decisions()
+        store = opened.store.asked(opened.graph)  # anew: another submit may have filed jobs meanwhile
+        decisions = decide(opened.graph, store)
         if names is not None:
             decisions = select(decisions, opened.graph, names)
-        return executor.run(Work(opened.experiment, opened.graph, decisions, opened.store), listener)
+        return executor.run(Work(opened.experiment, opened.graph, decisions, store), listener)
 
 
 def _alone(run_dir: Path) -> FileLock:
@@ -158,6 +164,7 @@ def to_retry(graph: Graph, store: Store, names: Sequence[str]) -> list[str]:
     Raises:
         UserError: a named job has its result already, or there is no such job.
     """
+    store = store.asked(graph)
     states = {job.name: store.status(job, store.read(job)) for job in graph}
     for name in names:
         if states[graph[name].name] == "done":
@@ -168,7 +175,7 @@ def to_retry(graph: Graph, store: Store, names: Sequence[str]) -> list[str]:
 
 
 def cancel(graph: Graph, store: Store, names: Sequence[str]) -> list[str]:
-    """Ask running jobs to checkpoint and leave; without names, the whole submit and whatever it left behind.
+    """Ask running jobs to checkpoint and leave, take waiting ones out of the queue; without names, everything.
 
     Returns:
         What was asked to leave, in words.
@@ -176,6 +183,7 @@ def cancel(graph: Graph, store: Store, names: Sequence[str]) -> list[str]:
     Raises:
         UserError: a named job does not run, or runs on another host.
     """
+    store = store.asked(graph)
     if names:
         return [_cancel_named(graph[name], store) for name in names]
     holder = submitter(store.run_dir)
@@ -183,8 +191,9 @@ def cancel(graph: Graph, store: Store, names: Sequence[str]) -> list[str]:
         if not holder.signal(signal.SIGTERM):
             raise UserError(f"the submit runs on {holder.host}; ask for `cancel` there")
         return [f"the submit (process {holder.pid})"]
-    told = (_cancel_job(job, store) for job in graph)
-    return [words for words in told if words]
+    # Users first: what waits for a job must be gone before that job is.
+    told = [_cancel_job(job, store) for job in reversed(list(graph))]
+    return [words for words in reversed(told) if words]
 
 
 def _cancel_named(job: Job, store: Store) -> str:
@@ -196,7 +205,11 @@ def _cancel_named(job: Job, store: Store) -> str:
 
 def _cancel_job(job: Job, store: Store) -> str | None:
     """Ask a job to leave; None where it does not run, or ended just now."""
-    state = store.read(job)
+    state, entry = store.read(job), store.entry(job)
+    if entry is not None and store.status(job, state) in ("running", "queued"):
+        if state is not None:
+            store.request_cancel(job, state)
+        return cancel_filed(job, entry)
     if state is None or not store.lives(job) or state.process is None:
         return None
     store.request_cancel(job, state)

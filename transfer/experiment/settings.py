@@ -16,7 +16,7 @@ VERSION = 1
 
 
 HOW = {
-    "pretrain": ("DATA.WORKERS", "LOG", "CHECKPOINT"),
+    "pretrain": ("DATA.WORKERS", "DATA.INDEX_CACHE", "LOG", "CHECKPOINT"),
     "transfer": ("DATALOADER.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD", "TRANSFER.KEEP_CHECKPOINTS"),
 }
 """Keys (and sections) that say how a stage runs, not what it computes: changing them makes no new job."""

@@ -62,6 +62,7 @@ class Stages:
             outputs=(f"{out}/result.json", f"{out}/backbone.safetensors"),
             total=_number(settings.get("SOLVER.EPOCHS")),
             counter="epoch",
+            data=str(images),
         )
 
     def convert(self, key: str, row: Row, producer: Job | None) -> Job:
@@ -134,6 +135,7 @@ class Stages:
             needs=(producer.name,),
             commands=(command,),
             outputs=(f"{out}/result.json",),
+            data=str(images),
         )
 
     def finetune(self, key: str, row: Row, task_key: str, task: Task, trial: int, converted: Job | None) -> Job:
@@ -167,6 +169,7 @@ class Stages:
             commands=(command,),
             outputs=(f"{out}/result.json",),
             total=_number(settings.get("SOLVER.MAX_ITER")),
+            data=str(detection),
         )
 
     def table(self, jobs: Sequence[Job]) -> Job:

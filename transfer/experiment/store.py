@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
 from common.files import read_json, write_json
+from transfer.experiment.filing import Filed, read_filed
 from transfer.experiment.graph import Graph, Job
 from transfer.experiment.locks import FileLock, is_held
 from transfer.experiment.processes import Process
+from transfer.experiment.queue import Entry, Queue, look
 
 FORMAT = "job/1"
 ENDED_WELL = ("done", "diverged")
 """A diverged trial is a result: it is never run again by itself."""
+KILLED = ("NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "COMPLETED")
+"""How the queue says that a job was cut off without a word of its own; the next submit goes on with it."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,8 @@ class State:
     Attributes:
         name: the job's name.
         fingerprint: the job's fingerprint.
-        status: running, done, diverged, failed or cancelled.
+        status: running, done, diverged, failed or cancelled; requeued: stopped after a checkpoint and put back into the
+            queue.
         executor: local, debug or slurm: who knows whether a running one lives.
         attempts: how often it was started.
         started: when the last attempt started, UTC, ISO 8601.
@@ -34,6 +39,8 @@ class State:
         error: the last error line of a failed attempt.
         process: the process that does the work, while it runs.
         inputs: what the table read: name, fingerprint, status, end of every input.
+        job_id: the queue's id of the job that ran the attempt; None where there is no queue.
+        kills: how many attempts in a row were killed (SIGKILL, a process that vanished).
     """
 
     name: str
@@ -47,6 +54,20 @@ class State:
     error: str | None = None
     process: Process | None = None
     inputs: list[list[str | None]] | None = None
+    job_id: str | None = None
+    kills: int = 0
+
+    @classmethod
+    def of(cls, content: dict[str, Any]) -> State:
+        """From the content of `job.json`."""
+        process = content.get("process")
+        known = {field.name for field in fields(cls)}
+        values = {key: value for key, value in content.items() if key in known}
+        return cls(**{**values, "process": Process(**process) if process else None})
+
+    def content(self) -> dict[str, Any]:
+        """For `job.json`."""
+        return {"format": FORMAT, **asdict(self)}
 
     @property
     def seconds(self) -> float | None:
@@ -66,9 +87,25 @@ class Store:
 
     Attributes:
         run_dir: the folder.
+        queue: what the cluster's queue said of the filed jobs, when it was last asked (`asked`).
+        deaf: why it could not be asked; None when it could.
     """
 
     run_dir: Path
+    queue: Queue = field(default_factory=dict)
+    deaf: str | None = None
+
+    def asked(self, graph: Graph) -> Store:
+        """The same folder, with what the queue says now of every job that has no end on disk: one call for all."""
+        ids = {}
+        for job in graph:
+            filed = self.filed(job)
+            if filed is not None:
+                ids[job.name] = filed.id
+        try:
+            return replace(self, queue=look(set(ids.values())), deaf=None)
+        except UserError as error:
+            return replace(self, queue={}, deaf=str(error))
 
     def folder(self, job: Job) -> Path:
         """The job's folder."""
@@ -90,35 +127,79 @@ class Store:
         content: dict[str, Any] = read_json(path)
         if content.get("fingerprint") != job.fingerprint:
             raise UserError(f"{path} is of another job ({content.get('fingerprint')}); move that folder away")
-        process = content.get("process")
-        known = {field.name for field in fields(State)}
-        values = {key: value for key, value in content.items() if key in known}
-        return State(**{**values, "process": Process(**process) if process else None})
+        return State.of(content)
 
     def write(self, job: Job, state: State) -> None:
         """Write `job.json`."""
-        write_json(self.folder(job) / "job.json", {"format": FORMAT, **asdict(state)})
+        write_json(self.folder(job) / "job.json", state.content())
+
+    def filed(self, job: Job) -> Filed | None:
+        """The job's filing that counts: not one that a later attempt outside the queue has overtaken."""
+        filed = read_filed(self.folder(job))
+        if filed is None:
+            return None
+        state = self.read(job)
+        overtaken = state is not None and state.job_id != filed.id and state.attempts > filed.attempt
+        return None if overtaken else filed
+
+    def entry(self, job: Job) -> Entry | None:
+        """What the queue says of the job."""
+        filed = self.filed(job)
+        return self.queue.get(filed.id) if filed else None
 
     def lock(self, job: Job) -> FileLock:
         """The lock that the job's process holds while it lives."""
         return FileLock(self.folder(job) / "job.lock")
 
+    def began(self, job: Job, state: State | None) -> bool:
+        """Whether the job has started at all since it was last filed (or asked for, where there is no queue)."""
+        filed = self.filed(job)
+        return state is not None and (filed is None or state.job_id == filed.id)
+
     def lives(self, job: Job) -> bool:
         """Whether a process works on the job, whatever `job.json` says."""
         return is_held(self.folder(job) / "job.lock")
 
+    def active(self, job: Job) -> bool:
+        """Whether something is still to come: a process works on it, or it waits in the queue."""
+        return self.status(job, self.read(job)) in ("running", "queued")
+
     def status(self, job: Job, state: State | None) -> str:
-        """The job's state in one word: `State.status`, or pending, interrupted (killed while running), incomplete
-        (done once, but an output is gone)."""
+        """The job's state in one word: `State.status`, or pending, queued, interrupted (killed while running),
+        incomplete (done once, but an output is gone), unknown (filed, but the queue does not answer)."""
         if self.lives(job):
             return "running"
+        filed = self.filed(job)
+        if filed is not None:
+            word = self._filed_status(filed, state)
+            if word is not None:
+                return word
         if state is None:
             return "pending"
-        if state.status == "running":
+        if state.status in ("running", "requeued"):
             return "interrupted"
         if state.status in ENDED_WELL and self.missing(job):
             return "incomplete"
         return state.status
+
+    def _filed_status(self, filed: Filed, state: State | None) -> str | None:
+        """A filed job's state as the queue has it; None where its own words count."""
+        entry = self.queue.get(filed.id)
+        mine = state is not None and state.job_id == filed.id
+        ended_itself = mine and state is not None and state.ended is not None and state.status != "requeued"
+        if entry is not None and entry.pending:
+            return "queued"
+        if ended_itself:
+            return None
+        if entry is not None and entry.running:
+            return "running"
+        if self.deaf:
+            return "unknown"
+        if entry is not None and entry.state == "CANCELLED":
+            return "cancelled"
+        if entry is not None and entry.state not in KILLED:
+            return "failed"  # TIMEOUT, OUT_OF_MEMORY, FAILED …
+        return None if mine else "cancelled"  # it never began, and is gone
 
     def missing(self, job: Job) -> list[str]:
         """The job's outputs that are not there."""

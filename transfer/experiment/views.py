@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.console import clock
-from transfer.experiment.decide import Decision
+from transfer.experiment.decide import Decision, end_note, queue_note
 from transfer.experiment.graph import Graph, Job
 from transfer.experiment.progress import progress
 from transfer.experiment.store import State, Store
@@ -21,6 +21,8 @@ from transfer.experiment.store import State, Store
 STYLES = {
     "done": "green",
     "running": "bold cyan",
+    "queued": "cyan",
+    "unknown": "yellow",
     "failed": "bold red",
     "diverged": "yellow",
     "cancelled": "yellow",
@@ -31,7 +33,7 @@ STYLES = {
     "skip": "dim",
     "run": "bold",
 }
-QUIET = ("pending", "done", "blocked")
+QUIET = ("pending", "queued", "done", "blocked")
 """States of which the number is enough."""
 
 
@@ -48,6 +50,7 @@ def plan_lines(
     """
     counts = Counter(one.action for one in decisions.values())
     head = f"{graph.experiment} → {run_dir}: {len(decisions)} jobs, {counts['run']} to run, {counts['done']} done"
+    head += f", {counts['queued']} in the queue" if counts["queued"] else ""
     yield Text(head + (f", {counts['skip']} not needed" if counts["skip"] else ""), style="bold")
     width = max(len(job.name) + 3 * _depth(job, graph) for job in graph) + 3
     for row in graph.rows:
@@ -71,7 +74,7 @@ def _branch(
 
 
 def _leaf(one: Decision, prefix: str, width: int, commands: bool) -> Iterator[Text]:
-    word = one.status if one.action == "done" else one.action
+    word = one.status if one.action in ("done", "queued") else one.action
     why = one.why or _when(one.state)
     yield Text.assemble(
         f"{prefix}{one.job.name}".ljust(width), (f"{word:<9}", STYLES.get(word, "")), (f" {why}".rstrip(), "dim")
@@ -98,7 +101,7 @@ def status_table(graph: Graph, store: Store, height: int | None = None) -> Group
 
     Args:
         graph: the jobs.
-        store: where their state lies.
+        store: where their state lies; asked for what the queue says now.
         height: lines there are; where all jobs do not fit, those that wait or are done are only counted.
     """
     blocked = blocked_by(graph, store)
@@ -121,13 +124,21 @@ def status_row(job: Job, store: Store, blocked_by: str | None) -> tuple[str, lis
     """A job's state in one word, then progress, time, ETA and last word."""
     state = store.read(job)
     word = store.status(job, state)
+    if blocked_by and word == "cancelled":
+        return word, ["", "", "", f"by Slurm: needs {blocked_by}, which has no result"]
     if blocked_by and word != "running":
         return "blocked", ["", "", "", f"waits for {blocked_by}, which has no result"]
+    if word in ("queued", "unknown"):
+        return word, ["", "", "", queue_note(job, state, store)]
     if state is None:
-        return word, [""] * 4
+        return word, ["", "", "", queue_note(job, state, store) or end_note(job, store)]
     where = progress(job, store, state)
     if word != "running":
-        note = where.note or ("killed while it ran; submit again to go on" if word == "interrupted" else "")
+        note = (
+            where.note
+            or end_note(job, store)
+            or ("killed while it ran; submit again to go on" if word == "interrupted" else "")
+        )
         return word, ["", clock(state.seconds or 0) if state.ended else "", "", note]
     done = "" if where.fraction is None else f"{where.fraction:4.0%}"
     eta = "" if where.eta is None else clock(where.eta)
@@ -141,7 +152,9 @@ def blocked_by(graph: Graph, store: Store) -> dict[str, str]:
         state = store.read(job)
         word = store.status(job, state)
         by = next((bad[need] for need in job.needs if need in bad), None)
-        if word in ("failed", "cancelled"):
+        if by and not job.after_any and word == "cancelled" and not store.began(job, state):  # Slurm took it out of the queue
+            bad[job.name] = by
+        elif word in ("failed", "cancelled"):
             bad[job.name] = job.name
         elif by and not job.after_any and word in ("pending", "interrupted", "incomplete"):
             bad[job.name] = by

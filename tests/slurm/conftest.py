@@ -1,0 +1,41 @@
+"""One private Slurm for all tests of this folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+for folder in (Path(__file__).parent, Path(__file__).parents[1] / "transfer/experiment"):
+    sys.path.insert(0, str(folder))  # tests are imported by path: their helpers are found here
+import private_cluster
+from private_cluster import PrivateCluster
+from slurm_world import SlurmWorld, make_slurm_world
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[PrivateCluster]:
+    """Two nodes on this machine; nothing of it outlives the tests."""
+    why = private_cluster.missing()
+    if why is not None:
+        (pytest.fail if os.environ.get("REQUIRE_ALL") else pytest.skip)(why)
+    with tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True) as base:  # socket paths are short
+        running = PrivateCluster(Path(base))
+        try:
+            running.start()
+            yield running
+        finally:
+            running.stop()
+
+
+@pytest.fixture
+def world(cluster: PrivateCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlurmWorld]:
+    """A small experiment whose jobs go to the private cluster; its queue is empty before and after."""
+    for name, value in {**cluster.environment, "FAKE_DIR": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    yield make_slurm_world(tmp_path, cluster)
+    cluster.empty()

@@ -1,0 +1,96 @@
+"""The small experiment of the other tests, on the private cluster."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from private_cluster import PrivateCluster
+from small_world import World, make
+
+from transfer.experiment.store import State
+
+RESOURCES = """
+resources:
+  default: {gpus: 0, cpus: 1, memory_gb: 0.5, hours: 0.5, signal_seconds: 30}
+  convert: {cpus: 1, memory_gb: 0.5}
+  table: {cpus: 1, memory_gb: 0.5}
+"""
+
+
+@dataclass
+class SlurmWorld(World):
+    """An experiment and the cluster it runs on."""
+
+    cluster: PrivateCluster
+
+    def submit(self, *words: str) -> int:
+        return self.launch("submit", "--cluster", "slurm", *words)
+
+    def statuses(self) -> dict[str, str]:
+        opened = self.open()
+        store = opened.store.asked(opened.graph)
+        return {job.name: store.status(job, store.read(job)) for job in opened.graph}
+
+    def ids(self) -> dict[str, str]:
+        """The queue's id of every filed job."""
+        opened = self.open()
+        filed = {job.name: opened.store.filed(job) for job in opened.graph}
+        return {name: one.id for name, one in filed.items() if one is not None}
+
+    def queue_names(self) -> list[str]:
+        """What squeue calls the jobs."""
+        names = [f"small.{job.name}" for job in self.open().graph]
+        return [*names, "small.finetune.scratch.voc07", "small.finetune.simsiam.voc07"]
+
+    def state(self, name: str) -> State:
+        opened = self.open()
+        state = opened.store.read(opened.graph[name])
+        assert state is not None
+        return state
+
+    def steps(self, name: str) -> int:
+        """How many steps a fake tool has done, over all attempts."""
+        path = self.run_dir / self.open().graph[name].dir / "metrics.json"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    def processes(self, name: str) -> list[int]:
+        """The processes of a job's step: what Slurm started, then the tool it started."""
+        id_ = self.ids()[name]
+        array, _, index = id_.partition("_")
+        marks = [f"SLURM_ARRAY_JOB_ID={array}", f"SLURM_ARRAY_TASK_ID={index}"] if index else [f"SLURM_JOB_ID={array}"]
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (entry / "environ").read_bytes().decode(errors="replace").split("\0")
+                command = (entry / "cmdline").read_bytes().decode().replace("\0", " ")
+            except OSError:
+                continue
+            if {*marks, "SLURM_PROCID=0"} <= set(words) and "python" in command and "srun" not in command:
+                found.append((int(entry.name), command))
+        submitit = [pid for pid, command in found if "submitit" in command and "bash" not in command]
+        return [*sorted(submitit), *sorted(pid for pid, command in found if "transfer.py" in command)]
+
+    def wait(self, is_so: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
+        """Until it is so; what was put back into the queue starts at once, not in two minutes."""
+        deadline = time.monotonic() + seconds
+        while not is_so():
+            self.cluster.hurry()
+            if time.monotonic() > deadline:
+                logs = "\n".join(f"--- {p}\n{p.read_text()[-1500:]}" for p in self.run_dir.glob("slurm/*log*"))
+                raise AssertionError(f"{what}: {self.statuses()}\n{self.cluster.run('squeue', '-r')}\n{logs[-9000:]}")
+            time.sleep(0.3)
+
+    def wait_until_over(self, seconds: float = 120.0) -> dict[str, str]:
+        """Until nothing runs and nothing waits; the states then."""
+        self.wait(lambda: not {"running", "queued"} & set(self.statuses().values()), "never over", seconds)
+        return self.statuses()
+
+
+def make_slurm_world(base: Path, cluster: PrivateCluster) -> SlurmWorld:
+    """A fresh experiment in `base`; nothing has run yet."""
+    world = make(base)
+    world.file.write_text(world.file.read_text() + RESOURCES)
+    return SlurmWorld(world.base, world.tools, cluster)

@@ -1,0 +1,146 @@
+"""A small experiment on a real Slurm: from submit to table, failures, retry, twice at once, the shell gone."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+
+import pytest
+from slurm_world import SlurmWorld
+
+pytestmark = pytest.mark.slow
+
+
+def test_from_submit_to_table(world: SlurmWorld, capsys: pytest.CaptureFixture[str]) -> None:
+    assert world.submit() == 0
+    captured = capsys.readouterr()
+    assert "filed 9 jobs" in captured.out
+    print(captured.err)
+    assert set(world.wait_until_over().values()) == {"done"}
+    table = (world.run_dir / "table.md").read_text()
+    assert table.count("weights of simsiam") == 3 and "missing" not in table
+    world.forget()
+    assert world.submit() == 0
+    assert "filed 0 jobs" in capsys.readouterr().out
+    assert world.events() == []
+
+
+def test_a_failure_cancels_what_waits_for_it_and_retry_runs_just_those(
+    world: SlurmWorld, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.order(convert__simsiam={"exit": 2, "say": "not a checkpoint"}, finetune__scratch__voc07__s2={"diverge": True})
+    assert world.submit() == 0
+    statuses = world.wait_until_over()
+    waited = {name for name in statuses if name.startswith("finetune.simsiam")}
+    assert {name for name, word in statuses.items() if word == "cancelled"} == waited and len(waited) == 3
+    assert statuses["convert.simsiam"] == "failed"
+    assert statuses["finetune.scratch.voc07.s2"] == "diverged"
+    table = (world.run_dir / "table.md").read_text()
+    assert "finetune.simsiam.coco.s1: missing" in table and "loss is NaN" in table
+    capsys.readouterr()
+    assert world.launch("status") == 0
+    status = capsys.readouterr().out
+    assert re.search(r"convert\.simsiam +failed .* error: not a checkpoint", status)
+    assert re.search(r"finetune\.simsiam\.coco\.s1 +cancelled +by Slurm: needs convert\.simsiam", status)
+    world.order()
+    world.forget()
+    assert world.launch("retry", "--cluster", "slurm") == 0
+    assert {*world.wait_until_over().values()} == {"done", "diverged"}
+    assert set(world.started()) == {"convert.simsiam", "table.md", "table.html", *waited}
+    assert "missing" not in (world.run_dir / "table.md").read_text()
+
+
+def test_two_at_once_file_each_job_once(world: SlurmWorld) -> None:
+    shells = [world.spawn("submit", "--cluster", "slurm") for _ in range(2)]
+    said = [shell.communicate(timeout=120) for shell in shells]
+    codes = sorted(shell.returncode for shell in shells)
+    assert codes in ([0, 0], [0, 2]), said  # the second waits for nobody: it finds the lock taken, or all filed
+    assert set(world.wait_until_over().values()) == {"done"}
+    assert len(world.started()) == len(set(world.started())) == 10
+    assert (
+        len(
+            world.cluster.run(
+                "squeue", "-h", "-t", "all", "-r", "-o", "%i", "-n", ",".join(world.queue_names())
+            ).split()
+        )
+        == 9
+    )
+
+
+def test_the_shell_is_killed_while_it_files(world: SlurmWorld, capsys: pytest.CaptureFixture[str]) -> None:
+    world.order(pretrain={"steps": 100})
+    shell = world.spawn("submit", "--cluster", "slurm")
+    world.wait(lambda: "pretrain.simsiam" in world.ids(), "nothing is filed")
+    os.killpg(shell.pid, signal.SIGKILL)
+    shell.communicate()
+    assert world.launch("status") == 0
+    assert re.search(r"pretrain\.simsiam +(queued|running)", capsys.readouterr().out)
+    assert world.submit() == 0
+    assert set(world.wait_until_over().values()) == {"done"}
+    assert sorted(world.started()) == sorted({*world.ids(), "table.md", "table.html"} - {"table"})
+
+
+def test_put_back_by_hand_and_killed_it_goes_on_from_its_checkpoint(world: SlurmWorld) -> None:
+    """`scontrol requeue` of one, kill -9 of the tool of another, kill -9 of what Slurm started of a third."""
+    world.order(finetune={"steps": 400})
+    assert world.submit() == 0
+    victims = [f"finetune.scratch.{trial}" for trial in ("voc07.s1", "voc07.s2", "coco.s1")]
+    world.wait(lambda: all(world.steps(name) > 20 for name in victims), "the trials do not start")
+    world.cluster.run("scontrol", "requeue", world.ids()[victims[0]], check=True)
+    os.kill(world.processes(victims[1])[-1], signal.SIGKILL)
+    os.kill(world.processes(victims[2])[0], signal.SIGKILL)
+    statuses = world.wait_until_over()
+    assert set(statuses.values()) == {"done"}
+    for name in victims:
+        assert world.state(name).attempts == 2, name
+        assert 400 <= world.steps(name) <= 402  # no step twice but the one that was cut off
+
+
+def test_killed_again_and_again_it_fails_with_the_reason(world: SlurmWorld, capsys: pytest.CaptureFixture[str]) -> None:
+    world.order(finetune__scratch__coco={"kill": True})
+    assert world.submit() == 0
+    assert world.wait_until_over()["finetune.scratch.coco.s1"] == "failed"
+    assert world.started().count("finetune.scratch.coco.s1") == 3
+    assert "killed 3 times in a row" in str(world.state("finetune.scratch.coco.s1").error)
+    assert "finetune.scratch.coco.s1: missing" in (world.run_dir / "table.md").read_text()
+
+
+def test_cancel_takes_all_out_and_submit_goes_on(world: SlurmWorld, capsys: pytest.CaptureFixture[str]) -> None:
+    world.order(pretrain={"hang": True})
+    assert world.submit() == 0
+    world.wait(lambda: ["hang", "pretrain.simsiam"] in [words[1:3] for words in world.events()], "it does not start")
+    assert world.launch("cancel", "finetune.simsiam.coco.s1") == 0
+    assert world.launch("cancel") == 0
+    statuses = world.wait_until_over(60)
+    assert statuses["pretrain.simsiam"] == statuses["finetune.simsiam.coco.s1"] == statuses["table"] == "cancelled"
+    assert world.state("pretrain.simsiam").exit_code == 75, "it was asked to leave, not cut off"
+    world.order()
+    assert world.submit() == 0
+    assert set(world.wait_until_over().values()) == {"done"}
+
+
+def test_local_keeps_off_what_the_queue_has(world: SlurmWorld, capsys: pytest.CaptureFixture[str]) -> None:
+    world.order(pretrain={"hang": True})
+    assert world.submit() == 0
+    assert world.launch("submit", "--cluster", "local") == 2
+    err = capsys.readouterr().err
+    assert "jobs of this run folder are in Slurm's queue" in err
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (["resources.default.partition=mian"], "partition mian: did you mean main?"),
+        (["resources.pretrain.nodes=3"], "resources.pretrain: sbatch refuses: "),
+        (["resources.default.sbatch={no-such-option: 1}"], "unrecognized option"),
+    ],
+)
+def test_what_the_cluster_does_not_give_is_one_line(
+    world: SlurmWorld, capsys: pytest.CaptureFixture[str], sets: list[str], message: str
+) -> None:
+    assert world.submit(*(word for one in sets for word in ("--set", one))) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1
+    assert not world.run_dir.exists()
+    assert world.cluster.run("squeue", "-h") == ""
