@@ -14,7 +14,7 @@ from pretrain.methods import names as method_names
 from pretrain.models import ARCHITECTURES, HEAD_BNS, PREDICTORS
 
 FREE_ON_RESUME = (
-    *("DATA.ROOT", "DATA.WORKERS", "LOG.PERIOD", "LOG.TENSORBOARD"),
+    *("DATA.ROOT", "DATA.LIST_ROOT", "DATA.INDEX_CACHE", "DATA.WORKERS", "LOG.PERIOD", "LOG.TENSORBOARD"),
     *("CHECKPOINT.PERIOD", "CHECKPOINT.KEEP", "CHECKPOINT.KEEP_EVERY"),
     *("MONITOR.STD_ALARM", "MONITOR.STD_ALARM_STEPS", "MONITOR.STD_ALARM_STOP", "MONITOR.GRAD_NORM_LIMIT"),
 )
@@ -58,8 +58,14 @@ def defaults() -> CfgNode:
 
 def _data() -> CfgNode:
     node = CfgNode()
-    # The folder of images: with train/ below it (ImageNet's layout), with class folders, or with the images themselves.
+    # The images: a folder with train/ below it (ImageNet's layout), with class folders, or with the images themselves;
+    # or a text file that lists them (docs/data.md).
     node.ROOT = ""
+    # The folder that a list file's paths are relative to; empty = the one that the list file lies in.
+    node.LIST_ROOT = ""
+    # Where the list of a folder's images is kept: user ($XDG_CACHE_HOME or ~/.cache, from 10,000 images on), none, or a
+    # folder of your own.
+    node.INDEX_CACHE = "user"
     # Height and width of a view in pixels.
     node.SIZE = 224
     # Loader processes for each training process; 0 = decode in the training process. Any number gives the same run.
@@ -284,6 +290,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("AUGMENT.CROP_SCALE", _range_within(0, 1), "two shares of the area (low, high], 0 < low ≤ high ≤ 1"),
     ("AUGMENT.BLUR_SIGMA", _range_within(0, 1000), "two radii (low, high), 0 < low ≤ high"),
     ("AUGMENT.JITTER", lambda v: len(v) == 4 and min(v) >= 0 and v[3] <= 0.5, "four strengths ≥ 0, the last ≤ 0.5"),
+    ("DATA.INDEX_CACHE", bool, "user, none, or a folder"),
     ("SOLVER.IMPLEMENTATION", lambda v: v in ("for-loop", "foreach", "fused"), "for-loop, foreach or fused"),
     ("ENGINE.PRECISION", lambda v: v in ("fp32", "bf16", "fp16"), "fp32, bf16 or fp16"),
 )

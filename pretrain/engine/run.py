@@ -46,7 +46,7 @@ def run(cfg: CfgNode, recipe: str, output: str, resume: bool) -> None:
     """
     folder = RunFolder(output)
     device = training_device(cfg)
-    index = find_images(cfg.DATA.ROOT)
+    index = find_images(cfg.DATA.ROOT, cfg.DATA.INDEX_CACHE, cfg.DATA.LIST_ROOT)
     check_sizes(cfg, index)
     _on_main_process(lambda: folder.claim(cfg, resume))
     with logging_to(folder.log, comm.is_main_process()):

@@ -69,7 +69,13 @@ def test_fingerprint_is_of_the_names_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("root", "said"), [("", "is not set"), ("missing", "does not exist"), ("file", "is not a folder")]
+    ("root", "said"),
+    [
+        ("", "is not set"),
+        ("missing", "does not exist"),
+        ("file", "no image's ending"),
+        ("file/x", "cannot be looked into"),
+    ],
 )
 def test_a_root_that_cannot_be(tmp_path: Path, root: str, said: str) -> None:
     _touch(tmp_path, "file")
