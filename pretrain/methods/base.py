@@ -48,7 +48,7 @@ class Method(nn.Module):
 
     A method that carries state from step to step keeps it in its state dict and overrides two hooks: `prepare`, called
     once by every process before a checkpoint is loaded and the first step is made, and `before_step`, called before
-    each forward pass. Most need neither.
+    each forward pass, in its autocast. Most need neither.
 
     Attributes:
         encoder: the online encoder, whose tensors become the backbone file.
@@ -66,7 +66,7 @@ class Method(nn.Module):
         """Get ready for a run; the method lies on its device already."""
 
     def before_step(self, iteration: int, batch: Batch) -> None:
-        """What is due before the forward pass of an iteration (from 0) on this process's `batch`, in training mode."""
+        """What is due before the forward pass of an iteration (from 0) on this process's `batch`, or a part of it."""
 
     def forward(self, *views: torch.Tensor) -> Output:
         """The method's loss on the views."""
