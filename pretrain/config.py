@@ -17,6 +17,7 @@ FREE_ON_RESUME = (
     *("DATA.ROOT", "DATA.LIST_ROOT", "DATA.INDEX_CACHE", "DATA.WORKERS", "LOG.PERIOD", "LOG.TENSORBOARD"),
     *("CHECKPOINT.PERIOD", "CHECKPOINT.KEEP", "CHECKPOINT.KEEP_EVERY"),
     *("MONITOR.STD_ALARM", "MONITOR.STD_ALARM_STEPS", "MONITOR.STD_ALARM_STOP", "MONITOR.GRAD_NORM_LIMIT"),
+    *("MONITOR.KNN.PERIOD", "MONITOR.KNN.ROOT"),
 )
 """Keys that a resumed run may change: they do not change what it computes (the images themselves are compared)."""
 
@@ -181,6 +182,18 @@ def _monitor() -> CfgNode:
     node.STD_ALARM_STOP = False
     # The run stops where the norm of all gradients is above this; 0 = only where it is not finite. Nothing is clipped.
     node.GRAD_NORM_LIMIT = 0.0
+    node.KNN = CfgNode()
+    # Epochs between two kNN measurements on a labelled set, from the start to the end of the run; 0 = none.
+    node.KNN.PERIOD = 0
+    # The labelled set, and its folders with one folder a class: the bank and the test images; "" = DATA.ROOT.
+    node.KNN.ROOT = ""
+    node.KNN.TRAIN = "train"
+    node.KNN.VAL = "val"
+    # Neighbours, and the temperature of their weights exp(similarity / T): 200 and 0.2 on ImageNet, 0.1 on CIFAR-10.
+    node.KNN.K = 200
+    node.KNN.T = 0.2
+    # The centre DATA.SIZE pixels of the image whose shorter side is scaled to this; 0 = images as they are, that large.
+    node.KNN.RESIZE = 256
     return node
 
 
@@ -279,7 +292,10 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("DATA.SIZE MODEL.PROJ_HIDDEN MODEL.DIM MODEL.PRED_DIM SOLVER.EPOCHS", lambda v: v >= 1, "1 or more"),
     ("CHECKPOINT.KEEP LOG.PERIOD MODEL.PROJ_LAYERS", lambda v: v >= 1, "1 or more"),
     ("SOLVER.ACCUMULATE MONITOR.STD_ALARM_STEPS", lambda v: v >= 1, "1 or more"),
-    ("MONITOR.GRAD_NORM_LIMIT", lambda v: v >= 0, "0 or more"),
+    ("MONITOR.GRAD_NORM_LIMIT MONITOR.KNN.PERIOD MONITOR.KNN.RESIZE", lambda v: v >= 0, "0 or more"),
+    ("MONITOR.KNN.K", lambda v: v >= 1, "1 or more"),
+    ("MONITOR.KNN.T", lambda v: v > 0, "above 0"),
+    ("MONITOR.KNN.TRAIN MONITOR.KNN.VAL", lambda v: bool(v), "the name of a folder below MONITOR.KNN.ROOT"),
     ("MONITOR.STD_ALARM", lambda v: 0 <= v < 1, "a share of 1/√d, at least 0 and below 1"),
     ("SOLVER.BATCH_SIZE", lambda v: v >= 2, "2 or more (batch normalisation needs two samples)"),
     ("SOLVER.BASE_LR", lambda v: v > 0, "above 0"),

@@ -17,6 +17,7 @@ from pretrain.engine.build import build_trainer, check_sizes, images_normalised
 from pretrain.engine.checkpoint import Checkpoints, load_latest, restore
 from pretrain.engine.device import training_device
 from pretrain.engine.folder import RunFolder
+from pretrain.engine.knn import Bank, KnnMonitor, monitored_sets
 from pretrain.engine.logs import logging_to
 from pretrain.engine.result import write_result
 from pretrain.engine.schedule import LearningRates
@@ -48,10 +49,11 @@ def run(cfg: CfgNode, recipe: str, output: str, resume: bool) -> None:
     device = training_device(cfg)
     index = find_images(cfg.DATA.ROOT, cfg.DATA.INDEX_CACHE, cfg.DATA.LIST_ROOT)
     check_sizes(cfg, index)
+    bank = monitored_sets(cfg)
     _on_main_process(lambda: folder.claim(cfg, resume))
     with logging_to(folder.log, comm.is_main_process()):
         try:
-            trainer, facts = _train(cfg, folder, index, device)
+            trainer, facts = _train(cfg, folder, index, bank, device)
         except Diverged as error:
             _log.error("stopped: %s; the last good checkpoint is kept", error)
             what = str(error)
@@ -74,7 +76,9 @@ def _on_main_process(action: Callable[[], None]) -> None:
         raise UserError(first)
 
 
-def _train(cfg: CfgNode, folder: RunFolder, index: ImageIndex, device: torch.device) -> tuple[Trainer, dict[str, Any]]:
+def _train(
+    cfg: CfgNode, folder: RunFolder, index: ImageIndex, bank: Bank | None, device: torch.device
+) -> tuple[Trainer, dict[str, Any]]:
     """Build everything, take up the newest checkpoint, train to the last iteration.
 
     Returns:
@@ -90,13 +94,16 @@ def _train(cfg: CfgNode, folder: RunFolder, index: ImageIndex, device: torch.dev
     checkpoints = Checkpoints(folder.path, steps, cfg.CHECKPOINT, extra, seconds)
     schedule = LearningRates(build_schedule(cfg, steps))
     writers = [_writer_hook(cfg, folder, start, total)] if comm.is_main_process() else []
-    trainer.register_hooks([IterationTimer(), schedule, alarm, *writers, checkpoints, StopOnSignal()])
+    knn = [KnnMonitor(cfg, bank, folder.path, steps)] if bank else []
+    trainer.register_hooks([IterationTimer(), schedule, alarm, *writers, checkpoints, *knn, StopOnSignal()])
     if state:
         restore(trainer, state)
     _log_start(cfg, index, start, total)
     if start < total:
         trainer.train(start, total)
         seconds = checkpoints.seconds
+    elif knn:
+        knn[0].catch_up(trainer, total)
     return trainer, {"std_alarm": alarm.record, "seconds": round(seconds, 3)}
 
 

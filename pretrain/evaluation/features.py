@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision.models import ResNet
 
 from pretrain.evaluation.backbone import Preprocessing
 from pretrain.evaluation.data import FixedView, LabelledSet, Views, load_pictures
@@ -33,6 +35,11 @@ def frozen(encoder: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def feature_width(encoder: ResNet) -> int:
+    """The width of an encoder's pooled feature: that of its last batch normalisation."""
+    return int([module for module in encoder.layer4.modules() if isinstance(module, _BatchNorm)][-1].num_features)
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,11 @@ def numbers_of(chunk: int, images: int) -> range:
 def own_chunks(images: int) -> range:
     """The chunks that are this process's to compute."""
     return range(rank(), chunk_count(images), world_size())
+
+
+def own_image_count(images: LabelledSet) -> int:
+    """How many images of a set are this process's to compute."""
+    return sum(len(numbers_of(chunk, len(images))) for chunk in own_chunks(len(images)))
 
 
 def extract_chunks(

@@ -59,9 +59,10 @@ class EvaluationFolder:
                 raise UserError(
                     f"{self.path} holds an unfinished evaluation; add --resume to continue it, or name another --output"
                 )
-        elif self.path.exists() and any(not entry.name.startswith(".") for entry in self.path.iterdir()):
-            raise UserError(f"{self.path} holds other files and no evaluation; name another --output")
         else:
+            for file in (self.checkpoint, self.metrics, self.features, self.result):
+                if file.exists():
+                    raise UserError(f"{file} is not of an evaluation and would be written over; name another --output")
             write_json(self.settings, {"format": SETTINGS_FORMAT, **settings})
         for name in (self.checkpoint.name, self.metrics.name, self.features.name, self.result.name, self.settings.name):
             for leftover in self.path.glob(f".{name}.*.tmp"):

@@ -24,7 +24,7 @@ from pretrain.evaluation.data import (
     crop_and_flip,
     labelled_sets,
 )
-from pretrain.evaluation.features import Extractor, numbers_of, own_chunks
+from pretrain.evaluation.features import Extractor, own_image_count
 from pretrain.evaluation.folder import EvaluationFolder
 from pretrain.evaluation.knn import check_k, knn_accuracy
 from pretrain.evaluation.linear import Diverged, LinearProbe, build_classifier
@@ -105,10 +105,6 @@ def _extractor(backbone: Backbone, cfg: CfgNode, device: torch.device) -> Extrac
     return Extractor(encoder, backbone.width, backbone.preprocessing, cfg.ENGINE.PRECISION, cfg.ENGINE.CHANNELS_LAST)
 
 
-def _own_images(images: LabelledSet) -> int:
-    return sum(len(numbers_of(chunk, len(images))) for chunk in own_chunks(len(images)))
-
-
 class _Teller:
     """Progress lines of the main process, counting images."""
 
@@ -122,7 +118,7 @@ class _Teller:
 
 def _knn(asked: Asked, cfg: CfgNode, backbone: Backbone, extractor: Extractor, sets: Sets) -> dict[str, Any]:
     start = time.perf_counter()
-    tell = _Teller(sum(map(_own_images, sets)), "features, images")
+    tell = _Teller(sum(map(own_image_count, sets)), "features, images")
     view = FixedView(cfg.DATA.SIZE, cfg.DATA.RESIZE)
     top1 = knn_accuracy(extractor, *sets, view, cfg.KNN.K, cfg.KNN.T, cfg.DATA.WORKERS, tell)
     timing = {"seconds": round(time.perf_counter() - start, 3)}
@@ -175,12 +171,12 @@ def _probe(
     train, test = sets
     linear, workers = cfg.LINEAR, cfg.DATA.WORKERS
     fixed = FixedView(cfg.DATA.SIZE, cfg.DATA.RESIZE)
-    share = sources.test_share(extractor, test, fixed, workers, _Teller(_own_images(test), "test features, images"))
+    share = sources.test_share(extractor, test, fixed, workers, _Teller(own_image_count(test), "test features, images"))
     begin = state["progress"]["iteration"] if state else 0
     steps = -(-len(train) // linear.BATCH_SIZE)
     pieces = EpochPieces(len(train), linear.BATCH_SIZE, cfg.SEED, begin, steps * linear.EPOCHS, rank(), world_size())
     if linear.CACHE_FEATURES:
-        tell = _Teller(_own_images(train), "training features, images")
+        tell = _Teller(own_image_count(train), "training features, images")
         features = sources.cache(folder.path, extractor, train, fixed, workers, tell)
         batches = sources.cached(features, train, pieces, extractor.device)
     else:
