@@ -12,9 +12,9 @@ import pytest
 
 for folder in (Path(__file__).parent, Path(__file__).parents[1] / "transfer/experiment"):
     sys.path.insert(0, str(folder))  # tests are imported by path: their helpers are found here
-import private_cluster
-from private_cluster import PrivateCluster
-from slurm_world import SlurmWorld, make_slurm_world
+import private_cluster  # noqa: E402
+from private_cluster import PrivateCluster  # noqa: E402
+from slurm_world import SlurmWorld, make_slurm_world  # noqa: E402
 
 
 @pytest.fixture(scope="session")

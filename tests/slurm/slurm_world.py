@@ -40,10 +40,10 @@ class SlurmWorld(World):
         filed = {job.name: opened.store.filed(job) for job in opened.graph}
         return {name: one.id for name, one in filed.items() if one is not None}
 
-    def queue_names(self) -> list[str]:
-        """What squeue calls the jobs."""
-        names = [f"small.{job.name}" for job in self.open().graph]
-        return [*names, "small.finetune.scratch.voc07", "small.finetune.simsiam.voc07"]
+    def filed_ever(self) -> list[str]:
+        """The queue's ids of all jobs that this experiment ever filed."""
+        lines = [line.split("|") for line in self.cluster.run("squeue", "-hrtall", "-o", "%i|%j").splitlines()]
+        return [id_ for id_, name in lines if name.startswith(f"{self.base.name}.")]
 
     def state(self, name: str) -> State:
         opened = self.open()
@@ -92,5 +92,5 @@ class SlurmWorld(World):
 def make_slurm_world(base: Path, cluster: PrivateCluster) -> SlurmWorld:
     """A fresh experiment in `base`; nothing has run yet."""
     world = make(base)
-    world.file.write_text(world.file.read_text() + RESOURCES)
+    world.file.write_text(world.file.read_text().replace("name: small", f"name: {base.name}") + RESOURCES)
     return SlurmWorld(world.base, world.tools, cluster)

@@ -88,10 +88,16 @@ class Attempt:
             return None
         return self._finish(ended(self.state, "failed", exit_code=code, error=self._reason(code)))
 
-    def stop(self, why: str, status: str = "cancelled") -> None:
-        """Ask the running command to checkpoint and leave; the attempt will end as `status`."""
+    def stop(self, why: str, status: str = "cancelled", tell: bool = True) -> None:
+        """Ask the running command to checkpoint and leave; the attempt will end as `status`.
+
+        Args:
+            why: the reason, for `job.json`.
+            status: what the attempt ends as.
+            tell: send SIGTERM; False where the command has been told already.
+        """
         self._stopped_by, self._stopped_as = why, status
-        if self._child.poll() is None:
+        if tell and self._child.poll() is None:
             self._child.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:

@@ -186,13 +186,15 @@ class Store:
         """A filed job's state as the queue has it; None where its own words count."""
         entry = self.queue.get(filed.id)
         mine = state is not None and state.job_id == filed.id
-        ended_itself = mine and state is not None and state.ended is not None and state.status != "requeued"
+        word = state.status if mine and state is not None else ""
         if entry is not None and entry.pending:
             return "queued"
-        if ended_itself:
+        if word in (*ENDED_WELL, "cancelled"):
             return None
-        if entry is not None and entry.running:
+        if entry is not None and entry.running:  # one that failed may yet be put back
             return "running"
+        if word == "failed":
+            return None
         if self.deaf:
             return "unknown"
         if entry is not None and entry.state == "CANCELLED":

@@ -152,7 +152,9 @@ def blocked_by(graph: Graph, store: Store) -> dict[str, str]:
         state = store.read(job)
         word = store.status(job, state)
         by = next((bad[need] for need in job.needs if need in bad), None)
-        if by and not job.after_any and word == "cancelled" and not store.began(job, state):  # Slurm took it out of the queue
+        if (
+            by and not job.after_any and word == "cancelled" and not store.began(job, state)
+        ):  # Slurm took it out of the queue
             bad[job.name] = by
         elif word in ("failed", "cancelled"):
             bad[job.name] = job.name

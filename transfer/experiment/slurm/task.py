@@ -145,9 +145,9 @@ class Leader:
             return self.attempt.poll()
 
     def _on_term(self, _number: int, _frame: object) -> None:
-        """Preempted, put back by hand, or cancelled: Slurm knows what comes next, the work is saved meanwhile."""
+        """Preempted, put back by hand, or cancelled: Slurm has told the command as well, and knows what comes next."""
         if self.attempt is not None and self.attempt.state.ended is None:
-            self.attempt.stop("SIGTERM (preempted, or put back by hand)", "requeued")
+            self.attempt.stop("SIGTERM (preempted, or put back by hand)", "requeued", tell=False)
 
     def give_way(self) -> bool:
         """Save and stop; whether the job is to be put back into the queue."""
@@ -237,9 +237,9 @@ class Follower:
                 )
         return self.child.wait()
 
-    def _on_signal(self, _number: int, _frame: object) -> None:
+    def _on_signal(self, number: int, _frame: object) -> None:
         self.stopped = True
-        if self.child is not None and self.child.poll() is None:
+        if number == signal.SIGUSR2 and self.child is not None and self.child.poll() is None:
             self.child.send_signal(signal.SIGTERM)
 
 
