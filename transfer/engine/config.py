@@ -8,6 +8,7 @@ from pathlib import Path
 from detectron2.config import CfgNode, get_cfg
 
 from common.config import dotted_keys, load_with_base, merge_overrides, merge_strict, overlay_section
+from common.environment import ROOT
 from common.errors import UserError, nearest
 
 PRECISE_BN = ("synchronised", "fvcore")
@@ -61,7 +62,7 @@ class Loaded:
 
     Attributes:
         cfg: the resolved Detectron2 config, not frozen.
-        task_cfg: what the config file alone says, before overlay and overrides.
+        task_cfg: what the task's protocol is: the shipped config of that name, else what the file alone says.
         set_keys: every dotted key that file, overlay or overrides set, with the place that set it.
     """
 
@@ -80,7 +81,7 @@ def load(source: Source) -> Loaded:
     values = load_with_base(source.file)
     set_keys = dict.fromkeys(dotted_keys(values), str(source.file))
     merge_strict(cfg, values, str(source.file))
-    task_cfg = cfg.clone()
+    task_cfg = _protocol(cfg, source.file)
     if source.overlay is not None:
         values = overlay_section(source.overlay, "transfer")
         set_keys |= dict.fromkeys(dotted_keys(values), str(source.overlay))
@@ -89,6 +90,16 @@ def load(source: Source) -> Loaded:
     set_keys |= dict.fromkeys(source.overrides[::2], "command line")
     check_values(cfg, str(source.file))
     return Loaded(cfg, task_cfg, set_keys)
+
+
+def _protocol(cfg: CfgNode, file: Path) -> CfgNode:
+    """What a task's results are held against: who names a task as a shipped one must do what that one does."""
+    shipped = ROOT / "configs" / "transfer" / f"{cfg.TRANSFER.TASK}.yaml"
+    if shipped.parent == file.resolve().parent or not shipped.is_file():
+        return cfg.clone()
+    task_cfg = defaults()
+    merge_strict(task_cfg, load_with_base(shipped), str(shipped))
+    return task_cfg
 
 
 def check_values(cfg: CfgNode, where: str) -> None:

@@ -14,6 +14,7 @@ from transfer.engine.config import Source
 from transfer.engine.guards import images_per_statistic
 from transfer.engine.weights import Weights
 from transfer.tasks import heldout
+from transfer.tasks.splits import find_split
 
 FILE = "result.json"
 FORMAT = "transfer-result/1"
@@ -106,11 +107,18 @@ def settings(cfg: CfgNode, processes: int, evaluator: str) -> dict[str, Any]:
         "precise_bn": cfg.TRANSFER.PRECISE_BN if cfg.TEST.PRECISE_BN.ENABLED else None,
         "amp": bool(cfg.SOLVER.AMP.ENABLED),
         "evaluator": evaluator,
+        "metric": metric(cfg),
         "train_splits": list(cfg.DATASETS.TRAIN),
         "test_split": measured_split(cfg),
         "num_processes": processes,
         "reference_gpus": cfg.SOLVER.REFERENCE_WORLD_SIZE or None,
     }
+
+
+def metric(cfg: CfgNode) -> str:
+    """Whose AP it is: `voc2007` (11 points), `voc2012` (area under the curve) or `coco`."""
+    split = find_split(cfg.DATASETS.TEST[0], Path(), cfg.TRANSFER.SPLITS)
+    return "coco" if split.layout == "coco" else f"voc{split.year}"
 
 
 def measured_split(cfg: CfgNode) -> str:

@@ -61,6 +61,7 @@ def test_the_result_is_as_formats_md_says(voc: tuple[Request, dict[str, Any]], r
         "precise_bn": "synchronised",
         "amp": False,
         "evaluator": "exact",
+        "metric": "voc2007",
         "train_splits": ["voc_2007_trainval"],
         "test_split": "voc_2007_test",
         "num_processes": 1,

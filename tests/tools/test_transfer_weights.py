@@ -1,0 +1,154 @@
+"""The weights a row starts from: MSRA's (BGR, stride on the 1×1), torchvision's, none; and what contradicts them."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from common.console import DONE, WRONG_USE, call
+from tests.transfer.weights import recorded
+from tests.transfer.weights.made_checkpoints import resnet
+from tools.convert import main as convert
+from tools.transfer import main
+from transfer.toy.build import Size, build
+
+NARROW = {
+    "TRANSFER": {"TOY": True, "CLASSES": ["bus", "cat", "sheep"], "CHECK_COUNTS": False},
+    "MODEL": {
+        "DEVICE": "cpu",
+        "ROI_HEADS": {"BATCH_SIZE_PER_IMAGE": 4},
+        "ROI_BOX_HEAD": {"POOLER_RESOLUTION": 4},
+        "RPN": {"PRE_NMS_TOPK_TRAIN": 50, "POST_NMS_TOPK_TRAIN": 10, "PRE_NMS_TOPK_TEST": 20, "POST_NMS_TOPK_TEST": 3},
+    },
+    "INPUT": {"MIN_SIZE_TRAIN": [48], "MIN_SIZE_TEST": 48},
+    "DATALOADER": {"NUM_WORKERS": 0},
+    "SOLVER": {"IMS_PER_BATCH": 2, "MAX_ITER": 1, "STEPS": []},
+    "TEST": {"PRECISE_BN": {"NUM_ITER": 1}},
+}
+BLOCKS: dict[str, dict[str, Any]] = {
+    "msra": {
+        "INPUT.FORMAT": "BGR",
+        "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675],
+        "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
+        "MODEL.RESNETS.STRIDE_IN_1X1": True,
+    },
+    "torchvision": {
+        "INPUT.FORMAT": "RGB",
+        "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
+        "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
+        "MODEL.RESNETS.STRIDE_IN_1X1": False,
+    },
+}
+BLOCKS["scratch"] = BLOCKS["torchvision"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy set, the overlay, and both supervised files: as published, and converted."""
+    folder = tmp_path_factory.mktemp("world")
+    build(folder / "toy", size=Size(photos=8, voc2007=(6, 3), voc2012=(4, 4), coco=(5, 5)))
+    (folder / "narrow.yaml").write_text(yaml.safe_dump({"transfer": NARROW}))
+    blobs, _ = recorded.checkpoint("caffe2_msra")
+    arrays = {name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in blobs.items()}
+    (folder / "R-50.pkl").write_bytes(pickle.dumps(arrays, protocol=2))
+    torch.save({**resnet(), "fc.weight": torch.zeros(1000, 2048)}, folder / "resnet50-19c8e357.pth")
+    for source, name in (("R-50.pkl", "msra"), ("resnet50-19c8e357.pth", "torchvision")):
+        assert call(convert, [str(folder / source), str(folder / f"{name}.pkl"), "--no-verify"]) == DONE
+    return folder
+
+
+def words(root: Path, world: Path, weights: str, output: Path, *more: str) -> list[str]:
+    found = ["--config-file", str(root / "configs/transfer/voc07.yaml"), "--overlay", str(world / "narrow.yaml")]
+    file = weights if weights == "scratch" or "/" in weights else str(world / f"{weights}.pkl")
+    found += ["--weights", file, "--seed", "1", "--output", str(output)]
+    return [*found, *more, "TRANSFER.DATA_ROOT", str(world / "toy/detection")]
+
+
+def get(config: dict[str, Any], key: str) -> Any:
+    node: Any = config
+    for part in key.split("."):
+        node = node[part]
+    return node
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", BLOCKS)
+def test_a_row_trains_with_the_block_of_its_weights(root: Path, world: Path, tmp_path: Path, row: str) -> None:
+    assert call(main, words(root, world, row, tmp_path / "trial")) == DONE
+    config = yaml.safe_load((tmp_path / "trial/config.yaml").read_text())
+    assert {key: get(config, key) for key in BLOCKS[row]} == BLOCKS[row]
+    result = json.loads((tmp_path / "trial/result.json").read_text())
+    assert result["guards"]["weights_loaded"] == ("scratch" if row == "scratch" else "265/265 exact")
+    if row == "scratch":
+        assert result["weights"] == {"name": "scratch", "path": None, "sha256": None, "manifest": None}
+    else:
+        block = result["weights"]["manifest"]["preprocessing"]
+        assert (block["channel_order"], block["stride_in_1x1"]) == (
+            BLOCKS[row]["INPUT.FORMAT"],
+            BLOCKS[row]["MODEL.RESNETS.STRIDE_IN_1X1"],
+        )
+
+
+@pytest.mark.parametrize(
+    ("row", "key", "value", "needed"),
+    [
+        ("msra", "INPUT.FORMAT", "RGB", "BGR"),
+        ("msra", "MODEL.PIXEL_MEAN", "[123.675, 116.28, 103.53]", r"[103.53, 116.28, 123.675]"),
+        ("msra", "MODEL.PIXEL_STD", "[58.395, 57.12, 57.375]", "[1.0, 1.0, 1.0]"),
+        ("msra", "MODEL.RESNETS.STRIDE_IN_1X1", "False", "True"),
+        ("torchvision", "INPUT.FORMAT", "BGR", "RGB"),
+        ("torchvision", "MODEL.PIXEL_MEAN", "[103.53, 116.28, 123.675]", "[123.675, 116.28, 103.53]"),
+        ("torchvision", "MODEL.PIXEL_STD", "[1.0, 1.0, 1.0]", "[58.395, 57.12, 57.375]"),
+        ("torchvision", "MODEL.RESNETS.STRIDE_IN_1X1", "True", "False"),
+        ("scratch", "INPUT.FORMAT", "BGR", "RGB"),
+    ],
+)
+def test_a_part_of_the_block_cannot_be_set_apart(
+    root: Path,
+    world: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    row: str,
+    key: str,
+    value: str,
+    needed: str,
+) -> None:
+    assert call(main, words(root, world, row, tmp_path / "trial", key, value)) == WRONG_USE
+    error = capsys.readouterr().err
+    assert f"command line: {key} is {value}, but the weights need {needed}; remove the key" in error
+    assert error.count("\n") == 1 and not (tmp_path / "trial").exists()
+
+
+@pytest.mark.parametrize(
+    ("weights", "more", "named"),
+    [
+        ("torchvision", ("MODEL.RESNETS.DEPTH", "101"), ("torchvision.pkl is a resnet50", "DEPTH is 101")),
+        ("msra", ("MODEL.RESNETS.DEPTH", "152"), ("msra.pkl is a resnet50", "DEPTH is 152")),
+        ("{world}/R-50.pkl", (), ("R-50.pkl", "tools/convert.py")),
+        ("{world}/resnet50-19c8e357.pth", (), ("resnet50-19c8e357.pth", "tools/convert.py")),
+        ("{world}/cut.pkl", (), ("cut.pkl",)),
+        ("{world}/nowhere.pkl", (), ("nowhere.pkl",)),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(
+    root: Path,
+    world: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    weights: str,
+    more: tuple[str, ...],
+    named: tuple[str, ...],
+) -> None:
+    whole = (world / "msra.pkl").read_bytes()
+    (world / "cut.pkl").write_bytes(whole[: len(whole) // 2])
+    asked = words(root, world, weights.format(world=world), tmp_path / "trial", *more)
+    assert call(main, asked) == WRONG_USE
+    error = capsys.readouterr().err
+    assert all(word in error for word in named) and error.count("\n") == 1, error
+    assert not (tmp_path / "trial").exists()

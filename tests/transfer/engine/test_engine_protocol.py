@@ -1,0 +1,75 @@
+"""What a result is held against: a shipped task's protocol, whoever names it; and the rows' fine-tuning rates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from transfer.engine import config
+from transfer.engine.config import Source
+from transfer.engine.guards import settle_norm
+from transfer.engine.result import comparable, flat, metric, settings
+from transfer.report.expected import load as published
+
+CPU = ("MODEL.DEVICE", "cpu")
+TASKS = ("voc07", "voc07_vissl", "voc0712", "voc0712_trainval", "coco", "coco_2x")
+
+
+def own(root: Path, folder: Path, content: dict[str, object]) -> config.Loaded:
+    file = folder / "own.yaml"
+    file.write_text(yaml.safe_dump({"_BASE_": str(root / "configs/transfer/voc07.yaml"), **content}))
+    return config.load(Source(file, None, CPU))
+
+
+def reasons(found: config.Loaded) -> list[str]:
+    settle_norm(found.cfg, 8)
+    return list(comparable(found.cfg, found.task_cfg, 8)["reasons"])
+
+
+def test_a_file_of_one_s_own_that_says_voc07_must_be_voc07(root: Path, tmp_path: Path) -> None:
+    assert reasons(own(root, tmp_path, {})) == []
+    assert reasons(own(root, tmp_path, {"SOLVER": {"BASE_LR": 0.1}})) == []  # searched for each method
+    (changed,) = reasons(own(root, tmp_path, {"SOLVER": {"MAX_ITER": 10}}))
+    assert changed == "the task's protocol was changed: SOLVER.MAX_ITER is 10, not 9000"
+    splits = {"mine": {"LAYOUT": "voc", "FOLDER": "x", "IMAGE_SET": "test"}}
+    (changed,) = reasons(own(root, tmp_path, {"DATASETS": {"TEST": ["mine"]}, "TRANSFER": {"SPLITS": splits}}))
+    assert "DATASETS.TEST is ['mine'], not ['voc_2007_test']" in changed and "TRANSFER.SPLITS" in changed
+
+
+def test_a_task_of_another_name_is_its_own_protocol(root: Path, tmp_path: Path) -> None:
+    assert reasons(own(root, tmp_path, {"TRANSFER": {"TASK": "mine"}, "SOLVER": {"MAX_ITER": 10}})) == []
+
+
+def test_the_result_says_whose_ap_it_is(root: Path, tmp_path: Path) -> None:
+    kinds = {task: metric(config.load(Source(root / f"configs/transfer/{task}.yaml", None, CPU)).cfg) for task in TASKS}
+    assert kinds == {task: "coco" if task.startswith("coco") else "voc2007" for task in TASKS}
+    splits = {"mine": {"LAYOUT": "voc", "FOLDER": "x", "IMAGE_SET": "test", "YEAR": 2012}}
+    content = {"DATASETS": {"TEST": ["mine"]}, "TRANSFER": {"TASK": "mine", "SPLITS": splits}}
+    assert settings(own(root, tmp_path, content).cfg, 8, "exact")["metric"] == "voc2012"
+
+
+# PROTOCOL, section 2: "MoCo and supervised 0.02; SimCLR/SwAV 0.10 with warm-up 1000 and factor 0.333; BYOL 0.1".
+FINETUNE = {
+    "supervised": {"SOLVER.BASE_LR": 0.02},
+    "moco_v2": {"SOLVER.BASE_LR": 0.02},
+    "simclr": {"SOLVER.BASE_LR": 0.1, "SOLVER.WARMUP_ITERS": 1000, "SOLVER.WARMUP_FACTOR": 0.333},
+    "swav": {"SOLVER.BASE_LR": 0.1, "SOLVER.WARMUP_ITERS": 1000, "SOLVER.WARMUP_FACTOR": 0.333},
+    "byol": {"SOLVER.BASE_LR": 0.1},
+}
+
+
+def test_there_is_a_file_for_each_row_with_evidence(root: Path) -> None:
+    assert {file.stem for file in (root / "configs/transfer/finetune").glob("*.yaml")} == set(FINETUNE)
+    assert set(FINETUNE) <= set(published("table5").rows)
+
+
+@pytest.mark.parametrize("row", FINETUNE)
+@pytest.mark.parametrize("task", TASKS)
+def test_a_row_s_evidence_changes_the_rate_and_its_warm_up_alone(root: Path, row: str, task: str) -> None:
+    file = root / f"configs/transfer/{task}.yaml"
+    overlay = root / f"configs/transfer/finetune/{row}.yaml"
+    plain, found = (config.load(Source(file, which, CPU)) for which in (None, overlay))
+    assert flat(found.cfg) == {**flat(plain.cfg), **FINETUNE[row]}
+    assert reasons(found) == [] and not found.cfg.TRANSFER.TOY
