@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-sys.path.insert(0, str(Path(__file__).parent))  # two_processes is imported by the processes it starts
+# two_processes is imported by the processes it starts, parity_world by it
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "parity")]
 
 from transfer.engine.config import Source
 from transfer.engine.prepare import Request

@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import two_detectors
 from detectron2.layers.batch_norm import NaiveSyncBatchNorm
 from detectron2.utils import comm
+from fvcore.nn.precise_bn import update_bn_stats
 from torch import Tensor, nn
 
 from transfer.engine.divergence import Diverged, require_finite
+from transfer.engine.fit import evaluate
 from transfer.engine.precise_bn import update_synchronised
+from transfer.engine.prepare import Prepared, load_task_of
 
 
 def net(norm: type[nn.Module]) -> nn.Sequential:
@@ -34,9 +38,12 @@ def statistics(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in model.named_buffers() if "running" in name}
 
 
-def work(folder: Path) -> None:
+def work(folder: Path, root: Path, trials: dict[str, Prepared]) -> None:
     rank = comm.get_rank()
     found: dict[str, Any] = {"precise": precise(rank), "step": step(rank), "diverged": diverged(rank)}
+    found["fvcore"] = fvcore_s(rank)
+    found["detector"] = {task: detector_step(root, task, rank) for task in ("voc07", "coco")}
+    found["evaluated"] = {task: evaluated(prepared) for task, prepared in trials.items()}
     torch.save(found, folder / f"rank{rank}.pt")
 
 
@@ -45,6 +52,28 @@ def precise(rank: int) -> dict[str, Tensor]:
     model = net(NaiveSyncBatchNorm)
     update_synchronised(model, batches(rank))
     return statistics(model)
+
+
+def fvcore_s(rank: int) -> dict[str, Tensor]:
+    """The same by fvcore's, the named option."""
+    model = net(NaiveSyncBatchNorm)
+    update_bn_stats(model, batches(rank), 3)
+    return statistics(model)
+
+
+def detector_step(root: Path, task: str, rank: int) -> dict[str, Any]:
+    """One step of a detector on this rank's half of four images."""
+    model = two_detectors.unsampled(root, task, "naiveSyncBN")
+    return two_detectors.step(model, two_detectors.prescribed(task == "coco")[2 * rank : 2 * rank + 2])
+
+
+def evaluated(prepared: Prepared) -> dict[str, Any]:
+    """An evaluation of a detector that knows all answers, and of one that knows nothing of one image."""
+    task = load_task_of(prepared.cfg)
+    oracle, blinded = two_detectors.Oracle(task.test), two_detectors.Oracle(task.test, blind=4)
+    answers = {"all": evaluate(oracle, prepared, task), "but one": evaluate(blinded, prepared, task)}
+    found = {name: {kind: values["AP"] for kind, values in (answer or {}).items()} for name, answer in answers.items()}
+    return {"seen": oracle.seen, **found}
 
 
 def step(rank: int) -> dict[str, Tensor]:
