@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -122,11 +123,8 @@ class Trainer(TrainerBase):
         return get_total_norm(held)
 
     def _share(self, outputs: list[Output], norm: torch.Tensor) -> None:
-        """Add up loss, norm, wish to stop and moments over the processes, in one sum and one wait for the device."""
-        loss = torch.stack([output.loss.double() for output in outputs]).mean()
-        head = torch.stack([loss, norm.double(), loss.new_tensor(self.stop_wanted)])
-        moments = torch.stack([collapse.moments(output.embedding) for output in outputs]).sum(0)
-        total = torch.cat([head, moments])
+        """Tell every process how the step went: in one sum over them, and the step's one wait for the device."""
+        total = self._summary(outputs, norm)
         processes = 1
         if dist.is_initialized():
             dist.all_reduce(total)
@@ -135,6 +133,13 @@ class Trainer(TrainerBase):
         self.latest = {"loss": float(total[0]) / processes, "std": collapse.spread(total[3:])}
         self.stopping = float(total[2]) > 0
         self._guard(float(total[1]) / processes)
+
+    def _summary(self, outputs: list[Output], norm: torch.Tensor) -> torch.Tensor:
+        """Loss, gradient norm, wish to stop and the embedding's moments, as float64 numbers that add up."""
+        loss = torch.stack([output.loss.double() for output in outputs]).mean()
+        stop = torch.full_like(loss, self.stop_wanted)
+        moments = torch.stack([collapse.moments(output.embedding) for output in outputs]).sum(0)
+        return torch.cat([torch.stack([loss, norm.double(), stop]), moments])
 
     def _guard(self, norm: float) -> None:
         """Raise Diverged where the step just made was no good; checkpoints, written after it, stay as they are."""
@@ -174,8 +179,10 @@ def _over_processes(method: Method) -> nn.Module:
     if not dist.is_initialized():
         return method
     device = next(method.parameters()).device
-    return DistributedDataParallel(
-        method,
-        device_ids=[device.index] if device.type == "cuda" else None,
-        broadcast_buffers=False,  # training reads none of BN's, and a method's own may be gigabytes, equal everywhere
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # newer torch has another name for the last argument
+        return DistributedDataParallel(
+            method,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            broadcast_buffers=False,  # training reads none of BN's; a method's own may be gigabytes, equal everywhere
+        )
