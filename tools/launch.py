@@ -146,6 +146,9 @@ def _report(opened: Opened, outcome: Outcome, console: Console) -> int:
     if is_current(decisions["table"], opened.graph, opened.store):
         print((opened.store.run_dir / "table.md").read_text(encoding="utf-8"), end="")
         bad.pop("table", None)  # it is made again when one of the others is
+    for name, state in outcome.ran.items():
+        if name in outcome.bad and name not in bad:  # what used it could do without
+            bad[name] = f"{state.status}: {state.error}"
     blocked = blocked_by(opened.graph, opened.store)
     for name, why in bad.items():
         reason = f"blocked by {blocked[name]}" if name in blocked else why

@@ -1,4 +1,4 @@
-"""From an experiment to its graph: pretrain → convert → evaluate, fine-tune × trials → table."""
+"""From an experiment to its graph: pretrain → convert → evaluate; search of the lr → fine-tune × trials → table."""
 
 from __future__ import annotations
 
@@ -66,7 +66,11 @@ def _row(key: str, row: Row, stages: Stages) -> list[Job]:
     if backbone is not None:
         jobs += [stages.evaluate(key, row, name, one, backbone) for name, one in experiment.evaluations.items()]
     for task_key, task in experiment.tasks.items():
-        jobs += [stages.finetune(key, row, task_key, task, trial, converted) for trial in range(task.trials)]
+        choose: Job | None = None
+        if experiment.lr_search and experiment.lr_search.covers(key, task_key):
+            jobs += stages.search(key, row, task_key, task, converted)
+            choose = jobs[-1]
+        jobs += [stages.finetune(key, row, task_key, task, trial, converted, choose) for trial in range(task.trials)]
     return jobs
 
 

@@ -20,7 +20,7 @@ class Tools:
     """Builds command lines.
 
     Attributes:
-        folder: holds pretrain.py, convert.py, evaluate.py, transfer.py and table.py.
+        folder: holds pretrain.py, convert.py, evaluate.py, transfer.py, lr_search.py and table.py.
         python: the interpreter that runs them.
     """
 
@@ -56,19 +56,22 @@ class Tools:
     def evaluate(
         self,
         kind: str,
-        config: Path | None,
+        config: Path,
         overlay: Path | None,
         weights: Path,
+        name: str,
+        epochs: int | None,
         out: Path,
         images: Path,
         overrides: list[str],
     ) -> Command:
         """Evaluate a backbone (`linear` or `knn`) into `out`; what is there already is continued."""
+        python, script, *rest = self._tool("evaluate", config, overlay)
         return (
-            *(self.python, str(self.folder / "evaluate.py"), kind),
-            *(("--config-file", str(config)) if config else ()),
-            *(("--overlay", str(overlay)) if overlay else ()),
-            *("--weights", str(weights), "--data", str(images)),
+            *(python, script, kind, *rest),
+            *("--weights", str(weights), "--name", name),
+            *(("--pretrain-epochs", str(epochs)) if epochs else ()),
+            *("--data", str(images)),
             *("--resume", "--output", str(out)),
             *overrides,
         )
@@ -82,14 +85,29 @@ class Tools:
         out: Path,
         detection: Path,
         overrides: list[str],
+        lr: tuple[str, ...] = (),
     ) -> Command:
-        """Fine-tune and evaluate one trial into `out`; what is there already is continued."""
+        """Fine-tune and evaluate one trial into `out`; what is there already is continued.
+
+        Args:
+            lr: words about the learning rate's search: a point of it, or a trial at what it chose.
+        """
         return (
             *self._tool("transfer", config, overlay),
-            *("--weights", weights, "--seed", str(seed)),
+            *("--weights", weights, "--seed", str(seed), *lr),
             *("--resume", "--output", str(out)),
             *("TRANSFER.DATA_ROOT", str(detection)),
             *overrides,
+        )
+
+    def choose(self, points: list[Path], row: str, task: str, metric: str, grid: list[float], out: Path) -> Command:
+        """Choose the learning rate among a search's points and record it in `out`."""
+        return (
+            *(self.python, str(self.folder / "lr_search.py"), "choose"),
+            *(str(point) for point in points),
+            *("--row", row, "--task", task, "--metric", metric),
+            *("--grid", *(repr(lr) for lr in grid)),
+            *("--output", str(out)),
         )
 
     def table(self, run_dir: Path, form: str, out: Path) -> Command:

@@ -34,6 +34,7 @@ class Job:
         total: how far it has to go, in the unit of `counter`; None when only the tool knows.
         counter: the key of `metrics.json` that counts towards `total`.
         data: the data root that its commands name.
+        role: `lr_search` for a point of a search, which is in no cell of a table.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Job:
     total: float | None = None
     counter: str = "iteration"
     data: str | None = None
+    role: str | None = None
 
     @property
     def dir(self) -> str:

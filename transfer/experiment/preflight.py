@@ -29,7 +29,9 @@ def check_files(experiment: Experiment, source: Source, tools: Tools) -> None:
     for key, root in _roots(experiment):
         if root is None:
             raise UserError(f"{source.path}: {key} is not given; add it to the file or pass --set {key}=DIR")
-    names = ("pretrain", "convert", "transfer", "table", *(("evaluate",) if experiment.evaluations else ()))
+    names = ["pretrain", "convert", "transfer", "table"]
+    names += ["evaluate"] if experiment.evaluations else []
+    names += ["lr_search"] if experiment.lr_search else []
     for name in names:
         if not (tools.folder / f"{name}.py").is_file():
             raise UserError(f"{tools.folder / name}.py is missing; this checkout is not complete")

@@ -17,6 +17,7 @@ VERSION = 1
 
 HOW = {
     "pretrain": ("DATA.WORKERS", "DATA.INDEX_CACHE", "LOG", "CHECKPOINT"),
+    "evaluate": ("DATA.WORKERS", "CHECKPOINT"),
     "transfer": ("DATALOADER.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD", "TRANSFER.KEEP_CHECKPOINTS"),
 }
 """Keys (and sections) that say how a stage runs, not what it computes: changing them makes no new job."""
@@ -42,23 +43,23 @@ class Settings:
     """
 
     overlay: Path | None = None
-    _merged: dict[tuple[Path | None, str], dict[str, Any]] = field(default_factory=dict)
+    _merged: dict[tuple[Path, str], dict[str, Any]] = field(default_factory=dict)
 
-    def resolved(self, config: Path | None, section: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    def resolved(self, config: Path, section: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
         """All that config file, `_BASE_` chain, overlay and overrides say, as `{A.B.C: value}`.
 
         Comments, the order of keys, which file says a thing and where the files lie make no difference to it.
 
         Args:
-            config: the config file; None where the tool's own settings hold.
-            section: `pretrain` or `transfer`.
+            config: the config file.
+            section: `pretrain`, `evaluate` or `transfer`.
             overrides: dotted keys, laid over the rest.
 
         Raises:
             UserError: a file is missing or is not YAML.
         """
         if (config, section) not in self._merged:
-            merged = load_with_base(config) if config else {}
+            merged = load_with_base(config)
             if self.overlay is not None:
                 merge_dict(merged, overlay_section(self.overlay, section))
             self._merged[config, section] = flat(merged)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
+from common.errors import nearest
 from transfer.experiment.resources import EnvironmentValue, Stages, Strict
 
 Key = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_+-]*$")]
@@ -61,7 +62,7 @@ class Evaluation(Strict):
 
     Attributes:
         kind: `linear` or `knn`.
-        config: the recipe; the tool's own unless told.
+        config: the recipe; ImageNet's of configs/evaluation/ unless told.
         overrides: keys laid over it.
     """
 
@@ -137,6 +138,30 @@ class Local(Strict):
     threads: int = Field(default=1, ge=1)
 
 
+class LrSearch(Strict):
+    """A search of the fine-tuning learning rate, for every row on every task, before the reported trials.
+
+    Attributes:
+        grid: the learning rates to try.
+        select_on: what a point is measured on: `test`, as the paper did, or `heldout`, a part of the training images.
+        seed: the points' seed; none of the reported trials'.
+        metric: what is to be as high as possible.
+        rows: the rows it is made for; all unless told. The others keep their task's learning rate.
+        tasks: likewise.
+    """
+
+    grid: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
+    select_on: Literal["test", "heldout"]
+    seed: int = Field(default=1000, ge=0)
+    metric: str = "bbox/AP"
+    rows: list[str] | None = None
+    tasks: list[str] | None = None
+
+    def covers(self, row: str, task: str) -> bool:
+        """Whether the lr of a row on a task is searched."""
+        return (self.rows is None or row in self.rows) and (self.tasks is None or task in self.tasks)
+
+
 class Slurm(Strict):
     """How `--cluster slurm` files jobs.
 
@@ -161,6 +186,7 @@ class Experiment(Strict):
         rows: the table's rows by key, in order.
         tasks: the table's columns by key, in order; `{}` for an experiment that only pre-trains or evaluates.
         evaluations: linear or kNN evaluations of every row's weights (not of scratch).
+        lr_search: how the fine-tuning learning rate is found; none: each task's own.
         seeds: the trials' seeds; the first n are used by a task with n trials; 1, 2, 3, … unless told.
         overlay: a file that makes every stage fit a small machine.
         data: data roots.
@@ -177,6 +203,7 @@ class Experiment(Strict):
     rows: dict[Key, Row] = Field(min_length=1)
     tasks: dict[Key, Task]
     evaluations: dict[Key, Evaluation] = Field(default_factory=dict)
+    lr_search: LrSearch | None = None
     seeds: list[int] | None = None
     overlay: PathText | None = None
     data: Data = Field(default_factory=Data)
@@ -208,6 +235,21 @@ class Experiment(Strict):
         for key, task in self.tasks.items():
             if task.trials > len(self.seeds):
                 raise ValueError(f"tasks.{key}.trials is {task.trials} but seeds has {len(self.seeds)}; add seeds")
+        return self
+
+    @model_validator(mode="after")
+    def _search_of_what_there_is(self) -> Experiment:
+        search = self.lr_search
+        if search is None:
+            return self
+        for what, named, known in (("rows", search.rows, self.rows), ("tasks", search.tasks, self.tasks)):
+            for key in named or ():
+                if key not in known:
+                    raise ValueError(f"lr_search.{what} names {key!r}; {nearest(key, known)}")
+        if len(set(search.grid)) != len(search.grid):
+            raise ValueError(f"lr_search.grid {search.grid} names a learning rate twice")
+        if search.seed in [self.seed(trial) for task in self.tasks.values() for trial in range(task.trials)]:
+            raise ValueError(f"lr_search.seed {search.seed} is a reported trial's; the lr is chosen apart from those")
         return self
 
     def seed(self, trial: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,12 @@ from transfer.experiment.settings import Settings, decisive, fingerprint, words
 from transfer.experiment.spec import Evaluation, Experiment, Row, Task
 from transfer.weights import zoo
 
+EVALUATIONS = {
+    "knn": "configs/evaluation/knn_imagenet_k200_t0.2.yaml",
+    "linear": "configs/evaluation/linear_imagenet_lars_b4096_90ep.yaml",
+}
+"""The recipe of each kind, where the experiment names none: what tools/evaluate.py takes, too."""
+LR = "SOLVER.BASE_LR"
 TABLE_FORMATS = {"md": "table.md", "html": "table.html"}
 
 
@@ -109,28 +115,35 @@ class Stages:
             producer: the row's pre-training or conversion, whose last output is a backbone file.
         """
         images = self._root("images", f"evaluation {name} measures")
-        config = paths.config_file(evaluation.config) if evaluation.config else None
+        config = paths.config_file(evaluation.config or EVALUATIONS[evaluation.kind])
         overrides = evaluation.overrides
-        settings = self.settings.resolved(config, "pretrain", overrides)
+        settings = self.settings.resolved(config, "evaluate", overrides)
         print_ = fingerprint(
             kind="evaluate",
             evaluation=evaluation.kind,
-            settings=decisive(settings, "pretrain"),
+            settings=decisive(settings, "evaluate"),
             images=str(images),
             weights=producer.fingerprint,
         )
         job = f"evaluate.{key}.{name}"
         out = _dir(job, print_)
-        backbone = self.run_dir / producer.outputs[-1]
         command = self.tools.evaluate(
-            evaluation.kind, config, self.settings.overlay, backbone, self.run_dir / out, images, words(overrides)
+            evaluation.kind,
+            config,
+            self.settings.overlay,
+            self.run_dir / producer.outputs[-1],
+            key,
+            row.epochs,
+            self.run_dir / out,
+            images,
+            words(overrides),
         )
-        epochs = f"_{producer.total or row.epochs:.0f}ep" if producer.total or row.epochs else ""
+        epochs = producer.total or row.epochs
         return Job(
             name=job,
             kind="evaluate",
             row=row.part_of or key,
-            task=f"{evaluation.kind}{epochs}",
+            task=f"{evaluation.kind}_{epochs:.0f}ep" if epochs else evaluation.kind,
             fingerprint=print_,
             needs=(producer.name,),
             commands=(command,),
@@ -138,11 +151,84 @@ class Stages:
             data=str(images),
         )
 
-    def finetune(self, key: str, row: Row, task_key: str, task: Task, trial: int, converted: Job | None) -> Job:
-        """One trial of a row on a task, from converted weights or from scratch."""
-        config, detection = paths.config_file(task.config), self._root("detection", f"task {task_key} fine-tunes")
+    def search(self, key: str, row: Row, task_key: str, task: Task, converted: Job | None) -> list[Job]:
+        """The learning rate's search: a point for each rate of the grid, then the choice."""
+        search = self.experiment.lr_search
+        assert search is not None
+        for where, changes in ((f"tasks.{task_key}.overrides", task.overrides), (f"rows.{key}.finetune", row.finetune)):
+            if LR in changes:
+                raise UserError(f"{where} sets {LR}, which lr_search looks for; leave it out of one of them")
+        role = {"role": "lr_search", "select_on": search.select_on}
+        options = ("--role", "lr_search", "--select-on", search.select_on)
+        points = []
+        for lr in search.grid:
+            changed = {**task.overrides, **row.finetune, LR: lr}
+            about = {"name": f"search.{key}.{task_key}.lr{lr:g}", "kind": "search", "role": "lr_search"}
+            points.append(self._trial(key, row, task_key, task, changed, search.seed, converted, options, role, about))
+        print_ = fingerprint(
+            kind="choose",
+            row=key,
+            task=task_key,
+            metric=search.metric,
+            points=[(lr, point.fingerprint) for lr, point in zip(search.grid, points, strict=True)],
+        )
+        name = f"choose.{key}.{task_key}"
+        record = f"{_dir(name, print_)}/lr_search.json"
+        folders = [self.run_dir / point.dir for point in points]
+        choose = Job(
+            name=name,
+            kind="choose",
+            row=row.part_of or key,
+            task=task_key,
+            fingerprint=print_,
+            needs=tuple(point.name for point in points),
+            commands=(
+                self.tools.choose(
+                    folders, row.part_of or key, task_key, search.metric, search.grid, self.run_dir / record
+                ),
+            ),
+            outputs=(record,),
+        )
+        return [*points, choose]
+
+    def finetune(
+        self, key: str, row: Row, task_key: str, task: Task, trial: int, converted: Job | None, choose: Job | None
+    ) -> Job:
+        """One trial of a row on a task, from converted weights or from scratch, at the chosen lr if there is one."""
         seed = self.experiment.seed(trial)
         overrides = {**task.overrides, **row.finetune}
+        options: tuple[str, ...] = ()
+        decides: dict[str, str] = {}
+        if choose is not None:
+            options = ("--lr-from", str(self.run_dir / choose.outputs[0]))
+            decides = {"lr": choose.fingerprint}
+        about = {"name": f"finetune.{key}.{task_key}.s{seed}", "kind": "finetune", "trial": trial + 1}
+        job = self._trial(key, row, task_key, task, overrides, seed, converted, options, decides, about)
+        return job if choose is None else replace(job, needs=(*job.needs, choose.name))
+
+    def _trial(
+        self,
+        key: str,
+        row: Row,
+        task_key: str,
+        task: Task,
+        overrides: dict[str, Any],
+        seed: int,
+        converted: Job | None,
+        options: tuple[str, ...],
+        decides: dict[str, str],
+        about: dict[str, Any],
+    ) -> Job:
+        """A run of tools/transfer.py.
+
+        Args:
+            overrides: keys laid over the task's config.
+            converted: what makes the weights; None from scratch.
+            options: words about the lr's search.
+            decides: what else decides the result, for the fingerprint.
+            about: the job's own name, kind and place among its like.
+        """
+        config, detection = paths.config_file(task.config), self._root("detection", f"task {task_key} fine-tunes")
         settings = self.settings.resolved(config, "transfer", overrides)
         print_ = fingerprint(
             kind="finetune",
@@ -150,23 +236,29 @@ class Stages:
             detection=str(detection),
             seed=seed,
             weights=converted.fingerprint if converted else "scratch",
+            **decides,
         )
-        name = f"finetune.{key}.{task_key}.s{seed}"
-        out = _dir(name, print_)
+        out = _dir(about["name"], print_)
         weights = str(self.run_dir / converted.outputs[0]) if converted else "scratch"
-        command = self.tools.transfer(
-            config, self.settings.overlay, weights, seed, self.run_dir / out, detection, words(overrides)
-        )
         return Job(
-            name=name,
-            kind="finetune",
+            **about,
             row=row.part_of or key,
             task=task_key,
             seed=seed,
-            trial=trial + 1,
             fingerprint=print_,
             needs=(converted.name,) if converted else (),
-            commands=(command,),
+            commands=(
+                self.tools.transfer(
+                    config,
+                    self.settings.overlay,
+                    weights,
+                    seed,
+                    self.run_dir / out,
+                    detection,
+                    words(overrides),
+                    options,
+                ),
+            ),
             outputs=(f"{out}/result.json",),
             total=_number(settings.get("SOLVER.MAX_ITER")),
             data=str(detection),
@@ -175,7 +267,7 @@ class Stages:
     def table(self, jobs: Sequence[Job]) -> Job:
         """The table reads the trials' and evaluations' results and the pre-training curves."""
         experiment = self.experiment
-        read: tuple[Kind, ...] = ("pretrain", "evaluate", "finetune")
+        read: tuple[Kind, ...] = ("pretrain", "evaluate", "choose", "finetune")
         inputs = [job for job in jobs if job.kind in read]
         print_ = fingerprint(
             kind="table",

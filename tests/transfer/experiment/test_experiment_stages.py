@@ -85,7 +85,7 @@ class TestEvaluations:
         ]
         assert " ".join(graph["evaluate.mine.linear"].commands[0]) == (
             f"python3 /T/evaluate.py linear --config-file {base}/configs/linear.yaml "
-            f"--weights {dirs['convert.mine']}/mine.safetensors --data {base}/images "
+            f"--weights {dirs['convert.mine']}/mine.safetensors --name mine --pretrain-epochs 200 --data {base}/images "
             f"--resume --output {dirs['evaluate.mine.linear']} SEED 4"
         )
         assert f"--weights {dirs['pretrain.simsiam']}/backbone.safetensors " in " ".join(

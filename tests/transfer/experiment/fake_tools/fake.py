@@ -2,7 +2,8 @@
 
 `$FAKE_DIR/events` gets a line at every start and end. `$FAKE_DIR/orders.json` maps a part of the output's name to what
 to do there: `{"exit": 1}`, `{"raise": "text"}`, `{"again": 2}` (exit 75 so often), `{"diverge": true}`, `{"steps": 9}`,
-`{"hang": true}` (until told; SIGTERM makes it exit 75), `{"silent": true}` (exit 0, write nothing), `{"kill": true}` (SIGKILL), `{"once": {...}}`.
+`{"hang": true}` (until told; SIGTERM makes it exit 75), `{"silent": true}` (exit 0, write nothing), `{"kill": true}`
+(SIGKILL), `{"once": {...}}`.
 """
 
 from __future__ import annotations

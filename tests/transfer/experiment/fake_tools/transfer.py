@@ -1,5 +1,6 @@
 """Stands in for tools/transfer.py."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -19,6 +20,10 @@ def main(argv):
     if code is None:
         diverged = fake.orders_for(out.name).get("diverge")
         result = {"status": "diverged" if diverged else "done", "seed": int(fake.words_after(argv, "--seed"))}
+        if "SOLVER.BASE_LR" in argv:
+            result |= {"lr": float(fake.words_after(argv, "SOLVER.BASE_LR"))}
+        if "--lr-from" in argv:
+            result |= {"lr": json.loads(Path(fake.words_after(argv, "--lr-from")).read_text())["chosen"]}
         result |= {"weights": text, "metrics": {"bbox": {"AP50": 50.0}}}
         result |= {"divergence": {"iteration": 2, "what": "loss is NaN"}} if diverged else {}
         fake.write(out / "result.json", result)

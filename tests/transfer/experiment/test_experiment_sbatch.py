@@ -1,0 +1,237 @@
+"""What sbatch is handed, as literal text: one node of 8 GPUs, four nodes, arrays, dependencies, what a site adds."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from small_world import World
+
+from common import environment
+from transfer.experiment.decide import decide
+from transfer.experiment.executors import Work
+from transfer.experiment.resources import Resources
+from transfer.experiment.slurm.executor import Slurm, groups, make_executor
+from transfer.experiment.slurm.sbatch import Request, parameters
+
+EIGHT = Resources(nodes=1, gpus=8, cpus=8, memory_gb=400, hours=24, signal_seconds=120)
+
+
+@pytest.fixture(autouse=True)
+def some_srun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """submitit looks for srun when it is made; nothing here calls it."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/srun").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "bin/srun").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+
+
+def text(request: Request, count: int = 1) -> str:
+    executor = make_executor(request, Path("/r/slurm"))
+    if count > 1:
+        executor.parameters["map_count"] = count
+    return executor._make_submission_file_text(executor._submitit_command_str, "x")
+
+
+def request(resources: Resources, **changes: object) -> Request:
+    plain = Request("table5.pretrain.simsiam", resources, [Path("/r/jobs/a-1")], "", 20, 64, "/venv/python", Path("/c"))
+    return dataclasses.replace(plain, **changes)
+
+
+def test_one_node_of_eight_gpus() -> None:
+    assert text(request(EIGHT)) == (
+        """\
+#!/bin/bash
+
+# Parameters
+#SBATCH --cpus-per-task=8
+#SBATCH --error=/r/slurm/%j_0_log.err
+#SBATCH --gpus-per-node=8
+#SBATCH --job-name=table5.pretrain.simsiam
+#SBATCH --mem=409600M
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=8
+#SBATCH --open-mode=append
+#SBATCH --output=/r/slurm/%j_0_log.out
+#SBATCH --requeue
+#SBATCH --signal=USR2@120
+#SBATCH --time=1440
+
+# setup
+export PYTHONPATH=/c${PYTHONPATH:+:$PYTHONPATH}
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output /r/slurm/%j_%t_log.out --error /r/slurm/%j_%t_log.err """
+        """--kill-on-bad-exit=1 --cpus-per-task=8 /venv/python -u -m submitit.core._submit /r/slurm
+
+
+# teardown
+code=$?; /venv/python -m transfer.experiment.slurm.after --requeues 20 --code "$code" /r/jobs/a-1"""
+    )
+
+
+def test_four_nodes_by_gres_with_all_that_a_site_may_want() -> None:
+    resources = Resources(
+        nodes=4,
+        gpus=8,
+        cpus=12,
+        memory_gb=0.5,
+        hours=0.01,
+        signal_seconds=300,
+        partition="gpu",
+        account="lab",
+        qos="high",
+        constraint="a100",
+        gres="gpu:a100:8",
+        sbatch={"exclusive": True, "mail-type": "FAIL,END"},
+        setup=["module load cuda/12.4"],
+        environment={"NCCL_SOCKET_IFNAME": "ib0 ib1"},
+        container="apptainer exec --nv /i/torch.sif",
+        python="python3",
+    )
+    lines = text(request(resources)).splitlines()
+    assert [line for line in lines if line.startswith("#SBATCH")] == [
+        "#SBATCH --account=lab",
+        "#SBATCH --constraint=a100",
+        "#SBATCH --cpus-per-task=12",
+        "#SBATCH --error=/r/slurm/%j_0_log.err",
+        "#SBATCH --exclusive",
+        "#SBATCH --gres=gpu:a100:8",
+        "#SBATCH --job-name=table5.pretrain.simsiam",
+        "#SBATCH --mail-type=FAIL,END",
+        "#SBATCH --mem=512M",
+        "#SBATCH --nodes=4",
+        "#SBATCH --ntasks-per-node=8",
+        "#SBATCH --open-mode=append",
+        "#SBATCH --output=/r/slurm/%j_0_log.out",
+        "#SBATCH --partition=gpu",
+        "#SBATCH --qos=high",
+        "#SBATCH --requeue",
+        "#SBATCH --signal=USR2@300",
+        "#SBATCH --time=1",
+    ]
+    setup = lines[lines.index("# setup") + 1 : lines.index("# command") - 1]
+    assert setup == [
+        "module load cuda/12.4",
+        "export PYTHONPATH=/c${PYTHONPATH:+:$PYTHONPATH}",
+        "export NCCL_SOCKET_IFNAME='ib0 ib1'",
+    ]
+    [command] = [line for line in lines if line.startswith("srun ")]
+    assert command.endswith(" apptainer exec --nv /i/torch.sif python3 -u -m submitit.core._submit /r/slurm")
+
+
+def test_an_array_waits_for_its_weights_and_is_cancelled_without_them() -> None:
+    folders = [Path(f"/r/jobs/s{n}") for n in range(5)]
+    lines = text(request(EIGHT, folders=folders, dependency="afterok:12", parallelism=2), count=5).splitlines()
+    assert "#SBATCH --array=0-4%2" in lines
+    assert "#SBATCH --dependency=afterok:12" in lines
+    assert "#SBATCH --kill-on-invalid-dep=yes" in lines
+    assert "#SBATCH --output=/r/slurm/%A_%a_0_log.out" in lines
+    assert lines[-1].endswith('--code "$code" /r/jobs/s0 /r/jobs/s1 /r/jobs/s2 /r/jobs/s3 /r/jobs/s4')
+
+
+def test_without_gpus_nothing_is_said_of_them() -> None:
+    found = parameters(request(Resources(nodes=2, gpus=0, tasks=4, hours=1)))
+    assert (found["nodes"], found["ntasks_per_node"]) == (2, 4)
+    assert "gpus_per_node" not in found and "gres" not in found and "mem" not in found
+
+
+def test_the_whole_graph_s_dependencies(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(world.base))
+    opened = world.open("lr_search={grid: [0.02, 0.1], select_on: test, rows: [simsiam], tasks: [voc07]}")
+    work = Work(opened.experiment, opened.graph, decide(opened.graph, opened.store), opened.store)
+    filed: dict[str, str] = {}
+    found = {}
+    for number, group in enumerate(groups(work), start=1):
+        found[group.name] = (number, len(group.jobs), group.dependency(filed))
+        ids = [str(number)] if len(group.jobs) == 1 else [f"{number}_{index}" for index in range(len(group.jobs))]
+        filed.update(zip((job.name for job in group.jobs), ids, strict=True))
+    assert found == {
+        "finetune.scratch.voc07": (1, 2, ""),
+        "finetune.scratch.coco.s1": (2, 1, ""),
+        "pretrain.simsiam": (3, 1, ""),
+        "convert.simsiam": (4, 1, "afterok:3"),
+        "search.simsiam.voc07": (5, 2, "afterok:4"),
+        "choose.simsiam.voc07": (6, 1, "afterany:5"),
+        "finetune.simsiam.voc07": (7, 2, "afterok:4:6"),
+        "finetune.simsiam.coco.s1": (8, 1, "afterok:4"),
+        "table": (9, 1, "afterany:1:2:3:6:7:8"),
+    }
+
+
+def test_a_site_s_file_is_under_the_experiment(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(world.base))
+    site = world.base / "ssl-detection-transfer/site.yaml"
+    site.parent.mkdir()
+    site.write_text("resources: {default: {partition: gpu, gpus: 4}}\n")
+    opened = world.open("resources={pretrain: {gpus: 8}}")
+    executor = Slurm()
+    assert executor._resources("pretrain", opened.experiment).gpus == 8
+    assert executor._resources("finetune", opened.experiment).gpus == 4
+    assert executor._resources("table", opened.experiment).partition == "gpu"
+    site.write_text("resources:\n  default: {partitoin: gpu}\n")
+    assert world.launch("submit", "--cluster", "slurm") == 2
+    err = capsys.readouterr().err
+    assert f"{site}, line 2: resources.default.partitoin: unknown key; did you mean partition?" in err
+
+
+def test_without_slurm_it_is_one_line(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(world.base))
+    assert world.launch("submit", "--cluster", "slurm") == 2
+    err = capsys.readouterr().err
+    assert "no sbatch, squeue, srun, scancel on this machine; " in err and err.count("\n") == 1
+    assert not world.run_dir.exists()
+
+
+def test_the_snapshot_holds_the_code_and_its_commit(world: World) -> None:
+    from transfer.experiment.slurm import commands, snapshot
+
+    code = snapshot.take(world.run_dir)
+    assert snapshot.take(world.run_dir) == code
+    assert (code / "tools/transfer.py").read_bytes() == (environment.ROOT / "tools/transfer.py").read_bytes()
+    assert (code / environment.COMMIT_FILE).read_text().strip() == environment.commit()
+    job = world.open().graph["table"]
+    tool = (sys.executable, str(environment.ROOT / "tools/table.py"), "elsewhere/table.py")
+    moved = commands.rewritten(dataclasses.replace(job, commands=(tool,)), code, sys.executable)
+    assert moved.commands == ((commands.PYTHON, f"{code}/tools/table.py", "elsewhere/table.py"),)
+    here = commands.here(dataclasses.replace(moved, data="elsewhere/table.py"), "/local/copy")
+    assert here.commands == ((sys.executable, f"{code}/tools/table.py", "/local/copy"),)
+
+
+class TestStaging:
+    """Data on a node's own disk."""
+
+    def test_copied_once_links_followed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from transfer.experiment.slurm.staging import stage
+
+        (tmp_path / "real").mkdir()
+        (tmp_path / "real/a.jpg").write_text("a")
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data/train").symlink_to(tmp_path / "real")
+        monkeypatch.setenv("SCRATCH", f"{tmp_path}/scratch")
+        copy = Path(stage(f"{tmp_path}/data", "$SCRATCH/sets"))
+        assert copy.parent == tmp_path / "scratch/sets" and (copy / "train/a.jpg").read_text() == "a"
+        (tmp_path / "real/a.jpg").write_text("changed meanwhile")
+        assert stage(f"{tmp_path}/data", "$SCRATCH/sets") == str(copy)
+        assert (copy / "train/a.jpg").read_text() == "a"
+
+    def test_a_copy_broken_off_is_taken_up(self, tmp_path: Path) -> None:
+        from transfer.experiment.slurm.staging import DONE, stage
+
+        (tmp_path / "data").mkdir()
+        for name in ("a", "b"):
+            (tmp_path / "data" / name).write_text(name)
+        copy = Path(stage(f"{tmp_path}/data", f"{tmp_path}/scratch"))
+        (copy / DONE).unlink()
+        (copy / "b").write_text("half")
+        kept = (copy / "a").stat().st_ino
+        stage(f"{tmp_path}/data", f"{tmp_path}/scratch")
+        assert (copy / "b").read_text() == "b" and (copy / "a").stat().st_ino == kept
