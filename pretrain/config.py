@@ -292,6 +292,8 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("DATA.SIZE MODEL.PROJ_HIDDEN MODEL.DIM MODEL.PRED_DIM SOLVER.EPOCHS", lambda v: v >= 1, "1 or more"),
     ("CHECKPOINT.KEEP LOG.PERIOD MODEL.PROJ_LAYERS", lambda v: v >= 1, "1 or more"),
     ("SOLVER.ACCUMULATE MONITOR.STD_ALARM_STEPS", lambda v: v >= 1, "1 or more"),
+    ("SIMSIAM.ALTERNATION_STEPS", lambda v: v >= 0, "a number of steps, or 0 for an epoch"),
+    ("SIMSIAM.AVERAGE_MOMENTUM", lambda v: 0 <= v < 1, "at least 0 and below 1"),
     ("MONITOR.GRAD_NORM_LIMIT MONITOR.KNN.PERIOD MONITOR.KNN.RESIZE", lambda v: v >= 0, "0 or more"),
     ("MONITOR.KNN.K", lambda v: v >= 1, "1 or more"),
     ("MONITOR.KNN.T", lambda v: v > 0, "above 0"),
