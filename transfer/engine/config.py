@@ -15,7 +15,7 @@ PRECISE_BN = ("synchronised", "fvcore")
 TRIAL, LR_SEARCH = "trial", "lr_search"
 ROLES = (TRIAL, LR_SEARCH)
 SELECT_ON = ("test", "heldout")
-EVALUATORS = {"voc": ("exact", "detectron2"), "coco": ("pycocotools",)}
+EVALUATORS = {"voc": ("exact", "detectron2"), "coco": ("hotcoco", "pycocotools")}
 
 
 def defaults() -> CfgNode:
@@ -31,7 +31,7 @@ def defaults() -> CfgNode:
     node.CHECK_IMAGES = True  # open each image's header before the first step: readable, of its annotation's size
     node.PRECISE_BN = "synchronised"  # or fvcore: as Detectron2 does it, each rank with its own statistics
     node.ORDER_OF_WORKERS = 4  # batches as Detectron2's loader makes them with so many workers, however many there are
-    node.EVALUATOR = ""  # VOC: exact or detectron2; COCO: pycocotools; empty: the first
+    node.EVALUATOR = ""  # VOC: exact or detectron2; COCO: hotcoco or pycocotools; empty: the first
     node.KEEP_CHECKPOINTS = 1  # how many checkpoints to resume from are kept
     node.ROLE = TRIAL  # lr_search: a point of the lr search, in no cell of a table; set by --role alone
     node.SELECT_ON = ""  # what a point is measured on: test or heldout; set by --select-on alone

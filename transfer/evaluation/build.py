@@ -8,6 +8,8 @@ from typing import Any
 
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
 
+from transfer.evaluation.coco import HotCOCOEvaluator
+from transfer.evaluation.once import EachImageOnce
 from transfer.evaluation.voc import VOCEvaluator
 from transfer.tasks.task import Dataset
 
@@ -15,18 +17,24 @@ KEPT = ("AP", "AP50", "AP75")
 
 
 def build_evaluator(name: str, dataset: Dataset, catalogue: str, masks: bool) -> DatasetEvaluator:
-    """Make an evaluator.
+    """Make an evaluator that refuses to see an image twice or not at all.
 
     Args:
-        name: `exact` or `detectron2` for VOC; `pycocotools` for COCO.
+        name: `exact` or `detectron2` for VOC; `hotcoco` or `pycocotools` for COCO.
         dataset: the test split.
         catalogue: its name in Detectron2's MetadataCatalog.
         masks: COCO: measure masks beside boxes.
     """
+    return EachImageOnce(_evaluator(name, dataset, catalogue, masks), dataset)
+
+
+def _evaluator(name: str, dataset: Dataset, catalogue: str, masks: bool) -> DatasetEvaluator:
     if name == "exact":
         return VOCEvaluator(dataset)
     if name == "detectron2":
         return PascalVOCDetectionEvaluator(catalogue)
+    if name == "hotcoco":
+        return HotCOCOEvaluator(dataset, masks)
     if name == "pycocotools":
         tasks = ("bbox", "segm") if masks else ("bbox",)
         return COCOEvaluator(catalogue, tasks=tasks, use_fast_impl=False)

@@ -143,6 +143,6 @@ def test_without_a_gpu_the_protocol_s_config_says_so(root: Path, monkeypatch: py
 def test_evaluators_belong_to_a_layout(root: Path) -> None:
     cfg = resolved(root, "voc07", "TRANSFER.EVALUATOR", "detectron2")
     assert evaluator_name(cfg, "voc") == "detectron2"
-    with pytest.raises(UserError, match="'detectron2' does not measure the layout coco; valid: pycocotools"):
+    with pytest.raises(UserError, match="'detectron2' does not measure the layout coco; valid: hotcoco, pycocotools"):
         evaluator_name(cfg, "coco")
-    assert [evaluator_name(resolved(root, "voc07"), layout) for layout in EVALUATORS] == ["exact", "pycocotools"]
+    assert [evaluator_name(resolved(root, "voc07"), layout) for layout in EVALUATORS] == ["exact", "hotcoco"]

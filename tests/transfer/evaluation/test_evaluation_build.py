@@ -40,5 +40,5 @@ def test_a_single_class_has_its_own_ap_too() -> None:
 
 
 def test_an_unknown_evaluator_is_our_own_bug() -> None:
-    with pytest.raises(ValueError, match="hotcoco"):
-        build_evaluator("hotcoco", dataset("coco", "cat"), "x", True)
+    with pytest.raises(ValueError, match="cocoeval"):
+        build_evaluator("cocoeval", dataset("coco", "cat"), "x", True)

@@ -1,0 +1,153 @@
+"""COCO's metric through hotcoco: Detectron2's and pycocotools' digits, masks' strings, and what cannot be computed."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import coco_cases as cases
+import numpy as np
+import pytest
+from detectron2.structures import Instances
+from pycocotools import mask as rle
+
+from transfer.evaluation import coco
+from transfer.evaluation.build import metrics_of
+from transfer.tasks.classes import COCO
+from transfer.tasks.splits import Split
+from transfer.tasks.task import Dataset, read
+
+
+def gap(mine: dict[str, dict[str, float]], peers: dict[str, dict[str, float]]) -> float:
+    """The largest difference between two answers, which must have the same names and the same NaNs."""
+    assert {kind: sorted(values) for kind, values in mine.items()} == {
+        kind: sorted(values) for kind, values in peers.items()
+    }
+    pairs = [(mine[kind][name], value) for kind, values in peers.items() for name, value in values.items()]
+    assert [math.isnan(a) for a, _ in pairs] == [math.isnan(b) for _, b in pairs]
+    return max((abs(a - b) for a, b in pairs if not math.isnan(b)), default=0.0)
+
+
+def a_case(folder: Path, seed: int) -> tuple[Dataset, cases.Batches]:
+    rng = np.random.default_rng(seed)
+    dataset = cases.made_annotations(folder, rng, images=int(rng.integers(1, 7)), classes=int(rng.integers(2, 5)))
+    return dataset, cases.detections(dataset, rng, most=int(rng.integers(6)), decimals=int(rng.choice([1, 2, 6])))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_digits_equal_pycocotools(tmp_path: Path, seed: int) -> None:
+    dataset, found = a_case(tmp_path, seed)
+    assert gap(cases.ours(dataset, found), cases.theirs(dataset, found)) <= 1e-9
+
+
+@pytest.mark.slow
+def test_the_digits_equal_pycocotools_a_thousand_times(tmp_path: Path) -> None:
+    measured = 0.0
+    for seed in range(1000, 2000):
+        dataset, found = a_case(tmp_path, seed)
+        mine = cases.ours(dataset, found)
+        assert gap(mine, cases.theirs(dataset, found)) <= 1e-9, f"seed {seed}"
+        measured = max(measured, mine["bbox"]["AP"] if mine["bbox"]["AP"] < 100 else 0)
+    assert measured > 10
+
+
+def test_the_digits_equal_pycocotools_on_the_real_annotations(real_data: Path, tmp_path: Path) -> None:
+    folder = real_data / "detection/coco"
+    split = Split("real", "coco", folder / "val2017", annotations=folder / "annotations/instances_val2017.json")
+    dataset, rng = read(split, COCO), np.random.default_rng(5)
+    assert any(thing.crowd for record in dataset.records for thing in record.things)
+    for seed in range(2):
+        some = cases.part(dataset, np.random.default_rng(seed).permutation(len(dataset.records))[:8].tolist(), tmp_path)
+        found = cases.detections(some, rng, most=8, decimals=2)
+        mine = cases.ours(some, found)
+        assert gap(mine, cases.theirs(some, found)) <= 1e-9
+        assert 0 < mine["segm"]["AP"] < 100
+
+
+def test_boxes_alone_are_measured_where_no_masks_are_predicted(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    dataset = cases.made_annotations(tmp_path, rng)
+    found = cases.detections(dataset, rng, 5, 2, masks=False)
+    mine = cases.ours(dataset, found, masks=False)
+    assert list(mine) == ["bbox"]
+    assert gap(mine, cases.theirs(dataset, found, masks=False)) == 0
+
+
+@pytest.mark.parametrize("change", ["scores", "boxes", "classes", "order"])
+def test_a_change_in_the_detections_changes_the_digits(tmp_path: Path, change: str) -> None:
+    """What the equality above rests on: the cases are not so easy that every evaluator agrees on them."""
+    rng = np.random.default_rng(3)
+    dataset = cases.made_annotations(tmp_path, rng, images=20)
+    found = cases.detections(dataset, rng, most=4, decimals=2, masks=False)
+    peers = cases.theirs(dataset, found, masks=False)
+    changed = list(reversed(found)) if change == "order" else found
+    for _, output in found:
+        instances = output["instances"]
+        if change == "scores":
+            instances.scores = 1 - instances.scores
+        if change == "boxes":
+            instances.pred_boxes.tensor[:, 2:] += 1
+        if change == "classes":
+            instances.pred_classes = (instances.pred_classes + 1) % len(dataset.classes)
+        if change == "order" and len(instances):
+            output["instances"] = instances[list(reversed(range(len(instances))))]
+    assert gap(cases.ours(dataset, changed, masks=False), peers) > 1e-6
+
+
+def test_a_trial_that_predicts_nothing_has_detectron2_s_nan_and_a_result_of_zero(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    dataset = cases.made_annotations(tmp_path, rng)
+    found = [(image, {"instances": output["instances"][:0]}) for image, output in cases.detections(dataset, rng, 3, 2)]
+    mine = cases.ours(dataset, found)
+    assert gap(mine, cases.theirs(dataset, found)) == 0
+    assert all(math.isnan(value) for value in mine["bbox"].values())
+    kept = {"AP": 0.0, "AP50": 0.0, "AP75": 0.0, "per_class": {}}
+    assert metrics_of(mine, dataset) == {"bbox": kept, "segm": kept}
+    assert coco.found_in(1, found[0][1]["instances"], masks=True).masks == []
+
+
+def made_masks(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Blobs in boxes, with empty, full and noisy masks, and boxes that miss their mask or lie outside the image."""
+    masks = np.zeros((24, height, width), dtype=bool)
+    boxes = np.zeros((24, 4), dtype=np.float32)
+    for mask, box in zip(masks, boxes, strict=True):
+        x, y = rng.integers(0, width), rng.integers(0, height)
+        w, h = rng.integers(1, width - x + 1), rng.integers(1, height - y + 1)
+        mask[y : y + h, x : x + w] = rng.random((h, w)) < rng.choice([0.3, 1])
+        box[:] = x + rng.uniform(-1, 1), y, w, h
+    masks[0], masks[1] = False, True
+    boxes[2:5] = [[-50, -50, 10, 10], [width + 9, 0, 5, 5], [3, 3, 0, 0]]
+    return masks, boxes
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_mask_s_string_is_pycocotools(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    masks, boxes = made_masks(rng, int(rng.integers(1, 40)), int(rng.integers(1, 40)))
+    expected = [rle.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"] for mask in masks]
+    assert coco.encoded(masks, boxes) == expected
+
+
+def test_a_class_that_is_alone_has_no_ap_of_its_own_and_one_without_objects_none() -> None:
+    precision = np.full((10, 101, 2, 4, 3), 0.5)
+    precision[:, :, 1] = -1
+    both = coco.summary(precision, ["cat", "dog"])
+    assert both["AP-cat"] == both["AP"] == 50
+    assert math.isnan(both["AP-dog"])
+    assert set(coco.summary(precision[:, :, :1], ["cat"])) == set(coco.NUMBERS)
+    assert math.isnan(coco.summary(precision[:, :, 1:], ["dog"])["AP"])
+
+
+def test_an_image_without_detections_is_counted_as_one() -> None:
+    found = coco.found_in(7, _nothing(), masks=False)
+    assert (found.image_id, len(found.boxes), found.masks) == (7, 0, None)
+
+
+def _nothing() -> Instances:
+    import torch
+    from detectron2.structures import Boxes
+
+    instances = Instances((10, 10))
+    instances.pred_boxes, instances.scores = Boxes(torch.zeros(0, 4)), torch.zeros(0)
+    instances.pred_classes = torch.zeros(0, dtype=torch.int64)
+    return instances
