@@ -47,13 +47,19 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def claim(folder: Path, mine: dict[str, Any], write: bool = True) -> None:
+TRAINING = ("SOLVER.", "MODEL.RESNETS.NORM", "DATALOADER.", "TEST.EVAL_PERIOD")
+"""Keys (or their beginnings) that say how a trial was trained, not what is measured: a norm's name is one, for in
+evaluation each uses its running statistics."""
+
+
+def claim(folder: Path, mine: dict[str, Any], write: bool = True, trains: bool = True) -> None:
     """Make `folder` this trial's, or find that it is already.
 
     Args:
         folder: the trial's folder.
         mine: `identity`.
         write: write the file where it is missing (rank 0).
+        trains: False for an evaluation alone, which any number of processes may do.
 
     Raises:
         UserError: another trial lives there; names the first settings that differ.
@@ -66,22 +72,22 @@ def claim(folder: Path, mine: dict[str, Any], write: bool = True) -> None:
             write_json(file, mine)
         return
     theirs = read_json(file)
-    differing = differences(theirs, mine)
+    differing = differences(theirs, mine, trains)
     if differing:
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise UserError(f"{folder} holds another trial: {'; '.join(differing[:3])}{more}; choose another --output")
 
 
-def differences(theirs: Any, mine: dict[str, Any]) -> list[str]:
-    """Where two identities differ, in words."""
+def differences(theirs: Any, mine: dict[str, Any], trains: bool = True) -> list[str]:
+    """Where two identities differ, in words; without what only training depends on, unless it `trains`."""
     if not isinstance(theirs, dict) or theirs.get("format") != FORMAT or not isinstance(theirs.get("settings"), dict):
         return [f"{FILE} is not of format {FORMAT}"]
     found = []
-    for key in ("weights", "processes"):
+    for key in ("weights", "processes") if trains else ("weights",):
         if theirs.get(key) != mine[key]:
             found.append(f"{key} {theirs.get(key)} there, {mine[key]} asked for")
     before, now = theirs["settings"], mine["settings"]
     for key in sorted({*before, *now}):
-        if before.get(key) != now.get(key):
+        if before.get(key) != now.get(key) and (trains or not key.startswith(TRAINING)):
             found.append(f"{key} {before.get(key)} there, {now.get(key)} asked for")
     return found

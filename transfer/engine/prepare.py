@@ -215,7 +215,7 @@ def _check_folder(prepared: Prepared) -> None:
         raise UserError(f"--output {output} is a file; give a folder")
     if prepared.eval_only and not (output / identity.FILE).is_file():
         raise UserError(f"--eval-only: {output} holds no trial; give the --output of one")
-    identity.claim(output, mine, write=writes)
+    identity.claim(output, mine, writes, trains=not prepared.eval_only)
     newest = prepared.checkpoints.newest()
     if prepared.eval_only and newest is None:
         raise UserError(f"--eval-only: {output} has no checkpoint yet; train first")

@@ -73,3 +73,15 @@ def test_a_row_s_evidence_changes_the_rate_and_its_warm_up_alone(root: Path, row
     plain, found = (config.load(Source(file, which, CPU)) for which in (None, overlay))
     assert flat(found.cfg) == {**flat(plain.cfg), **FINETUNE[row]}
     assert reasons(found) == [] and not found.cfg.TRANSFER.TOY
+
+
+def test_an_evaluation_may_use_another_number_of_processes_but_no_other_task() -> None:
+    """A detector trained on eight GPUs is measured on one; there its synchronised norm is plain BN."""
+    from transfer.engine.identity import FORMAT, differences
+
+    trained = {"MODEL.RESNETS.NORM": "naiveSyncBN", "SOLVER.BASE_LR": 0.02, "DATASETS.TEST": ["a"]}
+    theirs = {"format": FORMAT, "weights": "w", "processes": 8, "settings": trained}
+    alone = {**theirs, "processes": 1, "settings": {**trained, "MODEL.RESNETS.NORM": "BN"}}
+    assert len(differences(theirs, alone)) == 2 and differences(theirs, alone, trains=False) == []
+    for change in ({"weights": "v"}, {"settings": {**trained, "DATASETS.TEST": ["b"]}}):
+        assert len(differences(theirs, {**theirs, **change}, trains=False)) == 1
