@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pretrain import config
 from pretrain.data.dataset import Batch
@@ -224,6 +225,29 @@ def test_baselines_are_one_run_and_the_others_are_not(images: Path) -> None:
         *("bn_default", "bn_output_no_affine", "similarity_cosine", "dim2048"),
         *("alternation_1step", "alternation_10steps", "alternation_100steps", "alternation_1epoch"),
     }
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available() and torch.__version__ < (2, 14),
+    reason="torch 2.9 asks the driver for a GPU even under FakeTensorMode; 2.14 does not",
+)
+@pytest.mark.usefixtures("narrow_encoder")
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("alternation")])  # test_cuda.py has it
+def test_two_steps_stay_on_a_gpu(name: str, images: Path) -> None:
+    """Forward on a fake one: a tensor left on the host fails."""
+    cfg = _config(name, images)
+    with FakeTensorMode():
+        with torch.device("cuda"):
+            method = build_method(cfg).train()
+            views = tuple(torch.randn(4, 3, 32, 32) for _ in range(method.views))
+        # Outside, so that a tensor made without a device lands on the host.
+        batch = Batch(views, torch.arange(4))
+        method.prepare(Course(14, STEPS_PER_EPOCH, 2, lambda first: iter([batch] * (2 - first))))
+        for step in range(2):
+            method.before_step(step, batch)
+            output = method(*views)
+            assert output.loss.device.type == output.embedding.device.type == "cuda"
+            assert output.embedding.shape == (4, cfg.MODEL.DIM)
 
 
 Words = list[str]
