@@ -19,6 +19,9 @@ EXAMPLES = """examples:
   python tools/pretrain.py --config-file configs/pretrain/simsiam_r50_b256_200ep_base.yaml \\
       --overlay configs/overlays/cpu.yaml --output runs/toy DATA.ROOT datasets/toy/photos
   torchrun --nproc-per-node 8 tools/pretrain.py --config-file ... --resume --output runs/simsiam_base
+  torchrun --nnodes 2 --node-rank 0|1 --nproc-per-node 8 --master-addr HOST --master-port 29500 \\
+      tools/pretrain.py --config-file ... --resume --output /shared/runs/simsiam_base
+  srun --nodes 2 --ntasks-per-node 8 --gpus-per-node 8 python tools/pretrain.py --config-file ... --resume --output ...
 
 The same command with --resume continues a run that was stopped or killed, exactly where its newest checkpoint was
 written; a finished run answers at once. Every key is explained in pretrain/config.py.

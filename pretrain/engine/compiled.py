@@ -32,6 +32,6 @@ class Compiled(nn.Module):
         try:
             return self.call(*views)
         except torch._dynamo.exc.BackendCompilerFailed as error:
-            cause = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            cause = (str(error.inner_exception).strip() or type(error.inner_exception).__name__).splitlines()[0]
             remedy = "install a C++ compiler (on a CPU) or Triton (on a GPU), or leave ENGINE.COMPILE False"
             raise UserError(f"ENGINE.COMPILE is True, but torch.compile failed ({cause}); {remedy}") from error

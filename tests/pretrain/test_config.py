@@ -73,6 +73,17 @@ def test_order_is_base_then_file_then_overlay_then_words(tmp_path: Path) -> None
         (["METHOD", "simsam"], "did you mean simsiam?"),
         (["MODEL.ARCH", "resnet5"], "resnet50"),
         (["SEED", "-1"], "SEED is -1"),
+        (["SOLVER.ACCUMULATE", "0"], "SOLVER.ACCUMULATE is 0"),
+        (["SOLVER.ACCUMULATE", "3"], "SOLVER.BATCH_SIZE, 4, must be a multiple of it"),
+        (["SOLVER.IMPLEMENTATION", "apex"], "for-loop, foreach or fused"),
+        (["CHECKPOINT.KEEP_EVERY", "-1"], "CHECKPOINT.KEEP_EVERY is -1"),
+        (["MONITOR.STD_ALARM", "1.0"], "a share of 1/√d"),
+        (["MONITOR.STD_ALARM_STEPS", "0"], "MONITOR.STD_ALARM_STEPS is 0"),
+        (["MONITOR.STD_ALARM_STOP", "1"], "must be of type bool"),
+        (["MONITOR.GRAD_NORM_LIMIT", "-1"], "MONITOR.GRAD_NORM_LIMIT is -1"),
+        (["ENGINE.COMPILE", "yes"], "must be of type bool"),
+        (["ENGINE.TF32", "1"], "must be of type bool"),
+        (["MODEL.SYNC_BN", "auto"], "must be of type bool"),
     ],
 )
 def test_wrong_values_name_key_and_remedy(config: Path, words: list[str], said: str) -> None:
@@ -89,6 +100,10 @@ def test_a_dumped_config_has_no_differences(config: Path) -> None:
     stored = yaml.safe_load(cfg.dump())
     assert differences(stored, cfg) == []
     assert differences(stored, load(config, overrides=["DATA.WORKERS", "3", "CHECKPOINT.PERIOD", "7"])) == []
+    free = ["CHECKPOINT.KEEP_EVERY", "5", "MONITOR.STD_ALARM_STOP", "True", "MONITOR.GRAD_NORM_LIMIT", "9"]
+    assert differences(stored, load(config, overrides=free)) == []
+    changed = "SOLVER.ACCUMULATE 2 MODEL.SYNC_BN False SOLVER.IMPLEMENTATION fused ENGINE.TF32 True ENGINE.COMPILE True"
+    assert len(differences(stored, load(config, overrides=changed.split()))) == 5
     assert differences(stored, load(config, overrides=["SOLVER.BASE_LR", "0.1"])) == [
         "SOLVER.BASE_LR is 3.2 there and 0.1 here"
     ]

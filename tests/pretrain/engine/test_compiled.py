@@ -1,0 +1,69 @@
+"""torch.compile: the same numbers, tensors of the same names, and one line where it cannot work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from common.errors import UserError
+from pretrain.engine.compiled import Compiled
+from tests.pretrain.engine.narrow_runs import apart, narrow_trainer
+
+Command = Callable[..., int]
+
+
+def _fails(_module: nn.Module) -> Callable[..., Any]:
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    def call(*_: Any) -> None:
+        raise BackendCompilerFailed("inductor", RuntimeError("no compiler"), None)
+
+    return call
+
+
+def test_a_compiler_that_fails_is_one_line(
+    pretrain: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", _fails)
+    assert pretrain(tmp_path / "out", "ENGINE.COMPILE", "True") == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1 and "ENGINE.COMPILE is True, but torch.compile failed" in said[0]
+    assert "no compiler" in said[0] and "leave ENGINE.COMPILE False" in said[0]
+
+
+def test_our_own_errors_are_not_taken_for_the_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda module: module)
+
+    class Broken(nn.Module):
+        def forward(self, _view: torch.Tensor) -> None:
+            raise RuntimeError("ours")
+
+    with pytest.raises(RuntimeError, match="ours"):
+        Compiled(Broken())(torch.zeros(1))
+
+
+@pytest.mark.slow
+def test_compiled_steps_are_the_same_but_for_rounding() -> None:
+    plain, compiled = narrow_trainer(stop=3), narrow_trainer(stop=3, compile_model=True)
+    for trainer in (plain, compiled):
+        trainer.train(0, 3)
+    assert compiled.latest["loss"] == pytest.approx(plain.latest["loss"], rel=1e-9)
+    assert apart(compiled.method.state_dict(), plain.method.state_dict()) < 1e-9  # float64
+    assert isinstance(compiled.model, Compiled)
+
+
+@pytest.mark.slow
+def test_without_a_compiler_it_is_refused() -> None:
+    from torch._inductor import config
+
+    torch._dynamo.reset()
+    with (
+        config.patch({"cpp.cxx": ("/no/such/compiler",), "fx_graph_cache": False}),
+        pytest.raises(UserError, match=r"ENGINE.COMPILE is True, but torch.compile failed"),
+    ):
+        Compiled(nn.Sequential(nn.Linear(7, 5), nn.ReLU()))(torch.rand(3, 7))
