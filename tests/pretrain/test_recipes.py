@@ -202,3 +202,18 @@ def test_learning_rates_at_the_ends() -> None:
         assert schedule.at(0) == pytest.approx(first)
         assert schedule.at(cfg.SOLVER.WARMUP_EPOCHS * STEPS) == pytest.approx(peak)
         assert 0 < schedule.at(cfg.SOLVER.EPOCHS * STEPS - 1) < 1e-3 * peak
+
+
+def test_the_page_of_knobs_has_the_published_numbers_and_the_recipes_keys() -> None:
+    page = (CONFIGS.parent / "docs" / "pretraining.md").read_text()
+    table = re.findall(r"^\| `(\w+)` \| (`[^|]*`) \| ([^|]*) \| \[paper\]", page, re.MULTILINE)
+    published = {row["key"]: row for row in _rows() if not row["key"].startswith(("simclr", "swav"))}
+    assert [key for key, _, _ in table] == sorted(published, key=[key for key, _, _ in table].index)
+    files = {row: FOLDER / f"{stem}.yaml" for row, stem in BATCHES.items()}
+    files |= {row: _ablation(name) for name, (row, _) in ABLATIONS.items()}
+    for key, words, number in table:
+        value = published[key]["values"]["ep100"][0]
+        assert number == str(value if value is not None else published[key]["words"]["ep100"][0])
+        cfg = config.load(files[key])
+        for name, text in re.findall(r"`([A-Z_.]+) ([^`]*)`", words):
+            assert str(config.value_of(cfg, name)) == text, (key, name)
