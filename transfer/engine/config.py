@@ -32,6 +32,7 @@ def defaults() -> CfgNode:
     node.PRECISE_BN = "synchronised"  # or fvcore: as Detectron2 does it, each rank with its own statistics
     node.ORDER_OF_WORKERS = 4  # batches as Detectron2's loader makes them with so many workers, however many there are
     node.EVALUATOR = ""  # VOC: exact or detectron2; COCO: hotcoco or pycocotools; empty: the first
+    node.PREDICTIONS = 4  # on how many test images the trial's detections are drawn at its end; 0: on none
     node.KEEP_CHECKPOINTS = 1  # how many checkpoints to resume from are kept
     node.ROLE = TRIAL  # lr_search: a point of the lr search, in no cell of a table; set by --role alone
     node.SELECT_ON = ""  # what a point is measured on: test or heldout; set by --select-on alone
@@ -127,6 +128,8 @@ def check_values(cfg: CfgNode, where: str) -> None:
         raise UserError(f"{where}: TRANSFER.ORDER_OF_WORKERS must be at least 0")
     if cfg.TRANSFER.KEEP_CHECKPOINTS < 1:
         raise UserError(f"{where}: TRANSFER.KEEP_CHECKPOINTS must be at least 1")
+    if cfg.TRANSFER.PREDICTIONS < 0:
+        raise UserError(f"{where}: TRANSFER.PREDICTIONS must be at least 0")
     if not 0 < cfg.TRANSFER.HELDOUT.FRACTION < 1:
         raise UserError(f"{where}: TRANSFER.HELDOUT.FRACTION must lie between 0 and 1")
     _check_device(cfg, where)

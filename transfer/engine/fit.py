@@ -25,6 +25,7 @@ from transfer.engine.guards import check_model
 from transfer.engine.hooks import Checkpointing, StopOnSignal, Stopwatch
 from transfer.engine.logs import logging_to, trim_metrics
 from transfer.engine.precise_bn import PreciseBN
+from transfer.engine.predictions import draw_predictions
 from transfer.engine.prepare import Prepared, load_task_of
 from transfer.engine.randomness import PRECISE_BN, sampler_seeds, seed_torch
 from transfer.engine.result import FILE, Facts, result
@@ -108,6 +109,8 @@ def _train(prepared: Prepared, task: Task) -> None:
     if comm.is_main_process():
         facts.metrics = None if trainer.divergence else metrics_of(found["metrics"], task.test)
         facts.timing = _timing(stopwatch, found)
+        if not trainer.divergence:
+            draw_predictions(trainer.detector, task.test, cfg, prepared.output)
         write_json(prepared.output / FILE, _result(prepared, facts))
 
 

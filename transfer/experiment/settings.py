@@ -18,7 +18,12 @@ VERSION = 1
 HOW = {
     "pretrain": ("DATA.WORKERS", "DATA.INDEX_CACHE", "LOG", "CHECKPOINT"),
     "evaluate": ("DATA.WORKERS", "CHECKPOINT"),
-    "transfer": ("DATALOADER.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD", "TRANSFER.KEEP_CHECKPOINTS"),
+    "transfer": (
+        "DATALOADER.NUM_WORKERS",
+        "SOLVER.CHECKPOINT_PERIOD",
+        "TRANSFER.KEEP_CHECKPOINTS",
+        "TRANSFER.PREDICTIONS",
+    ),
 }
 """Keys (and sections) that say how a stage runs, not what it computes: changing them makes no new job."""
 

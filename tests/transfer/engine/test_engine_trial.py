@@ -169,6 +169,7 @@ def test_coco_measures_boxes_and_masks(ask: Ask, capsys: pytest.CaptureFixture[s
     assert outcome.content["settings"]["evaluator"] == "hotcoco"
     assert capsys.readouterr().out == ""  # what an evaluator prints goes to the log
     assert "Average Precision" in (outcome.file.parent / "log.txt").read_text()
+    assert len(list((outcome.file.parent / "predictions").glob("*.jpg"))) == 4
 
 
 def test_an_unfinished_trial_asks_for_resume(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
