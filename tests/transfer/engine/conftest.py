@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 # two_processes is imported by the processes it starts, parity_world by it
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "parity")]
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "parity"))
 
 from transfer.engine.config import Source
 from transfer.engine.prepare import Request

@@ -1,0 +1,35 @@
+"""How two trials' ends are compared, and the shell's words for a trial."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.files import read_json
+from transfer.engine.prepare import Request
+
+
+def final(folder: Path) -> dict[str, Any]:
+    return dict(torch.load(folder / "model_final.pth", weights_only=True)["model"])
+
+
+def assert_same_end(one: Path, other: Path) -> None:
+    """Bit for bit the same detector, and the same metrics."""
+    a, b = final(one), final(other)
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    assert read_json(one / "result.json")["metrics"] == read_json(other / "result.json")["metrics"]
+
+
+def iterations(folder: Path) -> list[int]:
+    return [json.loads(line)["iteration"] for line in (folder / "metrics.json").read_text().splitlines()]
+
+
+def command(root: Path, request: Request, *more: str) -> list[str]:
+    """The command line that asks for a trial, resuming it where it was broken off."""
+    words = ["--config-file", request.source.file, "--overlay", request.source.overlay, "--weights", request.weights]
+    words += ["--seed", request.seed, "--output", request.output, "--resume", *more]
+    return [sys.executable, str(root / "tools/transfer.py"), *map(str, words), *request.source.overrides]
