@@ -11,6 +11,8 @@ With k = 1 this is SimSiam.
 from __future__ import annotations
 
 import copy
+import logging
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,6 +24,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pretrain.data.dataset import Batch
 from pretrain.methods.base import Course
 from pretrain.methods.simsiam import SimSiam, arguments
+
+SECONDS_A_LINE = 30.0
+"""Between two lines that say how far a long period's targets are."""
+
+_log = logging.getLogger(__name__)
 
 
 class Alternation(SimSiam):
@@ -83,9 +90,14 @@ class Alternation(SimSiam):
         assert self._course is not None
         if self._upcoming is None:
             self._upcoming = self._course.batches(first)
+        begun = said = time.monotonic()
         for iteration in range(first, end):
             views = next(self._upcoming).views
             self._cache[iteration] = [self.frozen(views[j]).cpu() for _, j in self.pairs]
+            if time.monotonic() - said > SECONDS_A_LINE:
+                said, done, count = time.monotonic(), iteration + 1 - first, end - first
+                left = (said - begun) / done * (count - done)
+                _log.info("targets of %d of the next %d steps computed, %.0f s to go", done, count, left)
 
 
 def _without_statistics(network: nn.Sequential) -> nn.Sequential:

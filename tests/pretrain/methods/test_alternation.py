@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from pretrain.config import defaults
 from pretrain.data.dataset import Batch
 from pretrain.engine.trainer import Trainer
+from pretrain.methods import alternation
 from pretrain.methods.alternation import Alternation
 from pretrain.methods.base import Course
 from pretrain.methods.simsiam import PAIRS, SimSiam
@@ -54,9 +55,9 @@ def _online(method: SimSiam) -> dict[str, torch.Tensor]:
 def test_one_step_is_simsiam_bit_for_bit(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the CPU the same sums are made in the same order, with and without autograd: nothing is left to round."""
     monkeypatch.setitem(globals(), "VIEWS", [tuple(view.to(dtype) for view in views) for views in VIEWS])
-    simsiam, alternation = narrow_simsiam().to(dtype), narrow_method(Alternation, 1).to(dtype)
-    assert _train(alternation) == _train(simsiam)
-    ours, theirs = _online(alternation), simsiam.state_dict()
+    simsiam, turns = narrow_simsiam().to(dtype), narrow_method(Alternation, 1).to(dtype)
+    assert _train(turns) == _train(simsiam)
+    ours, theirs = _online(turns), simsiam.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert int(ours["encoder.bn1.num_batches_tracked"]) == 2 * TOTAL, "running statistics see each view once"
@@ -137,3 +138,14 @@ def test_the_frozen_network_is_neither_trained_nor_exported_nor_has_statistics()
     for old, new in zip(method.frozen.parameters(), online, strict=True):
         assert torch.equal(old, new), "θᵗ is the network before the period's first step"
     assert any(not torch.equal(method.frozen.state_dict()[name], before[name]) for name in before)
+
+
+def test_a_long_look_ahead_says_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(alternation, "SECONDS_A_LINE", 0.0)
+    with caplog.at_level("INFO", logger="pretrain"):
+        _train(narrow_method(Alternation, 3), 0, 1)
+    lines = [record.getMessage() for record in caplog.records if record.name == alternation.__name__]
+    assert [line.split(" computed")[0] for line in lines] == [f"targets of {n} of the next 3 steps" for n in (1, 2, 3)]
+    assert lines[-1].endswith(", 0 s to go")
