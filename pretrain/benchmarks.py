@@ -15,7 +15,7 @@ from torchvision.transforms import functional as F
 from common.measure import Comparison
 from pretrain.config import defaults
 from pretrain.data.augment import ADJUST, Recipe, View, draw, render
-from pretrain.data.dataset import TwoViews, collate
+from pretrain.data.dataset import TwoViews
 from pretrain.data.decode import decode_rgb
 from pretrain.data.index import find_images
 from pretrain.data.preprocessing import normalise
@@ -43,7 +43,7 @@ def two_views(folder: Path, count: int = 32, size: int = 224) -> Comparison:
     paths = [index.path(i) for i in range(len(index))]
 
     def run_ours() -> object:
-        batch = collate([ours[0, i] for i in range(len(index))])
+        batch = ours.__getitems__([(0, i) for i in range(len(index))])
         assert not isinstance(batch, str)
         return [normalise(views) for views in batch.views]
 

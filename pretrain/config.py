@@ -10,6 +10,7 @@ from fvcore.common.config import CfgNode
 
 from common.config import closure, dotted_keys, load_yaml, merge_overrides, merge_strict, overlay_section
 from common.errors import UserError, nearest
+from pretrain.data.pipelines import PIPELINES
 from pretrain.methods import names as method_names
 from pretrain.models import ARCHITECTURES, HEAD_BNS, PREDICTORS
 
@@ -67,6 +68,12 @@ def _data() -> CfgNode:
     # Where the list of a folder's images is kept: user ($XDG_CACHE_HOME or ~/.cache, from 10,000 images on), none, or a
     # folder of your own.
     node.INDEX_CACHE = "user"
+    # What happens at a file that holds no whole image: error (the run stops and names it), or replace (the next image
+    # of the list takes its place, and is counted).
+    node.UNREADABLE = "error"
+    # How views are made: pil (the released code's way), opencv (the same within rounding, several times faster), or
+    # crops (opencv for the crops; the rest on the training device). docs/data.md has each one's differences and speed.
+    node.PIPELINE = "pil"
     # Height and width of a view in pixels.
     node.SIZE = 224
     # Loader processes for each training process; 0 = decode in the training process. Any number gives the same run.
@@ -261,6 +268,8 @@ def _check_combination(cfg: CfgNode) -> None:
 
 
 _NAMES = {
+    "DATA.PIPELINE": PIPELINES,
+    "DATA.UNREADABLE": ("error", "replace"),
     "MODEL.ARCH": ARCHITECTURES,
     "MODEL.PREDICTOR": PREDICTORS,
     "MODEL.HEAD_BN": HEAD_BNS,

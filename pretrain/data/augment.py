@@ -118,13 +118,8 @@ def _uniform(rng: np.random.Generator, low: float, high: float) -> float:
     return low + (high - low) * rng.random()
 
 
-def render(image: Image.Image, view: View, size: int) -> torch.Tensor:
-    """Apply one draw to an RGB image.
-
-    Returns:
-        uint8 tensor of shape (3, size, size). Scaling to 0…1 and normalisation follow on the training device
-        (`preprocessing.normalise`): the same numbers, a quarter of the bytes between processes.
-    """
+def apply(image: Image.Image, view: View, size: int) -> Image.Image:
+    """One draw of an RGB image, `size` pixels square: the reference that every pipeline is held against."""
     image = F.resized_crop(image, *view.box, [size, size], InterpolationMode.BILINEAR)
     for name, factor in view.jitter:
         image = ADJUST[name](image, factor)
@@ -134,6 +129,14 @@ def render(image: Image.Image, view: View, size: int) -> torch.Tensor:
         image = image.filter(ImageFilter.GaussianBlur(view.blur))
     if view.solarize:
         image = ImageOps.solarize(image, SOLARIZE_FROM)
-    if view.flip:
-        image = F.hflip(image)
-    return F.pil_to_tensor(image)
+    return F.hflip(image) if view.flip else image
+
+
+def render(image: Image.Image, view: View, size: int) -> torch.Tensor:
+    """Apply one draw to an RGB image.
+
+    Returns:
+        uint8 tensor of shape (3, size, size). Scaling to 0…1 and normalisation follow on the training device
+        (`preprocessing.normalise`): the same numbers, a quarter of the bytes between processes.
+    """
+    return F.pil_to_tensor(apply(image, view, size))

@@ -1,17 +1,27 @@
-"""Samples: two augmented views of one image, as a function of (seed, epoch, index) alone."""
+"""Samples: augmented views of images, as a function of (seed, epoch, index) alone."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from common.errors import UserError
-from pretrain.data.augment import Recipe, draw, render
-from pretrain.data.decode import decode_rgb
+from pretrain.data.augment import Recipe, View, draw
+from pretrain.data.decode import CONDITIONS, REPLACED, UnreadableImage, decode
 from pretrain.data.index import ImageIndex
+from pretrain.data.pipelines import pipeline
+from pretrain.data.pipelines.packed import pack
 from pretrain.data.randomness import SECOND_PAIR, VIEWS, stream
+
+UNREADABLE = ("error", "replace")
+"""Valid values of DATA.UNREADABLE."""
+
+TRIES = 100
+"""Unreadable images in a row after which the data are taken to be broken as a whole."""
 
 
 class Batch(NamedTuple):
@@ -21,20 +31,17 @@ class Batch(NamedTuple):
         views: two tensors (N, 3, H, W) (four for a method that takes two pairs): uint8 as they leave the loader's
             processes, normalised floats in the trainer.
         indices: (N,) int64, the samples' places in the folder index.
+        met: (len(CONDITIONS),) int64, how many of the images meet each condition; only as they leave the processes.
+        draws: (N, 12) float32 a view, where the pipeline needs them on the device; only as they leave the processes.
     """
 
     views: tuple[torch.Tensor, ...]
     indices: torch.Tensor
+    met: torch.Tensor | None = None
+    draws: tuple[torch.Tensor, ...] | None = None
 
 
-class Sample(NamedTuple):
-    """One image's views, uint8 (3, H, W) each, and its number in the folder index."""
-
-    views: tuple[torch.Tensor, ...]
-    number: int
-
-
-class TwoViews(Dataset[Sample | str]):
+class TwoViews(Dataset[Batch | str]):
     """Two views of each image, or two pairs of them, drawn independently by the same recipe.
 
     Args:
@@ -42,38 +49,75 @@ class TwoViews(Dataset[Sample | str]):
         how: how views are drawn.
         seed: the run's seed.
         views: 2, or 4.
+        way: a pipeline's name.
+        unreadable: `error`, or `replace`: the next image of the index that can be read takes an unreadable one's place.
+            It is seen in the views drawn for that place. Which images are replaced depends on the files alone; one that
+            is missing or may not be read is an error in any case, for it may be there again when the run is resumed.
     """
 
-    def __init__(self, index: ImageIndex, how: Recipe, seed: int, views: int = 2) -> None:
+    def __init__(
+        self, index: ImageIndex, how: Recipe, seed: int, views: int = 2, way: str = "pil", unreadable: str = "error"
+    ) -> None:
         self.index, self.how, self.seed = index, how, seed
         self.purposes = (*VIEWS, *SECOND_PAIR)[:views]
+        self.pipeline, self.replace = pipeline(way), unreadable == "replace"
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample | str:
-        """The sample of (epoch, index); where its file cannot be read, the line that says so.
+    def __getitem__(self, key: tuple[int, int]) -> Batch | str:
+        """A batch of one: the sample of (epoch, index)."""
+        return self.__getitems__([key])
 
-        An exception would cross from a worker to the trainer as a page of traceback; `collate` passes the line on.
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> Batch | str:
+        """The batch of samples (epoch, index); where a file cannot be read, the line that says so.
+
+        An exception would cross from a worker to the trainer as a page of traceback; the loader raises the line there.
+        The views are written where the batch lies: nothing is stacked or copied.
         """
-        epoch, index = key
-        try:
-            image = decode_rgb(self.index.path(index))
-        except UserError as error:
-            return str(error)
-        views = [
-            render(image, draw(self.how, *image.size, stream(self.seed, epoch, index, purpose)), self.how.size)
-            for purpose in self.purposes
-        ]
-        return Sample(tuple(views), index)
+        stores = [_room(len(keys), self.how.size) for _ in self.purposes]
+        pages = [store.numpy() for store in stores]
+        drawn: list[list[View]] = [[] for _ in self.purposes]
+        met: Counter[str] = Counter()
+        for place, (epoch, index) in enumerate(keys):
+            try:
+                pixels, found = self._read(index)
+            except UserError as error:
+                return str(error)
+            met.update(found)
+            width, height = self.pipeline.size(pixels)
+            for page, views, purpose in zip(pages, drawn, self.purposes, strict=True):
+                views.append(draw(self.how, width, height, stream(self.seed, epoch, index, purpose)))
+                self.pipeline.render(pixels, views[-1], page[place])
+        return Batch(
+            tuple(store.permute(0, 3, 1, 2) for store in stores),
+            torch.tensor([index for _, index in keys]),
+            torch.tensor([met[condition] for condition in CONDITIONS]),
+            tuple(torch.from_numpy(pack(views)) for views in drawn) if self.pipeline.needs_draws else None,
+        )
+
+    def _read(self, index: int) -> tuple[Any, Sequence[str]]:
+        """An image's pixels and the conditions it meets, or those of the one that takes its place."""
+        for step in range(min(TRIES, len(self.index))):
+            try:
+                pixels, found = decode(self.index.path((index + step) % len(self.index)), self.pipeline.pixels)
+            except UnreadableImage as error:
+                if not self.replace:
+                    raise
+                last = error
+                continue
+            return pixels, found if step == 0 else (*found, REPLACED)
+        raise UserError(f"{step + 1} images in a row cannot be read; the last: {last}") from last
 
 
-def collate(samples: list[Sample | str]) -> Batch | str:
-    """Stack samples to a batch; the first unreadable file's line takes its place."""
-    read: list[Sample] = []
-    for sample in samples:
-        if isinstance(sample, str):
-            return sample
-        read.append(sample)
-    views = [torch.stack(view) for view in zip(*(sample.views for sample in read), strict=True)]
-    return Batch(tuple(views), torch.tensor([sample.number for sample in read]))
+def _room(count: int, size: int) -> torch.Tensor:
+    """An uninitialised batch of views, uint8 (count, size, size, 3).
+
+    In a loader process it lies in shared memory, so that it need not be copied there on its way to the trainer (as in
+    torch's own `default_collate`).
+    """
+    shape = (count, size, size, 3)
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(count * size * size * 3)
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)

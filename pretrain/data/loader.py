@@ -3,46 +3,100 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
 from common.errors import UserError
-from pretrain.data.dataset import Batch, TwoViews, collate
-from pretrain.data.preprocessing import normalise
+from pretrain.data.dataset import Batch, TwoViews
+from pretrain.data.decode import CONDITIONS
 from pretrain.data.sampler import EpochBatches
+
+
+class Batches(Iterator[Batch]):
+    """The sampler's batches, decoded by `workers` processes, finished and normalised on `device`.
+
+    One loader serves the whole run, so that its processes start once and an epoch's end is no pause.
+
+    Args:
+        dataset, sampler: which views, and which of them when.
+        workers: loader processes; 0 decodes here.
+        device: where the views go.
+        channels_last: whether they lie in channels-last order there.
+
+    Attributes:
+        met: (len(CONDITIONS),) int64, how many of the images yielded so far meet each condition.
+    """
+
+    def __init__(
+        self,
+        dataset: TwoViews,
+        sampler: EpochBatches,
+        workers: int,
+        device: torch.device,
+        channels_last: bool = False,
+    ) -> None:
+        self.dataset, self.device = dataset, device
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.met = torch.zeros(len(CONDITIONS), dtype=torch.int64)
+        self.loader = DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            pin_memory=device.type == "cuda",
+            worker_init_fn=_start_worker,
+            # A loader draws a seed for its processes: from a generator of its own, so that the run's stays untouched.
+            generator=torch.Generator(),
+        )
+        self._received = self._receive()
+
+    def __next__(self) -> Batch:
+        """The next batch.
+
+        Raises:
+            UserError: an image file cannot be read; names it.
+        """
+        return next(self._received)
+
+    def _receive(self) -> Iterator[Batch]:
+        """A generator, so that the processes start with the first batch and end with an error."""
+        for batch in self.loader:
+            if isinstance(batch, str):
+                raise UserError(batch)
+            self.met += batch.met
+            draws = batch.draws or [None] * len(batch.views)
+            views = [self._finished(view, drawn) for view, drawn in zip(batch.views, draws, strict=True)]
+            yield Batch(tuple(views), batch.indices)
+
+    def _finished(self, view: torch.Tensor, drawn: torch.Tensor | None) -> torch.Tensor:
+        finished = self.dataset.pipeline.finish(view.to(self.device, non_blocking=True), drawn)
+        return finished.contiguous(memory_format=self.memory_format)
 
 
 def load_batches(
     dataset: TwoViews, sampler: EpochBatches, workers: int, device: torch.device, channels_last: bool = False
-) -> Iterator[Batch]:
-    """The sampler's batches, decoded by `workers` processes, normalised on `device`.
+) -> Batches:
+    """`Batches` of these arguments."""
+    return Batches(dataset, sampler, workers, device, channels_last)
 
-    One loader serves the whole run, so that its processes start once and an epoch's end is no pause.
 
-    Raises:
-        UserError: while iterating, for an image file that cannot be read; names it.
+def _as_it_is(batch: Any) -> Any:
+    """The data set makes whole batches."""
+    return batch
+
+
+def _start_worker(_worker: int) -> None:
+    """A worker is one thread, and signals to the whole process group are the trainer's.
+
+    It must be able to finish its step, for which its workers are still needed.
     """
-    loader = DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=device.type == "cuda",
-        worker_init_fn=_leave_signals_to_the_trainer,
-        # A loader draws a seed for its processes: from a generator of its own, so that the run's stays untouched.
-        generator=torch.Generator(),
-    )
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    for batch in loader:
-        if isinstance(batch, str):
-            raise UserError(batch)
-        views = [
-            normalise(view.to(device, non_blocking=True)).contiguous(memory_format=memory_format)
-            for view in batch.views
-        ]
-        yield Batch(tuple(views), batch.indices)
+    _leave_signals_to_the_trainer(_worker)
+    if "cv2" in sys.modules:  # torch sees to its own threads
+        sys.modules["cv2"].setNumThreads(1)
 
 
 def _leave_signals_to_the_trainer(_worker: int) -> None:

@@ -50,7 +50,9 @@ def build_trainer(cfg: CfgNode, index: ImageIndex, device: torch.device, start: 
     method = build_method(cfg).to(device).to(memory_format=layout)
     if comm.get_world_size() > 1 and cfg.MODEL.SYNC_BN:
         method = synchronise_batch_norm(method, device)
-    dataset = TwoViews(index, augmentation(cfg), cfg.SEED, method.views)
+    dataset = TwoViews(
+        index, augmentation(cfg), cfg.SEED, method.views, way=cfg.DATA.PIPELINE, unreadable=cfg.DATA.UNREADABLE
+    )
 
     def batches(first: int) -> Iterator[Batch]:
         rank, processes = comm.get_rank(), comm.get_world_size()

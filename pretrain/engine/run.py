@@ -17,6 +17,7 @@ from pretrain.engine.build import build_trainer, check_sizes, images_normalised
 from pretrain.engine.checkpoint import Checkpoints, load_latest, restore
 from pretrain.engine.device import training_device
 from pretrain.engine.folder import RunFolder
+from pretrain.engine.images import ImageReport
 from pretrain.engine.knn import Bank, KnnMonitor, monitored_sets
 from pretrain.engine.logs import logging_to
 from pretrain.engine.result import write_result
@@ -95,7 +96,8 @@ def _train(
     schedule = LearningRates(build_schedule(cfg, steps))
     writers = [_writer_hook(cfg, folder, start, total)] if comm.is_main_process() else []
     knn = [KnnMonitor(cfg, bank, folder.path, steps)] if bank else []
-    trainer.register_hooks([IterationTimer(), schedule, alarm, *writers, checkpoints, *knn, StopOnSignal()])
+    images = ImageReport(steps)
+    trainer.register_hooks([IterationTimer(), schedule, alarm, images, *writers, checkpoints, *knn, StopOnSignal()])
     if state:
         restore(trainer, state)
     _log_start(cfg, index, start, total)

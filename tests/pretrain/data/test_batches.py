@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DistributedSampler
 
 from common.errors import UserError
 from pretrain.data.augment import Recipe
-from pretrain.data.dataset import Batch, TwoViews, collate
+from pretrain.data.dataset import Batch, TwoViews
 from pretrain.data.index import find_images
 from pretrain.data.loader import load_batches
 from pretrain.data.sampler import EpochBatches
 
 
-def _load(images: Path, workers: int, start: int = 0, stop: int = 7, rank: int = 0, world: int = 1) -> list[Batch]:
-    dataset = TwoViews(find_images(str(images)), Recipe(32), seed=5)
+def _load(
+    images: Path, workers: int, start: int = 0, stop: int = 7, rank: int = 0, world: int = 1, **words: str
+) -> list[Batch]:
+    dataset = TwoViews(find_images(str(images)), Recipe(32), seed=5, **words)
     sampler = EpochBatches(len(dataset), 4, 5, start, stop, rank, world)
     return list(load_batches(dataset, sampler, workers, torch.device("cpu")))
 
@@ -79,7 +83,7 @@ def test_processes_together_have_the_views_of_one(images: Path) -> None:
 
 def test_a_second_pair_of_views_leaves_the_first_as_it_is(images: Path) -> None:
     index = find_images(str(images))
-    two, four = (collate([TwoViews(index, Recipe(32), 5, views)[0, i] for i in range(3)]) for views in (2, 4))
+    two, four = (TwoViews(index, Recipe(32), 5, views).__getitems__([(0, i) for i in range(3)]) for views in (2, 4))
     assert isinstance(two, Batch) and isinstance(four, Batch)
     assert len(two.views) == 2 and len(four.views) == 4
     assert torch.equal(four.indices, two.indices) and all(map(torch.equal, two.views, four.views[:2]))
@@ -108,3 +112,64 @@ def test_an_unreadable_image_is_named_in_one_line(tmp_path: Path, workers: int) 
     with pytest.raises(UserError) as caught:
         _load(tmp_path, workers, stop=1)
     assert "\n" not in str(caught.value) and ".jpg cannot be read as an image" in str(caught.value)
+
+
+@pytest.mark.parametrize("way", ["opencv", "crops"])
+def test_fast_pipelines_give_the_same_run_too(images: Path, way: str) -> None:
+    alone = _load(images, 0, way=way)
+    for workers in (1, 3):
+        assert _equal(alone, _load(images, workers, way=way))
+    assert _equal(alone[3:], _load(images, 1, start=3, way=way))
+    for rank in range(2):
+        for batch, whole in zip(_load(images, 0, rank=rank, world=2, way=way), alone, strict=True):
+            assert all(torch.equal(ours, all_[rank::2]) for ours, all_ in zip(batch.views, whole.views, strict=True))
+    reference = _load(images, 0)
+    gaps = [(a.views[0] - b.views[0]).abs().mean() for a, b in zip(alone, reference, strict=True)]
+    assert 0 < max(gaps) < 0.05 and all(map(torch.equal, (b.indices for b in alone), (b.indices for b in reference)))
+
+
+@pytest.mark.parametrize("way", ["pil", "opencv", "crops"])
+def test_views_lie_as_asked(images: Path, way: str) -> None:
+    dataset = TwoViews(find_images(str(images)), Recipe(32), seed=5, way=way)
+    for last in (False, True):
+        batch = next(load_batches(dataset, EpochBatches(14, 4, 5, 0, 1), 0, torch.device("cpu"), last))
+        layout = torch.channels_last if last else torch.contiguous_format
+        assert all(view.is_contiguous(memory_format=layout) for view in batch.views)
+
+
+def _broken(images: Path, folder: Path, broken: tuple[int, ...]) -> Path:
+    """A copy of `images` whose files of these numbers hold no image."""
+    shutil.copytree(images, folder)
+    index = find_images(str(folder))
+    for number in broken:
+        index.path(number).write_bytes(index.path(number).read_bytes()[:50])
+    return folder
+
+
+@pytest.mark.parametrize("way", ["pil", "crops"])
+def test_an_unreadable_image_is_replaced_by_the_next(images: Path, tmp_path: Path, way: str) -> None:
+    folder = _broken(images, tmp_path / "broken", (3, 4, 13))
+    words = {"way": way, "unreadable": "replace"}
+    alone = _load(folder, 0, **words)
+    assert _equal(alone, _load(folder, 2, **words)) and _equal(alone[2:], _load(folder, 1, start=2, **words))
+    index, whole = find_images(str(folder)), _load(images, 0, way=way)
+    for batch, before in zip(alone, whole, strict=True):
+        assert torch.equal(batch.indices, before.indices)
+        for place, number in enumerate(batch.indices.tolist()):
+            same = torch.equal(batch.views[0][place], before.views[0][place])
+            assert same == (number not in (3, 4, 13))
+    for number, taken in ((3, 5), (4, 5), (13, 0)):
+        dataset = TwoViews(index, Recipe(32), 5, way=way, unreadable="replace")
+        pixels, met = dataset._read(number)
+        assert met == ("replaced",) and np.array_equal(pixels, dataset._read(taken)[0])
+
+
+def test_replacing_has_its_limits(images: Path, tmp_path: Path) -> None:
+    folder = _broken(images, tmp_path / "broken", tuple(range(14)))
+    with pytest.raises(UserError, match="14 images in a row cannot be read; the last: "):
+        _load(folder, 0, unreadable="replace")
+    folder = _broken(images, tmp_path / "gone", ())
+    index = find_images(str(folder))
+    index.path(3).unlink()
+    said = TwoViews(index, Recipe(32), 5, unreadable="replace")[0, 3]
+    assert said == f"{index.path(3)} cannot be read as an image (No such file or directory); mend or remove it"

@@ -1,0 +1,47 @@
+"""The crops pipeline's device half on a CUDA device, as far as it can be seen without one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from pretrain.data.augment import Recipe, draw
+from pretrain.data.pipelines.device import _blended, _blurred, _gray, _hue_turned, _kernels, augmented
+from pretrain.data.pipelines.packed import BLUR, pack
+from pretrain.data.randomness import stream
+
+
+def _draws(count: int) -> torch.Tensor:
+    views = [draw(Recipe(24, solarize_prob=0.5), 40, 30, stream(0, 0, i, 0)) for i in range(count)]
+    return torch.from_numpy(pack(views))
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available() and torch.__version__ < (2, 14),
+    reason="torch 2.9 asks the driver for a GPU even under FakeTensorMode; 2.14 does not",
+)
+def test_every_step_stays_on_the_device() -> None:
+    draws = _draws(8)
+    kernels = _kernels(draws[:, BLUR])
+    with FakeTensorMode():
+        with torch.device("cuda"):
+            images = torch.empty(8, 3, 24, 24)
+            columns = torch.empty(8, 12)
+            weights = torch.empty(*kernels.shape)
+        steps = [
+            _blended(images, columns[:, 0], columns[:, 1]),
+            _hue_turned(images, columns[:, 0]),
+            _gray(images).expand_as(images),
+            _blurred(images, weights),
+        ]
+    assert all((step.device.type, step.dtype, step.shape) == ("cuda", torch.float32, images.shape) for step in steps)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_gives_the_cpus_levels() -> None:
+    draws = _draws(32)
+    views = torch.from_numpy(np.random.RandomState(0).randint(0, 256, (32, 3, 24, 24), dtype=np.uint8))
+    gaps = (augmented(views.cuda(), draws).cpu() - augmented(views, draws)).abs()
+    assert gaps.mean() < 0.05
