@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,8 +46,17 @@ def test_leaves_what_the_formats_promise(pretrain: Command, tmp_path: Path, caps
     assert all(-1 <= row["loss"] <= 1 and 0 < row["std"] <= 16**-0.5 for row in rows)
     assert "time" in rows[-1] and "data_time" in rows[-1]
     assert (out / "last_checkpoint").read_text() == "checkpoint_0000006.pth\n"
-    assert list((out / "tensorboard").glob("events.*"))
-    assert "images/s" in (out / "log.txt").read_text()
+    curves = {"loss", "std", "std_alarm", "grad_norm", "lr", "lr_predictor", "epoch", "data_time", "data_time_share"}
+    assert curves <= set(rows[-1]) and curves <= _tensorboard_curves(out / "tensorboard")
+    log = (out / "log.txt").read_text()
+    assert "lr 0.025 / 0.05 · " in log and re.search(r"images/s · data \d+% · ETA", log)
+    assert result["std_alarm"] is None
+
+
+def _tensorboard_curves(folder: Path) -> set[str]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    return set(EventAccumulator(str(folder)).Reload().Tags()["scalars"])
 
 
 def test_backbone_file_says_what_it_is(pretrain: Command, tmp_path: Path) -> None:
