@@ -51,13 +51,17 @@ class SlurmWorld(World):
         assert state is not None
         return state
 
+    def hangs(self) -> int:
+        """How often a tool has come to where it waits for a signal."""
+        return sum(words[1] == "hang" for words in self.events())
+
     def steps(self, name: str) -> int:
         """How many steps a fake tool has done, over all attempts."""
         path = self.run_dir / self.open().graph[name].dir / "metrics.json"
         return len(path.read_text().splitlines()) if path.exists() else 0
 
-    def processes(self, name: str) -> list[int]:
-        """The processes of a job's step: what Slurm started, then the tool it started."""
+    def processes(self, name: str, rank: int = 0) -> list[int]:
+        """The processes of a job's task: what Slurm started, then the tool it started."""
         id_ = self.ids()[name]
         array, _, index = id_.partition("_")
         marks = [f"SLURM_ARRAY_JOB_ID={array}", f"SLURM_ARRAY_TASK_ID={index}"] if index else [f"SLURM_JOB_ID={array}"]
@@ -68,10 +72,13 @@ class SlurmWorld(World):
                 command = (entry / "cmdline").read_bytes().decode().replace("\0", " ")
             except OSError:
                 continue
-            if {*marks, "SLURM_PROCID=0"} <= set(words) and "python" in command and "srun" not in command:
+            if {*marks, f"SLURM_PROCID={rank}"} <= set(words) and "python" in command and "srun" not in command:
                 found.append((int(entry.name), command))
         submitit = [pid for pid, command in found if "submitit" in command and "bash" not in command]
-        return [*sorted(submitit), *sorted(pid for pid, command in found if "transfer.py" in command)]
+        return [
+            *sorted(submitit),
+            *sorted(pid for pid, command in found if "/transfer.py" in command or "/pretrain.py" in command),
+        ]
 
     def wait(self, is_so: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
         """Until it is so; what was put back into the queue starts at once, not in two minutes."""

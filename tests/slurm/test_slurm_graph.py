@@ -92,6 +92,28 @@ def test_put_back_by_hand_and_killed_it_goes_on_from_its_checkpoint(world: Slurm
         assert 400 <= world.steps(name) <= 402  # no step twice but the one that was cut off
 
 
+def test_a_time_limit_strikes_and_the_job_goes_on(world: SlurmWorld) -> None:
+    """A job of fifty seconds under a limit of one minute, of which Slurm warns half a minute early or more."""
+    world.order(finetune__scratch__coco={"steps": 4500})
+    short = "resources={finetune: {cpus: 1, memory_gb: 0.5, hours: 0.016, signal_seconds: 15}}"
+    assert world.submit("--set", short) == 0
+    assert set(world.wait_until_over(300).values()) == {"done"}
+    attempts = world.state("finetune.scratch.coco.s1").attempts
+    assert attempts >= 2
+    assert 4500 <= world.steps("finetune.scratch.coco.s1") < 4500 + attempts
+
+
+def test_put_back_too_often_it_fails_with_the_reason(world: SlurmWorld) -> None:
+    world.order(pretrain={"hang": True})
+    assert world.submit("--set", "slurm.requeues=1") == 0
+    for attempt in (1, 2):
+        world.wait(lambda: world.hangs() == attempt, "it does not start")  # noqa: B023
+        world.cluster.run("scancel", "--signal=USR2", world.ids()["pretrain.simsiam"])
+    assert world.wait_until_over()["pretrain.simsiam"] == "failed"
+    error = str(world.state("pretrain.simsiam").error)
+    assert error.startswith("its time was up and it was put back 1 times already; give it more hours or slurm.requeues")
+
+
 def test_killed_again_and_again_it_fails_with_the_reason(world: SlurmWorld, capsys: pytest.CaptureFixture[str]) -> None:
     world.order(finetune__scratch__coco={"kill": True})
     assert world.submit() == 0
@@ -104,7 +126,7 @@ def test_killed_again_and_again_it_fails_with_the_reason(world: SlurmWorld, caps
 def test_cancel_takes_all_out_and_submit_goes_on(world: SlurmWorld, capsys: pytest.CaptureFixture[str]) -> None:
     world.order(pretrain={"hang": True})
     assert world.submit() == 0
-    world.wait(lambda: ["hang", "pretrain.simsiam"] in [words[1:3] for words in world.events()], "it does not start")
+    world.wait(lambda: world.hangs() == 1, "it does not start")
     assert world.launch("cancel", "finetune.simsiam.coco.s1") == 0
     assert world.launch("cancel") == 0
     statuses = world.wait_until_over(60)

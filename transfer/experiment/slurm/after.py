@@ -53,12 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     path = folder / "job.json"
     before = State.of(read_json(path)) if path.exists() else None
+    if before is not None and before.job_id == here.id and before.status in (*ENDED_WELL, "cancelled"):
+        return 0 if before.status in ENDED_WELL else 1
+    if not _runs(here):
+        return _wait_for_the_end()
     state = judge(before, words(folder, here), here, filed, args.code, folder)
     if state != before:
         write_json(path, state.content())
-    if state.status == "requeued":
-        return _put_back(path, state, here)
-    return 0 if state.status in ENDED_WELL else 1
+    return _put_back(path, state, here) if state.status == "requeued" else 1
 
 
 def words(folder: Path, here: Place) -> list[Word]:
@@ -120,17 +122,24 @@ def _never_began(before: State | None, filed: Filed, code: int) -> State:
     return ended(state, "failed", exit_code=code, error=why)
 
 
+def _runs(here: Place) -> bool:
+    """Whether the job is to run on: not when it was put back, preempted or cancelled already."""
+    return check.call(["squeue", "--noheader", f"--jobs={here.id}", "--format=%T"]).stdout.strip() == "RUNNING"
+
+
 def _put_back(path: Path, state: State, here: Place) -> int:
-    """`scontrol requeue`, unless somebody did so, or it was cancelled."""
-    said = check.call(["squeue", "--noheader", f"--jobs={here.id}", "--format=%T"])
-    if said.stdout.strip() != "RUNNING":
-        return 1
+    """`scontrol requeue`; writes down why where that fails."""
     done = check.call(["scontrol", "requeue", here.id])
     if done.returncode:
         why = f"could not be put back ({' '.join(done.stderr.split())}); {state.error}"
         write_json(path, replace(state, status="failed", error=why[:300]).content())
         return 1
-    time.sleep(120)  # Slurm ends this script
+    return _wait_for_the_end()
+
+
+def _wait_for_the_end() -> int:
+    """Slurm ends this script. An exit code that came first would count as the job's, which waits in the queue again."""
+    time.sleep(120)
     return 1
 
 
