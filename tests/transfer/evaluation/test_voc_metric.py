@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,17 @@ import torch
 from detectron2.evaluation import PascalVOCDetectionEvaluator
 from detectron2.structures import Boxes, Instances
 
+from common.environment import ROOT
 from transfer.engine.data import catalogue
+from transfer.evaluation import voc, voc_metric
 from transfer.evaluation.voc import VOCEvaluator
 from transfer.evaluation.voc_metric import THRESHOLDS, Detections, Objects, average_precisions, rounded
+from transfer.tasks.classes import VOC
 from transfer.tasks.splits import Split
 from transfer.tasks.task import Dataset, read
 
 CLASSES = ("cat", "dog", "emu")
+Found = list[tuple[dict[str, Any], dict[str, Any]]]
 
 
 def make_set(folder: Path, rng: np.random.Generator, images: int, year: int, objects: int = 4) -> Dataset:
@@ -57,7 +63,8 @@ def detections(
             for _ in range(2)
         ]
         elsewhere = [
-            (np.sort(rng.uniform(0, 90, 4))[[0, 1, 2, 3]], rng.integers(3)) for _ in range(rng.integers(most + 1))
+            (np.sort(rng.uniform(0, 90, 4))[[0, 1, 2, 3]], rng.integers(len(dataset.classes)))
+            for _ in range(rng.integers(most + 1))
         ]
         boxes = near + elsewhere
         instances = Instances((80, 100))
@@ -80,18 +87,130 @@ def test_the_digits_equal_detectron2_s(tmp_path: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
     dataset = make_set(tmp_path, rng, images=int(rng.integers(1, 12)), year=(2007, 2012)[seed % 2])
     found = detections(rng, dataset, most=int(rng.integers(8)), decimals=int(rng.choice([1, 2, 6])))
-    ours, theirs = (
-        measure(VOCEvaluator(dataset), found),
-        measure(PascalVOCDetectionEvaluator(catalogue(dataset)), found),
-    )
+    check_equal(dataset, found)
+
+
+def check_equal(dataset: Dataset, found: Found) -> dict[str, float]:
+    """Ours, after it was held against Detectron2's, each class's AP included."""
+    peer = PascalVOCDetectionEvaluator(catalogue(dataset))
+    ours, theirs = measure(VOCEvaluator(dataset), found), measure(peer, found)
     for key in ("AP", "AP50", "AP75"):
         np.testing.assert_allclose(ours[key], theirs[key], rtol=0, atol=1e-9, equal_nan=True)
+    return ours
+
+
+def some_of(dataset: Dataset, count: int, folder: Path, rng: np.random.Generator) -> Dataset:
+    """A few images of a split as a split of its own beside links to its annotations; some of its classes are empty."""
+    records = [dataset.records[index] for index in rng.permutation(len(dataset.records))[:count]]
+    lists = folder / "ImageSets/Main"
+    if not lists.is_dir():
+        lists.mkdir(parents=True)
+        (folder / "Annotations").symlink_to(dataset.split.folder / "Annotations")
+    (lists / "part.txt").write_text("".join(f"{record.image_id}\n" for record in records))
+    split = replace(dataset.split, folder=folder, image_set="part", year=int(rng.choice([2007, 2012])))
+    return replace(dataset, split=split, records=records)
+
+
+def real_or_made(folder: Path, rng: np.random.Generator) -> Dataset:
+    real = ROOT.parent / "shared/data/detection/VOC2007"
+    if real.is_dir():
+        return read(Split("voc_2007_test", "voc", real.resolve(), "test"), VOC)
+    return make_set(folder / "made", rng, images=120, year=2007)
+
+
+@pytest.mark.slow
+def test_the_digits_equal_detectron2_s_in_a_thousand_small_cases(tmp_path: Path) -> None:
+    """Over the real annotations: equal scores, empty classes and images, classes of difficult objects alone."""
+    rng = np.random.default_rng(0)
+    dataset = real_or_made(tmp_path, rng)
+    values = []
+    for seed in range(1000):
+        rng = np.random.default_rng(seed)
+        part = some_of(dataset, int(rng.integers(1, 9)), tmp_path / "part", rng)
+        found = detections(rng, part, most=int(rng.integers(6)), decimals=int(rng.choice([1, 2, 3, 6])))
+        kept = [one for one in found if rng.random() < 0.9]
+        values.append(check_equal(part, kept)["AP50"])
+    assert np.isnan(values).any() and np.isfinite(values).any()
+
+
+@pytest.mark.slow
+def test_the_digits_equal_detectron2_s_at_full_size(tmp_path: Path) -> None:
+    """4,952 images with 60 boxes each, as many as VOC2007's test split at a low threshold."""
+    from transfer.benchmarks import random_detections, random_set
+
+    dataset = random_set(tmp_path / "VOC2007", 4952)
+    values = check_equal(dataset, random_detections(dataset, 60))
+    assert 1 < values["AP"] < 99
+
+
+def difficult_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = voc.objects_by_class
+
+    def mutant(dataset: Dataset) -> list[Objects]:
+        return [replace(objects, difficult=np.zeros_like(objects.difficult)) for objects in original(dataset)]
+
+    monkeypatch.setattr(voc, "objects_by_class", mutant)
+
+
+def at_is_above(monkeypatch: pytest.MonkeyPatch) -> None:
+    below = [float(np.nextafter(threshold, 0)) for threshold in THRESHOLDS]
+    monkeypatch.setattr(
+        voc, "average_precisions", lambda objects, found, points: average_precisions(objects, found, points, below)
+    )
+
+
+def nothing_is_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voc, "rounded", lambda values, decimals: values.astype(np.float64))
+
+
+def last_pixel_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = voc_metric._iou
+    one_less = np.array([0, 0, 1, 1])
+    monkeypatch.setattr(voc_metric, "_iou", lambda a, b: original(a - one_less, b - one_less))
+
+
+def corner_is_not_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """xmin and ymin as the detector counts them, from 0."""
+    original = voc.rounded
+    one = np.array([1, 1, 0, 0])
+    monkeypatch.setattr(voc, "rounded", lambda v, decimals: original(v - one if v.ndim == 2 else v, decimals))
+
+
+MUTATIONS = (difficult_counts, at_is_above, nothing_is_rounded, last_pixel_is_forgotten, corner_is_not_moved)
+
+
+@pytest.mark.parametrize("mutation", [None, *MUTATIONS])
+def test_a_metric_with_a_mistake_has_other_digits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mutation: Callable[[pytest.MonkeyPatch], None] | None
+) -> None:
+    rng = np.random.default_rng(4)
+    dataset = make_set(tmp_path, rng, images=30, year=2007)
+    found = detections(rng, dataset, most=3, decimals=6)
+    for record, (_, output) in zip(dataset.records, found, strict=True):
+        halves = [_upper_half(thing.box) for thing in record.things]
+        boxes, instances = torch.tensor(halves, dtype=torch.float32).reshape(-1, 4), output["instances"]
+        instances_with_halves = Instances((80, 100))
+        instances_with_halves.pred_boxes = Boxes(torch.cat([instances.pred_boxes.tensor, boxes]))
+        instances_with_halves.scores = torch.cat([instances.scores, torch.full((len(boxes),), 0.995)])
+        labels = torch.tensor([thing.label for thing in record.things], dtype=torch.int64)
+        instances_with_halves.pred_classes = torch.cat([instances.pred_classes, labels])
+        output["instances"] = instances_with_halves
+    theirs = measure(PascalVOCDetectionEvaluator(catalogue(dataset)), found)
+    if mutation is not None:
+        mutation(monkeypatch)
+    ours = measure(VOCEvaluator(dataset), found)
+    gap = max(abs(ours[key] - theirs[key]) for key in theirs)
+    assert gap <= 1e-9 if mutation is None else gap > 1e-4
+
+
+def _upper_half(box: tuple[float, float, float, float]) -> list[float]:
+    """An overlap of exactly one half where the height is even, as the detector would give it: counted from 0."""
+    x0, y0, x1, y1 = box
+    return [x0 - 1, y0 - 1, x1, y0 - 1 + (y1 - y0 + 1) / 2]
 
 
 def test_the_digits_equal_detectron2_s_on_the_real_annotations(real_data: Path) -> None:
     rng = np.random.default_rng(7)
-    from transfer.tasks.classes import VOC
-
     dataset = read(Split("voc_2007_test", "voc", real_data / "detection/VOC2007", "test"), VOC)
     found = detections(rng, dataset, most=20, decimals=3)
     ours, theirs = (
