@@ -92,7 +92,7 @@ def test_the_page_is_read_whole() -> None:
 def test_the_page_runs_from_top_to_bottom(place: Path) -> None:
     (place / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     script = "\n".join(blocks("bash")).replace(ON, 'ON="--overlay tiny.yaml"')
-    script = script.replace("toy own/toy\n", "toy own/toy --photos 32 --voc2007 12 4 --coco 6 4\n")
+    script = script.replace("toy own/toy\n", "toy own/toy --photos 32 --voc2007 12 4 --coco 6 5\n")
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
@@ -100,7 +100,7 @@ def test_the_page_runs_from_top_to_bottom(place: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=1500,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     results = sorted((place / "own/runs/table").rglob("result.json"))

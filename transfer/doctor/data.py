@@ -13,6 +13,7 @@ from transfer.tasks.splits import DEFAULT_ROOT, PUBLISHED, ROOT_VARIABLE, Split
 from transfer.tasks.voc import image_list
 
 DRAW = "python tools/data.py toy datasets/toy"
+FETCH = "python tools/data.py download voc2007|voc2012|coco ROOT"
 RECORD = "toy.json"
 
 
@@ -59,7 +60,10 @@ def look(given: Path | None = None) -> list[Finding]:
     counted = [(root, counts) for root in roots if (counts := count_splits(root))]
     if counted:
         return [_finding(root, counts) for root, counts in counted]
-    advice = f"set {ROOT_VARIABLE} to the folder that holds VOC2007/, VOC2012/ and coco/; for a toy set: {DRAW}"
+    advice = (
+        f"set {ROOT_VARIABLE} to the folder that holds VOC2007/, VOC2012/ and coco/; to fetch them: {FETCH}; "
+        f"for a toy set: {DRAW}"
+    )
     where = ", ".join(f"{root}{'' if root.is_dir() else ' (does not exist)'}" for root in roots)
     return [Finding("data", "warning", f"no VOC2007, VOC2012 or coco in {where}", advice)]
 
