@@ -1,0 +1,167 @@
+"""What `make bench` measures of the input pipelines, each beside Pillow as the released code uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+from torchvision import transforms
+from torchvision.transforms import functional as F
+
+from common.measure import Comparison
+from pretrain.data.augment import ADJUST, Recipe, View, draw
+from pretrain.data.dataset import Batch, TwoViews
+from pretrain.data.decode import decode
+from pretrain.data.index import ImageIndex, find_images
+from pretrain.data.loader import load_batches
+from pretrain.data.pipelines import pipeline
+from pretrain.data.preprocessing import MEAN, STD
+from pretrain.data.randomness import VIEWS, stream
+from pretrain.data.sampler import EpochBatches
+
+SIZE = 224
+COUNT = 32
+LIMITS = {"pil": 1e-6, "opencv": 1.0, "crops": 1.0}
+"""How far a pipeline's views may be from torchvision's with the same draws: the mean over a view, in levels of 255."""
+
+
+def comparisons(folder: Path) -> Iterator[Comparison]:
+    """All of them; `folder` is a scratch folder for images."""
+    draw_photos(folder)
+    index = find_images(str(folder))
+    for way in LIMITS:
+        yield two_views(index, way)
+    yield decoding(index)
+    yield loader_processes(index)
+
+
+def two_views(index: ImageIndex, way: str) -> Comparison:
+    """Decoding and two augmented views on one core: what a loader process and, but for `crops`, the device do."""
+    ours = TwoViews(index, Recipe(SIZE), seed=0, way=way)
+    reference = _torchvision_views()
+    paths = [index.path(i) for i in range(len(index))]
+
+    def run_ours() -> object:
+        batch = ours.__getitems__([(0, i) for i in range(len(index))])
+        assert isinstance(batch, Batch)
+        return batch if way == "crops" else [ours.pipeline.finish(views, None) for views in batch.views]
+
+    def run_theirs() -> object:
+        images = [Image.open(path).convert("RGB") for path in paths]
+        return [torch.stack([reference(image) for image in images]) for _ in VIEWS]
+
+    def equal() -> str:
+        gap = max(_gap(ours, number) for number in range(16))
+        assert gap <= LIMITS[way], f"a view differs by {gap} of 255 in the mean"
+        return f"same draws: mean |Δ| at most {gap:.2g}/255"
+
+    what = {"crops": "the crops of two {}² views, crops"}.get(way, "two {}² views, {}").format(SIZE, way)
+    peer = "torchvision transforms on PIL, as the released code composes them"
+    return Comparison(
+        f"{what}, 1 core", peer, _one_thread(run_ours), _one_thread(run_theirs), equal, len(index), "images"
+    )
+
+
+def decoding(index: ImageIndex) -> Comparison:
+    """JPEG files to RGB pixels, with the header's checks."""
+    fast = pipeline("opencv")
+
+    def run(pixels_of: Callable[[Image.Image, bytes], object]) -> list[object]:
+        return [decode(index.path(i), pixels_of)[0] for i in range(len(index))]
+
+    def run_theirs() -> list[object]:
+        return [Image.open(index.path(i)).convert("RGB") for i in range(len(index))]
+
+    def equal() -> str:
+        pairs = zip(run(fast.pixels), run_theirs(), strict=True)
+        assert all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs), "the pixels differ"
+        return "same pixels"
+
+    return Comparison(
+        "decoding, opencv, 1 core", "Pillow", lambda: run(fast.pixels), run_theirs, equal, COUNT, "images"
+    )
+
+
+def loader_processes(index: ImageIndex, steps: int = 24) -> Comparison:
+    """Two loader processes beside one, their start included."""
+    dataset = TwoViews(index, Recipe(SIZE), seed=0, way="opencv")
+
+    def load(workers: int) -> list[Batch]:
+        sampler = EpochBatches(len(index), len(index), 0, 0, steps)
+        return [Batch((), batch.indices) for batch in load_batches(dataset, sampler, workers, torch.device("cpu"))]
+
+    def equal() -> str:
+        sampler = EpochBatches(len(index), len(index), 0, 0, 2)
+        runs = [load_batches(dataset, sampler, workers, torch.device("cpu")) for workers in (1, 2)]
+        same = all(torch.equal(a, b) for x, y in zip(*runs, strict=True) for a, b in zip(x.views, y.views, strict=True))
+        assert same, "the views differ"
+        return "same views"
+
+    count = steps * len(index)
+    what = f"two {SIZE}² views, opencv, 2 loader processes"
+    return Comparison(what, "the same with 1", lambda: load(2), lambda: load(1), equal, count, "images")
+
+
+def _one_thread(work: Callable[[], object]) -> Callable[[], object]:
+    """The same on one core."""
+
+    def alone() -> object:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return work()
+        finally:
+            torch.set_num_threads(threads)
+
+    return alone
+
+
+def draw_photos(folder: Path, count: int = COUNT) -> None:
+    """JPEGs of ImageNet's usual size in pixels and bytes (500×375, about 90 kB), with structure at all scales."""
+    (folder / "train" / "any").mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        pixels = np.full((375, 500, 3), 128.0)
+        for cells, strength in ((4, 60), (16, 30), (64, 15), (250, 12)):
+            coarse = rng.normal(0, strength, (cells * 3 // 4, cells, 3))
+            layer = [Image.fromarray(coarse[..., i].astype(np.float32)).resize((500, 375), 3) for i in range(3)]
+            pixels += np.stack([np.asarray(channel) for channel in layer], 2)
+        image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+        image.save(folder / "train" / "any" / f"{number:04d}.jpg", quality=95)
+
+
+def _torchvision_views() -> transforms.Compose:
+    """The peer: the same recipe by torchvision's own random transforms, normalised on the CPU."""
+    blur = transforms.RandomApply([transforms.Lambda(_pil_blur)], p=0.5)
+    jitter = transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8)
+    crop = transforms.RandomResizedCrop(SIZE, scale=(0.2, 1.0))
+    rest = [transforms.RandomGrayscale(p=0.2), blur, transforms.RandomHorizontalFlip(), transforms.ToTensor()]
+    return transforms.Compose([crop, jitter, *rest, transforms.Normalize(MEAN, STD)])
+
+
+def _pil_blur(image: Image.Image) -> Image.Image:
+    return image.filter(ImageFilter.GaussianBlur(float(torch.empty(()).uniform_(0.1, 2.0))))
+
+
+def _gap(ours: TwoViews, number: int) -> float:
+    """The mean difference between our first view and the same draw applied by torchvision's functions in floats."""
+    batch = ours[0, number]
+    assert isinstance(batch, Batch)
+    finished = ours.pipeline.finish(batch.views[0], batch.draws[0] if batch.draws else None)[0]
+    image = Image.open(ours.index.path(number)).convert("RGB")
+    view = draw(ours.how, *image.size, stream(0, 0, number, 0))
+    scale = 255 * torch.tensor(STD).view(3, 1, 1)
+    return float(((finished - _by_torchvision(image, view)) * scale).abs().mean())
+
+
+def _by_torchvision(image: Image.Image, view: View) -> torch.Tensor:
+    image = F.resized_crop(image, *view.box, [SIZE, SIZE])
+    for name, factor in view.jitter:
+        image = ADJUST[name](image, factor)
+    image = F.to_grayscale(image, 3) if view.gray else image
+    image = image.filter(ImageFilter.GaussianBlur(view.blur)) if view.blur is not None else image
+    image = F.hflip(image) if view.flip else image
+    return F.normalize(F.to_tensor(image), MEAN, STD)
