@@ -177,7 +177,7 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> None:
     trainer.scaler.load_state_dict(state["scaler"])
     trainer.latest, trainer.iter = dict(state["latest"]), state["iteration"]
     for name, hook in _stateful(trainer):
-        if name in state["hooks"]:
+        if name in state.get("hooks", {}):
             hook.load_state_dict(state["hooks"][name])
     ranks = state["random"]
     set_random_state(ranks[comm.get_rank() % len(ranks)])
