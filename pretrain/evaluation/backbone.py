@@ -114,6 +114,9 @@ def _read_safetensors(file: Path) -> tuple[dict[str, str], dict[str, torch.Tenso
 
 
 def _read_pth(file: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    with open(file, "rb") as stream:
+        if stream.read(4) != b"PK\x03\x04":
+            raise UserError(_foreign(file, "it is no backbone file"))
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, AttributeError, pickle.UnpicklingError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -142,7 +143,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("SEED DATA.WORKERS DATA.RESIZE CHECKPOINT.PERIOD", lambda v: v >= 0, "0 or more"),
     ("DATA.SIZE KNN.K LINEAR.BATCH_SIZE LINEAR.EPOCHS", lambda v: v >= 1, "1 or more"),
     ("DATA.TRAIN DATA.VAL", lambda v: bool(v), "the name of a folder below --data"),
-    ("KNN.T LINEAR.BASE_LR LINEAR.TRUST", lambda v: v > 0, "above 0"),
+    ("KNN.T LINEAR.BASE_LR LINEAR.TRUST", lambda v: 0 < v < math.inf, "above 0"),
     ("LINEAR.WEIGHT_DECAY", lambda v: v >= 0, "0 or more"),
     ("LINEAR.MOMENTUM", lambda v: 0 <= v < 1, "at least 0 and below 1"),
     ("LINEAR.FLIP_PROB", lambda v: 0 <= v <= 1, "a probability (0 … 1)"),

@@ -10,7 +10,7 @@ Of equally near images the one with the lower number is nearer, so the result is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from common.errors import UserError
 from pretrain.evaluation.data import FixedView, LabelledSet
-from pretrain.evaluation.features import Extractor, chunk_count, extract_chunks, numbers_of, own_chunks
+from pretrain.evaluation.features import Extractor, chunk_count, extract_chunks, numbers_of
 from pretrain.evaluation.processes import rank, world_size
 
 
@@ -106,9 +106,6 @@ def knn_accuracy(
 ) -> float:
     """The share of `queries` whose class wins the vote, in per cent. Every process calls it and gets the same.
 
-    Memory: a process holds its share of the bank's features (4 bytes × width × N / processes on the encoder's device)
-    and of the queries', and one chunk's similarities; never all of them.
-
     Args:
         extractor: its encoder is in evaluation mode.
         bank: the training images.
@@ -121,22 +118,40 @@ def knn_accuracy(
     Raises:
         UserError: k is above the bank's size, or a file cannot be read.
     """
-    check_k(k, bank, "K")
-    shares = [
-        {chunk: F.normalize(part, dim=1) for chunk, part in extract_chunks(extractor, images, view, workers, step)}
-        for images in (bank, queries)
-    ]
-    bank_labels = bank.labels.to(extractor.device)
+    labels = bank.labels.to(extractor.device)
     correct = 0
-    for chunk in range(chunk_count(len(queries))):
-        numbers = numbers_of(chunk, len(queries))
-        asked = _from_owner(shares[1].get(chunk), chunk, len(numbers), extractor)
-        nearest = nobody(asked, k)
-        for own in own_chunks(len(bank)):
-            nearest = add_chunk(nearest, asked, shares[0][own], numbers_of(own, len(bank)).start)
-        scores = vote(_over_processes(nearest), bank_labels, len(bank.classes), temperature)
+    for numbers, nearest in neighbours(extractor, bank, queries, view, k, workers, step):
+        scores = vote(nearest, labels, len(bank.classes), temperature)
         correct += int((scores.argmax(1).cpu() == queries.labels[numbers.start : numbers.stop]).sum())
     return 100 * correct / len(queries)
+
+
+def neighbours(
+    extractor: Extractor,
+    bank: LabelledSet,
+    queries: LabelledSet,
+    view: FixedView,
+    k: int,
+    workers: int = 0,
+    step: Callable[[int], None] = lambda _: None,
+) -> Iterator[tuple[range, Nearest]]:
+    """Chunk by chunk of the queries, their numbers and their nearest; on all processes the same.
+
+    Memory: a process holds its share of the bank's features (4 bytes × width × N / processes on the encoder's device)
+    and of the queries', and one chunk's similarities; never all of them. Arguments as `knn_accuracy`'s.
+    """
+    check_k(k, bank, "K")
+    own, asked = (
+        {chunk: F.normalize(part, dim=1) for chunk, part in extract_chunks(extractor, images, view, workers, step)}
+        for images in (bank, queries)
+    )
+    for chunk in range(chunk_count(len(queries))):
+        numbers = numbers_of(chunk, len(queries))
+        features = _from_owner(asked.get(chunk), chunk, len(numbers), extractor)
+        nearest = nobody(features, k)
+        for place, part in own.items():
+            nearest = add_chunk(nearest, features, part, numbers_of(place, len(bank)).start)
+        yield numbers, _over_processes(nearest)
 
 
 def _from_owner(part: torch.Tensor | None, chunk: int, count: int, extractor: Extractor) -> torch.Tensor:

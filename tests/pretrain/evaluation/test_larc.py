@@ -58,7 +58,9 @@ def run(linear: CfgNode, change: Callable[[LinearProbe], Any] = lambda _: None) 
 def agrees(ours: dict[str, Any], golden: dict[str, Any]) -> bool:
     same = all(ours[key] == pytest.approx(golden[key], rel=1e-10, abs=1e-13) for key in ("losses", "rates", "end"))
     assert ours["all"].keys() == golden["all"].keys()
-    return same and all(ours["all"][name] == pytest.approx(sums, rel=1e-10, abs=1e-12) for name, sums in golden["all"].items())
+    return same and all(
+        ours["all"][name] == pytest.approx(sums, rel=1e-10, abs=1e-12) for name, sums in golden["all"].items()
+    )
 
 
 @pytest.mark.parametrize("optimizer", ["lars", "sgd"])
