@@ -98,12 +98,15 @@ def _parser() -> Parser:
 
 
 def _plan(args: Namespace, tools: Tools | None) -> int:
+    from transfer.experiment.costs import shipped
     from transfer.experiment.service import open_experiment
+    from transfer.experiment.site import read_site
     from transfer.experiment.views import plan_lines
 
     opened = open_experiment(args.experiment, args.sets, tools)
+    seconds = [*read_site().seconds, *shipped()]
     out = _console(stderr=False)
-    for line in plan_lines(opened.graph, opened.decisions(), opened.store.run_dir, args.commands):
+    for line in plan_lines(opened.graph, opened.decisions(), opened.store.run_dir, args.commands, seconds):
         out.print(line, soft_wrap=True)
     for problem in opened.problems():
         print(f"submit would refuse: {problem}", file=sys.stderr)

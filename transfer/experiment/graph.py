@@ -34,6 +34,8 @@ class Job:
         total: how far it has to go, in the unit of `counter`; None when only the tool knows.
         counter: the key of `metrics.json` that counts towards `total`.
         data: the data root that its commands name.
+        recipe: whose seconds a step hold for it: the task's own name or the config's stem; None where the settings are
+            not the recipe's (an overlay, another batch).
         role: `lr_search` for a point of a search, which is in no cell of a table.
     """
 
@@ -50,6 +52,7 @@ class Job:
     total: float | None = None
     counter: str = "iteration"
     data: str | None = None
+    recipe: str | None = None
     role: str | None = None
 
     @property

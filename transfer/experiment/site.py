@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 
 from common.config import load_yaml
 from common.errors import UserError
+from transfer.experiment.costs import Entry
 from transfer.experiment.load import explain
 from transfer.experiment.resources import Stages, Strict
 
@@ -18,9 +19,11 @@ class Site(Strict):
 
     Attributes:
         resources: of all experiments on this cluster, under what the experiment itself says.
+        seconds: what a step takes here, for `plan`, as in configs/seconds.yaml.
     """
 
     resources: Stages = Field(default_factory=Stages)
+    seconds: list[Entry] = Field(default_factory=list)
 
 
 def site_file() -> Path:

@@ -69,6 +69,7 @@ class Stages:
             total=_number(settings.get("SOLVER.EPOCHS")),
             counter="epoch",
             data=str(images),
+            recipe=self._recipe(config.stem, "SOLVER.BATCH_SIZE" in overrides),
         )
 
     def convert(self, key: str, row: Row, producer: Job | None) -> Job:
@@ -148,7 +149,10 @@ class Stages:
             needs=(producer.name,),
             commands=(command,),
             outputs=(f"{out}/result.json",),
+            total=_number(settings.get("LINEAR.EPOCHS")) if evaluation.kind == "linear" else None,
+            counter="epoch",
             data=str(images),
+            recipe=self._recipe(config.stem, "LINEAR.BATCH_SIZE" in overrides),
         )
 
     def search(self, key: str, row: Row, task_key: str, task: Task, converted: Job | None) -> list[Job]:
@@ -262,6 +266,7 @@ class Stages:
             outputs=(f"{out}/result.json",),
             total=_number(settings.get("SOLVER.MAX_ITER")),
             data=str(detection),
+            recipe=self._recipe(settings.get("TRANSFER.TASK"), "SOLVER.IMS_PER_BATCH" in overrides),
         )
 
     def table(self, jobs: Sequence[Job]) -> Job:
@@ -285,6 +290,9 @@ class Stages:
             ),
             outputs=tuple(TABLE_FORMATS.values()),
         )
+
+    def _recipe(self, name: Any, another_batch: bool) -> str | None:
+        return str(name) if name and self.settings.overlay is None and not another_batch else None
 
     def _root(self, which: str, who: str) -> Path:
         given = getattr(self.experiment.data, which)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.console import clock
+from transfer.experiment.costs import Entry, summary
 from transfer.experiment.decide import Decision, end_note, queue_note
 from transfer.experiment.graph import Graph, Job
 from transfer.experiment.progress import progress
@@ -38,7 +39,11 @@ QUIET = ("pending", "queued", "done", "blocked")
 
 
 def plan_lines(
-    graph: Graph, decisions: Mapping[str, Decision], run_dir: Path, commands: bool = False
+    graph: Graph,
+    decisions: Mapping[str, Decision],
+    run_dir: Path,
+    commands: bool = False,
+    seconds: Sequence[Entry] = (),
 ) -> Iterator[Text]:
     """The tree: every job below what it needs, with what would happen and why.
 
@@ -47,6 +52,7 @@ def plan_lines(
         decisions: what would happen to each.
         run_dir: the run folder.
         commands: show each command line as well.
+        seconds: what a step takes, for the GPU-hours at the end.
     """
     counts = Counter(one.action for one in decisions.values())
     head = f"{graph.experiment} → {run_dir}: {len(decisions)} jobs, {counts['run']} to run, {counts['done']} done"
@@ -61,6 +67,8 @@ def plan_lines(
     for job in graph:
         if job.row is None:
             yield from _leaf(decisions[job.name], "", width, commands)
+    for line in summary(decisions, seconds):
+        yield Text(line, style="dim")
 
 
 def _branch(
