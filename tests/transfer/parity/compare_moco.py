@@ -1,6 +1,6 @@
 """Run facebookresearch/moco's detection code and ours side by side at full width, fp32, on a CPU: ten recorded batches.
 
-    python tests/transfer/parity/compare_moco.py MOCO_CHECKOUT DATA [--task T] [--steps N] [KEY VALUE …]
+    python tests/transfer/parity/compare_moco.py MOCO_CHECKOUT DATA [--task T] [--steps N] [--workers N] [KEY VALUE …]
 
 DATA holds VOC2007, VOC2012 and coco in Detectron2's layout, of any size. Both trainers start from one state dict, read
 the same batches (after the mapper) and find torch seeded alike before each step. KEY VALUE changes ours alone: a change
@@ -37,7 +37,7 @@ SMALL = (
 )
 
 
-def ours(folder: Path, task: str, data: Path, steps: int, words: tuple[str, ...]) -> None:
+def ours(folder: Path, task: str, data: Path, steps: int, workers: int, words: tuple[str, ...]) -> None:
     """Record the batches and the initial state, then train on them."""
     from detectron2.engine import hooks
     from detectron2.utils.events import EventStorage
@@ -51,7 +51,8 @@ def ours(folder: Path, task: str, data: Path, steps: int, words: tuple[str, ...]
     from transfer.engine.randomness import sampler_seeds
     from transfer.engine.trainer import Trainer
 
-    settings = ("TRANSFER.DATA_ROOT", str(data), "TRANSFER.CHECK_COUNTS", "False", *SMALL, *words)
+    settings = ("TRANSFER.DATA_ROOT", str(data), "TRANSFER.CHECK_COUNTS", "False", *SMALL)
+    settings = (*settings, *loaders(workers), "TRANSFER.ORDER_OF_WORKERS", str(workers), *words)
     source = Source(ROOT / f"configs/transfer/{task}.yaml", None, settings)
     prepared, loaded = prepare(Request(source, "scratch", SEED, folder / "ours"))
     cfg, dicts = prepared.cfg, loading.training_dicts(loaded, prepared.cfg)
@@ -75,7 +76,7 @@ def ours(folder: Path, task: str, data: Path, steps: int, words: tuple[str, ...]
     torch.save({**found, "config": settings_of(cfg)}, folder / "ours.pt")
 
 
-def theirs(folder: Path, checkout: Path, task: str, data: Path) -> None:
+def theirs(folder: Path, checkout: Path, task: str, data: Path, workers: int) -> None:
     """The original, started by its own `setup` and `Trainer`, on what was recorded."""
     os.environ["DETECTRON2_DATASETS"] = str(data)
     import moco_original
@@ -86,7 +87,7 @@ def theirs(folder: Path, checkout: Path, task: str, data: Path) -> None:
     from transfer.engine.randomness import STEP, seed_torch
 
     original = moco_original.load(checkout)
-    words = [*SMALL, "SEED", str(SEED), "OUTPUT_DIR", str(folder / "theirs")]
+    words = [*SMALL, *loaders(workers), "SEED", str(SEED), "OUTPUT_DIR", str(folder / "theirs")]
     arguments = ["--config-file", str(moco_original.config_file(checkout, task)), *words]
     cfg = original.setup(default_argument_parser().parse_args(arguments))
     trainer = original.Trainer(cfg)
@@ -102,6 +103,11 @@ def theirs(folder: Path, checkout: Path, task: str, data: Path) -> None:
     found = {"initial": initial, "steps": steps, "order": order, "trained": trained}
     found["precise"] = moco_original.state_of(trainer.model)
     torch.save({**found, "config": settings_of(cfg)}, folder / "theirs.pt")
+
+
+def loaders(workers: int) -> tuple[str, str]:
+    """How many workers the original's loader has."""
+    return ("DATALOADER.NUM_WORKERS", str(workers))
 
 
 def seeded(batches: list[Any]) -> Any:
@@ -151,12 +157,14 @@ def main() -> int:
     parser.add_argument("data", type=Path)
     parser.add_argument("--task", choices=("voc0712_trainval", "coco_2x"), default="voc0712_trainval")
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--workers", type=int, default=4, help="of the original's loader (default: Detectron2's 4)")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="for ours alone")
     args = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        apart(ours, folder, args.task, args.data.resolve(), args.steps, tuple(args.overrides))
-        apart(theirs, folder, args.checkout.resolve(), args.task, args.data.resolve())
+        data, workers = args.data.resolve(), args.workers
+        apart(ours, folder, args.task, data, args.steps, workers, tuple(args.overrides))
+        apart(theirs, folder, args.checkout.resolve(), args.task, data, workers)
         a, b = (torch.load(folder / f"{side}.pt", weights_only=False) for side in ("ours", "theirs"))
         initial = torch.load(folder / "recorded.pt", weights_only=False)["state"]
     title = f"{args.task}: ours beside facebookresearch/moco's, seed {SEED}, torch {torch.__version__}"
