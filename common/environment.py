@@ -47,7 +47,9 @@ def describe() -> dict[str, Any]:
     """The environment block of a result. Devices are listed only where torch is already imported."""
     return {
         "python": platform.python_version(),
-        **{name: version_of(name) for name in ("torch", "torchvision", "detectron2", "numpy", "pycocotools")},
+        **{
+            name: version_of(name) for name in ("torch", "torchvision", "detectron2", "numpy", "pycocotools", "hotcoco")
+        },
         "commit": commit(),
         "host": socket.gethostname(),
         "devices": _devices(),

@@ -221,6 +221,19 @@ def test_the_digits_equal_detectron2_s_on_the_real_annotations(real_data: Path) 
     assert 0 < ours["AP50"] < 100
 
 
+@pytest.mark.parametrize("year", [2007, 2012])
+def test_a_trial_that_predicts_nothing_gets_zeros(tmp_path: Path, year: int) -> None:
+    dataset = make_set(tmp_path, np.random.default_rng(3), images=20, year=year)
+    assert {thing.label for record in dataset.records for thing in record.things} == {0, 1, 2}
+    found = [
+        (image, {"instances": output["instances"][:0]})
+        for image, output in detections(np.random.default_rng(0), dataset, 2, 2)
+    ]
+    values = check_equal(dataset, found)
+    assert set(values.values()) == {0.0}
+    assert check_equal(dataset, [])["AP"] == 0.0
+
+
 def test_each_class_has_its_own_average_over_the_ten_thresholds(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     dataset = make_set(tmp_path, rng, images=20, year=2007)
