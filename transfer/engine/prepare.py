@@ -118,7 +118,8 @@ def prepare(request: Request) -> tuple[Prepared, Task]:
     if cfg.TRANSFER.CHECK_IMAGES and _begins(prepared):
         require_images(task)
     _check_folder(prepared)
-    if part is not None:
+    place = processes.place_from_environment()
+    if part is not None and (place is None or place.local_rank == 0):
         part.write()
     return prepared, task
 
