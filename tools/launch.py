@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from transfer.experiment.store import Store
 
 EXAMPLES = """examples:
+  python tools/launch.py init                                          once on a cluster: a site file and a check job
   python tools/launch.py plan configs/experiments/demo.yaml            what would run, and why; touches nothing
   python tools/launch.py submit configs/experiments/demo.yaml          run it on this machine; prints the table
   python tools/launch.py submit configs/experiments/small_real.yaml \\
@@ -41,6 +42,7 @@ EXAMPLES = """examples:
 exit codes: 0 done (slurm: filed), 1 a job has no result, 2 wrong use, 130/143 stopped by Ctrl-C/SIGTERM (submit again
 to go on)
 """
+INIT = "write the site file from what sinfo shows, and file a check job of one minute"
 CLUSTERS = ("local", "slurm", "debug")
 
 
@@ -52,7 +54,15 @@ def main(argv: Sequence[str] | None = None, tools: Tools | None = None) -> int:
         tools: who builds the jobs' command lines; the checkout's tools unless told (tests give their own).
     """
     args = _parser().parse_args(argv)
-    verbs = {"plan": _plan, "submit": _submit, "retry": _submit, "status": _status, "logs": _logs, "cancel": _cancel}
+    verbs = {
+        "init": _init,
+        "plan": _plan,
+        "submit": _submit,
+        "retry": _submit,
+        "status": _status,
+        "logs": _logs,
+        "cancel": _cancel,
+    }
     return verbs[args.verb](args, tools)
 
 
@@ -73,6 +83,9 @@ def _parser() -> Parser:
         )
         return sub
 
+    init = verbs.add_parser("init", help=INIT, description=INIT, epilog=EXAMPLES)
+    init.add_argument("--partition", metavar="P", help="where to train; by default one with GPUs")
+    init.add_argument("--wait", type=float, default=120, metavar="S", help="seconds to wait for the check job (120)")
     verb("plan", "show what would run and why; touches nothing").add_argument(
         "--commands", action="store_true", help="show the jobs' command lines as well"
     )
@@ -95,6 +108,22 @@ def _parser() -> Parser:
     retry.add_argument("jobs", metavar="JOB", nargs="*", help="jobs to run; all that failed when none is named")
     cancel.add_argument("jobs", metavar="JOB", nargs="*", help="jobs to stop; all when none is named")
     return parser
+
+
+def _init(args: Namespace, _: Tools | None) -> int:
+    from transfer.experiment.slurm.check_job import lines
+    from transfer.experiment.slurm.init import file_check, findings, write_site
+
+    file = write_site(args.partition)
+    print(f"wrote {file}:\n\n{file.read_text(encoding='utf-8')}")
+    id_, folder = file_check()
+    print(f"filed the check job as {id_}")
+    found = findings(id_, folder, args.wait, lambda state: print(f"check job {id_}: {state}", file=sys.stderr))
+    if found is None:
+        print(f"it is not over yet; squeue --job {id_} shows it, {folder}/check.json will say what it found")
+        return DONE
+    print("\n".join(lines(found)))
+    return DONE
 
 
 def _plan(args: Namespace, tools: Tools | None) -> int:
@@ -123,14 +152,13 @@ def _submit(args: Namespace, tools: Tools | None) -> int:
     console = _console(stderr=True)
     outcome = submit(opened, EXECUTORS[args.cluster](), listener_for(console), names)
     if args.cluster == "slurm":
-        return _filed(opened, outcome, args.experiment)
+        return _filed(outcome, args.experiment)
     return _report(opened, outcome, console)
 
 
-def _filed(opened: Opened, outcome: Outcome, file: str) -> int:
+def _filed(outcome: Outcome, file: str) -> int:
     """How many jobs were filed, how many were there before, and how to see what becomes of them."""
-    held = sum(one.action == "queued" for one in opened.decisions().values()) - len(outcome.filed)
-    before = f"; {held} were in the queue already" if held > 0 else ""
+    before = f"; {outcome.held} were in the queue already" if outcome.held else ""
     print(f"filed {len(outcome.filed)} jobs{before}")
     print(f"python tools/launch.py status {file} --watch   shows what becomes of them; this shell may be closed")
     return DONE

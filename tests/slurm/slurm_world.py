@@ -10,6 +10,8 @@ from pathlib import Path
 from private_cluster import PrivateCluster
 from small_world import World, make
 
+from common.console import call
+from tools import launch
 from transfer.experiment.store import State
 
 RESOURCES = """
@@ -28,6 +30,10 @@ class SlurmWorld(World):
 
     def submit(self, *words: str) -> int:
         return self.launch("submit", "--cluster", "slurm", *words)
+
+    def run_verb(self, *words: str) -> int:
+        """A verb that takes no experiment."""
+        return call(launch.main, list(words))
 
     def statuses(self) -> dict[str, str]:
         opened = self.open()

@@ -71,12 +71,14 @@ class Outcome:
         ran: the final state of every job that was run.
         blocked: jobs that were not run, and the job each waited for in vain.
         filed: the queue's ids of the jobs that were filed there.
+        held: how many jobs were in the queue already.
         stopped: the signal that ended the work before its time; None when it ran to its end.
     """
 
     ran: dict[str, State] = field(default_factory=dict)
     blocked: dict[str, str] = field(default_factory=dict)
     filed: dict[str, str] = field(default_factory=dict)
+    held: int = 0
     stopped: int | None = None
 
     @property

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from common.files import read_json, write_json
+from common.files import read_json
 
 FORMAT = "filed/1"
 FILE = "filed.json"
@@ -32,8 +34,15 @@ class Filed:
     fingerprint: str
 
     def write(self, folder: Path) -> None:
-        """Write it into the job's folder."""
-        write_json(folder / FILE, {"format": FORMAT, **asdict(self)})
+        """Write it into the job's folder.
+
+        It is renamed into place but not flushed: a flush for each of some hundred jobs takes long, and a job whose
+        record was lost with the power runs nothing.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f".{FILE}.{secrets.token_hex(4)}.tmp"
+        part.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n", encoding="utf-8")
+        part.replace(folder / FILE)
 
 
 def read_filed(folder: Path) -> Filed | None:

@@ -142,8 +142,8 @@ def _model_in(annotation: Any) -> Any:
     origin = typing.get_origin(annotation)
     if origin in (typing.Union, types.UnionType):
         return next((a for a in typing.get_args(annotation) if _is_model(a)), annotation)
-    if origin is dict:
-        return _Values(typing.get_args(annotation)[1])
+    if origin in (dict, list):
+        return _Values(typing.get_args(annotation)[-1])
     return annotation.of if isinstance(annotation, _Values) else annotation
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -89,23 +90,26 @@ class Store:
         run_dir: the folder.
         queue: what the cluster's queue said of the filed jobs, when it was last asked (`asked`).
         deaf: why it could not be asked; None when it could.
+        listing: the jobs' folders as they were then: hundreds of jobs each look for their former ones.
     """
 
     run_dir: Path
     queue: Queue = field(default_factory=dict)
     deaf: str | None = None
+    listing: tuple[str, ...] | None = field(default=None, repr=False)
 
     def asked(self, graph: Graph) -> Store:
         """The same folder, with what the queue says now of every job that has no end on disk: one call for all."""
+        here = replace(self, listing=tuple(replace(self, listing=None)._folders()))
         ids = {}
         for job in graph:
             filed = self.filed(job)
             if filed is not None:
                 ids[job.name] = filed.id
         try:
-            return replace(self, queue=look(set(ids.values())), deaf=None)
+            return replace(here, queue=look(set(ids.values())), deaf=None)
         except UserError as error:
-            return replace(self, queue={}, deaf=str(error))
+            return replace(here, queue={}, deaf=str(error))
 
     def folder(self, job: Job) -> Path:
         """The job's folder."""
@@ -214,9 +218,16 @@ class Store:
 
     def former(self, job: Job) -> list[Path]:
         """Folders of the same job under other fingerprints, newest first."""
-        folders = self.run_dir.glob(f"jobs/{job.name}-????????")
-        others = [folder for folder in folders if folder != self.folder(job) and (folder / "job.json").exists()]
+        folders = (self.run_dir / name for name in self._folders())
+        mine = (folder for folder in folders if folder.name[:-9] == job.name and folder != self.folder(job))
+        others = [folder for folder in mine if (folder / "job.json").exists()]
         return sorted(others, key=lambda folder: folder.stat().st_mtime, reverse=True)
+
+    def _folders(self) -> list[str]:
+        if self.listing is not None:
+            return list(self.listing)
+        jobs = self.run_dir / "jobs"
+        return [f"jobs/{entry.name}" for entry in os.scandir(jobs)] if jobs.is_dir() else []
 
     def inputs_of(self, job: Job, graph: Graph) -> list[list[str | None]]:
         """The state of everything a job reads, in a form to compare: name, fingerprint, status, end."""

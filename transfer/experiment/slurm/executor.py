@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ class Slurm:
         Raises:
             UserError: sbatch refused a job; what was filed before stays filed, and asking again files the rest.
         """
-        outcome = Outcome()
+        outcome = Outcome(held=sum(one.action == "queued" for one in work.decisions.values()))
         listener.begin(work, 0)
         code = snapshot.take(work.store.run_dir) if work.experiment.slurm.snapshot and work.to_run() else None
         try:
@@ -195,7 +195,7 @@ def groups(work: Work) -> Iterator[Group]:
         yield Group(jobs, [need for need in jobs[0].needs if need in unsettled], held)
 
 
-def submit(request: Request, folder: Path, tasks: Sequence[Task]) -> list[str]:
+def submit(request: Request, folder: Path, tasks: Sequence[Callable[[], object]]) -> list[str]:
     """File one job, or an array of several; the queue's ids, in order.
 
     Raises:

@@ -66,7 +66,7 @@ def parameters(request: Request) -> dict[str, Any]:
         "array_parallelism": request.parallelism,
         "additional_parameters": extra,
         "setup": _setup(request),
-        "teardown": _teardown(request),
+        "teardown": _teardown(request) if request.folders else None,
         # Since 22.05 srun no longer takes over what sbatch was told about CPUs.
         "srun_args": ["--kill-on-bad-exit=1", *([f"--cpus-per-task={ask.cpus}"] if ask.cpus else [])],
     }

@@ -1,0 +1,255 @@
+"""What queue and disk say together, how a job's end is judged, what sinfo's lines mean: without any Slurm."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from small_world import World
+
+from common.errors import UserError
+from transfer.experiment import queue
+from transfer.experiment.costs import Entry, cost, shipped
+from transfer.experiment.decide import decide
+from transfer.experiment.filing import Filed
+from transfer.experiment.graph import Job
+from transfer.experiment.queue import Entry as Queued
+from transfer.experiment.slurm import after, place
+from transfer.experiment.slurm.place import Place
+from transfer.experiment.slurm.survey import Partition, choose, hours, partition, site_text
+from transfer.experiment.slurm.task import leave_word
+from transfer.experiment.store import State, Store, now
+
+NAME = "finetune.scratch.coco.s1"
+
+
+def program(folder: Path, name: str, text: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+    (folder / name).chmod(0o755)
+
+
+@pytest.fixture
+def bin_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of programs that is all of PATH."""
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin")  # /usr/bin may hold a real Slurm
+    return tmp_path / "bin"
+
+
+class TestAsking:
+    """squeue once for all, sacct for the forgotten."""
+
+    def test_one_call_for_all_and_sacct_for_the_rest(self, bin_dir: Path, tmp_path: Path) -> None:
+        program(bin_dir, "squeue", f'echo "$@" >> {tmp_path}/asked; echo "7_0|PENDING|Priority|N/A|"; '
+                'echo "8|RUNNING|None|2026-01-01T00:00:00|n[1-2]"; echo "7_1|PENDING|Priority|N/A|"')  # fmt: skip
+        program(bin_dir, "sacct", 'echo "9|CANCELLED by 1000|n1"; echo "9.batch|CANCELLED|n1"; echo "10|TIMEOUT|n1"')
+        found = queue.look({"7_0", "8", "9", "10", "11"})
+        assert {id_: entry.state for id_, entry in found.items()} == {
+            "7_0": "PENDING", "8": "RUNNING", "9": "CANCELLED", "10": "TIMEOUT",
+        }  # fmt: skip
+        assert (tmp_path / "asked").read_text().count("\n") == 1
+        assert "--jobs=10,11,7,8,9" in (tmp_path / "asked").read_text()
+        assert queue.look(()) == {}
+
+    def test_without_accounts_the_forgotten_are_left_out(self, bin_dir: Path) -> None:
+        program(bin_dir, "squeue", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
+        assert queue.look({"9"}) == {}
+        program(bin_dir, "sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
+        assert queue.look({"9"}) == {}
+
+    def test_a_controller_that_does_not_answer_is_one_line(self, bin_dir: Path) -> None:
+        program(bin_dir, "squeue", "echo 'Unable to contact slurm controller' >&2; exit 1")
+        with pytest.raises(UserError, match="squeue failed: Unable to contact slurm controller; ask again"):
+            queue.look({"9"})
+
+    def test_no_squeue_is_one_line(self, bin_dir: Path) -> None:
+        with pytest.raises(UserError, match="there is no squeue on this machine"):
+            queue.look({"9"})
+
+
+@pytest.fixture
+def job(world: World) -> Job:
+    return world.open().graph[NAME]
+
+
+def state(job: Job, **changes: object) -> State:
+    running = State(job.name, job.fingerprint, "running", "slurm", 1, now(), job_id="7")
+    return dataclasses.replace(running, **changes)
+
+
+def filed(job: Job, **changes: object) -> Filed:
+    return dataclasses.replace(Filed("7", now(), 0, 20, job.name, job.fingerprint), **changes)
+
+
+@pytest.mark.parametrize(
+    ("on_disk", "queued", "word"),
+    [
+        (None, "PENDING", "queued"),
+        (None, "RUNNING", "running"),
+        (None, None, "cancelled"),  # taken out before it began
+        (None, "CANCELLED", "cancelled"),
+        (None, "FAILED", "failed"),
+        ({}, "RUNNING", "running"),
+        ({}, None, "interrupted"),
+        ({}, "TIMEOUT", "failed"),
+        ({}, "OUT_OF_MEMORY", "failed"),
+        ({}, "NODE_FAIL", "interrupted"),
+        ({"status": "requeued", "ended": "x"}, "PENDING", "queued"),
+        ({"status": "requeued", "ended": "x"}, None, "interrupted"),
+        ({"status": "failed", "ended": "x"}, "RUNNING", "running"),  # the batch script may put it back
+        ({"status": "failed", "ended": "x"}, "FAILED", "failed"),
+        ({"status": "failed", "ended": "x"}, None, "failed"),
+        ({"status": "cancelled", "ended": "x"}, "COMPLETING", "cancelled"),
+        ({"status": "diverged", "ended": "x"}, "COMPLETING", "incomplete"),  # its output is not there
+        ({"status": "failed", "ended": "x", "job_id": "6"}, "PENDING", "queued"),  # of an earlier filing
+        ({"status": "failed", "ended": "x", "job_id": "6"}, None, "cancelled"),
+        ({"status": "failed", "ended": "x", "job_id": None, "attempts": 2}, None, "failed"),  # later, without a queue
+    ],
+)
+def test_disk_and_queue_together(
+    world: World, job: Job, on_disk: dict[str, object] | None, queued: str | None, word: str
+) -> None:
+    store = Store(world.run_dir, {"7": Queued("7", queued)} if queued else {})
+    filed(job, attempt=1 if on_disk and on_disk.get("job_id", "7") != "7" else 0).write(store.folder(job))
+    if on_disk is not None:
+        store.write(job, state(job, **on_disk))
+    assert store.status(job, store.read(job)) == word
+
+
+def test_what_is_in_the_queue_is_not_run_again(world: World, job: Job) -> None:
+    store = Store(world.run_dir, {"7": Queued("7", "PENDING", "Priority")})
+    filed(job).write(store.folder(job))
+    decisions = decide(world.open().graph, store)
+    assert (decisions[NAME].action, decisions[NAME].why) == ("queued", "Slurm job 7, Priority")
+    assert decisions["table"].action == "run"
+    deaf = Store(world.run_dir, {}, "squeue did not answer")
+    one = decide(world.open().graph, deaf)[NAME]
+    assert (one.action, one.status) == ("queued", "unknown")
+    assert "filed as Slurm job 7; squeue did not answer" in one.why
+
+
+class TestAfter:
+    """The batch script's last line: what became of the job, when nobody else can say."""
+
+    def judged(self, job: Job, before: State | None, *, restarts: int = 0, requeues: int = 20, **words: int) -> State:
+        said = [after.Word(f"process 1 on n2: {text}", code == -9) for text, code in words.items()]
+        return after.judge(before, said, Place("7", restarts), filed(job, requeues=requeues), 1, Path("/nowhere"))
+
+    def test_a_first_process_that_vanished_is_put_back(self, job: Job) -> None:
+        found = self.judged(job, state(job))
+        assert (found.status, found.kills, found.error) == ("requeued", 1, "a process was killed")
+
+    def test_one_that_saw_its_tool_killed_is_put_back(self, job: Job) -> None:
+        before = state(job, status="failed", exit_code=-signal.SIGKILL, ended="x", error="killed by SIGKILL")
+        assert self.judged(job, before).status == "requeued"
+
+    def test_three_times_in_a_row_is_enough(self, job: Job) -> None:
+        found = self.judged(job, state(job, kills=2))
+        assert found.status == "failed" and str(found.error).startswith("killed 3 times in a row; a process was")
+
+    def test_the_other_process_s_error_is_the_reason(self, job: Job) -> None:
+        found = self.judged(job, state(job), boom=1)
+        assert (found.status, found.error) == ("failed", "process 1 on n2: boom")
+        assert self.judged(job, state(job), killed=-9).status == "requeued"
+
+    def test_an_error_of_its_own_stays(self, job: Job) -> None:
+        before = state(job, status="failed", exit_code=2, ended="x", error="error: no such file")
+        assert self.judged(job, before) == before
+
+    def test_put_back_as_often_as_may_be(self, job: Job) -> None:
+        before = state(job, status="requeued", ended="x", error="SIGTERM")
+        assert self.judged(job, before, restarts=3) == before
+        found = self.judged(job, before, restarts=3, requeues=3)
+        assert (found.status, found.error) == ("failed", "put back 3 times already; SIGTERM")
+
+    def test_a_job_that_never_began_says_where_to_look(self, job: Job) -> None:
+        found = self.judged(job, None)
+        assert found.status == "failed" and "srun exited with 1 before the job began" in str(found.error)
+
+    def test_words_of_an_earlier_start_do_not_count(self, tmp_path: Path) -> None:
+        leave_word(tmp_path, Place("7", 0, 1), "ValueError: old", 1)
+        leave_word(tmp_path, Place("7", 1, 2), "killed by SIGKILL", -9)
+        [word] = after.words(tmp_path, Place("7", 1))
+        assert word.killed and word.error.startswith("process 2 on ")
+
+    def test_places(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in list(os.environ):
+            if name.startswith("SLURM_"):
+                monkeypatch.delenv(name)
+        monkeypatch.setenv("SLURM_JOB_ID", "9")
+        assert place.from_environment() == Place("9", 0, 0)
+        for name, value in {"ARRAY_JOB_ID": "7", "ARRAY_TASK_ID": "2", "RESTART_COUNT": "1", "PROCID": "3"}.items():
+            monkeypatch.setenv(f"SLURM_{name}", value)
+        assert place.from_environment() == Place("7_2", 1, 3)
+
+
+class TestSurvey:
+    """sinfo's lines."""
+
+    LINES = (
+        "debug*|up|30:00|2|16|64000|(null)",
+        "gpu|up|2-00:00:00|40|96+|1031000|gpu:a100:8(S:0-1)",
+        "old|down|infinite|8|48|256000|gpu:4",
+    )
+
+    def test_lines(self) -> None:
+        found = [partition(line) for line in self.LINES]
+        assert found[0] == Partition("debug", True, True, 0.5, 2, 16, 62.5, 0, "")
+        assert (found[1].gpus, found[1].gpu_type, found[1].hours, found[1].cpus) == (8, "a100", 48, 96)
+        assert (found[2].gpus, found[2].gpu_type, found[2].hours, found[2].up) == (4, "", None, False)
+        assert choose(found).name == "gpu"
+        assert choose(found, "debug").name == "debug"
+        with pytest.raises(UserError, match=r"--partition gpus: did you mean gpu\?"):
+            choose(found, "gpus")
+        with pytest.raises(UserError, match="no partition is up"):
+            choose(found, "old")
+
+    def test_the_site_file(self, tmp_path: Path) -> None:
+        from transfer.experiment.site import read_site
+
+        found = [partition(line) for line in self.LINES]
+        (tmp_path / "site.yaml").write_text(site_text(choose(found), found))
+        site = read_site(tmp_path / "site.yaml").resources.default
+        assert (site.partition, site.gres, site.gpus, site.cpus) == ("gpu", "gpu:a100:8", 8, 12)
+        assert (site.memory_gb, site.hours) == (906, 24)
+
+    @pytest.mark.parametrize(
+        ("limit", "expected"),
+        [("30", 0.5), ("30:00", 0.5), ("12:30:00", 12.5), ("2-12", 60), ("1-00:00:00", 24), ("infinite", None)],
+    )
+    def test_limits(self, limit: str, expected: float | None) -> None:
+        assert hours(limit) == expected
+
+
+class TestCosts:
+    """GPU-hours, each with its source, or unknown."""
+
+    def test_shipped_numbers_and_sources(self) -> None:
+        seconds = {recipe: entry for entry in shipped() for recipe in entry.recipes}
+        assert (seconds["voc07"].seconds, seconds["coco"].seconds) == (0.537, 0.584)
+        assert all("MODEL_ZOO.md" in entry.source for entry in shipped())
+
+    def test_a_site_s_own_come_first(self, job: Job) -> None:
+        coco = dataclasses.replace(job, recipe="coco", total=90_000.0)
+        found = cost(coco, shipped())
+        assert found is not None and found.gpu_hours == pytest.approx(116.8)
+        own = Entry(recipes=["coco"], seconds=0.25, gpus=4, device="H100", source="ours")
+        mine = cost(coco, [own, *shipped()])
+        assert mine is not None and (mine.gpu_hours, mine.entry.device) == (25.0, "H100")
+
+    def test_nobody_knows_another_batch_or_an_overlay(self, world: World) -> None:
+        (world.base / "configs/coco.yaml").write_text("TRANSFER: {TASK: coco}\nSOLVER: {MAX_ITER: 90000}\n")
+        assert world.open().graph[NAME].recipe == "coco"
+        assert world.open("tasks.coco.overrides={SOLVER.IMS_PER_BATCH: 8}").graph[NAME].recipe is None
+        (world.base / "overlay.yaml").write_text("transfer: {TRANSFER: {TOY: true}}\n")
+        assert world.open(f"overlay={world.base}/overlay.yaml").graph[NAME].recipe is None
+
+    def test_plan_says_both(self, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+        (world.base / "configs/coco.yaml").write_text("TRANSFER: {TASK: coco}\nSOLVER: {MAX_ITER: 90000}\n")
+        assert world.launch("plan") == 0
+        out = capsys.readouterr().out
+        assert "finetune: 6 jobs, 233.6 GPU-hours on V100, 4 unknown (facebookresearch/detectron2 MODEL_ZOO.md" in out
+        assert "pretrain: 1 jobs, unknown GPU-hours" in out
