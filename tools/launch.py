@@ -135,7 +135,8 @@ def _plan(args: Namespace, tools: Tools | None) -> int:
     opened = open_experiment(args.experiment, args.sets, tools)
     seconds = [*read_site().seconds, *shipped()]
     out = _console(stderr=False)
-    for line in plan_lines(opened.graph, opened.decisions(), opened.store.run_dir, args.commands, seconds):
+    decisions, notes = opened.decisions(), opened.experiment.notes
+    for line in plan_lines(opened.graph, decisions, opened.store.run_dir, args.commands, seconds, notes):
         out.print(line, soft_wrap=True)
     for problem in opened.problems():
         print(f"submit would refuse: {problem}", file=sys.stderr)

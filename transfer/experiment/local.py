@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
 
 from transfer.experiment.attempt import Attempt, Means
@@ -20,6 +22,23 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def job_environment(experiment: Experiment) -> dict[str, str]:
     """The variables of every job: its share of threads, then what the experiment file says."""
     return {"OMP_NUM_THREADS": str(experiment.local.threads), **experiment.environment}
+
+
+def visible_gpus(slot: int, count: int) -> dict[str, str]:
+    """The variable that shows a slot its own GPUs alone; empty where nothing is said about GPUs."""
+    if not count:
+        return {}
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = named.split(",") if named else [str(number) for number in range((slot + 1) * count)]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(devices[slot * count : (slot + 1) * count])}
+
+
+def with_gpus(job: Job, count: int) -> Job:
+    """The job with its tool told to start one process a GPU, where it trains or evaluates."""
+    if count < 2 or job.kind not in ("pretrain", "evaluate", "search", "finetune"):
+        return job
+    told = tuple((*words[:2], "--num-gpus", str(count), *words[2:]) for words in job.commands)
+    return replace(job, commands=told)
 
 
 class Local:
@@ -74,6 +93,7 @@ class _Round:
     def __init__(self, work: Work, agenda: Agenda, means: Means, listener: Listener) -> None:
         self.work, self.agenda, self.means, self.listener = work, agenda, means, listener
         self.running: dict[str, Attempt] = {}
+        self.slots: dict[str, int] = {}
         self.held: set[str] = set()
         self.stopped_at = 0.0
 
@@ -89,11 +109,15 @@ class _Round:
             self._start(job)
 
     def _start(self, job: Job) -> None:
-        attempt = Attempt.start(job, self.work.graph, self.work.store, self.means)
+        settings = self.work.experiment.local
+        slot = min(set(range(settings.slots)) - set(self.slots.values()))
+        means = replace(self.means, environment={**self.means.environment, **visible_gpus(slot, settings.gpus)})
+        attempt = Attempt.start(with_gpus(job, settings.gpus), self.work.graph, self.work.store, means)
         if attempt is not None:
             self.held.discard(job.name)
             self.agenda.take(job)
             self.running[job.name] = attempt
+            self.slots[job.name] = slot
             self.listener.started(job, attempt.state)
         elif job.name not in self.held:
             self.held.add(job.name)
@@ -104,7 +128,7 @@ class _Round:
         for name, attempt in list(self.running.items()):
             state = attempt.poll()
             if state is not None:
-                del self.running[name]
+                del self.running[name], self.slots[name]
                 self.agenda.settle(attempt.job, state)
                 self.listener.ended(attempt.job, state)
         self.listener.tick({name: attempt.state for name, attempt in self.running.items()})

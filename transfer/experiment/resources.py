@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
 class Strict(BaseModel):
@@ -89,6 +89,10 @@ class Resources(Strict):
         return Resources(**merged)
 
 
+SINGLE = ("convert", "choose", "table")
+"""Stages whose tools are one small process, whatever is asked for the others."""
+
+
 class Stages(Strict):
     """Resources of every stage.
 
@@ -108,6 +112,14 @@ class Stages(Strict):
     finetune: Resources = Field(default_factory=Resources)
     table: Resources = Field(default_factory=Resources)
 
+    @model_validator(mode="after")
+    def _small_ones_stay_small(self) -> Stages:
+        for kind in SINGLE:
+            own: Resources = getattr(self, kind)
+            if (own.nodes or 1) * own.tasks_per_node > 1:
+                raise ValueError(f"{kind} is one process: give it one node, one task and one GPU at most")
+        return self
+
     def of(self, kind: str, lower: Resources) -> Resources:
         """What a job of that kind gets from this layer, over `lower`."""
         default = self.default
@@ -120,8 +132,6 @@ class Stages(Strict):
         return own.over(found)
 
 
-SINGLE = ("convert", "choose", "table")
-"""Stages whose tools are one small process, whatever is asked for the others."""
 SIZE = ("nodes", "gpus", "tasks", "cpus", "memory_gb", "hours", "signal_seconds", "gres", "stage_to")
 """What a default says about training alone."""
 SMALL = Resources(nodes=1, gpus=0, cpus=2, memory_gb=8, hours=1, signal_seconds=120)

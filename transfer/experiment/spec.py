@@ -132,10 +132,13 @@ class Local(Strict):
     Attributes:
         slots: how many jobs run side by side.
         threads: OMP_NUM_THREADS of each.
+        gpus: GPUs of each slot, one process each: the machine's first ones, or those that CUDA_VISIBLE_DEVICES names;
+            0: says nothing about GPUs.
     """
 
     slots: int = Field(default=1, ge=1)
     threads: int = Field(default=1, ge=1)
+    gpus: int = Field(default=0, ge=0)
 
 
 class LrSearch(Strict):
@@ -182,6 +185,7 @@ class Experiment(Strict):
 
     Attributes:
         name: the experiment's name.
+        notes: a word to whoever reads it; `plan` shows it.
         run_dir: where everything is written; `runs/<name>` unless told.
         rows: the table's rows by key, in order.
         tasks: the table's columns by key, in order; `{}` for an experiment that only pre-trains or evaluates.
@@ -199,6 +203,7 @@ class Experiment(Strict):
     """
 
     name: Key
+    notes: str | None = None
     run_dir: PathText | None = None
     rows: dict[Key, Row] = Field(min_length=1)
     tasks: dict[Key, Task]

@@ -44,6 +44,7 @@ def plan_lines(
     run_dir: Path,
     commands: bool = False,
     seconds: Sequence[Entry] = (),
+    notes: str | None = None,
 ) -> Iterator[Text]:
     """The tree: every job below what it needs, with what would happen and why.
 
@@ -53,11 +54,14 @@ def plan_lines(
         run_dir: the run folder.
         commands: show each command line as well.
         seconds: what a step takes, for the GPU-hours at the end.
+        notes: the experiment's own.
     """
     counts = Counter(one.action for one in decisions.values())
     head = f"{graph.experiment} → {run_dir}: {len(decisions)} jobs, {counts['run']} to run, {counts['done']} done"
     head += f", {counts['queued']} in the queue" if counts["queued"] else ""
     yield Text(head + (f", {counts['skip']} not needed" if counts["skip"] else ""), style="bold")
+    if notes:
+        yield Text(notes.strip())
     width = max(len(job.name) + 3 * _depth(job, graph) for job in graph) + 3
     for row in graph.rows:
         yield Text(f"{row['label']}")

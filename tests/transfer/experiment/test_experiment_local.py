@@ -11,6 +11,8 @@ import time
 import pytest
 from small_world import World
 
+from transfer.experiment.local import visible_gpus
+
 FINETUNES = {
     f"finetune.{row}.{trial}" for row in ("scratch", "simsiam") for trial in ("voc07.s1", "voc07.s2", "coco.s1")
 }
@@ -46,9 +48,23 @@ def test_no_more_jobs_than_slots(world: World, slots: int) -> None:
     assert world.launch("submit", "--set", f"local.slots={slots}") == 0
     running = most = 0
     for _, what, *_ in world.events():
-        running += 1 if what == "start" else -1
+        running += {"start": 1, "end": -1}.get(what, 0)
         most = max(most, running)
     assert most == slots
+
+
+def test_each_slot_has_gpus_of_its_own(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.order(finetune={"steps": 30})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    assert world.launch("submit", "--set", "local={slots: 2, gpus: 2}") == 0
+    told = [words for words in world.events() if words[1] == "gpus"]
+    assert {tuple(words[3:]) for words in told} == {("4,5", "--num-gpus", "2"), ("6,7", "--num-gpus", "2")}
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert [visible_gpus(slot, 4) for slot in (0, 1)] == [
+        {"CUDA_VISIBLE_DEVICES": "0,1,2,3"},
+        {"CUDA_VISIBLE_DEVICES": "4,5,6,7"},
+    ]
+    assert visible_gpus(1, 0) == {}
 
 
 def test_asked_again_nothing_runs(world: World) -> None:

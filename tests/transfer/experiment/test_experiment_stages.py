@@ -164,6 +164,7 @@ class TestResources:
             ("resources.pretain={gpus: 8}", "resources.pretain: unknown key; did you mean pretrain?"),
             ("resources.default={hours: 0}", "resources.default.hours: must be greater than 0"),
             ("resources.default={sbatch: {--mail-type: END}}", "write sbatch's option '--mail-type' as 'mail-type'"),
+            ("resources.table={nodes: 2}", "table is one process: give it one node, one task and one GPU at most"),
             ("slurm={requeus: 1}", "slurm.requeus: unknown key; did you mean requeues?"),
         ],
     )

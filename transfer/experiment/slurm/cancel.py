@@ -1,4 +1,8 @@
-"""Takes a filed job out of the queue, or asks the running one to save and leave."""
+"""Takes a filed job out of the queue, or asks the running one to save and leave.
+
+A running one is told as if its time was up: SIGTERM would reach every process of the job, loaders' workers too, and the
+tool could not save any more.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from transfer.experiment.slurm import check
 
 
 def cancel_filed(job: Job, entry: Entry) -> str:
-    """Cancel one job of the queue; a running one gets SIGTERM and the time it needs to save.
+    """Cancel one job of the queue; a running one has the time it needs to save.
 
     Returns:
         What was done, in words.
@@ -17,7 +21,7 @@ def cancel_filed(job: Job, entry: Entry) -> str:
     Raises:
         UserError: Slurm refuses.
     """
-    softly = ["--signal=TERM"] if entry.running else []
+    softly = ["--signal=USR2"] if entry.running else []
     done = check.call(["scancel", *softly, entry.id])
     if done.returncode:
         raise UserError(f"scancel {entry.id} failed: {' '.join(done.stderr.split())[:200]}")

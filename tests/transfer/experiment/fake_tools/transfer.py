@@ -16,6 +16,7 @@ def main(argv):
     weights = fake.words_after(argv, "--weights")
     text = "scratch" if weights == "scratch" else Path(weights).read_text()
     sys.stdout.write(f"threads {os.environ.get('OMP_NUM_THREADS')} marked {os.environ.get('MARK')}\n")
+    fake.event("gpus", out.name, os.environ.get("CUDA_VISIBLE_DEVICES", "-"), *argv[:2])
     code = fake.obey(out.name, out)
     if code is None:
         diverged = fake.orders_for(out.name).get("diverge")
