@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import torch
@@ -62,7 +62,14 @@ class Batches(Iterator[Batch]):
         """
         return next(self._received)
 
-    def _receive(self) -> Iterator[Batch]:
+    def close(self) -> None:
+        """End the loader's processes; no batch comes any more.
+
+        They ignore signals, so a training process that left without this would wait for them for good.
+        """
+        self._received.close()
+
+    def _receive(self) -> Generator[Batch, None, None]:
         """A generator, so that the processes start with the first batch and end with an error."""
         for batch in self.loader:
             if isinstance(batch, str):
@@ -94,12 +101,12 @@ def _start_worker(_worker: int) -> None:
 
     It must be able to finish its step, for which its workers are still needed.
     """
-    _leave_signals_to_the_trainer(_worker)
+    leave_signals_to_the_trainer(_worker)
     if "cv2" in sys.modules:  # torch sees to its own threads
         sys.modules["cv2"].setNumThreads(1)
 
 
-def _leave_signals_to_the_trainer(_worker: int) -> None:
+def leave_signals_to_the_trainer(_worker: int) -> None:
     """A signal to the whole process group must let the trainer finish its step: its workers are still needed for it."""
     for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

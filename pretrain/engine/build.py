@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import torch
@@ -54,10 +55,13 @@ def build_trainer(cfg: CfgNode, index: ImageIndex, device: torch.device, start: 
         index, augmentation(cfg), cfg.SEED, method.views, way=cfg.DATA.PIPELINE, unreadable=cfg.DATA.UNREADABLE
     )
 
+    open_loaders = contextlib.ExitStack()
+
     def batches(first: int) -> Iterator[Batch]:
         rank, processes = comm.get_rank(), comm.get_world_size()
         sampler = EpochBatches(len(index), cfg.SOLVER.BATCH_SIZE, cfg.SEED, first, total, rank, processes)
-        return load_batches(dataset, sampler, cfg.DATA.WORKERS, device, cfg.ENGINE.CHANNELS_LAST)
+        loaded = load_batches(dataset, sampler, cfg.DATA.WORKERS, device, cfg.ENGINE.CHANNELS_LAST)
+        return open_loaders.enter_context(contextlib.closing(loaded))
 
     method.prepare(Course(len(index), len(index) // cfg.SOLVER.BATCH_SIZE, total, batches))
     return Trainer(
@@ -68,4 +72,5 @@ def build_trainer(cfg: CfgNode, index: ImageIndex, device: torch.device, start: 
         cfg.SOLVER.ACCUMULATE,
         cfg.MONITOR.GRAD_NORM_LIMIT,
         cfg.ENGINE.COMPILE,
+        open_loaders.close,
     )

@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -42,6 +42,7 @@ class Trainer(TrainerBase):
         accumulate: parts in which a process computes its batch, one after the other; divides its size.
         grad_norm_limit: a norm of all gradients above it ends the run; 0 = only one that is not finite.
         compile_model: whether torch.compile takes the method over.
+        at_end: called once training has ended, however it ended: it ends the loaders' processes.
 
     Attributes:
         stop_wanted: set on any process to ask for a stop.
@@ -58,6 +59,7 @@ class Trainer(TrainerBase):
         accumulate: int = 1,
         grad_norm_limit: float = 0.0,
         compile_model: bool = False,
+        at_end: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
         self.method, self.optimizer, self.batches = method.train(), optimizer, batches
@@ -67,9 +69,17 @@ class Trainer(TrainerBase):
         self.half = HALF.get(precision)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.half is torch.float16)
         self.accumulate, self.grad_norm_limit = accumulate, grad_norm_limit
+        self.at_end = at_end
         self.stop_wanted = self.stopping = False
         self.latest: dict[str, float] = {}
         self._skipped = 0
+
+    def after_train(self) -> None:
+        """Let the hooks end, then the loaders."""
+        try:
+            super().after_train()
+        finally:
+            self.at_end()
 
     def run_step(self) -> None:
         """Train on the next batch.

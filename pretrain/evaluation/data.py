@@ -17,7 +17,7 @@ from common.errors import UserError
 from pretrain.data.augment import Recipe, draw, render
 from pretrain.data.decode import decode_rgb
 from pretrain.data.index import ImageIndex, find_images
-from pretrain.data.loader import _leave_signals_to_the_trainer
+from pretrain.data.loader import leave_signals_to_the_trainer
 from pretrain.data.randomness import ORDER, VIEWS, stream
 
 
@@ -186,7 +186,7 @@ def load_pictures(
         num_workers=min(workers, len(batches)),  # type: ignore[arg-type]
         collate_fn=collate,
         pin_memory=pin,
-        worker_init_fn=_leave_signals_to_the_trainer,
+        worker_init_fn=leave_signals_to_the_trainer,
         generator=torch.Generator(),
     )
     for batch in loader:

@@ -248,12 +248,12 @@ def test_a_signal_to_the_parent_stops_both_and_the_rest_follows_exactly(
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
 
-    def begin(folder: Path) -> subprocess.Popen[str]:
-        words = [sys.executable, *command(folder, "--num-gpus", "2")]
+    def begin(folder: Path, *more: str) -> subprocess.Popen[str]:
+        words = [sys.executable, *command(folder, "--num-gpus", "2", *more)]
         return subprocess.Popen(words, env=_environment(), stderr=subprocess.PIPE, text=True)
 
     assert _ends([begin(whole)])[0][0] == 0
-    process = begin(broken)
+    process = begin(broken, "DATA.WORKERS", "1")  # whose loaders, deaf to signals, must not keep it from leaving
     _await_a_step(broken, process)
     process.send_signal(signal.SIGTERM)
     code, errors = _ends([process])[0]

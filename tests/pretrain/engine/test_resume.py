@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -196,6 +197,14 @@ def test_a_signal_at_the_last_step_lets_the_run_finish(
     signalled(5, signal.SIGTERM)
     assert pretrain(tmp_path / "out") == 0
     assert (tmp_path / "out" / "result.json").exists()
+
+
+def test_no_loader_outlives_a_run_that_is_stopped(
+    pretrain: Command, tmp_path: Path, signalled: Callable[[int, signal.Signals], None]
+) -> None:
+    signalled(1, signal.SIGTERM)
+    assert pretrain(tmp_path / "out", "DATA.WORKERS", "2") == 75
+    assert not multiprocessing.active_children()
 
 
 def _start(command: list[str], root: Path) -> subprocess.Popen[bytes]:
