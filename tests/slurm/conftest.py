@@ -30,6 +30,7 @@ def cluster() -> Iterator[PrivateCluster]:
             yield running
         finally:
             running.stop()
+            assert not running.processes(), "something of the private cluster is left"
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -80,6 +82,11 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
+def _end_with_the_tests() -> None:
+    """In a daemon: be killed when the tests are, however they end (prctl's PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 @dataclass
 class PrivateCluster:
     """A running cluster; its commands need `environment`."""
@@ -122,6 +129,7 @@ class PrivateCluster:
                     stderr=log,
                     env={**os.environ, **self.environment},
                     start_new_session=True,
+                    preexec_fn=_end_with_the_tests,
                 )
             )
 
@@ -164,9 +172,12 @@ class PrivateCluster:
         self._wait(lambda: not self.run("squeue", "-h"), "jobs do not end")
 
     def stop(self) -> None:
-        """End every job and every daemon."""
-        self.run("scancel", "--signal=KILL", "--full", "-u", "root")
+        """End every job, every daemon, and whatever of them is left."""
         self.run("scancel", "-u", "root")
+        deadline = time.monotonic() + 20
+        while self.run("squeue", "-h") and time.monotonic() < deadline:
+            self.run("scancel", "--signal=KILL", "--full", "-u", "root")
+            time.sleep(0.5)
         for daemon in reversed(self.daemons):
             if daemon.poll() is None:
                 daemon.send_signal(signal.SIGTERM)
@@ -176,3 +187,20 @@ class PrivateCluster:
             except subprocess.TimeoutExpired:
                 os.killpg(daemon.pid, signal.SIGKILL)
                 daemon.wait()
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def processes(self) -> list[int]:
+        """Processes of this cluster: their environment, folder or open files name its folder."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                mine = str(self.base).encode() in (entry / "environ").read_bytes()
+                links = [entry / "cwd", *(entry / "fd").iterdir()]
+                mine = mine or any(str(link.readlink()).startswith(f"{self.base}/") for link in links)
+            except OSError:
+                continue
+            if mine and int(entry.name) != os.getpid():
+                found.append(int(entry.name))
+        return found

@@ -105,8 +105,9 @@ class Leader:
         self._claim()
         signal.signal(signal.SIGTERM, self._on_term)
         try:
+            job = self.task.placed()
             with _signals_held_back():
-                self.attempt = self._start()
+                self.attempt = self._start(job)
             while (state := self._poll()) is None:
                 time.sleep(0.1)
         except UserError as error:
@@ -131,10 +132,10 @@ class Leader:
             self._fail(f"put back into the queue {self.task.requeues} times without getting done")
             sys.exit(1)
 
-    def _start(self) -> Attempt:
+    def _start(self, job: Job) -> Attempt:
         task = self.task
         means = Means("slurm", task.environment, task.continues, self.here.id)
-        attempt = Attempt.start(task.placed(), read_graph(self.store.run_dir), self.store, means, LEFTOVERS)
+        attempt = Attempt.start(job, read_graph(self.store.run_dir), self.store, means, LEFTOVERS)
         if attempt is None:
             raise UserError(f"another process has been working on {task.job.name} for {LEFTOVERS:.0f} s; retry later")
         return attempt
