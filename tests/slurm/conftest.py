@@ -22,7 +22,7 @@ def cluster() -> Iterator[PrivateCluster]:
     """Two nodes on this machine; nothing of it outlives the tests."""
     why = private_cluster.missing()
     if why is not None:
-        (pytest.fail if os.environ.get("REQUIRE_ALL") else pytest.skip)(why)
+        (pytest.fail if os.environ.get("REQUIRE_ALL") == "1" else pytest.skip)(why)
     with tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True) as base:  # socket paths are short
         running = PrivateCluster(Path(base))
         try:

@@ -46,6 +46,15 @@ def test_the_snapshot_runs_and_data_are_staged(world: SlurmWorld) -> None:
     assert f"export PYTHONPATH={code}${{PYTHONPATH" in script.read_text()
 
 
+def test_a_container_that_is_not_there_is_the_reason(world: SlurmWorld) -> None:
+    assert world.submit("--set", "resources.finetune.container=/no/such/apptainer exec x.sif") == 0
+    statuses = world.wait_until_over()
+    assert {word for name, word in statuses.items() if name.startswith("finetune")} == {"failed"}
+    assert statuses["table"] == statuses["convert.simsiam"] == "done"
+    error = str(world.state("finetune.scratch.coco.s1").error)
+    assert "before the job began and said: " in error and "slurm/" in error
+
+
 def whole_table(world: SlurmWorld) -> None:
     """All of Table 5 with trivial payloads: 8 rows, 3 tasks (4 groups of columns), 5 trials of VOC, a grid of 4 lrs."""
     pretrained = ("supervised", "simclr", "moco_v2", "byol", "swav", "simsiam_base", "simsiam_optimal")

@@ -165,9 +165,12 @@ class TestAfter:
         found = self.judged(job, before, restarts=3, requeues=3)
         assert (found.status, found.error) == ("failed", "put back 3 times already; SIGTERM")
 
-    def test_a_job_that_never_began_says_where_to_look(self, job: Job) -> None:
-        found = self.judged(job, None)
-        assert found.status == "failed" and "srun exited with 1 before the job began" in str(found.error)
+    def test_a_job_that_never_began_says_why_and_where_to_look(self, job: Job, tmp_path: Path) -> None:
+        (tmp_path / "slurm").mkdir()
+        (tmp_path / "slurm/7_0_log.err").write_text("execve(): apptainer: No such file or directory\n\n")
+        found = after.judge(None, [], Place("7"), filed(job), 2, tmp_path / "jobs/x")
+        assert found.status == "failed"
+        assert f"execve(): apptainer: No such file or directory ({tmp_path}/slurm/7_0_log.err)" in str(found.error)
 
     def test_words_of_an_earlier_start_do_not_count(self, tmp_path: Path) -> None:
         leave_word(tmp_path, Place("7", 0, 1), "ValueError: old", 1)

@@ -86,7 +86,7 @@ def judge(before: State | None, said: Sequence[Word], here: Place, filed: Filed,
         folder: the job's folder.
     """
     if before is None or before.job_id != here.id:
-        return _never_began(before, filed, code)
+        return _never_began(before, filed, code, folder)
     broken = next((word for word in said if not word.killed), None)
     if before.status == "running" and broken is not None:
         return ended(before, "failed", exit_code=code, error=broken.error[:300])
@@ -107,7 +107,7 @@ def judge(before: State | None, said: Sequence[Word], here: Place, filed: Filed,
     return before
 
 
-def _never_began(before: State | None, filed: Filed, code: int) -> State:
+def _never_began(before: State | None, filed: Filed, code: int, folder: Path) -> State:
     """No process came as far as to write anything: set-up lines, a container, a missing module."""
     state = State(
         name=filed.name,
@@ -118,7 +118,10 @@ def _never_began(before: State | None, filed: Filed, code: int) -> State:
         started=now(),
         job_id=filed.id,
     )
-    why = f"srun exited with {code} before the job began; what it said is in RUN_DIR/slurm/{filed.id}_0_log.err"
+    log = folder.parents[1] / "slurm" / f"{filed.id}_0_log.err"
+    said = [line.strip() for line in log.read_text(errors="replace").splitlines()] if log.exists() else []
+    line = next((line for line in reversed(said) if line and not line.startswith("submitit ")), "nothing")
+    why = f"srun exited with {code} before the job began and said: {line[:160]} ({log})"
     return ended(state, "failed", exit_code=code, error=why)
 
 
