@@ -52,7 +52,7 @@ def test_a_container_that_is_not_there_is_the_reason(world: SlurmWorld) -> None:
     assert {word for name, word in statuses.items() if name.startswith("finetune")} == {"failed"}
     assert statuses["table"] == statuses["convert.simsiam"] == "done"
     error = str(world.state("finetune.scratch.coco.s1").error)
-    assert "before the job began and said: " in error and "slurm/" in error
+    assert "execve(): /no/such/apptainer: No such file or directory" in error and "slurm/" in error
 
 
 def whole_table(world: SlurmWorld) -> None:

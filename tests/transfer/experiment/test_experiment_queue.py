@@ -167,7 +167,9 @@ class TestAfter:
 
     def test_a_job_that_never_began_says_why_and_where_to_look(self, job: Job, tmp_path: Path) -> None:
         (tmp_path / "slurm").mkdir()
-        (tmp_path / "slurm/7_0_log.err").write_text("execve(): apptainer: No such file or directory\n\n")
+        (tmp_path / "slurm/7_0_log.err").write_text(
+            "execve(): apptainer: No such file or directory\nsrun: error: Exited\n"
+        )
         found = after.judge(None, [], Place("7"), filed(job), 2, tmp_path / "jobs/x")
         assert found.status == "failed"
         assert f"execve(): apptainer: No such file or directory ({tmp_path}/slurm/7_0_log.err)" in str(found.error)

@@ -120,7 +120,8 @@ def _never_began(before: State | None, filed: Filed, code: int, folder: Path) ->
     )
     log = folder.parents[1] / "slurm" / f"{filed.id}_0_log.err"
     said = [line.strip() for line in log.read_text(errors="replace").splitlines()] if log.exists() else []
-    line = next((line for line in reversed(said) if line and not line.startswith("submitit ")), "nothing")
+    telling = [line for line in said if line and not line.startswith(("submitit ", "srun: "))]  # srun's come of others
+    line = (telling or said or ["nothing"])[-1]
     why = f"srun exited with {code} before the job began and said: {line[:160]} ({log})"
     return ended(state, "failed", exit_code=code, error=why)
 
