@@ -202,3 +202,13 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def leave_signals_to_the_trainer(_worker: int) -> None:
+    """For a loader's `worker_init_fn`: a signal to the whole process group must let the trainer finish its step.
+
+    Its workers are still needed for it. Who starts such a loader must end it too: Python, when it leaves, would ask the
+    workers by SIGTERM and wait for them.
+    """
+    for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)

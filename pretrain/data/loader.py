@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from common.errors import UserError
+from common.processes import leave_signals_to_the_trainer
 from pretrain.data.dataset import Batch, TwoViews
 from pretrain.data.decode import CONDITIONS
 from pretrain.data.sampler import EpochBatches
@@ -104,9 +104,3 @@ def _start_worker(_worker: int) -> None:
     leave_signals_to_the_trainer(_worker)
     if "cv2" in sys.modules:  # torch sees to its own threads
         sys.modules["cv2"].setNumThreads(1)
-
-
-def leave_signals_to_the_trainer(_worker: int) -> None:
-    """A signal to the whole process group must let the trainer finish its step: its workers are still needed for it."""
-    for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)

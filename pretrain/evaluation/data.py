@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import functional as F
 
 from common.errors import UserError
+from common.processes import leave_signals_to_the_trainer
 from pretrain.data.augment import Recipe, draw, render
 from pretrain.data.decode import decode_rgb
 from pretrain.data.index import ImageIndex, find_images
-from pretrain.data.loader import leave_signals_to_the_trainer
 from pretrain.data.randomness import ORDER, VIEWS, stream
 
 

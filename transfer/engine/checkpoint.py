@@ -76,6 +76,12 @@ class Checkpoints:
         write_text(self.folder / LAST, name)
         logger.info("wrote checkpoint %s", self.folder / name)
 
+    def remove_torn(self) -> None:
+        """Remove what a killed process left half written (`atomic_write`'s temporary names)."""
+        if comm.is_main_process():
+            for torn in self.folder.glob(".model_*.pth.*.tmp"):
+                torn.unlink(missing_ok=True)
+
     def _numbered(self) -> list[Path]:
         """Checkpoints this class wrote, oldest first; empty on all ranks but the first, which alone tidies up."""
         if not comm.is_main_process():

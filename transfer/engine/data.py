@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
 from common.errors import UserError
+from common.processes import leave_signals_to_the_trainer
 from transfer.engine.batches import Batches
 from transfer.engine.randomness import AUGMENT, PRECISE_BN, numpy_seeded
 from transfer.tasks import task as tasks
@@ -135,6 +136,7 @@ def training_batches(
         batch_size=None,
         collate_fn=_as_is,
         num_workers=count,
+        worker_init_fn=leave_signals_to_the_trainer,
         generator=torch.Generator(),  # else the loader draws a number from the generator that samples RoIs
     )
 
@@ -146,9 +148,11 @@ def _as_is(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_batches(dataset: tasks.Dataset, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
     """The test images of this rank, one at a time; over all ranks each image comes once."""
     dicts = [to_detectron2(record, dataset.split.layout) for record in dataset.records]
-    return build_detection_test_loader(
+    loader = build_detection_test_loader(
         dicts, mapper=DatasetMapper(cfg, is_train=False), num_workers=cfg.DATALOADER.NUM_WORKERS
     )
+    loader.worker_init_fn = leave_signals_to_the_trainer
+    return loader
 
 
 def catalogue(dataset: tasks.Dataset) -> str:

@@ -89,6 +89,7 @@ def _train(prepared: Prepared, task: Task) -> None:
     cfg, facts = prepared.cfg, Facts()
     if comm.is_main_process():
         write_text(prepared.output / "config.yaml", cfg.dump())
+    prepared.checkpoints.remove_torn()
     model = build(prepared)
     facts.guards = {"weights_loaded": load_weights(model, prepared.weights), **check_model(model, cfg)}
     logger.info("guards: %s", facts.guards)

@@ -75,6 +75,7 @@ class Trainer(TrainerBase):
                 raise
             finally:
                 self.after_train()
+                self.stepper.reset_data_loader(tuple)  # the loader's processes end with it
 
     def run_step(self) -> None:
         """One step; its RoI and anchor sampling depends on (seed, rank, iteration) alone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -58,6 +59,25 @@ def test_two_runs_of_one_seed_are_the_same_and_of_two_seeds_are_not(ask: Ask, un
     assert not all(torch.equal(value, final(other.output)[name]) for name, value in final(unbroken).items())
 
 
+def test_a_signal_to_the_group_leaves_the_loader_to_the_trainer(
+    ask: Ask, unbroken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = ask(*WORDS, "SOLVER.CHECKPOINT_PERIOD", "100", "DATALOADER.NUM_WORKERS", "2", task="coco")
+
+    def preempted(self: Stopwatch) -> None:
+        if self.trainer.iter == 2:
+            for process in [*multiprocessing.active_children(), multiprocessing.current_process()]:
+                os.kill(process.pid or 0, signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stopwatch, "before_step", preempted)
+        with pytest.raises(Again):
+            run(request)
+    assert not multiprocessing.active_children()
+    run(replace(request, resume=True))
+    assert_same_end(unbroken, request.output)
+
+
 def test_sigterm_stops_after_a_checkpoint_and_resume_goes_on(
     ask: Ask, unbroken: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,5 +94,8 @@ def test_sigterm_stops_after_a_checkpoint_and_resume_goes_on(
             run(request)
     assert signal.getsignal(signal.SIGTERM) is before
     assert (request.output / "last_checkpoint").read_text() == "model_0000002.pth"
+    torn = request.output / ".model_0000003.pth.0a1b2c3d.tmp"
+    torn.write_bytes(b"half of it")
     run(replace(request, resume=True))
+    assert not torn.exists()
     assert_same_end(unbroken, request.output)
