@@ -8,6 +8,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-torch$(TORCH)-torchvision$(TORCHVISION)
 TOY := datasets/toy
+# Processes that share the tests, each of one thread.
+TEST_WORKERS ?= 2
 
 .PHONY: help setup demo demo-full test test-all lint format bench
 
@@ -51,11 +53,11 @@ demo-full: $(READY)
 
 test: $(READY)
 	@echo "== unit tests and one whole way"
-	$(BIN)/python -m pytest -q -m "not slow" --durations=10
+	$(BIN)/python -m pytest -q -n $(TEST_WORKERS) -m "not slow" --durations=10
 
 test-all: test
 	@echo "== slow tests"
-	$(BIN)/python -m pytest -q -m slow --durations=10
+	$(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist loadfile -m slow --durations=10
 
 lint: $(READY)
 	$(BIN)/ruff check .

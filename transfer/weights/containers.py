@@ -95,10 +95,10 @@ Reader = Callable[[Path, bool], tuple[Any, dict[str, str]]]
 def _kind(path: Path, head: bytes) -> tuple[str, Reader]:
     if head.startswith(b"PK\x03\x04"):
         return _zip_kind(path)
+    if _is_safetensors(path, head):  # before pickle: its first byte, a header's length, may be pickle's, too
+        return "safetensors", _read_safetensors
     if head[:1] == b"\x80":
         return ("torch", _read_torch) if LEGACY_TORCH in head[:24] else ("pickle", _read_pickle)
-    if len(head) > 8 and head[8:9] == b"{":
-        return "safetensors", _read_safetensors
     if not head:
         raise UserError(f"{path} is empty; fetch it again")
     if head.startswith(b"version https://git-lfs"):
@@ -108,6 +108,14 @@ def _kind(path: Path, head: bytes) -> tuple[str, Reader]:
     if head.lstrip()[:1] in (b"<", b"{"):
         raise UserError(f"{path} is a text file (a web page or JSON?), not a checkpoint; fetch it again")
     raise UserError(f"{path} is no checkpoint: neither a zip or pickle of torch, nor safetensors, pickle or npz")
+
+
+def _is_safetensors(path: Path, head: bytes) -> bool:
+    """Eight bytes of a header's length, then the header, which is JSON. A file cut short within it is one, too."""
+    if head[8:9] != b"{":
+        return False
+    pickled = head[:1] == b"\x80"
+    return not pickled or 8 + int.from_bytes(head[:8], "little") <= path.stat().st_size
 
 
 def _zip_kind(path: Path) -> tuple[str, Reader]:

@@ -97,6 +97,8 @@ class World:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # Where the tests were started in the background, a shell has made SIGINT nothing to them and to this.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
     def wait_for(self, *event: str, seconds: float = 20.0) -> None:

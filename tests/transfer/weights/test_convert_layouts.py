@@ -197,6 +197,19 @@ def test_npz(layout: str, tmp_path: Path) -> None:
     assert same(backbone.tensors, next(iter(encoders.values())))
 
 
+def test_safetensors_whose_header_s_length_begins_as_a_pickle_does(tmp_path: Path) -> None:
+    from safetensors.torch import save
+
+    tensors = resnet(seed=3)
+    content = save({name: tensor.clone() for name, tensor in tensors.items()})
+    size = int.from_bytes(content[:8], "little")
+    padding = (0x80 - size) % 256
+    header = (size + padding).to_bytes(8, "little") + content[8 : 8 + size] + b" " * padding
+    assert header[:1] == b"\x80"
+    (tmp_path / "weights").write_bytes(header + content[8 + size :])
+    assert same(read_backbone(tmp_path / "weights").tensors, bare(tensors))
+
+
 def test_plain_safetensors(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
