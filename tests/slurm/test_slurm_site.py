@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -75,22 +75,24 @@ def whole_table(world: SlurmWorld) -> None:
     world.file.write_text(yaml.safe_dump(content, sort_keys=False))
 
 
-def test_the_whole_table_is_planned_and_filed_in_time(world: SlurmWorld, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_whole_table_is_planned_and_filed_in_time(
+    world: SlurmWorld, capsys: pytest.CaptureFixture[str], cpu_clock: Callable[[], float]
+) -> None:
     whole_table(world)
-    start = time.perf_counter()
+    start = cpu_clock()
     assert world.launch("plan") == 0
-    planned = time.perf_counter() - start
+    planned = cpu_clock() - start
     jobs = 7 * 2 + 8 * (11 + 3 * 5) + 1
     assert f"{jobs} jobs, {jobs} to run" in capsys.readouterr().out
-    start = time.perf_counter()
+    start = cpu_clock()
     assert world.submit() == 0
-    filed = time.perf_counter() - start
+    filed = cpu_clock() - start
     assert f"filed {jobs} jobs" in capsys.readouterr().out
     assert len(world.filed_ever()) == jobs
     (world.base / "times").write_text(f"planned in {planned:.2f} s, filed in {filed:.2f} s\n")
-    start = time.perf_counter()
+    start = cpu_clock()
     assert world.launch("status") == 0
-    assert time.perf_counter() - start < 10
+    assert cpu_clock() - start < 10
     assert planned < 2 and filed < 30, f"planned in {planned:.2f} s, filed in {filed:.2f} s"
 
 
