@@ -216,3 +216,28 @@ def _coerce_item(old: Sequence[Any], item: Any, key: str, where: str) -> Any:
     if numbers and isinstance(item, (int, float)) and not isinstance(item, bool):
         return item
     return _coerce(0.0 if numbers else old[0], item, key, where)
+
+
+def merge_layers(
+    cfg: Any, file: str | os.PathLike[str], section: str, overlay: str | None, overrides: Sequence[str]
+) -> None:
+    """Lay over `cfg` a config file with its `_BASE_` chain, then the overlay's `section`, then `KEY VALUE …`.
+
+    Raises:
+        UserError: a missing file, or an unknown key (with the nearest valid ones).
+    """
+    for part in closure(file):
+        values = load_yaml(part)
+        values.pop("_BASE_", None)
+        merge_strict(cfg, values, str(part))
+    if overlay:
+        merge_strict(cfg, overlay_section(overlay, section), overlay)
+    merge_overrides(cfg, overrides)
+
+
+def value_of(cfg: Any, key: str) -> Any:
+    """The value of a dotted key."""
+    node: Any = cfg
+    for name in key.split("."):
+        node = node[name]
+    return node

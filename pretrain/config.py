@@ -8,7 +8,7 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from common.config import closure, dotted_keys, load_yaml, merge_overrides, merge_strict, overlay_section
+from common.config import dotted_keys, merge_layers, merge_strict, value_of
 from common.errors import UserError, nearest
 from pretrain.data.pipelines import PIPELINES
 from pretrain.methods import names as method_names
@@ -214,13 +214,7 @@ def load(file: str | os.PathLike[str], overlay: str | None = None, overrides: Se
         UserError: a missing file, an unknown key (with the nearest valid ones), or a value that cannot be.
     """
     cfg = defaults()
-    for part in closure(file):
-        values = load_yaml(part)
-        values.pop("_BASE_", None)
-        merge_strict(cfg, values, str(part))
-    if overlay:
-        merge_strict(cfg, overlay_section(overlay, "pretrain"), overlay)
-    merge_overrides(cfg, overrides)
+    merge_layers(cfg, file, "pretrain", overlay, overrides)
     check(cfg)
     cfg.freeze()
     return cfg
@@ -321,14 +315,6 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("SOLVER.IMPLEMENTATION", lambda v: v in ("for-loop", "foreach", "fused"), "for-loop, foreach or fused"),
     ("ENGINE.PRECISION", lambda v: v in ("fp32", "bf16", "fp16"), "fp32, bf16 or fp16"),
 )
-
-
-def value_of(cfg: CfgNode, key: str) -> Any:
-    """The value of a dotted key."""
-    node: Any = cfg
-    for name in key.split("."):
-        node = node[name]
-    return node
 
 
 def differences(stored: dict[str, Any], cfg: CfgNode) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from common.config import closure, dotted_keys, load_yaml, merge_overrides, merge_strict, overlay_section
+from common.config import dotted_keys, merge_layers, value_of
 from common.errors import UserError
 
 KINDS = ("knn", "linear")
@@ -92,13 +92,7 @@ def load(file: str | os.PathLike[str], kind: str, overlay: str | None = None, ov
             that this kind of evaluation does not read.
     """
     cfg = defaults()
-    for part in closure(file):
-        values = load_yaml(part)
-        values.pop("_BASE_", None)
-        merge_strict(cfg, values, str(part))
-    if overlay:
-        merge_strict(cfg, overlay_section(overlay, "evaluate"), overlay)
-    merge_overrides(cfg, overrides)
+    merge_layers(cfg, file, "evaluate", overlay, overrides)
     for key in overrides[::2]:
         if key not in keys_read(cfg, kind):
             raise UserError(f"command line: a {kind} evaluation does not read {key}; leave it out")
@@ -117,14 +111,6 @@ def settings(cfg: CfgNode, kind: str) -> dict[str, Any]:
     """The keys that a kind of evaluation reads, flat, with values that JSON knows."""
     values = {key: value_of(cfg, key) for key in keys_read(cfg, kind)}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-
-
-def value_of(cfg: CfgNode, key: str) -> Any:
-    """The value of a dotted key."""
-    node: Any = cfg
-    for name in key.split("."):
-        node = node[name]
-    return node
 
 
 def check(cfg: CfgNode) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from common.config import dotted_keys
+from common.config import dotted_keys, value_of
 from common.errors import UserError
 from common.files import read_json, write_json
 
@@ -31,15 +31,8 @@ NEUTRAL = (
 
 def identity(cfg: CfgNode, weights_sha256: str | None, processes: int) -> dict[str, Any]:
     """The trial's identity as plain JSON types: resolved settings, digest of the weights, number of processes."""
-    settings = {key: _plain(_get(cfg, key)) for key in dotted_keys(cfg) if key not in NEUTRAL}
+    settings = {key: _plain(value_of(cfg, key)) for key in dotted_keys(cfg) if key not in NEUTRAL}
     return {"format": FORMAT, "settings": settings, "weights": weights_sha256 or "scratch", "processes": processes}
-
-
-def _get(cfg: CfgNode, key: str) -> Any:
-    node: Any = cfg
-    for part in key.split("."):
-        node = node[part]
-    return node
 
 
 def _plain(value: Any) -> Any:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from detectron2.config import CfgNode
 
+from common.config import value_of
 from common.errors import UserError
 from transfer.weights.canonical import Preprocessing
 from transfer.weights.preprocessing import apply_to, detectron2_values
@@ -24,17 +24,10 @@ def settle_preprocessing(cfg: CfgNode, block: Preprocessing, set_keys: Mapping[s
         UserError: the config sets a part of the block to something else than the weights need.
     """
     for key, needed in detectron2_values(block).items():
-        found = _get(cfg, key)
+        found = value_of(cfg, key)
         if key in set_keys and found != needed:
             raise UserError(
                 f"{set_keys[key]}: {key} is {found}, but the weights need {needed}; remove the key: "
                 "it travels with the weights"
             )
     apply_to(cfg, block)
-
-
-def _get(cfg: CfgNode, key: str) -> Any:
-    node: Any = cfg
-    for part in key.split("."):
-        node = node[part]
-    return node

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from common.console import Progress, megabytes
 from common.errors import UserError, nearest
+from common.files import md5_of
 from transfer.tasks.public import PUBLIC, Archive, Folder
 from transfer.tasks.unpack import unpack, unpacked_bytes
 from transfer.weights.download import download
@@ -90,15 +90,6 @@ def _fault(archive: Archive, file: Path) -> str:
         return f"has {size} bytes, published are {archive.bytes}"
     digest = md5_of(file)
     return "" if digest == archive.md5 else f"has the MD5 {digest}, published is {archive.md5}"
-
-
-def md5_of(file: Path) -> str:
-    """A file's MD5 in hex. It tells damaged from whole, not friend from foe."""
-    digest = hashlib.md5(usedforsecurity=False)
-    with open(file, "rb") as stream:
-        while piece := stream.read(1 << 22):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _place(folder: Folder, archives: list[Path], root: Path, say: Say) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -13,7 +12,7 @@ from typing import Any
 from common.config import load_yaml
 from common.environment import ROOT
 from common.errors import UserError, nearest
-from common.files import read_json, sha256_of, write_json
+from common.files import md5_of, read_json, sha256_of, write_json
 from transfer.weights.download import Report, download
 
 PREFIX = "zoo:"
@@ -173,8 +172,8 @@ def _check(entry: Entry, file: Path) -> None:
     if (wanted and digest != wanted) or not digest.startswith(entry.sha256_prefix):
         published = wanted or f"{entry.sha256_prefix}…"
         raise UserError(f"{file} has sha256 {digest}, published is {published}; fetch it again")
-    if entry.md5_prefix and not _md5(file).startswith(entry.md5_prefix):
-        raise UserError(f"{file} has MD5 {_md5(file)}, published is {entry.md5_prefix}…; fetch it again")
+    if entry.md5_prefix and not md5_of(file).startswith(entry.md5_prefix):
+        raise UserError(f"{file} has MD5 {md5_of(file)}, published is {entry.md5_prefix}…; fetch it again")
     if entry.record.exists():
         first = read_json(entry.record)
         if not isinstance(first, dict) or first.get("sha256") != digest:
@@ -186,11 +185,3 @@ def _check(entry: Entry, file: Path) -> None:
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     size = file.stat().st_size
     write_json(entry.record, {"name": entry.name, "url": entry.url, "sha256": digest, "bytes": size, "first_used": now})
-
-
-def _md5(file: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with open(file, "rb") as stream:
-        while piece := stream.read(1 << 22):
-            digest.update(piece)
-    return digest.hexdigest()
