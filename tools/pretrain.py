@@ -24,7 +24,7 @@ EXAMPLES = """examples:
   srun --nodes 2 --ntasks-per-node 8 --gpus-per-node 8 python tools/pretrain.py --config-file ... --resume --output ...
 
 The same command with --resume continues a run that was stopped or killed, exactly where its newest checkpoint was
-written; a finished run answers at once. Every key is explained in pretrain/config.py.
+written; a finished run answers at once. Every key is explained in pretrain/keys.py.
 """
 
 

@@ -31,12 +31,14 @@ class Batch(NamedTuple):
         views: two tensors (N, 3, H, W) (four for a method that takes two pairs): uint8 as they leave the loader's
             processes, normalised floats in the trainer.
         indices: (N,) int64, the samples' places in the folder index.
+        labels: (N,) int64, their classes, for a method that needs them.
         met: (len(CONDITIONS),) int64, how many of the images meet each condition; only as they leave the processes.
         draws: (N, 12) float32 a view, where the pipeline needs them on the device; only as they leave the processes.
     """
 
     views: tuple[torch.Tensor, ...]
     indices: torch.Tensor
+    labels: torch.Tensor | None = None
     met: torch.Tensor | None = None
     draws: tuple[torch.Tensor, ...] | None = None
 
@@ -92,8 +94,8 @@ class TwoViews(Dataset[Batch | str]):
         return Batch(
             tuple(store.permute(0, 3, 1, 2) for store in stores),
             torch.tensor([index for _, index in keys]),
-            torch.tensor([met[condition] for condition in CONDITIONS]),
-            tuple(torch.from_numpy(pack(views)) for views in drawn) if self.pipeline.needs_draws else None,
+            met=torch.tensor([met[condition] for condition in CONDITIONS]),
+            draws=tuple(torch.from_numpy(pack(views)) for views in drawn) if self.pipeline.needs_draws else None,
         )
 
     def _read(self, index: int) -> tuple[Any, Sequence[str]]:

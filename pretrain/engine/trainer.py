@@ -93,9 +93,11 @@ class Trainer(TrainerBase):
         data_time = time.perf_counter() - start
         outputs = self._forward_backward(batch)
         self.scaler.unscale_(self.optimizer)
+        self.method.after_backward(self.iter)
         norm = self._gradient_norm()
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self.method.after_step(self.iter)
         self._share(outputs, norm)
         # Not smoothed: a resumed run must write the very lines that an unbroken one writes.
         self.storage.put_scalars(smoothing_hint=False, **self.latest)
@@ -114,7 +116,7 @@ class Trainer(TrainerBase):
                 with self._autocast():
                     output = self.model(*part.views)
                 self.scaler.scale(output.loss / len(parts)).backward()
-            outputs.append(Output(output.loss.detach(), output.embedding))
+            outputs.append(output._replace(loss=output.loss.detach()))
         return outputs
 
     def _autocast(self) -> torch.autocast:
@@ -140,16 +142,20 @@ class Trainer(TrainerBase):
             dist.all_reduce(total)
             processes = dist.get_world_size()
         total = total.cpu()
-        self.latest = {"loss": float(total[0]) / processes, "std": collapse.spread(total[3:])}
+        names = sorted(outputs[0].metrics)
+        means = dict(zip(names, (total[3 : 3 + len(names)] / processes).tolist(), strict=True))
+        self.latest = {"loss": float(total[0]) / processes, "std": collapse.spread(total[3 + len(names) :]), **means}
         self.stopping = float(total[2]) > 0
         self._guard(float(total[1]) / processes)
 
     def _summary(self, outputs: list[Output], norm: torch.Tensor) -> torch.Tensor:
-        """Loss, gradient norm, wish to stop and the embedding's moments, as float64 numbers that add up."""
+        """Loss, gradient norm, wish to stop, metrics and the embedding's moments, as float64 numbers that add up."""
         loss = torch.stack([output.loss.double() for output in outputs]).mean()
         stop = torch.full_like(loss, self.stop_wanted)
         moments = torch.stack([collapse.moments(output.embedding) for output in outputs]).sum(0)
-        return torch.cat([torch.stack([loss, norm.double(), stop]), moments])
+        names = sorted(outputs[0].metrics)
+        means = [torch.stack([output.metrics[name].double() for output in outputs]).mean() for name in names]
+        return torch.cat([torch.stack([loss, norm.double(), stop, *means]), moments])
 
     def _guard(self, norm: float) -> None:
         """Raise Diverged where the step just made was no good; checkpoints, written after it, stay as they are."""
@@ -181,7 +187,9 @@ class Trainer(TrainerBase):
 def _parts(batch: Batch, count: int) -> list[Batch]:
     """The batch cut along its samples; no copies."""
     views = zip(*(view.chunk(count) for view in batch.views), strict=True)
-    return [Batch(part, indices) for part, indices in zip(views, batch.indices.chunk(count), strict=True)]
+    indices = batch.indices.chunk(count)
+    labels = [None] * count if batch.labels is None else batch.labels.chunk(count)
+    return [Batch(*part) for part in zip(views, indices, labels, strict=True)]
 
 
 def _over_processes(method: Method) -> nn.Module:

@@ -23,7 +23,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pretrain.data.dataset import Batch
 from pretrain.methods.base import Course
-from pretrain.methods.simsiam import SimSiam, arguments
+from pretrain.methods.simsiam import SimSiam, arguments, check_values
+from pretrain.rules import must_keep_default
 
 SECONDS_A_LINE = 30.0
 """Between two lines that say how far a long period's targets are."""
@@ -108,6 +109,19 @@ def _without_statistics(network: nn.Sequential) -> nn.Sequential:
             module.track_running_stats = False
             module.running_mean = module.running_var = module.num_batches_tracked = None
     return network
+
+
+READS = ("SIMSIAM",)
+"""Sections of the config."""
+
+
+def check(cfg: CfgNode) -> None:
+    """Raise UserError for what alternation cannot do with: its targets are constants, of whole batches, kept."""
+    check_values(cfg)
+    averages = ["SIMSIAM.AVERAGE_MOMENTUM", "SIMSIAM.AVERAGE_START"]
+    must_keep_default(cfg, averages, "METHOD alternation does not read it; moving_average does")
+    fixed = ["SIMSIAM.STOP_GRADIENT", "SOLVER.ACCUMULATE", "ENGINE.COMPILE"]
+    must_keep_default(cfg, fixed, "with METHOD alternation it must be {default!r}")
 
 
 def build(cfg: CfgNode) -> Alternation:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -20,10 +21,12 @@ class Output(NamedTuple):
     Attributes:
         loss: scalar, the mean over this process's samples.
         embedding: (N, d), the first views' output that the collapse monitor watches; no gradient.
+        metrics: further scalars by name, the same names at every step, means over this process's samples; no gradient.
     """
 
     loss: torch.Tensor
     embedding: torch.Tensor
+    metrics: Mapping[str, torch.Tensor] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,10 @@ class Course:
 class Method(nn.Module):
     """A network and its loss: `forward(view1, view2)` of two float batches (N, 3, H, W) gives an `Output`.
 
-    A method that carries state from step to step keeps it in its state dict and overrides two hooks: `prepare`, called
-    once by every process before a checkpoint is loaded and the first step is made, and `before_step`, called before
-    each forward pass, in its autocast. Most need neither.
+    A method that carries state from step to step keeps it in its state dict and overrides hooks: `prepare`, called once
+    by every process before a checkpoint is loaded and the first step is made; `before_step`, called before each forward
+    pass, in its autocast; `after_backward`, before the optimiser takes the gradients; and `after_step`, when the
+    weights are new. Most need none.
 
     Attributes:
         encoder: the online encoder, whose tensors become the backbone file.
@@ -67,6 +71,12 @@ class Method(nn.Module):
 
     def before_step(self, iteration: int, batch: Batch) -> None:
         """What is due before the forward pass of an iteration (from 0) on this process's `batch`, or a part of it."""
+
+    def after_backward(self, iteration: int) -> None:
+        """What is due when the step's gradients are there, averaged over the processes and free of fp16's scale."""
+
+    def after_step(self, iteration: int) -> None:
+        """What is due when the optimiser has updated the weights."""
 
     def forward(self, *views: torch.Tensor) -> Output:
         """The method's loss on the views."""

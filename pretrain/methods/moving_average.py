@@ -15,9 +15,11 @@ import torch
 import torch.distributed as dist
 from fvcore.common.config import CfgNode
 
+from common.errors import UserError
 from pretrain.data.dataset import Batch
 from pretrain.methods.base import Course, full_precision
-from pretrain.methods.simsiam import SimSiam, arguments
+from pretrain.methods.simsiam import SimSiam, arguments, check_values
+from pretrain.rules import must_keep_default
 
 
 class MovingAverage(SimSiam):
@@ -82,6 +84,21 @@ def _gathered(x: torch.Tensor) -> torch.Tensor:
     parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, x.contiguous())
     return torch.cat(parts)
+
+
+READS = ("SIMSIAM",)
+"""Sections of the config."""
+
+
+def check(cfg: CfgNode) -> None:
+    """Raise UserError for what moving averages cannot do with: they are constants, kept, and need no predictor."""
+    check_values(cfg)
+    steps = ["SIMSIAM.ALTERNATION_STEPS"]
+    must_keep_default(cfg, steps, "METHOD moving_average does not read it; alternation does")
+    fixed = ["SIMSIAM.STOP_GRADIENT", "ENGINE.COMPILE"]
+    must_keep_default(cfg, fixed, "with METHOD moving_average it must be {default!r}")
+    if cfg.MODEL.PREDICTOR != "none":
+        raise UserError(f"MODEL.PREDICTOR is {cfg.MODEL.PREDICTOR!r}; METHOD moving_average has none: set it to none")
 
 
 def build(cfg: CfgNode) -> MovingAverage:

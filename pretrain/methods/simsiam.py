@@ -17,6 +17,7 @@ from pretrain.methods.base import Method, Output
 from pretrain.methods.similarity import SIMILARITIES, negative_cosine
 from pretrain.models.encoder import build_encoder
 from pretrain.models.heads import predictor, projector
+from pretrain.rules import Rule, must_be_named, must_hold, must_keep_default
 
 PAIRS = {
     "symmetric": ((0, 1), (1, 0)),
@@ -68,6 +69,48 @@ class SimSiam(Method):
     def targets(self, z: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """What each pair's prediction is compared with: the other view's output, as a constant."""
         return [z[j].detach() if self.stop_gradient else z[j] for _, j in self.pairs]
+
+
+def keys() -> CfgNode:
+    """SimSiam's ablations (docs/pretraining.md has each with its published number)."""
+    node = CfgNode()
+    # Whether the targets are constants.
+    node.STOP_GRADIENT = True
+    # D(p, z): cosine (negative cosine similarity) or cross_entropy (of the softmax over channels).
+    node.SIMILARITY = "cosine"
+    # Which view is predicted from which: symmetric, asymmetric (the first view from the second), or asymmetric_2x (two
+    # pairs of views an image).
+    node.SYMMETRY = "symmetric"
+    # METHOD alternation: steps between two assignments of the targets; 1 is SimSiam, 0 is an epoch.
+    node.ALTERNATION_STEPS = 1
+    # METHOD moving_average: the momentum of each image's target, and what it is before the image is first seen: random
+    # (normal numbers) or first (nothing: the first output takes its place).
+    node.AVERAGE_MOMENTUM = 0.8
+    node.AVERAGE_START = "random"
+    return node
+
+
+def check(cfg: CfgNode) -> None:
+    """Raise UserError for values of SIMSIAM that cannot be, or that another METHOD alone reads."""
+    check_values(cfg)
+    must_keep_default(cfg, ["SIMSIAM.ALTERNATION_STEPS"], "METHOD simsiam does not read it; alternation does")
+    averages = ["SIMSIAM.AVERAGE_MOMENTUM", "SIMSIAM.AVERAGE_START"]
+    must_keep_default(cfg, averages, "METHOD simsiam does not read it; moving_average does")
+
+
+def check_values(cfg: CfgNode) -> None:
+    """Raise UserError for values of SIMSIAM that cannot be."""
+    must_be_named(
+        cfg,
+        {
+            "SIMSIAM.SIMILARITY": tuple(SIMILARITIES),
+            "SIMSIAM.SYMMETRY": tuple(PAIRS),
+            "SIMSIAM.AVERAGE_START": ("random", "first"),
+        },
+    )
+    steps: Rule = ("SIMSIAM.ALTERNATION_STEPS", lambda v: v >= 0, "a number of steps, or 0 for an epoch")
+    momentum: Rule = ("SIMSIAM.AVERAGE_MOMENTUM", lambda v: 0 <= v < 1, "at least 0 and below 1")
+    must_hold(cfg, (steps, momentum))
 
 
 def build(cfg: CfgNode) -> SimSiam:

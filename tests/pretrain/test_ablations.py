@@ -282,12 +282,3 @@ def test_wrong_values_and_combinations_are_one_line(
     errors = capsys.readouterr().err
     assert said in errors and len(errors.strip().splitlines()) == 1 and "Traceback" not in errors
     assert not (tmp_path / "out").exists()
-
-
-def test_names_in_the_config_are_those_of_the_code() -> None:
-    from pretrain.config import _NAMES
-    from pretrain.methods.similarity import SIMILARITIES
-    from pretrain.methods.simsiam import PAIRS
-
-    assert set(_NAMES["SIMSIAM.SIMILARITY"]) == set(SIMILARITIES)
-    assert set(_NAMES["SIMSIAM.SYMMETRY"]) == set(PAIRS)

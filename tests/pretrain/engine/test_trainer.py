@@ -14,6 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pretrain.data.dataset import Batch
 from pretrain.engine import trainer as engine
 from pretrain.engine.trainer import Diverged, Trainer
+from pretrain.methods.base import Method
+from pretrain.methods.simsiam import SimSiam
 from tests.pretrain.engine.narrow_runs import apart, batches, narrow_trainer
 
 
@@ -83,6 +85,41 @@ def test_a_method_sees_each_part_before_its_forward_pass(monkeypatch: pytest.Mon
     assert all(len(view) == 8 for _, part in seen for view in part.views)
 
 
+def test_a_method_is_asked_when_gradients_are_there_and_when_weights_are_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, seen = narrow_trainer(stop=2, accumulate=2), []
+    weight = trainer.method.encoder.conv1.weight
+    monkeypatch.setattr(
+        trainer.method, "after_backward", lambda i: seen.append((i, "grad", weight.clone(), weight.grad.clone()))
+    )
+    monkeypatch.setattr(trainer.method, "after_step", lambda i: seen.append((i, "step", weight.clone(), None)))
+    before = weight.detach().clone()
+    _train(trainer, 2)
+    assert [(i, what) for i, what, *_ in seen] == [(0, "grad"), (0, "step"), (1, "grad"), (1, "step")]
+    assert torch.equal(seen[0][2], before) and not torch.equal(seen[1][2], before)
+    assert torch.equal(seen[1][2], seen[2][2]) and seen[0][3].abs().sum() > 0
+
+
+def test_a_method_can_hold_a_parameter_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = narrow_trainer(stop=3)
+    weight = trainer.method.encoder.conv1.weight
+    before = weight.detach().clone()
+    monkeypatch.setattr(trainer.method, "after_backward", lambda i: setattr(weight, "grad", None) if i < 2 else None)
+    rows = _train(trainer, 2).rows
+    assert torch.equal(weight, before) and len(rows) == 2
+
+
+def test_further_metrics_are_means_over_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, forward = narrow_trainer(stop=1, accumulate=2), SimSiam.forward
+    values = iter([1.0, 4.0])
+
+    def with_metrics(self: SimSiam, *views: torch.Tensor) -> Any:
+        return forward(self, *views)._replace(metrics={"top1": torch.tensor(next(values)), "best": torch.tensor(7.0)})
+
+    monkeypatch.setattr(SimSiam, "forward", with_metrics)
+    row = _train(trainer, 1).rows[0]
+    assert (row["top1"], row["best"]) == (2.5, 7.0) and 0 < row["std"] < 1
+
+
 def test_the_gradients_norm_is_written_down() -> None:
     (batch,) = batches(0, 1)
     trainer = narrow_trainer(stop=1)
@@ -118,18 +155,14 @@ def test_a_gradient_above_the_limit_ends_the_run_and_one_below_does_not() -> Non
         _train(trainer, 3)
 
 
-class _Line(nn.Module):
+class _Line(Method):
     """The least there is to train: a method with one layer."""
 
-    views = 2
     dim = 4
 
     def __init__(self) -> None:
         super().__init__()
         self.encoder = nn.Linear(3, 4)
-
-    def before_step(self, _iteration: int, _batch: Batch) -> None:
-        pass
 
     def forward(self, first: torch.Tensor, second: torch.Tensor) -> Any:
         z = self.encoder(first)
