@@ -147,7 +147,7 @@ def _hooks(
     stopwatch: Stopwatch,
     found: dict[str, Any],
 ) -> list[Any]:
-    """Detectron2's hooks in Detectron2's order, with the trial's own among them."""
+    """Detectron2's hooks, with the trial's own among them, and checkpoints last: what they hold is written down."""
     cfg = prepared.cfg
     checkpointing = Checkpointing(prepared.checkpoints, cfg.SOLVER.CHECKPOINT_PERIOD)
 
@@ -164,11 +164,11 @@ def _hooks(
         hooks.IterationTimer(),
         hooks.LRScheduler(trainer.optimizer, trainer.scheduler),
         _precise_bn(trainer, prepared, dicts) if cfg.TEST.PRECISE_BN.ENABLED else None,
-        checkpointing,
         hooks.EvalHook(cfg.TEST.EVAL_PERIOD, measure),
         hooks.PeriodicWriter(default_writers(str(prepared.output), cfg.SOLVER.MAX_ITER))
         if comm.is_main_process()
         else None,
+        checkpointing,  # after the writer: a trial killed between the two writes the lines of its last steps again
         StopOnSignal(checkpointing),
     ]
 
