@@ -13,8 +13,8 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils import comm
 from numpy.typing import NDArray
-from pycocotools import mask as rle
 
+from transfer.evaluation.run_lengths import encoded
 from transfer.tasks.task import Dataset
 
 NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -106,37 +106,6 @@ def found_in(image_id: int, instances: Instances, masks: bool) -> Found:
         instances.pred_classes.cpu().numpy(),
         encoded(instances.pred_masks.cpu().numpy(), boxes) if masks else None,
     )
-
-
-def encoded(masks: NDArray[np.bool_], boxes: NDArray[np.float32]) -> list[bytes]:
-    """Masks as compressed RLE: the strings that pycocotools' `encode` makes of them, several times as fast.
-
-    An RLE counts down the columns of a mask. A detector's mask lies in its box, so only the box's columns are looked
-    through; where a mask has pixels beside its box, all of them are.
-
-    Args:
-        masks: (N, H, W).
-        boxes: (N, 4) x, y, width, height.
-    """
-    if not len(masks):
-        return []
-    height, width = masks.shape[1:]
-    first = np.clip(np.floor(boxes[:, 0]) - 1, 0, width).astype(np.int64)
-    last = np.clip(np.ceil(boxes[:, 0] + boxes[:, 2]) + 1, 0, width).astype(np.int64)
-    runs = [_runs(mask, start, stop) for mask, start, stop in zip(masks, first.tolist(), last.tolist(), strict=True)]
-    size = [height, width]
-    return [one["counts"] for one in rle.frPyObjects([{"size": size, "counts": run} for run in runs], height, width)]
-
-
-def _runs(mask: NDArray[np.bool_], first: int, last: int) -> NDArray[np.int64]:
-    """Lengths of a mask's runs down its columns, zeros first; `first` and `last`: the columns that hold its pixels."""
-    column = mask[:, first:last].T.reshape(-1)
-    if np.count_nonzero(column) != np.count_nonzero(mask):
-        first, column = 0, mask.T.reshape(-1)
-    padded = np.concatenate(([False], column, [False]))
-    changes = np.flatnonzero(padded[1:] != padded[:-1]) + first * len(mask)
-    runs = np.diff(changes, prepend=0, append=mask.size)
-    return runs if runs[-1] or len(runs) == 1 else runs[:-1]  # a last run of zero pixels is not written
 
 
 def boxes_for_coco(images: Sequence[Found], category_ids: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""COCO's metric through hotcoco: Detectron2's and pycocotools' digits, masks' strings, and what cannot be computed."""
+"""COCO's metric through hotcoco: Detectron2's and pycocotools' digits, and what cannot be computed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import coco_cases as cases
 import numpy as np
 import pytest
 from detectron2.structures import Instances
-from pycocotools import mask as rle
 
 from transfer.evaluation import coco
 from transfer.evaluation.build import metrics_of
@@ -104,28 +103,6 @@ def test_a_trial_that_predicts_nothing_has_detectron2_s_nan_and_a_result_of_zero
     kept = {"AP": 0.0, "AP50": 0.0, "AP75": 0.0, "per_class": {}}
     assert metrics_of(mine, dataset) == {"bbox": kept, "segm": kept}
     assert coco.found_in(1, found[0][1]["instances"], masks=True).masks == []
-
-
-def made_masks(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Blobs in boxes, with empty, full and noisy masks, and boxes that miss their mask or lie outside the image."""
-    masks = np.zeros((24, height, width), dtype=bool)
-    boxes = np.zeros((24, 4), dtype=np.float32)
-    for mask, box in zip(masks, boxes, strict=True):
-        x, y = rng.integers(0, width), rng.integers(0, height)
-        w, h = rng.integers(1, width - x + 1), rng.integers(1, height - y + 1)
-        mask[y : y + h, x : x + w] = rng.random((h, w)) < rng.choice([0.3, 1])
-        box[:] = x + rng.uniform(-1, 1), y, w, h
-    masks[0], masks[1] = False, True
-    boxes[2:5] = [[-50, -50, 10, 10], [width + 9, 0, 5, 5], [3, 3, 0, 0]]
-    return masks, boxes
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_a_mask_s_string_is_pycocotools(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    masks, boxes = made_masks(rng, int(rng.integers(1, 40)), int(rng.integers(1, 40)))
-    expected = [rle.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"] for mask in masks]
-    assert coco.encoded(masks, boxes) == expected
 
 
 def test_a_class_that_is_alone_has_no_ap_of_its_own_and_one_without_objects_none() -> None:
