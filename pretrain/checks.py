@@ -13,6 +13,7 @@ from pretrain.data.pipelines import PIPELINES
 from pretrain.methods import check_method, method_keys, sections_read
 from pretrain.methods import names as method_names
 from pretrain.models import ARCHITECTURES, HEAD_BNS, PREDICTORS
+from pretrain.optim.checks import check as check_solver
 from pretrain.rules import Rule, must_be_named, must_hold, must_keep_default
 
 
@@ -26,6 +27,7 @@ def check(cfg: CfgNode) -> None:
     if cfg.SOLVER.WARMUP_EPOCHS >= cfg.SOLVER.EPOCHS:
         epochs, warmup = cfg.SOLVER.EPOCHS, cfg.SOLVER.WARMUP_EPOCHS
         raise UserError(f"SOLVER.WARMUP_EPOCHS is {warmup}; it must be less than SOLVER.EPOCHS, which is {epochs}")
+    check_solver(cfg)
     _check_combination(cfg)
 
 

@@ -19,7 +19,7 @@ from pretrain.engine.trainer import Trainer
 from pretrain.methods import build_method
 from pretrain.methods.base import Course
 from pretrain.models.sync_bn import synchronise_batch_norm
-from pretrain.optim.sgd import build_sgd
+from pretrain.optim.optimizer import build_optimizer
 
 
 def check_sizes(cfg: CfgNode, index: ImageIndex) -> None:
@@ -66,7 +66,7 @@ def build_trainer(cfg: CfgNode, index: ImageIndex, device: torch.device, start: 
     method.prepare(Course(len(index), len(index) // cfg.SOLVER.BATCH_SIZE, total, batches))
     return Trainer(
         method,
-        build_sgd(method, cfg),
+        build_optimizer(method, cfg),
         batches(start),
         cfg.ENGINE.PRECISION,
         cfg.SOLVER.ACCUMULATE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from detectron2.engine.train_loop import HookBase
 
 from pretrain.engine.trainer import Trainer
-from pretrain.optim.schedule import CosineByEpoch
+from pretrain.optim.schedule import Schedule
 from pretrain.optim.sgd import BASE, set_lr
 
 
@@ -18,7 +18,7 @@ class LearningRates(HookBase):
 
     trainer: Trainer
 
-    def __init__(self, schedule: CosineByEpoch) -> None:
+    def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
 
     def before_step(self) -> None:

@@ -7,29 +7,20 @@ from collections.abc import Iterable
 import torch
 from fvcore.common.config import CfgNode
 
+from pretrain.optim.lars import build_larc
+
 
 def build_optimizer(parameters: Iterable[torch.nn.Parameter], linear: CfgNode) -> torch.optim.Optimizer:
     """The optimiser that the LINEAR keys spell, at the peak learning rate.
 
     `lars` is facebookresearch/simsiam's main_lincls.py --lars: apex's LARC without clipping around SGD with momentum,
-    every tensor adapted. timm's Lars makes the same steps (tests/pretrain/evaluation/test_larc.py), but leaves tensors
-    without weight decay alone unless it is told to adapt always. A tensor whose weights or gradient are all zero, as
-    the bias is at first, takes an unscaled step in both.
+    every tensor adapted (tests/pretrain/evaluation/test_larc.py). The bias, all zero at first, takes an unscaled step
+    then.
     """
     lr, momentum, decay = peak_lr(linear), linear.MOMENTUM, linear.WEIGHT_DECAY
     if linear.OPTIMIZER == "sgd":
         return torch.optim.SGD(parameters, lr, momentum=momentum, weight_decay=decay)
-    from timm.optim.lars import Lars  # imports all of timm: seconds that nobody else should wait
-
-    return Lars(
-        parameters,
-        lr,
-        momentum=momentum,
-        weight_decay=decay,
-        trust_coeff=linear.TRUST,
-        trust_clip=False,
-        always_adapt=True,
-    )
+    return build_larc(parameters, lr, momentum, decay, linear.TRUST)
 
 
 def peak_lr(linear: CfgNode) -> float:

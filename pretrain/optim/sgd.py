@@ -8,7 +8,7 @@ import torch
 from fvcore.common.config import CfgNode
 
 from pretrain.methods.base import Method
-from pretrain.optim.schedule import CosineByEpoch, peak_lr
+from pretrain.optim.schedule import Schedule, peak_lr
 
 BASE, PREDICTOR = "base", "predictor"
 """Names of the parameter groups."""
@@ -49,7 +49,7 @@ def build_sgd(method: Method, cfg: CfgNode) -> torch.optim.SGD:
     )
 
 
-def set_lr(optimizer: torch.optim.Optimizer, schedule: CosineByEpoch, iteration: int) -> None:
+def set_lr(optimizer: torch.optim.Optimizer, schedule: Schedule, iteration: int) -> None:
     """Give each group its learning rate of this iteration."""
     for group in optimizer.param_groups:
         group["lr"] = schedule.peak if group["fixed_lr"] else schedule.at(iteration)

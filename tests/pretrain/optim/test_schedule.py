@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from fvcore.common.config import CfgNode
 
 from pretrain.config import defaults
 from pretrain.methods import build_method
-from pretrain.optim.schedule import CosineByEpoch, peak_lr
+from pretrain.optim.schedule import CosineByEpoch, build_schedule, peak_lr
 from pretrain.optim.sgd import build_sgd, param_groups, set_lr
 
 
@@ -27,6 +29,70 @@ def test_warm_up_grows_to_the_peak_then_the_cosine_takes_the_rest() -> None:
     assert schedule.at(8) == 2.0
     assert schedule.at(12) == pytest.approx(1 + math.cos(math.pi / 8))
     assert schedule.at(39) == pytest.approx(1 + math.cos(math.pi * 7 / 8))
+
+
+def _solver(**solver: object) -> CfgNode:
+    cfg = defaults()
+    cfg.SOLVER.update(solver)
+    return cfg
+
+
+def _rates(cfg: CfgNode, steps: int) -> list[float]:
+    schedule = build_schedule(cfg, steps)
+    return [schedule.at(i) for i in range(cfg.SOLVER.EPOCHS * steps)]
+
+
+def _apart(ours: list[float], theirs: list[float]) -> float:
+    assert len(ours) == len(theirs)
+    return max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) / max(theirs)
+
+
+SIMCLR = {
+    "BASE_LR": 0.3,
+    "BATCH_SIZE": 4096,
+    "EPOCHS": 40,
+    "SCHEDULE": "cosine_by_step",
+    "WARMUP_EPOCHS": 10,
+    "WARMUP_ENDS": "first",
+}
+SWAV = {**SIMCLR, "WARMUP_START_LR": 0.3, "WARMUP_ENDS": "both", "FINAL_LR": 0.0048}
+
+
+def test_simclrs_and_byols_cosine() -> None:
+    """simclr model_util.py, byol/utils/schedules.py: k/n of the peak, then a cosine over the K − n that are left."""
+    steps, warmup, total = 7, 70, 280
+    theirs = [4.8 * k / warmup for k in range(warmup)]
+    theirs += [4.8 * 0.5 * (1 + math.cos(math.pi * (k - warmup) / (total - warmup))) for k in range(warmup, total)]
+    assert _apart(_rates(_solver(**SIMCLR), steps), theirs) < 1e-15
+    assert _rates(_solver(**SIMCLR), steps)[0] == 0
+    for other in ({"WARMUP_ENDS": "last"}, {"WARMUP_ENDS": "both"}, {"SCHEDULE": "cosine_by_epoch"}, {"FINAL_LR": 0.1}):
+        assert _apart(_rates(_solver(**{**SIMCLR, **other}), steps), theirs) > 1e-3
+
+
+def test_swavs_cosine() -> None:
+    """main_swav.py: linspace from 0.3 to 4.8, both included, then a cosine from 4.8 to 0.0048."""
+    steps, warmup, total = 7, 70, 280
+    t = np.arange(total - warmup)
+    cosine = 0.0048 + 0.5 * (4.8 - 0.0048) * (1 + np.cos(np.pi * t / (total - warmup)))
+    theirs = np.concatenate([np.linspace(0.3, 4.8, warmup), cosine]).tolist()
+    assert _apart(_rates(_solver(**SWAV), steps), theirs) < 1e-15
+    assert (theirs[0], theirs[69], theirs[70]) == (0.3, 4.8, 4.8)
+    for other in ({"WARMUP_ENDS": "first"}, {"WARMUP_START_LR": 0.0}, {"FINAL_LR": 0.0}):
+        assert _apart(_rates(_solver(**{**SWAV, **other}), steps), theirs) > 9e-4
+
+
+def test_supervised_training_falls_in_steps() -> None:
+    steps = {"BASE_LR": 0.1, "EPOCHS": 90, "SCHEDULE": "steps", "STEPS": (30, 60, 80)}
+    rates = _rates(_solver(**steps), 3)
+    expected = [0.1] * 90 + [0.01] * 90 + [0.001] * 60 + [0.0001] * 30
+    assert rates == pytest.approx(expected, rel=1e-12)
+    warm = _rates(_solver(**steps, WARMUP_EPOCHS=5, GAMMA=0.5, WARMUP_ENDS="first"), 2)
+    assert warm[:11] == pytest.approx([0.01 * k for k in range(11)]) and warm[59:61] == pytest.approx([0.1, 0.05])
+
+
+def test_a_warm_up_of_one_step_is_defined() -> None:
+    for ends, first in (("last", 4.8), ("first", 0.3), ("both", 0.3)):
+        assert build_schedule(_solver(**{**SWAV, "WARMUP_EPOCHS": 1, "WARMUP_ENDS": ends}), 1).at(0) == first
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,68 @@
+"""What the optimiser's and the schedule's keys refuse, each in one line that names the key and the remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from common.console import call
+from common.errors import UserError
+from pretrain.config import load
+from tools.pretrain import main
+
+STEPS = "SOLVER.SCHEDULE steps SOLVER.STEPS [1]"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("SOLVER.OPTIMIZER adam", "SOLVER.OPTIMIZER is 'adam', which there is not; "),
+        ("SOLVER.OPTIMIZER lar", "lar"),
+        ("SOLVER.TRUST 0.002", "SOLVER.TRUST is 0.002; SOLVER.OPTIMIZER sgd does not read it (lars and larc do)"),
+        ("SOLVER.OPTIMIZER lars SOLVER.TRUST 0.0", "SOLVER.TRUST is 0.0; it must be above 0"),
+        ("SOLVER.OPTIMIZER larc SOLVER.IMPLEMENTATION fused", "SOLVER.IMPLEMENTATION is 'fused', which"),
+        ("SOLVER.SCHEDULE cosine", "SOLVER.SCHEDULE is 'cosine', which there is not; did you mean cosine_by"),
+        ("SOLVER.STEPS [1]", "SOLVER.STEPS is (1,); SOLVER.SCHEDULE cosine_by_epoch does not read it (steps does)"),
+        ("SOLVER.GAMMA 0.5", "SOLVER.GAMMA is 0.5; SOLVER.SCHEDULE cosine_by_epoch does not read it"),
+        ("SOLVER.SCHEDULE steps", "SOLVER.STEPS is empty"),
+        ("SOLVER.SCHEDULE steps SOLVER.STEPS [2]", "SOLVER.STEPS ends at 2; it must be below SOLVER.EPOCHS, 2"),
+        ("SOLVER.SCHEDULE steps SOLVER.STEPS [2,1]", "SOLVER.STEPS is (2, 1); it must be epochs in ascending order"),
+        ("SOLVER.SCHEDULE steps SOLVER.STEPS [1.5]", "SOLVER.STEPS is (1.5,); it must be epochs"),
+        (f"{STEPS} SOLVER.GAMMA 1.0", "SOLVER.GAMMA is 1.0; it must be above 0 and below 1"),
+        (f"{STEPS} SOLVER.FINAL_LR 0.1", "SOLVER.FINAL_LR is 0.1; SOLVER.SCHEDULE steps does not read it"),
+        (f"{STEPS} SOLVER.EPOCHS 9 SOLVER.WARMUP_EPOCHS 2", "SOLVER.STEPS begins at 1, within SOLVER.WARMUP_EPOCHS 2"),
+        ("SOLVER.FINAL_LR -1.0", "SOLVER.FINAL_LR is -1.0; it must be 0 or more"),
+        ("SOLVER.FINAL_LR 0.06", "SOLVER.FINAL_LR is 0.06; the peak learning rate is less"),
+        ("SOLVER.WARMUP_START_LR 0.01", "SOLVER.WARMUP_START_LR is 0.01; with SOLVER.WARMUP_EPOCHS 0 nothing reads it"),
+        ("SOLVER.WARMUP_ENDS both", "SOLVER.WARMUP_ENDS is 'both'; with SOLVER.WARMUP_EPOCHS 0 nothing reads it"),
+        ("SOLVER.WARMUP_EPOCHS 1 SOLVER.WARMUP_ENDS all", "SOLVER.WARMUP_ENDS is 'all', which there is not"),
+        ("SOLVER.WARMUP_EPOCHS 1 SOLVER.WARMUP_START_LR 1.0", "SOLVER.WARMUP_START_LR is 1; the peak learning rate"),
+    ],
+)
+def test_what_cannot_be_or_is_not_read(config: Path, words: str, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load(config, overrides=words.split())
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "SOLVER.OPTIMIZER lars SOLVER.TRUST 0.002 SOLVER.IMPLEMENTATION foreach",
+        "SOLVER.OPTIMIZER larc SOLVER.SCHEDULE cosine_by_step SOLVER.FINAL_LR 0.01",
+        f"{STEPS} SOLVER.GAMMA 0.5 SOLVER.EPOCHS 3 SOLVER.WARMUP_EPOCHS 1 SOLVER.WARMUP_ENDS both",
+    ],
+)
+def test_what_goes_together(config: Path, words: str) -> None:
+    load(config, overrides=words.split())
+
+
+def test_by_the_command_line_it_is_one_line_and_exit_2(
+    config: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    words = ["--config-file", str(config), "--output", str(out), "DATA.ROOT", str(images), "SOLVER.OPTIMIZER", "adam"]
+    assert call(main, words) == 2
+    errors = capsys.readouterr().err.strip()
+    assert "SOLVER.OPTIMIZER is 'adam'" in errors and "\n" not in errors and not out.exists()
