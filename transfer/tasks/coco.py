@@ -129,6 +129,7 @@ def _by_image(
     for index, entry in enumerate(annotations):
         where = f"{file}, annotations[{index}]"
         _need(entry, {"id": int, "image_id": int, "category_id": int, "bbox": list}, where)
+        _need_for_the_metric(entry, where)
         if entry["image_id"] not in objects:
             raise UserError(f"{where} (id {entry['id']}): no image has the id {entry['image_id']}")
         if entry["id"] in seen:
@@ -145,6 +146,17 @@ def _need(entry: Any, keys: Mapping[str, type], where: str) -> None:
             raise UserError(f"{where}: {key} must be of type {kind.__name__}, not {found!r}")
 
 
+def _need_for_the_metric(entry: dict[str, Any], where: str) -> None:
+    """COCO's metric asks each object's area and whether it is a crowd; without them it ends in a KeyError."""
+    area, crowd = entry.get("area"), entry.get("iscrowd")
+    if not isinstance(area, (int, float)) or isinstance(area, bool) or area < 0:
+        said = "it has none" if area is None else f"not {area!r}"
+        raise UserError(f"{where}: area must be the object's pixels, 0 or more, {said}; COCO's metric needs it")
+    if crowd not in (0, 1):
+        said = "it has none" if crowd is None else f"not {crowd!r}"
+        raise UserError(f"{where}: iscrowd must be 0 or 1, {said}; COCO's metric needs it (0 for a single object)")
+
+
 def _thing(entry: dict[str, Any], image: dict[str, Any], categories: Categories, file: Path) -> Thing | None:
     """One annotation as a thing; None for one whose polygons all have less than three points."""
     where = f"{file}, annotation {entry['id']}"
@@ -157,7 +169,7 @@ def _thing(entry: dict[str, Any], image: dict[str, Any], categories: Categories,
         if not segmentation:
             return None
     label = categories.labels[entry["category_id"]]
-    return Thing(label, box, crowd=entry.get("iscrowd", 0) == 1, segmentation=segmentation or None)
+    return Thing(label, box, crowd=entry["iscrowd"] == 1, segmentation=segmentation or None)
 
 
 def _box(box: list[float], image: dict[str, Any], where: str) -> tuple[float, float, float, float]:
