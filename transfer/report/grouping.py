@@ -27,10 +27,10 @@ Groups = dict[tuple[str, str], Group]
 
 
 def layouts(found: Collection, expect: Mapping[str, str]) -> list[str]:
-    """Every layout that has results or is asked for some; Table 5 where there is nothing at all."""
+    """Every layout that has results or is asked for some; Table 5 where there is nothing at all, not even weights."""
     places = {*((t.row, t.task) for t in found.trials), *found.asked}
     wanted = {layout_of(task, expected_key(found, row, expect)) for row, task in places}
-    return [layout for layout in LAYOUTS if layout in wanted] or ["table5"]
+    return [layout for layout in LAYOUTS if layout in wanted] or ([] if found.pretraining else ["table5"])
 
 
 def layout_of(task: str, expected: str | None) -> str:

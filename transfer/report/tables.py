@@ -87,6 +87,9 @@ def _report_notes(found: Collection, toys_alone: bool) -> list[str]:
     notes = []
     if toys_alone:
         notes.append("All results are toy: no published number stands beside them (--allow-toy shows them).")
+    if found.pretraining and not found.trials and not found.asked:
+        runs = ", ".join(f"{run.name} ({run.status})" for run in found.pretraining)
+        notes.append(f"Pre-training alone, so no table: {runs}. Plots (--plots DIR) show its curves.")
     if found.superseded:
         notes.append(f"{found.superseded} result(s) of earlier settings lie in the run folder and are not current.")
     return notes

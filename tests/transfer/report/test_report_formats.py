@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
-from made_results import Run, put, result, whole
+from made_results import Run, pretrain_lines, pretrain_result, put, result, whole
 
 from transfer.report.collect import collect
 from transfer.report.render import csv as as_csv
@@ -173,3 +173,14 @@ def test_published_rows_alone_in_latex_are_the_papers_table() -> None:
     text = latex.render(report(collect([]), Options(published="rows")))
     (line,) = [line for line in text.splitlines() if line.startswith("BYOL")]
     assert line.startswith(r"BYOL (repro.) (published) & \textbf{77.1} & 47.0 & 49.9 & 81.4 & 55.3")
+
+
+def test_pre_training_alone_makes_no_empty_table(tmp_path: Path) -> None:
+    run = Run(tmp_path, [("simsiam", "SimSiam", None)], {})
+    run.pretrain("simsiam", pretrain_result(), pretrain_lines())
+    made = report(collect([run.save()]), Options())
+    assert made.tables == ()
+    text = markdown.render(made)
+    assert "|" not in text and "Pre-training alone, so no table: SimSiam (done)" in text
+    assert latex.render(made).strip() and as_csv.render(made) == ""
+    assert report(collect([run.folder]), Options(layout="table5")).tables[0].layout == "table5"
