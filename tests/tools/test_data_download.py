@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import http.server
-import io
 import json
 import re
 import signal
 import subprocess
 import sys
-import tarfile
 import threading
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,12 +18,12 @@ import pytest
 
 from common.console import call
 from common.errors import UserError
+from tests.archives import files_below, tar, zipped
 from tools.data import main
 from transfer.tasks import fetch as fetching
 from transfer.tasks.classes import BENCHMARK
 from transfer.tasks.public import PUBLIC, Archive, Folder
 from transfer.tasks.splits import PUBLISHED
-from transfer.tasks.unpack import unpack, unpacked_bytes
 from transfer.toy.build import Size, build
 
 TRAINVAL, TEST = "VOCtrainval_06-Nov-2007.tar", "VOCtest_06-Nov-2007.tar"
@@ -94,24 +91,6 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out / "detection"
 
 
-def tar(folder: Path, below: str, wanted: Callable[[Path], bool] = lambda _: True) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as archive:
-        for file in sorted(folder.rglob("*")):
-            if file.is_file() and wanted(file):
-                archive.add(file, f"{below}/{file.relative_to(folder)}")
-    return stream.getvalue()
-
-
-def zipped(folder: Path, below: str) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        for file in sorted(folder.rglob("*")):
-            if file.is_file():
-                archive.write(file, f"{below}/{file.relative_to(folder)}")
-    return stream.getvalue()
-
-
 def pinned(folder: Folder, files: dict[str, bytes]) -> Folder:
     """The published folder with the sizes and digests of these files."""
     return replace(
@@ -147,10 +126,6 @@ def small(site: Site, toy: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
         count = 5 if split.layout == "coco" else listed[split.image_set]
         monkeypatch.setitem(PUBLISHED, name, replace(split, count=count))
     return site
-
-
-def files_below(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 @pytest.mark.parametrize(("name", "folder", "splits"), [("voc2007", "VOC2007", 4), ("voc2012", "VOC2012", 3)])
@@ -346,46 +321,6 @@ def test_wrong_use_is_one_line(argv: list[str], words: str, capsys: pytest.Captu
     assert call(main, argv) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
-
-
-def member(name: str, kind: bytes = tarfile.REGTYPE) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as archive:
-        info = tarfile.TarInfo(name)
-        info.type, info.linkname, info.size = kind, "/etc/passwd", 0 if kind == tarfile.SYMTYPE else 4
-        archive.addfile(info, io.BytesIO(b"evil"))
-        good = tarfile.TarInfo("VOC/good")
-        good.size = 4
-        archive.addfile(good, io.BytesIO(b"good"))
-    return stream.getvalue()
-
-
-@pytest.mark.parametrize("name", ["../evil", "/evil", "VOC/../../evil"])
-def test_a_name_that_leads_out_is_refused(tmp_path: Path, name: str) -> None:
-    (tmp_path / "a.tar").write_bytes(member(name))
-    with pytest.raises(UserError, match="leads out of the archive; refused"):
-        unpack(tmp_path / "a.tar", "VOC", tmp_path / "out/in")
-    assert not (tmp_path / "out").exists()
-
-
-def test_links_and_files_elsewhere_are_left_out(tmp_path: Path) -> None:
-    for name, kind in (("VOC/link", tarfile.SYMTYPE), ("OTHER/file", tarfile.REGTYPE)):
-        (tmp_path / "a.tar").write_bytes(member(name, kind))
-        assert unpacked_bytes(tmp_path / "a.tar", "VOC") == 4
-        assert unpack(tmp_path / "a.tar", "VOC", tmp_path / "out") == 1
-        assert files_below(tmp_path / "out") == {"good": b"good"}
-
-
-@pytest.mark.parametrize("suffix", ["tar", "zip"])
-def test_a_damaged_archive_is_named(tmp_path: Path, toy: Path, suffix: str) -> None:
-    body = tar(toy / "VOC2007", "VOC") if suffix == "tar" else zipped(toy / "VOC2007", "VOC")
-    for content in (body[: len(body) // 2 + 100], b"", b"x" * 3000):
-        (tmp_path / f"a.{suffix}").write_bytes(content)
-        with pytest.raises(UserError, match=rf"a\.{suffix}"):
-            unpack(tmp_path / f"a.{suffix}", "VOC", tmp_path / "out")
-    (tmp_path / f"a.{suffix}").write_bytes(body)
-    with pytest.raises(UserError, match="holds no files below ELSE/"):
-        unpack(tmp_path / f"a.{suffix}", "ELSE", tmp_path / "out")
 
 
 def test_the_digests_of_voc_are_torchvision_s() -> None:
