@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,6 +90,45 @@ def test_killed_while_it_measures_the_resumed_run_measures_what_is_missing(
     assert len(calls) == 4  # nothing was measured twice
     assert same(end(whole), end(broken))
     assert without_times(rows(broken)) == without_times(rows(whole))
+
+
+def test_two_processes_measure_what_one_measures(pretrain: Command, tmp_path: Path, words: list[str]) -> None:
+    """Each takes a part of the bank and of the test images; at the start, with equal weights, the value is the same."""
+    words += ["SOLVER.EPOCHS", "1", "LOG.TENSORBOARD", "True"]
+    assert pretrain(tmp_path / "one", *words) == 0
+    assert pretrain(tmp_path / "two", *words, "--num-gpus", "2") == 0
+    one, two = ([row for row in rows(tmp_path / name) if "knn_top1" in row] for name in ("one", "two"))
+    assert [row["epoch"] for row in two] == [0, 1] and two[0] == one[0]
+    assert len(list((tmp_path / "two" / "tensorboard" / "knn").iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_killed_while_it_measures_each_value_is_there_once(
+    pretrain: Command, config: Path, images: Path, tmp_path: Path, root: Path, words: list[str]
+) -> None:
+    """SIGKILL to the process group after the checkpoint of the first epoch and before the value that belongs to it."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert pretrain(whole, *words) == 0
+    command = [sys.executable, "tools/pretrain.py", "--config-file", str(config), "--resume", "--output", str(broken)]
+    command += ["DATA.ROOT", str(images), *words]
+
+    def measured() -> int:
+        file = broken / "metrics.json"
+        return file.read_text().count("knn_top1") if file.exists() else 0
+
+    for checkpoint, before in (("", 0), ("checkpoint_0000003.pth", 1)):
+        process = subprocess.Popen(command, cwd=root, start_new_session=True, stderr=subprocess.DEVNULL)
+        due = broken / (checkpoint or "config.yaml")
+        while not due.exists() and process.poll() is None:
+            time.sleep(0.001)
+        assert process.poll() is None and measured() == before
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert subprocess.run(command, cwd=root, stderr=subprocess.DEVNULL, check=False).returncode == 0
+    mine, other = (without_times(rows(folder)) for folder in (broken, whole))
+    assert [row for row in mine if "knn_top1" in row] == [row for row in other if "knn_top1" in row]
+    assert [row for row in mine if "loss" in row] == [row for row in other if "loss" in row]
+    assert same(end(broken), end(whole))
 
 
 def test_every_second_epoch_and_the_last(pretrain: Command, tmp_path: Path, words: list[str]) -> None:
