@@ -73,6 +73,7 @@ RULES: tuple[Rule, ...] = (
     ("SOLVER.MOMENTUM", lambda v: 0 <= v < 1, "at least 0 and below 1"),
     ("AUGMENT.JITTER_PROB AUGMENT.GRAY_PROB AUGMENT.BLUR_PROB", lambda v: 0 <= v <= 1, "a probability (0 … 1)"),
     ("AUGMENT.SOLARIZE_PROB AUGMENT.FLIP_PROB", lambda v: 0 <= v <= 1, "a probability (0 … 1)"),
+    ("AUGMENT.SECOND.BLUR_PROB AUGMENT.SECOND.SOLARIZE_PROB", lambda v: v == -1 or 0 <= v <= 1, "a probability or -1"),
     ("AUGMENT.CROP_SCALE", _range_within(0, 1), "two shares of the area (low, high], 0 < low ≤ high ≤ 1"),
     ("AUGMENT.BLUR_SIGMA", _range_within(0, 1000), "two radii (low, high), 0 < low ≤ high"),
     ("AUGMENT.JITTER", lambda v: len(v) == 4 and min(v) >= 0 and v[3] <= 0.5, "four strengths ≥ 0, the last ≤ 0.5"),

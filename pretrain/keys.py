@@ -84,6 +84,10 @@ def _augment() -> CfgNode:
     node.SOLARIZE_PROB = 0.0
     # How often a view is mirrored.
     node.FLIP_PROB = 0.5
+    # The second view's own blur and solarisation, for BYOL, whose views differ; -1 = as often as the first's.
+    node.SECOND = CfgNode()
+    node.SECOND.BLUR_PROB = -1.0
+    node.SECOND.SOLARIZE_PROB = -1.0
     return node
 
 

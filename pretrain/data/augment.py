@@ -1,13 +1,15 @@
 """MoCo v2's augmentation as the released SimSiam applies it: what is drawn is kept apart from how it is applied.
 
 Source: facebookresearch/simsiam main_simsiam.py (torchvision transforms on Pillow images) and simsiam/loader.py.
+Solarisation, which neither has, comes after the blur as in BYOL (deepmind-research byol/utils/augmentations.py; there
+the view is mirrored first, which changes no other step).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -67,8 +69,14 @@ class View:
 
 
 def recipe(cfg: CfgNode) -> Recipe:
-    """The recipe that a config's DATA.SIZE and AUGMENT spell."""
-    return Recipe(cfg.DATA.SIZE, **{key.lower(): value for key, value in cfg.AUGMENT.items()})
+    """The first view's recipe, as a config's DATA.SIZE and AUGMENT spell it."""
+    return Recipe(cfg.DATA.SIZE, **{key.lower(): value for key, value in cfg.AUGMENT.items() if key != "SECOND"})
+
+
+def second_recipe(cfg: CfgNode) -> Recipe:
+    """The second view's: the first's but for what AUGMENT.SECOND sets."""
+    own = {key.lower(): value for key, value in cfg.AUGMENT.SECOND.items() if value != -1}
+    return replace(recipe(cfg), **own)
 
 
 def draw(how: Recipe, width: int, height: int, rng: np.random.Generator) -> View:

@@ -155,7 +155,7 @@ def _gap(ours: TwoViews, number: int) -> float:
     assert isinstance(batch, Batch)
     finished = ours.pipeline.finish(batch.views[0], batch.draws[0] if batch.draws else None)[0]
     image = Image.open(ours.index.path(number)).convert("RGB")
-    view = draw(ours.how, *image.size, stream(0, 0, number, 0))
+    view = draw(ours.recipes[0], *image.size, stream(0, 0, number, 0))
     scale = 255 * torch.tensor(STD).view(3, 1, 1)
     return float(((finished - _by_torchvision(image, view)) * scale).abs().mean())
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
@@ -28,10 +29,10 @@ class Batch(NamedTuple):
     """What a training step gets.
 
     Attributes:
-        views: two tensors (N, 3, H, W) (four for a method that takes two pairs): uint8 as they leave the loader's
-            processes, normalised floats in the trainer.
+        views: two tensors (N, 3, H, W) (one, or four, for a method that takes so many): uint8 as they leave the
+            loader's processes, normalised floats in the trainer.
         indices: (N,) int64, the samples' places in the folder index.
-        labels: (N,) int64, their classes, for a method that needs them.
+        labels: (N,) int64, their classes, for a method that needs them; on the device in the trainer.
         met: (len(CONDITIONS),) int64, how many of the images meet each condition; only as they leave the processes.
         draws: (N, 12) float32 a view, where the pipeline needs them on the device; only as they leave the processes.
     """
@@ -44,24 +45,36 @@ class Batch(NamedTuple):
 
 
 class TwoViews(Dataset[Batch | str]):
-    """Two views of each image, or two pairs of them, drawn independently by the same recipe.
+    """Two views of each image, or one, or two pairs of them, drawn independently.
 
     Args:
         index: the images.
         how: how views are drawn.
         seed: the run's seed.
-        views: 2, or 4.
+        views: 2; or 1, the first of them; or 4, another pair.
         way: a pipeline's name.
         unreadable: `error`, or `replace`: the next image of the index that can be read takes an unreadable one's place.
             It is seen in the views drawn for that place. Which images are replaced depends on the files alone; one that
             is missing or may not be read is an error in any case, for it may be there again when the run is resumed.
+        second: how each pair's second view is drawn, where it is not as the first.
+        labels: (len(index),) int64, each image's class, for a method that needs them. An image that takes another's
+            place brings its own.
     """
 
     def __init__(
-        self, index: ImageIndex, how: Recipe, seed: int, views: int = 2, way: str = "pil", unreadable: str = "error"
+        self,
+        index: ImageIndex,
+        how: Recipe,
+        seed: int,
+        views: int = 2,
+        way: str = "pil",
+        unreadable: str = "error",
+        second: Recipe | None = None,
+        labels: np.ndarray | None = None,
     ) -> None:
-        self.index, self.how, self.seed = index, how, seed
+        self.index, self.size, self.seed, self.labels = index, how.size, seed, labels
         self.purposes = (*VIEWS, *SECOND_PAIR)[:views]
+        self.recipes = (how, second or how, how, second or how)[:views]
         self.pipeline, self.replace = pipeline(way), unreadable == "replace"
 
     def __len__(self) -> int:
@@ -77,38 +90,42 @@ class TwoViews(Dataset[Batch | str]):
         An exception would cross from a worker to the trainer as a page of traceback; the loader raises the line there.
         The views are written where the batch lies: nothing is stacked or copied.
         """
-        stores = [_room(len(keys), self.how.size) for _ in self.purposes]
+        stores = [_room(len(keys), self.size) for _ in self.purposes]
         pages = [store.numpy() for store in stores]
         drawn: list[list[View]] = [[] for _ in self.purposes]
         met: Counter[str] = Counter()
+        taken = []
         for place, (epoch, index) in enumerate(keys):
             try:
-                pixels, found = self._read(index)
+                pixels, found, number = self._read(index)
             except UserError as error:
                 return str(error)
             met.update(found)
+            taken.append(number)
             width, height = self.pipeline.size(pixels)
-            for page, views, purpose in zip(pages, drawn, self.purposes, strict=True):
-                views.append(draw(self.how, width, height, stream(self.seed, epoch, index, purpose)))
+            for page, views, how, purpose in zip(pages, drawn, self.recipes, self.purposes, strict=True):
+                views.append(draw(how, width, height, stream(self.seed, epoch, index, purpose)))
                 self.pipeline.render(pixels, views[-1], page[place])
         return Batch(
             tuple(store.permute(0, 3, 1, 2) for store in stores),
             torch.tensor([index for _, index in keys]),
+            None if self.labels is None else torch.from_numpy(self.labels[taken]),
             met=torch.tensor([met[condition] for condition in CONDITIONS]),
             draws=tuple(torch.from_numpy(pack(views)) for views in drawn) if self.pipeline.needs_draws else None,
         )
 
-    def _read(self, index: int) -> tuple[Any, Sequence[str]]:
-        """An image's pixels and the conditions it meets, or those of the one that takes its place."""
+    def _read(self, index: int) -> tuple[Any, Sequence[str], int]:
+        """Pixels, conditions and number of an image, or of the one that takes its place."""
         for step in range(min(TRIES, len(self.index))):
+            number = (index + step) % len(self.index)
             try:
-                pixels, found = decode(self.index.path((index + step) % len(self.index)), self.pipeline.pixels)
+                pixels, found = decode(self.index.path(number), self.pipeline.pixels)
             except UnreadableImage as error:
                 if not self.replace:
                     raise
                 last = error
                 continue
-            return pixels, found if step == 0 else (*found, REPLACED)
+            return pixels, found if step == 0 else (*found, REPLACED), number
         raise UserError(f"{step + 1} images in a row cannot be read; the last: {last}") from last
 
 

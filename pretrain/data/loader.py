@@ -77,7 +77,8 @@ class Batches(Iterator[Batch]):
             self.met += batch.met
             draws = batch.draws or [None] * len(batch.views)
             views = [self._finished(view, drawn) for view, drawn in zip(batch.views, draws, strict=True)]
-            yield Batch(tuple(views), batch.indices)
+            labels = None if batch.labels is None else batch.labels.to(self.device, non_blocking=True)
+            yield Batch(tuple(views), batch.indices, labels)
 
     def _finished(self, view: torch.Tensor, drawn: torch.Tensor | None) -> torch.Tensor:
         finished = self.dataset.pipeline.finish(view.to(self.device, non_blocking=True), drawn)

@@ -10,7 +10,7 @@ from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 
 from common.errors import UserError
-from pretrain.data.augment import recipe as augmentation
+from pretrain.data.augment import recipe, second_recipe
 from pretrain.data.dataset import Batch, TwoViews
 from pretrain.data.index import ImageIndex
 from pretrain.data.loader import load_batches
@@ -52,7 +52,13 @@ def build_trainer(cfg: CfgNode, index: ImageIndex, device: torch.device, start: 
     if comm.get_world_size() > 1 and cfg.MODEL.SYNC_BN:
         method = synchronise_batch_norm(method, device)
     dataset = TwoViews(
-        index, augmentation(cfg), cfg.SEED, method.views, way=cfg.DATA.PIPELINE, unreadable=cfg.DATA.UNREADABLE
+        index,
+        recipe(cfg),
+        cfg.SEED,
+        method.views,
+        way=cfg.DATA.PIPELINE,
+        unreadable=cfg.DATA.UNREADABLE,
+        second=second_recipe(cfg),
     )
 
     open_loaders = contextlib.ExitStack()

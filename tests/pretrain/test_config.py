@@ -68,6 +68,7 @@ def test_order_is_base_then_file_then_overlay_then_words(tmp_path: Path) -> None
         (["SOLVER.MOMENTUM", "1.0"], "SOLVER.MOMENTUM"),
         (["AUGMENT.GRAY_PROB", "1.2"], "AUGMENT.GRAY_PROB"),
         (["AUGMENT.CROP_SCALE", "(0.5, 0.2)"], "AUGMENT.CROP_SCALE"),
+        (["AUGMENT.SECOND.BLUR_PROB", "-0.5"], "AUGMENT.SECOND.BLUR_PROB"),
         (["AUGMENT.JITTER", "(0.4, 0.4)"], "AUGMENT.JITTER"),
         (["ENGINE.PRECISION", "fp8"], "fp32, bf16 or fp16"),
         (["METHOD", "simsam"], "did you mean simsiam?"),

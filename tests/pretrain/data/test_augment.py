@@ -11,7 +11,8 @@ import torch
 from PIL import Image, ImageFilter
 from torchvision import transforms
 
-from pretrain.data.augment import Recipe, View, draw, render
+from pretrain.config import defaults
+from pretrain.data.augment import Recipe, View, draw, recipe, render, second_recipe
 from pretrain.data.preprocessing import MEAN, STD, block, normalise
 from pretrain.data.randomness import stream
 
@@ -119,6 +120,24 @@ def test_steps_come_in_the_released_order(photo: Image.Image) -> None:
     image = transforms.Grayscale(3)(image).filter(ImageFilter.GaussianBlur(radius=0.9))
     image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     assert torch.equal(render(photo, view, 24), transforms.PILToTensor()(image))
+
+
+def test_solarisation_comes_after_the_blur_as_in_byol(photo: Image.Image) -> None:
+    view = replace(PLAIN, gray=True, blur=0.9, solarize=True, flip=True)
+    image = transforms.Grayscale(3)(transforms.Resize((24, 24))(photo)).filter(ImageFilter.GaussianBlur(radius=0.9))
+    image = transforms.functional.solarize(image, 128)
+    assert torch.equal(render(photo, view, 24).flip(-1), transforms.PILToTensor()(image))
+
+
+def test_the_second_views_recipe_is_the_firsts_but_for_its_own_keys() -> None:
+    cfg = defaults()
+    assert second_recipe(cfg) == recipe(cfg) == Recipe(224)
+    cfg.AUGMENT.SECOND.BLUR_PROB, cfg.AUGMENT.JITTER = 0.1, (0.4, 0.4, 0.2, 0.1)
+    assert second_recipe(cfg) == replace(recipe(cfg), blur_prob=0.1) != recipe(cfg)
+    cfg.AUGMENT.SECOND.SOLARIZE_PROB = 0.0
+    assert second_recipe(cfg).solarize_prob == 0.0
+    cfg.AUGMENT.SOLARIZE_PROB = 0.2
+    assert (recipe(cfg).solarize_prob, second_recipe(cfg).solarize_prob) == (0.2, 0.0)
 
 
 def test_normalised_bytes_are_what_to_tensor_and_normalize_give(photo: Image.Image) -> None:

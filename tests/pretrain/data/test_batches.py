@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,11 @@ from pretrain.data.augment import Recipe
 from pretrain.data.dataset import Batch, TwoViews
 from pretrain.data.index import find_images
 from pretrain.data.loader import load_batches
+from pretrain.data.preprocessing import MEAN as MEANS
+from pretrain.data.preprocessing import STD as STDS
 from pretrain.data.sampler import EpochBatches
+
+MEAN, STD = (torch.tensor(numbers).view(1, 3, 1, 1) for numbers in (MEANS, STDS))
 
 
 def _load(
@@ -137,6 +143,56 @@ def test_views_lie_as_asked(images: Path, way: str) -> None:
         assert all(view.is_contiguous(memory_format=layout) for view in batch.views)
 
 
+@pytest.mark.parametrize("way", ["pil", "opencv", "crops"])
+def test_the_second_view_may_be_drawn_otherwise(images: Path, way: str) -> None:
+    """BYOL's: each solarised, blurred or not as its own recipe has it; all else as ever."""
+    index, first = find_images(str(images)), Recipe(32, blur_prob=0.0, solarize_prob=0.0)
+    second = replace(first, solarize_prob=1.0)
+
+    def load(**words: Any) -> list[Batch]:
+        dataset = TwoViews(index, first, 5, 4, way, **words)
+        return list(load_batches(dataset, EpochBatches(14, 4, 5, 0, 2), 0, torch.device("cpu")))
+
+    plain, other = load(), load(second=second)
+    assert _equal(plain, load(second=first))
+    for a, b in zip(plain, other, strict=True):
+        for one in (0, 2):
+            assert torch.equal(a.views[one], b.views[one])
+        for two in (1, 3):
+            x, y = ((normal * STD + MEAN) * 255 for normal in (a.views[two], b.views[two]))
+            assert torch.allclose(torch.where(x.round() < 128, x, 255 - x), y, atol=1e-3) and not torch.equal(x, y)
+    assert _equal(other, load(second=second))
+
+
+def test_a_method_of_one_view_gets_the_first(images: Path) -> None:
+    index = find_images(str(images))
+    one, two = (TwoViews(index, Recipe(32), 5, views).__getitems__([(0, i) for i in range(3)]) for views in (1, 2))
+    assert isinstance(one, Batch) and isinstance(two, Batch)
+    assert len(one.views) == 1 and torch.equal(one.views[0], two.views[0])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_labels_go_with_their_images(images: Path, workers: int) -> None:
+    index = find_images(str(images))
+    dataset = TwoViews(index, Recipe(32), seed=5, labels=index.labels)
+    sampler = EpochBatches(14, 4, 5, 0, 3)
+    batches = list(load_batches(dataset, sampler, workers, torch.device("cpu")))
+    for batch in batches:
+        folders = [index.files[i].split("/")[0] for i in batch.indices.tolist()]
+        assert batch.labels is not None and batch.labels.dtype == torch.int64
+        assert batch.labels.tolist() == [("class0", "class1").index(folder) for folder in folders]
+    assert len({label for batch in batches for label in batch.labels.tolist()}) == 2
+    assert _equal(batches, _load(images, workers, stop=3)) and _load(images, 0, stop=1)[0].labels is None
+
+
+def test_an_image_that_takes_anothers_place_brings_its_own_label(images: Path, tmp_path: Path) -> None:
+    index = find_images(str(_broken(images, tmp_path / "broken", (6,))))  # the last of class0; 7 is of class1
+    dataset = TwoViews(index, Recipe(32), 5, unreadable="replace", labels=index.labels)
+    batch = dataset.__getitems__([(0, 5), (0, 6), (0, 7)])
+    assert isinstance(batch, Batch) and batch.indices.tolist() == [5, 6, 7] and batch.labels is not None
+    assert batch.labels.tolist() == [0, 1, 1]
+
+
 def _broken(images: Path, folder: Path, broken: tuple[int, ...]) -> Path:
     """A copy of `images` whose files of these numbers hold no image."""
     shutil.copytree(images, folder)
@@ -160,8 +216,8 @@ def test_an_unreadable_image_is_replaced_by_the_next(images: Path, tmp_path: Pat
             assert same == (number not in (3, 4, 13))
     for number, taken in ((3, 5), (4, 5), (13, 0)):
         dataset = TwoViews(index, Recipe(32), 5, way=way, unreadable="replace")
-        pixels, met = dataset._read(number)
-        assert met == ("replaced",) and np.array_equal(pixels, dataset._read(taken)[0])
+        pixels, met, read = dataset._read(number)
+        assert met == ("replaced",) and read == taken and np.array_equal(pixels, dataset._read(taken)[0])
 
 
 def test_replacing_has_its_limits(images: Path, tmp_path: Path) -> None:
