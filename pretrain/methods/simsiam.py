@@ -16,7 +16,7 @@ from torchvision.models import ResNet
 from pretrain.methods.base import Method, Output
 from pretrain.methods.similarity import SIMILARITIES, negative_cosine
 from pretrain.models.encoder import build_encoder
-from pretrain.models.heads import predictor, projector
+from pretrain.models.heads import optional_predictor, projector
 from pretrain.rules import Rule, must_be_named, must_hold, must_keep_default
 
 PAIRS = {
@@ -126,16 +126,9 @@ def arguments(cfg: CfgNode) -> dict[str, Any]:
     return {
         "encoder": encoder,
         "projector": head,
-        "predictor": _predictor(model),
+        "predictor": optional_predictor(model.PREDICTOR, model.DIM, model.PRED_DIM, model.HEAD_BN),
         "dim": model.DIM,
         "pairs": PAIRS[simsiam.SYMMETRY],
         "similarity": SIMILARITIES[simsiam.SIMILARITY],
         "stop_gradient": simsiam.STOP_GRADIENT,
     }
-
-
-def _predictor(model: CfgNode) -> nn.Module | None:
-    if model.PREDICTOR == "none":
-        return None
-    head = predictor(model.DIM, model.PRED_DIM, model.HEAD_BN)
-    return head.requires_grad_(False) if model.PREDICTOR == "fixed" else head

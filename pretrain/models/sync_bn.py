@@ -28,6 +28,12 @@ class _SumOverProcesses(torch.autograd.Function):
         return total
 
 
+def sum_over_processes(x: torch.Tensor) -> torch.Tensor:
+    """The sum of the processes' x, the same on all; gradients flow back to each."""
+    total: torch.Tensor = _SumOverProcesses.apply(x)
+    return total
+
+
 class CPUSyncBatchNorm(_BatchNorm):
     """Batch normalisation whose training statistics cover all processes, written with two differentiable sums.
 
@@ -49,11 +55,11 @@ class CPUSyncBatchNorm(_BatchNorm):
         dims = [0, *range(2, x.dim())]
         shape = [1, -1] + [1] * (x.dim() - 2)
         size = torch.tensor([x.numel() / x.size(1)], dtype=full.dtype)
-        sums = _SumOverProcesses.apply(torch.cat([full.sum(dims), size]))
+        sums = sum_over_processes(torch.cat([full.sum(dims), size]))
         count = sums[-1].detach()
         mean = sums[:-1] / count
         centred = full - mean.view(shape)
-        variance = _SumOverProcesses.apply(centred.square().sum(dims)) / count
+        variance = sum_over_processes(centred.square().sum(dims)) / count
         self._track(mean.detach(), variance.detach(), count)
         y = centred * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:

@@ -25,7 +25,10 @@ pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available() and torch.__version__ < (2, 14),
     reason="torch 2.9 asks the driver for a GPU even under FakeTensorMode; 2.14 does not",
 )
-KEYS: dict[str, dict[str, Any]] = {"moving_average": {"PREDICTOR": "none"}}
+KEYS: dict[str, dict[str, Any]] = {
+    "moco": {"PREDICTOR": "none", "SYNC_BN": False},
+    "moving_average": {"PREDICTOR": "none"},
+}
 """MODEL keys that a method insists on."""
 
 
@@ -101,7 +104,7 @@ def test_every_method_stays_on_the_device(method: str, precision: str) -> None:
     assert (output.loss.device.type, output.loss.dtype, output.loss.shape) == ("cuda", torch.float32, ())
     assert output.embedding.dtype == (trainer.half or torch.float32)
     assert output.embedding.device.type == summary.device.type == "cuda"
-    assert summary.dtype == torch.float64 and summary.shape == (3 + 2 * 32 + 1,)
+    assert summary.dtype == torch.float64 and summary.shape == (3 + len(output.metrics) + 2 * 32 + 1,)
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)

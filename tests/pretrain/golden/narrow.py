@@ -38,17 +38,17 @@ def fill(model: nn.Module) -> None:
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 for kind, tensor in module.named_parameters(recurse=False):
                     fan_in = tensor[0].numel() if tensor.dim() > 1 else tensor.numel()
-                    tensor.copy_(_normal(canonical(f"{path}.{kind}"), tuple(tensor.shape)) / fan_in**0.5)
+                    tensor.copy_(normal(canonical(f"{path}.{kind}"), tuple(tensor.shape)) / fan_in**0.5)
 
 
 def images(step: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The two views of a step: the second is the first with noise."""
     shape = (BATCH, 3, SIDE, SIDE)
-    first = _normal(f"images {step}", shape)
-    return first, first + 0.5 * _normal(f"noise {step}", shape)
+    first = normal(f"images {step}", shape)
+    return first, first + 0.5 * normal(f"noise {step}", shape)
 
 
-def _normal(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+def normal(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     """Float64 normal numbers from numpy's frozen legacy generator."""
     return torch.from_numpy(np.random.RandomState(zlib.crc32(name.encode())).normal(size=shape))
 
