@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from fvcore.common.config import CfgNode
 
 from common.errors import UserError
 from pretrain.data.dataset import Batch
 from pretrain.methods.base import Course, full_precision
+from pretrain.methods.parts.gather import gathered
 from pretrain.methods.simsiam import SimSiam, arguments, check_values
 from pretrain.rules import must_keep_default
 
@@ -73,17 +73,9 @@ class MovingAverage(SimSiam):
 
     def _store(self, indices: torch.Tensor, rows: torch.Tensor) -> None:
         """Write the rows of all processes into the bank. No image is twice in a batch, so their order is no matter."""
-        if dist.is_initialized():
-            indices, rows = _gathered(indices), _gathered(rows)
+        indices, rows = gathered(indices), gathered(rows)
         self.bank[indices] = rows
         self.seen[indices] = True
-
-
-def _gathered(x: torch.Tensor) -> torch.Tensor:
-    """The tensors of all processes, of equal shape, one below the other."""
-    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, x.contiguous())
-    return torch.cat(parts)
 
 
 READS = ("SIMSIAM",)

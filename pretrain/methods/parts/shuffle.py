@@ -1,0 +1,52 @@
+"""Shuffling a batch between the processes (MoCo, arXiv 1911.05722, section 3.3, "Shuffling BN").
+
+Where each process normalises its own images, a query and its key are normalised with statistics of the same images, and
+the key could be told from them. Keys are therefore computed on a shuffled batch and put back in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+
+from pretrain.methods.parts.gather import gathered
+
+
+@torch.no_grad()
+def on_shuffled(network: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """The network's outputs for x, computed on the processes' batches shuffled among them; no gradient.
+
+    One process has nobody to shuffle with and computes its own batch.
+
+    Args:
+        network: gives (N, d).
+        x: (N, …) of this process, N the same on all.
+
+    Returns:
+        (N, d), in x's order.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return network(x)
+    order = _random_order(len(x) * dist.get_world_size(), x.device)
+    ours = gathered(x)[_share(order)]
+    return gathered(network(ours.contiguous(memory_format=_layout(x))))[_share(torch.argsort(order))]
+
+
+def _random_order(count: int, device: torch.device) -> torch.Tensor:
+    """A permutation that the first process draws and the others get: (count,) int64."""
+    order = torch.randperm(count).to(device)
+    dist.broadcast(order, src=0)
+    return order
+
+
+def _share(rows: torch.Tensor) -> torch.Tensor:
+    """This process's part of the rows of all."""
+    return rows.view(dist.get_world_size(), -1)[dist.get_rank()]
+
+
+def _layout(x: torch.Tensor) -> torch.memory_format:
+    """How x lies in memory, which gathering loses."""
+    channels_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if channels_last else torch.contiguous_format
