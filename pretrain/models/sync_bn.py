@@ -29,7 +29,9 @@ class _SumOverProcesses(torch.autograd.Function):
 
 
 def sum_over_processes(x: torch.Tensor) -> torch.Tensor:
-    """The sum of the processes' x, the same on all; gradients flow back to each."""
+    """The sum of the processes' x, the same on all; gradients flow back to each. Where there is one it is x itself."""
+    if not dist.is_initialized():
+        return x
     total: torch.Tensor = _SumOverProcesses.apply(x)
     return total
 

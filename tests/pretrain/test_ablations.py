@@ -30,7 +30,7 @@ from tests.pretrain.golden import narrow
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PREFIX = "simsiam_r50_b512_100ep_"
-NAMES = sorted(path.stem.removeprefix(PREFIX) for path in (CONFIGS / "pretrain" / "ablations").glob("*.yaml"))
+NAMES = sorted(path.stem.removeprefix(PREFIX) for path in (CONFIGS / "pretrain" / "ablations").glob(f"{PREFIX}*.yaml"))
 FIRST, STEPS_PER_EPOCH, EPOCHS, PEAK = 197, 3, 100, 0.8 * 4 / 256
 """The three steps that are trained: across an epoch's end and up to a hundredth, late enough for a cosine to show."""
 
