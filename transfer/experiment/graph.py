@@ -56,6 +56,11 @@ class Job:
     role: str | None = None
 
     @property
+    def asked_by(self) -> str | None:
+        """The key of the experiment's row that asks for it, which may be part of another `row`; None for the table."""
+        return self.name.split(".")[1] if "." in self.name else None
+
+    @property
     def dir(self) -> str:
         """Its folder, relative to the run folder."""
         return f"jobs/{self.name}-{self.fingerprint[:8]}"

@@ -1,4 +1,4 @@
-"""What a job asks a cluster for, in layers: the site's defaults and stages, then the experiment's."""
+"""What a job asks a cluster for, in layers: the site's defaults and stages, the experiment's, then the row's."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def resources_for(kind: str, layers: Iterable[Stages]) -> Resources:
 
     Args:
         kind: the stage.
-        layers: the weakest first (the site's, then the experiment's), over the built-in ones.
+        layers: the weakest first (the site's, the experiment's, the row's), over the built-in ones.
     """
     found = Resources()
     for layer in (BUILT_IN, *layers):

@@ -87,6 +87,7 @@ class Row(Strict):
         part_of: the row of the table that its results stand in, where several runs fill one (Table 4: one run for each
             number of epochs); its own unless told.
         epochs: how long `weights` were trained, which no recipe here says; Table 4's column.
+        resources: what this row's jobs ask the cluster for, over the experiment's.
     """
 
     label: str | None = None
@@ -100,6 +101,7 @@ class Row(Strict):
     finetune: Overrides = Field(default_factory=dict)
     part_of: Key | None = None
     epochs: int | None = Field(default=None, ge=1)
+    resources: Stages = Field(default_factory=Stages)
 
     @model_validator(mode="after")
     def _one_origin(self) -> Row:

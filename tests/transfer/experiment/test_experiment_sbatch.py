@@ -170,11 +170,14 @@ def test_a_site_s_file_is_under_the_experiment(
     site = world.base / "ssl-detection-transfer/site.yaml"
     site.parent.mkdir()
     site.write_text("resources: {default: {partition: gpu, gpus: 4}}\n")
-    opened = world.open("resources={pretrain: {gpus: 8}}")
+    opened = world.open("resources={pretrain: {gpus: 8}}", "rows.simsiam.resources={pretrain: {nodes: 4}}")
     executor = Slurm()
-    assert executor._resources("pretrain", opened.experiment).gpus == 8
-    assert executor._resources("finetune", opened.experiment).gpus == 4
-    assert executor._resources("table", opened.experiment).partition == "gpu"
+    found = {job.name: executor._resources(job, opened.experiment) for job in opened.graph}
+    pretrain = found["pretrain.simsiam"]
+    assert (pretrain.nodes, pretrain.gpus, pretrain.partition) == (4, 8, "gpu")
+    tuned = [found[f"finetune.{row}.voc07.s1"] for row in ("scratch", "simsiam")]
+    assert [(one.nodes, one.gpus) for one in tuned] == [(1, 4), (1, 4)]
+    assert found["table"].partition == "gpu"
     site.write_text("resources:\n  default: {partitoin: gpu}\n")
     assert world.launch("submit", "--cluster", "slurm") == 2
     err = capsys.readouterr().err

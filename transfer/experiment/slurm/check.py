@@ -30,17 +30,17 @@ def refused(stages: Mapping[str, Resources], python: str = sys.executable) -> st
     """Why sbatch would refuse a job, for the first stage that it would; None when it takes them all.
 
     Args:
-        stages: what a job of each kind asks for.
+        stages: what jobs ask for, by the key that says it.
         python: the interpreter that files them.
     """
     asked: list[Resources] = []
-    for kind, resources in stages.items():
+    for key, resources in stages.items():
         if resources in asked:
             continue
         asked.append(resources)
         said = _try(resources, python)
         if said is not None:
-            return f"resources.{kind}: sbatch refuses: {said}{_hint(said, resources)}"
+            return f"{key}: sbatch refuses: {said}{_hint(said, resources)}"
     return None
 
 

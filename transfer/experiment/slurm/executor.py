@@ -19,7 +19,7 @@ from transfer.experiment.executors import Listener, Outcome, Work
 from transfer.experiment.filing import Filed
 from transfer.experiment.graph import Job
 from transfer.experiment.local import job_environment
-from transfer.experiment.resources import Resources, resources_for
+from transfer.experiment.resources import Resources, Stages, resources_for
 from transfer.experiment.site import Site, read_site
 from transfer.experiment.slurm import check, commands, snapshot
 from transfer.experiment.slurm.sbatch import Request, parameters, python_of
@@ -55,8 +55,12 @@ class Slurm:
         unknown = [one for one in decisions.values() if one.status == "unknown"]
         if unknown:
             return unknown[0].why
-        kinds = dict.fromkeys(one.job.kind for one in decisions.values() if one.action == "run")
-        return check.refused({kind: self._resources(kind, experiment) for kind in kinds}, sys.executable)
+        asked = {}
+        for job in (one.job for one in decisions.values() if one.action == "run"):
+            own = job.asked_by is not None and experiment.rows[job.asked_by].resources != Stages()
+            place = f"rows.{job.asked_by}.resources.{job.kind}" if own else f"resources.{job.kind}"
+            asked[place] = self._resources(job, experiment)
+        return check.refused(asked, sys.executable)
 
     def run(self, work: Work, listener: Listener) -> Outcome:
         """File what is to run, in the graph's order, each job once what it needs has its id.
@@ -75,13 +79,16 @@ class Slurm:
             listener.end()
         return outcome
 
-    def _resources(self, kind: str, experiment: Experiment) -> Resources:
-        return resources_for(kind, (self.site.resources, experiment.resources))
+    def _resources(self, job: Job, experiment: Experiment) -> Resources:
+        layers = [self.site.resources, experiment.resources]
+        if job.asked_by is not None:
+            layers.append(experiment.rows[job.asked_by].resources)
+        return resources_for(job.kind, layers)
 
     def _file(self, group: Group, work: Work, outcome: Outcome, code: Path | None) -> list[str]:
         for job in group.jobs:
             _withdraw(job, work)
-        resources = self._resources(group.kind, work.experiment)
+        resources = self._resources(group.jobs[0], work.experiment)
         request = self.request(group, work, resources, group.dependency(outcome.filed), code)
         ids = submit(request, work.store.run_dir / FOLDER, self._tasks(group, work, resources, code))
         for job, id_ in zip(group.jobs, ids, strict=True):
