@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -74,7 +74,7 @@ class Alternation(SimSiam):
             self._assign(iteration, end)
         self._assigned = [target.to(batch.views[0].device, non_blocking=True) for target in self._cache.pop(iteration)]
 
-    def targets(self, z: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def targets(self, z: Mapping[int, torch.Tensor]) -> list[torch.Tensor]:
         """η of this step's samples."""
         return self._assigned
 
@@ -120,7 +120,7 @@ def check(cfg: CfgNode) -> None:
     check_values(cfg)
     averages = ["SIMSIAM.AVERAGE_MOMENTUM", "SIMSIAM.AVERAGE_START"]
     must_keep_default(cfg, averages, "METHOD alternation does not read it; moving_average does")
-    fixed = ["SIMSIAM.STOP_GRADIENT", "SOLVER.ACCUMULATE", "ENGINE.COMPILE"]
+    fixed = ["SIMSIAM.STOP_GRADIENT", "SIMSIAM.TARGET_MOMENTUM", "SOLVER.ACCUMULATE", "ENGINE.COMPILE"]
     must_keep_default(cfg, fixed, "with METHOD alternation it must be {default!r}")
 
 

@@ -8,7 +8,7 @@ Here a moving average over the epochs approximates it, one η for each image of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -62,7 +62,7 @@ class MovingAverage(SimSiam):
         self._indices = batch.indices.to(self.bank.device, non_blocking=True)
 
     @torch.no_grad()
-    def targets(self, z: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def targets(self, z: Mapping[int, torch.Tensor]) -> list[torch.Tensor]:
         """η of each term, moved by its target view; the bank takes their mean."""
         assert self._indices is not None, "before_step() comes before the forward pass"
         eta, known = self.bank[self._indices], self.seen[self._indices]
@@ -87,7 +87,7 @@ def check(cfg: CfgNode) -> None:
     check_values(cfg)
     steps = ["SIMSIAM.ALTERNATION_STEPS"]
     must_keep_default(cfg, steps, "METHOD moving_average does not read it; alternation does")
-    fixed = ["SIMSIAM.STOP_GRADIENT", "ENGINE.COMPILE"]
+    fixed = ["SIMSIAM.STOP_GRADIENT", "SIMSIAM.TARGET_MOMENTUM", "ENGINE.COMPILE"]
     must_keep_default(cfg, fixed, "with METHOD moving_average it must be {default!r}")
     if cfg.MODEL.PREDICTOR != "none":
         raise UserError(f"MODEL.PREDICTOR is {cfg.MODEL.PREDICTOR!r}; METHOD moving_average has none: set it to none")

@@ -5,7 +5,7 @@ The defaults are the released code's; the ablations of section 4 are arguments.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,10 +13,13 @@ from fvcore.common.config import CfgNode
 from torch import nn
 from torchvision.models import ResNet
 
-from pretrain.methods.base import Method, Output
+from common.errors import UserError
+from pretrain.methods.base import Course, Method, Output
+from pretrain.methods.parts.momentum import follow, untrained_copy
 from pretrain.methods.similarity import SIMILARITIES, negative_cosine
 from pretrain.models.encoder import build_encoder
 from pretrain.models.heads import optional_predictor, projector
+from pretrain.optim.momentum_schedule import cosine_momentum
 from pretrain.rules import Rule, must_be_named, must_hold, must_keep_default
 
 PAIRS = {
@@ -42,6 +45,8 @@ class SimSiam(Method):
         pairs: the terms of the loss, one of `PAIRS`.
         similarity: D(p, z), a scalar.
         stop_gradient: whether the targets are constants.
+        target_momentum: m at the first step of a second f that gives the targets and follows f after each step, as
+            BYOL's does: m rises to 1 along half a cosine. 0: there is no second f, the weights are shared.
     """
 
     def __init__(
@@ -53,22 +58,45 @@ class SimSiam(Method):
         pairs: Sequence[tuple[int, int]] = PAIRS["symmetric"],
         similarity: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = negative_cosine,
         stop_gradient: bool = True,
+        target_momentum: float = 0.0,
     ) -> None:
         super().__init__()
         self.encoder, self.projector, self.predictor = encoder, projector, predictor
         self.dim, self.pairs, self.views = dim, tuple(pairs), 1 + max(max(pair) for pair in pairs)
         self.similarity, self.stop_gradient = similarity, stop_gradient
+        self.target_momentum = target_momentum
+        if target_momentum:
+            self.target_encoder, self.target_projector = untrained_copy(encoder), untrained_copy(projector)
+        self._total: int | None = None
+
+    def prepare(self, course: Course) -> None:
+        """Take the run's length, over which the targets' momentum rises."""
+        self._total = course.total
 
     def forward(self, *views: torch.Tensor) -> Output:
         """L = ½ D(p1, stopgrad(z2)) + ½ D(p2, stopgrad(z1)), or the mean over the pairs there are."""
-        z = [self.projector(self.encoder(x)) for x in views]
+        z = {i: self.projector(self.encoder(x)) for i, x in enumerate(views)}
         p = {i: z[i] if self.predictor is None else self.predictor(z[i]) for i, _ in self.pairs}
-        terms = [self.similarity(p[i], target) for (i, _), target in zip(self.pairs, self.targets(z), strict=True)]
+        targets = self.targets(self._followed(views) if self.target_momentum else z)
+        terms = [self.similarity(p[i], target) for (i, _), target in zip(self.pairs, targets, strict=True)]
         return Output(torch.stack(terms).mean(), z[0].detach())
 
-    def targets(self, z: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def targets(self, z: Mapping[int, torch.Tensor]) -> list[torch.Tensor]:
         """What each pair's prediction is compared with: the other view's output, as a constant."""
         return [z[j].detach() if self.stop_gradient else z[j] for _, j in self.pairs]
+
+    def after_step(self, iteration: int) -> None:
+        """Let the second f follow, where there is one."""
+        if self.target_momentum:
+            assert self._total is not None, "prepare() comes before the first step"
+            momentum = cosine_momentum(self.target_momentum, iteration, self._total)
+            follow(self.target_encoder, self.encoder, momentum)
+            follow(self.target_projector, self.projector, momentum)
+
+    @torch.no_grad()
+    def _followed(self, views: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
+        """The second f's output for each view that is a target."""
+        return {j: self.target_projector(self.target_encoder(views[j])) for j in sorted({j for _, j in self.pairs})}
 
 
 def keys() -> CfgNode:
@@ -76,6 +104,9 @@ def keys() -> CfgNode:
     node = CfgNode()
     # Whether the targets are constants.
     node.STOP_GRADIENT = True
+    # SimSiam is "BYOL without the momentum encoder"; with it: the momentum at the first step of a second encoder and
+    # projector that give the targets, rising to 1 as BYOL's does. 0 = none, the weights are shared.
+    node.TARGET_MOMENTUM = 0.0
     # D(p, z): cosine (negative cosine similarity) or cross_entropy (of the softmax over channels).
     node.SIMILARITY = "cosine"
     # Which view is predicted from which: symmetric, asymmetric (the first view from the second), or asymmetric_2x (two
@@ -93,6 +124,11 @@ def keys() -> CfgNode:
 def check(cfg: CfgNode) -> None:
     """Raise UserError for values of SIMSIAM that cannot be, or that another METHOD alone reads."""
     check_values(cfg)
+    if cfg.SIMSIAM.TARGET_MOMENTUM and not cfg.SIMSIAM.STOP_GRADIENT:
+        raise UserError(
+            f"SIMSIAM.STOP_GRADIENT is False, but with SIMSIAM.TARGET_MOMENTUM {cfg.SIMSIAM.TARGET_MOMENTUM:g} the "
+            "targets come from a network without gradient: set one of the two to its default"
+        )
     must_keep_default(cfg, ["SIMSIAM.ALTERNATION_STEPS"], "METHOD simsiam does not read it; alternation does")
     averages = ["SIMSIAM.AVERAGE_MOMENTUM", "SIMSIAM.AVERAGE_START"]
     must_keep_default(cfg, averages, "METHOD simsiam does not read it; moving_average does")
@@ -110,7 +146,8 @@ def check_values(cfg: CfgNode) -> None:
     )
     steps: Rule = ("SIMSIAM.ALTERNATION_STEPS", lambda v: v >= 0, "a number of steps, or 0 for an epoch")
     momentum: Rule = ("SIMSIAM.AVERAGE_MOMENTUM", lambda v: 0 <= v < 1, "at least 0 and below 1")
-    must_hold(cfg, (steps, momentum))
+    target: Rule = ("SIMSIAM.TARGET_MOMENTUM", lambda v: 0 <= v <= 1, "a momentum (0 … 1), 0 for none")
+    must_hold(cfg, (steps, momentum, target))
 
 
 def build(cfg: CfgNode) -> SimSiam:
@@ -131,4 +168,5 @@ def arguments(cfg: CfgNode) -> dict[str, Any]:
         "pairs": PAIRS[simsiam.SYMMETRY],
         "similarity": SIMILARITIES[simsiam.SIMILARITY],
         "stop_gradient": simsiam.STOP_GRADIENT,
+        "target_momentum": simsiam.TARGET_MOMENTUM,
     }
