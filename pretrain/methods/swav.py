@@ -166,7 +166,11 @@ def check(cfg: CfgNode) -> None:
         raise UserError(f"SWAV.QUEUE is {queue}; it must be a multiple of SOLVER.BATCH_SIZE, which is {batch}")
     if not queue:
         must_keep_default(cfg, ["SWAV.QUEUE_START"], "SWAV.QUEUE is 0: there is no queue to start")
-    elif cfg.ENGINE.COMPILE:
+        return
+    if cfg.SWAV.QUEUE_START >= cfg.SOLVER.EPOCHS:
+        start, epochs = cfg.SWAV.QUEUE_START, cfg.SOLVER.EPOCHS
+        raise UserError(f"SWAV.QUEUE_START is {start}; it must be less than SOLVER.EPOCHS, which is {epochs}")
+    if cfg.ENGINE.COMPILE:
         raise UserError("ENGINE.COMPILE is True; with SWAV.QUEUE it must be False, for the queue changes between steps")
 
 

@@ -219,6 +219,7 @@ def test_the_queue_stays_on_the_device_and_waits_for_nothing() -> None:
     [
         ({"QUEUE": 6}, "SWAV.QUEUE is 6; it must be a multiple of SOLVER.BATCH_SIZE, which is 4"),
         ({"QUEUE": 0, "QUEUE_START": 3}, "SWAV.QUEUE_START is 3; SWAV.QUEUE is 0: there is no queue to start"),
+        ({"QUEUE_START": 100}, "SWAV.QUEUE_START is 100; it must be less than SOLVER.EPOCHS, which is 100"),
         ({"SINKHORN_STEPS": 0}, "SWAV.SINKHORN_STEPS is 0; it must be 1 or more"),
         ({"PROTOTYPES": 0}, "SWAV.PROTOTYPES is 0"),
         ({"TEMPERATURE": 0.0}, "SWAV.TEMPERATURE is 0.0; it must be above 0"),
