@@ -16,7 +16,12 @@ import pytest
 from transfer.report.expected import load
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "reproduce.md"
-LOOPS = {"recipe": ("base", "optimal"), "epochs": ("100", "200", "400", "800"), "task": ("voc07", "voc0712")}
+LOOPS = {
+    "recipe": ("base", "optimal"),
+    "epochs": ("100", "200", "400", "800"),
+    "method": ("simclr", "byol", "swav"),
+    "task": ("voc07", "voc0712"),
+}
 COMMAND = re.compile(r"python tools/(\w+)\.py([^\n\"`]*)")
 
 
