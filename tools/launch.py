@@ -138,6 +138,8 @@ def _plan(args: Namespace, tools: Tools | None) -> int:
     decisions, notes = opened.decisions(), opened.experiment.notes
     for line in plan_lines(opened.graph, decisions, opened.store.run_dir, args.commands, seconds, notes):
         out.print(line, soft_wrap=True)
+    for key, name in opened.downloads():
+        print(f"submit would first download {name} (row {key}), which needs a network here", file=sys.stderr)
     for problem in opened.problems():
         print(f"submit would refuse: {problem}", file=sys.stderr)
     return DONE

@@ -54,7 +54,7 @@ def test_shipped_experiments_can_be_planned(
     sets = ["--set", "data.images=images", "--set", "data.detection=detection", "--set", f"run_dir={tmp_path}/run"]
     assert call(launch.main, ["plan", str(file), *sets]) == 0
     out, err = capsys.readouterr()
-    assert all(" is not downloaded; " in line for line in err.splitlines())
+    assert all("submit would first download zoo:" in line for line in err.splitlines())
     experiment, _ = load(str(file))
     for row in experiment.rows:
         assert f".{row}" in out

@@ -38,15 +38,10 @@ def check_files(experiment: Experiment, source: Source, tools: Tools) -> None:
 
 
 def problems(experiment: Experiment, source: Source) -> Iterator[str]:
-    """What a job would stumble over, one line each: data roots, checkpoints not downloaded, the run folder."""
+    """What a job would stumble over, one line each: data roots, the run folder."""
     for key, root in _roots(experiment):
         if root is not None and not root.is_dir():
             yield f"{source.path}: {key}: {root} is not a folder; make it, or give another with --set {key}=DIR"
-    for key, row in experiment.rows.items():
-        entry = zoo.find(row.weights or "")
-        if entry is not None and not entry.file.exists():
-            mend = f"where there is a network: python tools/convert.py --inspect {row.weights}"
-            yield f"{source.path}: rows.{key}.weights: {row.weights} is not downloaded; {mend}"
     run_dir = run_dir_of(experiment)
     existing = run_dir
     while not existing.exists():
@@ -58,6 +53,14 @@ def problems(experiment: Experiment, source: Source) -> Iterator[str]:
         if owner != experiment.name:
             of = f"belongs to experiment {owner!r}"
             yield f"{source.path}: run_dir: {run_dir} {of}; give another with --set run_dir=DIR"
+
+
+def downloads(experiment: Experiment) -> Iterator[tuple[str, str]]:
+    """The zoo's checkpoints that rows name and that are not here, as (row's key, `zoo:NAME`)."""
+    for key, row in experiment.rows.items():
+        entry = zoo.find(row.weights or "")
+        if entry is not None and not entry.file.exists():
+            yield key, str(row.weights)
 
 
 def _files(experiment: Experiment) -> Iterator[tuple[str, Path]]:

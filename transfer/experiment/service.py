@@ -54,6 +54,10 @@ class Opened:
         """Why no job can start, one line each; empty when all is well."""
         return list(preflight.problems(self.experiment, self.source))
 
+    def downloads(self) -> list[tuple[str, str]]:
+        """The zoo's checkpoints that are not here yet, as (row's key, `zoo:NAME`)."""
+        return list(preflight.downloads(self.experiment))
+
     def decisions(self) -> dict[str, Decision]:
         """What would run, and why, by what lies on disk and what the cluster's queue says now."""
         return decide(self.graph, self.store.asked(self.graph))
@@ -119,6 +123,9 @@ def submit(opened: Opened, executor: Executor, listener: Listener, names: Sequen
     """
     for problem in opened.problems():
         raise UserError(problem)
+    for key, name in opened.downloads():
+        mend = f"where there is a network: python tools/convert.py --inspect {name}"
+        raise UserError(f"{opened.source.path}: rows.{key}.weights: {name} is not downloaded; {mend}")
     refusal = executor.refusal(opened.experiment, opened.decisions())
     if refusal:
         raise UserError(refusal)

@@ -52,7 +52,7 @@ def test_submit_downloads_once_and_converts_as_the_zoo_says(
 ) -> None:
     use(world, "zoo:small")
     assert world.launch("plan") == 0
-    assert "zoo:small is not downloaded" in capsys.readouterr().err
+    assert "submit would first download zoo:small (row public)" in capsys.readouterr().err
     assert served == []
     assert world.launch("submit") == 0
     assert len(served) == 1
