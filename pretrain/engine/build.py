@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from detectron2.utils import comm
@@ -79,4 +79,16 @@ def build_trainer(cfg: CfgNode, index: ImageIndex, device: torch.device, start: 
         cfg.MONITOR.GRAD_NORM_LIMIT,
         cfg.ENGINE.COMPILE,
         open_loaders.close,
+        reading(cfg, len(index) // cfg.SOLVER.BATCH_SIZE, total),
     )
+
+
+def reading(cfg: CfgNode, steps_per_epoch: int, total: int) -> Callable[[int], bool]:
+    """After which iterations a result is read at once: with ENGINE.READ_LATE, those that are logged or saved."""
+    periods = [period for period in (cfg.LOG.PERIOD, cfg.CHECKPOINT.PERIOD, steps_per_epoch) if period]
+
+    def at(iteration: int) -> bool:
+        done = iteration + 1
+        return not cfg.ENGINE.READ_LATE or done == total or any(done % period == 0 for period in periods)
+
+    return at

@@ -10,6 +10,7 @@ from detectron2.engine.train_loop import HookBase
 from fvcore.common.config import CfgNode
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pretrain.engine.results import StepResult
 from pretrain.engine.trainer import Trainer
 from pretrain.methods.base import Method
 
@@ -45,7 +46,11 @@ class StdAlarm(HookBase):
         Raises:
             Diverged: it rings, and a run is to stop then.
         """
-        std = self.trainer.latest["std"]
+        for result in self.trainer.heard:
+            self._look(result)
+
+    def _look(self, result: StepResult) -> None:
+        std = result.values["std"]
         self._below = self._below + 1 if std < self.share / math.sqrt(self.dim) else 0
         ringing = self._below >= self.steps
         self.trainer.storage.put_scalar("std_alarm", float(ringing), smoothing_hint=False)
@@ -53,11 +58,11 @@ class StdAlarm(HookBase):
             return
         what = f"std, {std:.3g}, has been below {self.share:.3g} of 1/√{self.dim} for {self._below} steps"
         if self._below == self.steps:
-            _log.warning(f"collapse? {what} at iteration {self.trainer.iter}")
-        first = self.record or {"iteration": self.trainer.iter, "std": std, "lowest": std}
+            _log.warning(f"collapse? {what} at iteration {result.iteration}")
+        first = self.record or {"iteration": result.iteration, "std": std, "lowest": std}
         self.record = {**first, "lowest": min(first["lowest"], std)}
         if self.stop:
-            self.trainer.diverge(what)
+            self.trainer.diverge(what, result)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to go on counting."""

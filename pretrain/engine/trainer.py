@@ -16,8 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
 from pretrain.data.dataset import Batch
-from pretrain.engine import collapse
 from pretrain.engine.compiled import Compiled
+from pretrain.engine.results import Results, StepResult
 from pretrain.methods.base import Method, Output
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -43,11 +43,14 @@ class Trainer(TrainerBase):
         grad_norm_limit: a norm of all gradients above it ends the run; 0 = only one that is not finite.
         compile_model: whether torch.compile takes the method over.
         at_end: called once training has ended, however it ended: it ends the loaders' processes.
+        reads_at: whether an iteration's result is read before the next begins, as it must be where something is written
+            or saved; else it is read while the next is computed. The same on all processes.
 
     Attributes:
         stop_wanted: set on any process to ask for a stop.
-        stopping: whether some process wanted to stop when this step began: the same on all.
-        latest: the last step's `loss` and `std`, over all processes.
+        stopping: whether some process wanted to stop when the last step read began: the same on all.
+        heard: the results read in this step, oldest first.
+        latest: `loss` and `std`, over all processes, of the last step read.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Trainer(TrainerBase):
         grad_norm_limit: float = 0.0,
         compile_model: bool = False,
         at_end: Callable[[], None] = lambda: None,
+        reads_at: Callable[[int], bool] = lambda _iteration: True,
     ) -> None:
         super().__init__()
         self.method, self.optimizer, self.batches = method.train(), optimizer, batches
@@ -69,7 +73,9 @@ class Trainer(TrainerBase):
         self.half = HALF.get(precision)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.half is torch.float16)
         self.accumulate, self.grad_norm_limit = accumulate, grad_norm_limit
-        self.at_end = at_end
+        self.at_end, self.reads_at = at_end, reads_at
+        self.results = Results()
+        self.heard: list[StepResult] = []
         self.stop_wanted = self.stopping = False
         self.latest: dict[str, float] = {}
         self._skipped = 0
@@ -99,8 +105,6 @@ class Trainer(TrainerBase):
         self.scaler.update()
         self.method.after_step(self.iter)
         self._share(outputs, norm)
-        # Not smoothed: a resumed run must write the very lines that an unbroken one writes.
-        self.storage.put_scalars(smoothing_hint=False, **self.latest)
         share = data_time / (time.perf_counter() - start)
         self.storage.put_scalars(data_time=data_time, data_time_share=share)
 
@@ -135,53 +139,55 @@ class Trainer(TrainerBase):
         return get_total_norm(held)
 
     def _share(self, outputs: list[Output], norm: torch.Tensor) -> None:
-        """Tell every process how the step went: in one sum over them, and the step's one wait for the device."""
-        total = self._summary(outputs, norm)
-        processes = 1
-        if dist.is_initialized():
-            dist.all_reduce(total)
-            processes = dist.get_world_size()
-        total = total.cpu()
-        names = sorted(outputs[0].metrics)
-        means = dict(zip(names, (total[3 : 3 + len(names)] / processes).tolist(), strict=True))
-        self.latest = {"loss": float(total[0]) / processes, "std": collapse.spread(total[3 + len(names) :]), **means}
-        self.stopping = float(total[2]) > 0
-        self._guard(float(total[1]) / processes)
+        """Tell every process how the step went, and hear of it now or, where nothing hangs on it yet, a step later."""
+        self.results.send(outputs, norm, self.stop_wanted, self.iter, self._rates())
+        self.heard = []
+        self._hear(leave=0 if self.reads_at(self.iter) else 1)
+        if self.stopping:  # the step that will be saved is looked at first
+            self._hear(leave=0)
 
-    def _summary(self, outputs: list[Output], norm: torch.Tensor) -> torch.Tensor:
-        """Loss, gradient norm, wish to stop, metrics and the embedding's moments, as float64 numbers that add up."""
-        loss = torch.stack([output.loss.double() for output in outputs]).mean()
-        stop = torch.full_like(loss, self.stop_wanted)
-        moments = torch.stack([collapse.moments(output.embedding) for output in outputs]).sum(0)
-        names = sorted(outputs[0].metrics)
-        means = [torch.stack([output.metrics[name].double() for output in outputs]).mean() for name in names]
-        return torch.cat([torch.stack([loss, norm.double(), stop, *means]), moments])
+    def _hear(self, leave: int) -> None:
+        for result in self.results.read(leave):
+            self.heard.append(result)
+            self.latest = result.values
+            self.stopping = self.stopping or result.stop
+            self._guard(result)
+            if result.iteration == self.iter:
+                # Not smoothed: a resumed run must write the very lines that an unbroken one writes.
+                self.storage.put_scalars(smoothing_hint=False, **self.latest)
 
-    def _guard(self, norm: float) -> None:
-        """Raise Diverged where the step just made was no good; checkpoints, written after it, stay as they are."""
-        if not math.isfinite(self.latest["loss"]):
-            self.diverge(f"the loss is {self.latest['loss']}")
+    def _guard(self, result: StepResult) -> None:
+        """Raise Diverged where a step was no good; checkpoints, written after it is looked at, stay as they are."""
+        norm, here = result.norm, result.iteration == self.iter
+        if not math.isfinite(result.values["loss"]):
+            self.diverge(f"the loss is {result.values['loss']}", result)
         if self.scaler.is_enabled():
-            self._count_skipped(not math.isfinite(norm))
+            self._count_skipped(not math.isfinite(norm), result)
         elif not math.isfinite(norm):
-            self.diverge(f"the gradient's norm is {norm}")
+            self.diverge(f"the gradient's norm is {norm}", result)
         if math.isfinite(norm):
-            self.storage.put_scalar("grad_norm", norm, smoothing_hint=False)
+            if here:
+                self.storage.put_scalar("grad_norm", norm, smoothing_hint=False)
             limit = self.grad_norm_limit
             if 0 < limit < norm:
-                self.diverge(f"the gradient's norm is {norm:.6g}, above MONITOR.GRAD_NORM_LIMIT {limit:g}")
+                self.diverge(f"the gradient's norm is {norm:.6g}, above MONITOR.GRAD_NORM_LIMIT {limit:g}", result)
 
-    def _count_skipped(self, skipped: bool) -> None:
+    def _count_skipped(self, skipped: bool, result: StepResult) -> None:
         """A gradient too large for fp16 is no divergence: the scaler skips the step and halves its scale."""
-        self.storage.put_scalar("skipped", float(skipped), smoothing_hint=False)
+        if result.iteration == self.iter:
+            self.storage.put_scalar("skipped", float(skipped), smoothing_hint=False)
         self._skipped = self._skipped + 1 if skipped else 0
         if self._skipped > MAX_SKIPPED:
-            self.diverge(f"the gradient has not been finite for {self._skipped} steps, however small fp16's scale")
+            what = f"the gradient has not been finite for {self._skipped} steps, however small fp16's scale"
+            self.diverge(what, result)
 
-    def diverge(self, what: str) -> None:
-        """Raise Diverged with where the run is."""
-        rates = ", ".join(f"{group['lr']:.6g}" for group in self.optimizer.param_groups)
-        raise Diverged(f"{what} at iteration {self.iter}, learning rate {rates}")
+    def _rates(self) -> str:
+        return ", ".join(f"{group['lr']:.6g}" for group in self.optimizer.param_groups)
+
+    def diverge(self, what: str, result: StepResult | None = None) -> None:
+        """Raise Diverged with where the run is, or was when it made the step of `result`."""
+        iteration, rates = (self.iter, self._rates()) if result is None else (result.iteration, result.rates)
+        raise Diverged(f"{what} at iteration {iteration}, learning rate {rates}")
 
 
 def _parts(batch: Batch, count: int) -> list[Batch]:

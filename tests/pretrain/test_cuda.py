@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from pretrain.config import check, defaults
 from pretrain.data.dataset import Batch
 from pretrain.data.preprocessing import normalise
+from pretrain.engine import results
 from pretrain.engine.trainer import Trainer
 from pretrain.methods import build_method
 from pretrain.methods import names as method_names
@@ -100,7 +101,7 @@ def test_every_method_stays_on_the_device(method: str, precision: str) -> None:
         trainer = _trainer(_config(method, "resnet18"), precision)
         assert trainer.scaler.is_enabled() == (precision == "fp16")
         output = _forward(trainer)
-        summary = trainer._summary([output, output], torch.zeros((), device="cuda"))
+        summary = results.summary([output, output], sorted(output.metrics), torch.zeros((), device="cuda"), False)
     assert (output.loss.device.type, output.loss.dtype, output.loss.shape) == ("cuda", torch.float32, ())
     assert output.embedding.dtype == (trainer.half or torch.float32)
     assert output.embedding.device.type == summary.device.type == "cuda"
@@ -143,7 +144,7 @@ def test_the_step_after_the_gradients_stays_on_the_device_and_waits_for_nothing(
         norm = trainer._gradient_norm()
         trainer.scaler.step(trainer.optimizer)
         trainer.scaler.update()
-        assert norm.device.type == trainer._summary([output], norm).device.type == "cuda"
+        assert norm.device.type == results.summary([output], [], norm, False).device.type == "cuda"
         momenta = [state["momentum_buffer"] for state in trainer.optimizer.state.values()]
         assert momenta and all(buffer.device.type == "cuda" for buffer in momenta)
         with pytest.raises(DataDependentOutputException):

@@ -14,6 +14,7 @@ from torch import nn
 
 from pretrain.config import defaults
 from pretrain.engine.collapse import moments, spread
+from pretrain.engine.results import StepResult
 from pretrain.engine.std_alarm import StdAlarm, lowest_share
 from pretrain.engine.trainer import Trainer
 
@@ -26,10 +27,10 @@ class _Trainer:
     """As much of a trainer as the alarm looks at."""
 
     def __init__(self) -> None:
-        self.iter, self.latest, self.rings = 0, {"std": 0.0}, list[float]()
+        self.iter, self.heard, self.rings = 0, list[StepResult](), list[float]()
         self.storage = SimpleNamespace(put_scalar=lambda name, value, smoothing_hint: self.rings.append(value))
 
-    def diverge(self, what: str) -> None:
+    def diverge(self, what: str, result: StepResult) -> None:
         raise RuntimeError(what)
 
 
@@ -44,7 +45,7 @@ def _alarm(lowest: float = 0.0, **keys: Any) -> tuple[StdAlarm, _Trainer]:
 def _feed(alarm: StdAlarm, trainer: _Trainer, values: list[float]) -> list[float]:
     trainer.rings.clear()
     for value in values:
-        trainer.latest["std"] = value
+        trainer.heard = [StepResult(trainer.iter, "", {"std": value}, 0.0, False)]
         alarm.after_step()
         trainer.iter += 1
     return trainer.rings

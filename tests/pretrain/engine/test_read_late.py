@@ -1,0 +1,154 @@
+"""ENGINE.READ_LATE: the very same run, its divergence noticed before anything is saved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from detectron2.engine.train_loop import HookBase
+
+from pretrain.config import defaults
+from pretrain.engine.build import reading
+from pretrain.engine.trainer import Diverged, Trainer
+from tests.pretrain.engine.narrow_runs import narrow_trainer
+
+Command = Callable[..., int]
+LATE = ("ENGINE.READ_LATE", "True")
+
+
+class _Heard(HookBase):
+    """Which results each step hears of."""
+
+    trainer: Trainer
+
+    def __init__(self) -> None:
+        self.rows: list[list[int]] = []
+
+    def after_step(self) -> None:
+        self.rows.append([result.iteration for result in self.trainer.heard])
+
+
+def _train(trainer: Trainer, steps: int) -> _Heard:
+    heard = _Heard()
+    trainer.register_hooks([heard])
+    trainer.train(0, steps)
+    return heard
+
+
+def _every_fourth(iteration: int) -> bool:
+    return (iteration + 1) % 4 == 0
+
+
+def test_each_result_is_heard_once_one_step_late_or_at_once() -> None:
+    trainer = narrow_trainer(stop=8, reads_at=_every_fourth)
+    assert _train(trainer, 8).rows == [[], [0], [1], [2, 3], [], [4], [5], [6, 7]]
+    assert _train(narrow_trainer(stop=3), 3).rows == [[0], [1], [2]]
+
+
+def test_weights_and_last_numbers_are_those_of_reading_at_once() -> None:
+    late, soon = narrow_trainer(stop=8, reads_at=_every_fourth), narrow_trainer(stop=8)
+    _train(late, 8), _train(soon, 8)
+    assert late.latest == soon.latest
+    mine, other = late.method.state_dict(), soon.method.state_dict()
+    assert all(torch.equal(mine[name], other[name]) for name in other)
+
+
+def test_what_is_written_down_belongs_to_its_own_step() -> None:
+    trainer = narrow_trainer(stop=8, reads_at=_every_fourth)
+    written: list[tuple[int, float]] = []
+
+    class Writer(HookBase):
+        def after_step(self) -> None:
+            found = trainer.storage.latest()
+            if "loss" in found and found["loss"][1] == trainer.iter:
+                written.append((trainer.iter, found["loss"][0]))
+
+    trainer.register_hooks([Writer()])
+    trainer.train(0, 8)
+    soon = narrow_trainer(stop=8)
+    losses: list[float] = []
+    soon.register_hooks([_Each(losses)])
+    soon.train(0, 8)
+    assert written == [(3, losses[3]), (7, losses[7])]
+
+
+class _Each(HookBase):
+    trainer: Trainer
+
+    def __init__(self, losses: list[float]) -> None:
+        self.losses = losses
+
+    def after_step(self) -> None:
+        self.losses.append(self.trainer.latest["loss"])
+
+
+def _spoil(trainer: Trainer, at: int) -> None:
+    weight = trainer.method.encoder.conv1.weight
+    weight.register_hook(lambda grad: grad * float("nan") if trainer.iter == at else grad)
+
+
+@pytest.mark.parametrize(("bad", "noticed"), [(4, 5), (3, 3), (6, 7)])
+def test_a_bad_step_is_named_and_ends_the_run_before_the_next_save(bad: int, noticed: int) -> None:
+    trainer = narrow_trainer(stop=8, reads_at=_every_fourth)
+    _spoil(trainer, bad)
+    saved: list[int] = []
+
+    class Save(HookBase):
+        def after_step(self) -> None:
+            saved.extend([trainer.iter] if _every_fourth(trainer.iter) else [])
+
+    trainer.register_hooks([Save()])
+    with pytest.raises(Diverged, match=rf"norm is nan at iteration {bad}, learning rate 0.05"):
+        trainer.train(0, 8)
+    assert trainer.iter == noticed and all(done < bad for done in saved)
+
+
+def test_a_wish_to_stop_is_heard_one_step_late_with_that_step_s_own_result() -> None:
+    trainer = narrow_trainer(stop=8, reads_at=_every_fourth)
+    stopping: list[bool] = []
+
+    class Ask(HookBase):
+        def before_step(self) -> None:
+            trainer.stop_wanted = trainer.iter >= 4
+
+        def after_step(self) -> None:
+            stopping.append(trainer.stopping)
+            if trainer.stopping:
+                assert trainer.heard[-1].iteration == trainer.iter  # what is saved now was looked at
+                raise StopIteration
+
+    trainer.register_hooks([Ask()])
+    with pytest.raises(StopIteration):
+        trainer.train(0, 8)
+    assert stopping == [False] * 5 + [True] and trainer.iter == 5
+
+
+def test_the_iterations_read_at_once_are_those_logged_saved_and_the_last() -> None:
+    cfg = defaults()
+    cfg.LOG.PERIOD, cfg.CHECKPOINT.PERIOD = 4, 6
+    assert all(map(reading(cfg, 10, 23), range(23)))
+    cfg.ENGINE.READ_LATE = True
+    assert [done for done in range(1, 24) if reading(cfg, 10, 23)(done - 1)] == [4, 6, 8, 10, 12, 16, 18, 20, 23]
+    cfg.CHECKPOINT.PERIOD = 0
+    assert [done for done in range(1, 24) if reading(cfg, 10, 23)(done - 1)] == [4, 8, 10, 12, 16, 20, 23]
+
+
+def _curve(folder: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "time" and not k.startswith("data_")} for row in rows]
+
+
+def test_a_run_s_metrics_alarm_and_backbone_are_the_same(pretrain: Command, tmp_path: Path) -> None:
+    words = ["LOG.PERIOD", "2", "MONITOR.STD_ALARM", "0.99", "MONITOR.STD_ALARM_STEPS", "2"]  # an alarm that rings
+    soon, late = tmp_path / "soon", tmp_path / "late"
+    assert pretrain(soon, *words) == 0 and pretrain(late, *words, *LATE) == 0
+    assert _curve(late) == _curve(soon) and _curve(late)[-1]["std_alarm"] == 1
+    results = [json.loads((folder / "result.json").read_text()) for folder in (soon, late)]
+    assert results[0]["final"] == results[1]["final"] and results[0]["std_alarm"] == results[1]["std_alarm"] is not None
+    states = [torch.load(folder / "checkpoint_0000006.pth", weights_only=True) for folder in (soon, late)]
+    assert all(torch.equal(states[0]["method"][name], states[1]["method"][name]) for name in states[0]["method"])
+    assert states[0]["hooks"] == states[1]["hooks"] and states[0]["latest"] == states[1]["latest"]
