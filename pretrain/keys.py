@@ -179,6 +179,14 @@ def _monitor() -> CfgNode:
     node.STD_ALARM_STOP = False
     # The run stops where the norm of all gradients is above this; 0 = only where it is not finite. Nothing is clipped.
     node.GRAD_NORM_LIMIT = 0.0
+    node.VALIDATION = CfgNode()
+    # supervised: epochs between two measurements of the classifier on a validation set, from the start to the end of
+    # the run; 0 = none. And where its folder, with one folder a class, lies; "" = DATA.ROOT.
+    node.VALIDATION.PERIOD = 0
+    node.VALIDATION.ROOT = ""
+    node.VALIDATION.FOLDER = "val"
+    # The centre DATA.SIZE pixels of the image whose shorter side is scaled to this; 0 = images as they are, that large.
+    node.VALIDATION.RESIZE = 256
     node.KNN = CfgNode()
     # Epochs between two kNN measurements on a labelled set, from the start to the end of the run; 0 = none.
     node.KNN.PERIOD = 0

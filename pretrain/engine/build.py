@@ -16,7 +16,7 @@ from pretrain.data.index import ImageIndex
 from pretrain.data.loader import load_batches
 from pretrain.data.sampler import EpochBatches
 from pretrain.engine.trainer import Trainer
-from pretrain.methods import build_method
+from pretrain.methods import build_method, needs_labels
 from pretrain.methods.base import Course
 from pretrain.models.sync_bn import synchronise_batch_norm
 from pretrain.optim.optimizer import build_optimizer
@@ -51,6 +51,7 @@ def build_trainer(cfg: CfgNode, index: ImageIndex, device: torch.device, start: 
     method = build_method(cfg).to(device).to(memory_format=layout)
     if comm.get_world_size() > 1 and cfg.MODEL.SYNC_BN:
         method = synchronise_batch_norm(method, device)
+    labelled = needs_labels(cfg.METHOD)
     dataset = TwoViews(
         index,
         recipe(cfg),
@@ -59,6 +60,7 @@ def build_trainer(cfg: CfgNode, index: ImageIndex, device: torch.device, start: 
         way=cfg.DATA.PIPELINE,
         unreadable=cfg.DATA.UNREADABLE,
         second=second_recipe(cfg),
+        labels=index.labels if labelled else None,
     )
 
     open_loaders = contextlib.ExitStack()
@@ -69,7 +71,8 @@ def build_trainer(cfg: CfgNode, index: ImageIndex, device: torch.device, start: 
         loaded = load_batches(dataset, sampler, cfg.DATA.WORKERS, device, cfg.ENGINE.CHANNELS_LAST)
         return open_loaders.enter_context(contextlib.closing(loaded))
 
-    method.prepare(Course(len(index), len(index) // cfg.SOLVER.BATCH_SIZE, total, batches))
+    classes = len(index.classes or ()) if labelled else 0
+    method.prepare(Course(len(index), len(index) // cfg.SOLVER.BATCH_SIZE, total, batches, classes))
     return Trainer(
         method,
         build_optimizer(method, cfg),

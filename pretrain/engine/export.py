@@ -1,18 +1,21 @@
-"""The backbone file: what pre-training hands on (docs/formats.md)."""
+"""The backbone file: what pre-training hands on; and a classifier's, where there is one (docs/formats.md)."""
 
 from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
+from torch import nn
 
 from common.files import atomic_write
 
 FORMAT = "backbone/1"
+CLASSIFIER_FORMAT = "classifier/1"
 
 
 def write_backbone(
@@ -39,6 +42,27 @@ def write_backbone(
         "branch": branch,
         "preprocessing": json.dumps(preprocessing, sort_keys=True),
         "origin": json.dumps(origin, sort_keys=True),
+    }
+    with atomic_write(path) as stream:
+        stream.write(_sorted_header(safetensors.torch.save(tensors, metadata)))
+
+
+def write_classifier(path: Path, layer: nn.Linear, classes: Sequence[str], arch: str, backbone_sha256: str) -> None:
+    """Write the layer from a backbone's feature to the classes atomically, as `fc.weight` and `fc.bias`, float32.
+
+    Args:
+        path: where to.
+        layer: on any device.
+        classes: what its outputs stand for.
+        arch: MODEL.ARCH.
+        backbone_sha256: of the backbone file that it belongs to.
+    """
+    tensors = {f"fc.{name}": t.detach().to("cpu", torch.float32).contiguous() for name, t in layer.named_parameters()}
+    metadata = {
+        "format": CLASSIFIER_FORMAT,
+        "arch": arch,
+        "classes": json.dumps(list(classes)),
+        "backbone_sha256": backbone_sha256,
     }
     with atomic_write(path) as stream:
         stream.write(_sorted_header(safetensors.torch.save(tensors, metadata)))

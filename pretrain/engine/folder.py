@@ -28,6 +28,8 @@ class RunFolder:
         self.config = self.path / "config.yaml"
         self.log = self.path / "log.txt"
         self.backbone = self.path / "backbone.safetensors"
+        self.target_backbone = self.path / "backbone_target.safetensors"
+        self.classifier = self.path / "classifier.safetensors"
         self.result = self.path / "result.json"
         self.divergence = self.path / "divergence.json"
 
@@ -83,7 +85,8 @@ class RunFolder:
 
     def _remove_leftovers(self) -> None:
         """Remove what a killed process left half written (`atomic_write`'s temporary names) and an old divergence."""
-        for name in ("checkpoint_*.pth", "last_checkpoint", "metrics.json", self.backbone.name, self.result.name):
+        written = (self.backbone.name, self.target_backbone.name, self.classifier.name, self.result.name)
+        for name in ("checkpoint_*.pth", "last_checkpoint", "metrics.json", *written):
             for file in self.path.glob(f".{name}.*.tmp"):
                 file.unlink(missing_ok=True)
         self.divergence.unlink(missing_ok=True)

@@ -1,7 +1,8 @@
-"""What a finished run leaves: the backbone file, then the result that says it is done (docs/formats.md)."""
+"""What a finished run leaves: its weights' files, then the result that says it is done (docs/formats.md)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from detectron2.utils import comm
@@ -10,14 +11,16 @@ from fvcore.common.config import CfgNode
 from common import environment
 from common.files import sha256_of, write_json
 from pretrain.data.preprocessing import block
-from pretrain.engine.export import write_backbone
+from pretrain.engine.export import write_backbone, write_classifier
 from pretrain.engine.folder import RESULT_FORMAT, RunFolder
 from pretrain.engine.trainer import Trainer
 from pretrain.models.encoder import backbone_tensors
 
 
-def write_result(cfg: CfgNode, recipe: str, folder: RunFolder, trainer: Trainer, facts: dict[str, Any]) -> None:
-    """Write the backbone file, then the result. The main process's business.
+def write_result(
+    cfg: CfgNode, recipe: str, folder: RunFolder, trainer: Trainer, facts: dict[str, Any], classes: Sequence[str] = ()
+) -> None:
+    """Write the backbone file, the classifier's where the method has one, then the result. The main process's business.
 
     Args:
         cfg: the run's config.
@@ -25,10 +28,14 @@ def write_result(cfg: CfgNode, recipe: str, folder: RunFolder, trainer: Trainer,
         folder: the run's.
         trainer: after its last iteration.
         facts: what the monitors have to say, as further keys of the result.
+        classes: what a classifier's outputs stand for; empty where the method has none.
     """
     here = environment.describe()
     origin = _origin(cfg, recipe, trainer.iter, here)
     write_backbone(folder.backbone, backbone_tensors(trainer.method.encoder), cfg.MODEL.ARCH, block(), origin)
+    digest = sha256_of(folder.backbone)
+    if classes:
+        write_classifier(folder.classifier, trainer.method.classifier, classes, cfg.MODEL.ARCH, digest)
     result = {
         "format": RESULT_FORMAT,
         "status": "done",
@@ -40,12 +47,23 @@ def write_result(cfg: CfgNode, recipe: str, folder: RunFolder, trainer: Trainer,
         "final": trainer.latest,
         **facts,
         "backbone": folder.backbone.name,
-        "backbone_sha256": sha256_of(folder.backbone),
+        "backbone_sha256": digest,
+        **_target(cfg, folder, trainer, origin),
         "toy": cfg.TOY,
         "num_processes": comm.get_world_size(),
         "environment": here,
     }
     write_json(folder.result, result)
+
+
+def _target(cfg: CfgNode, folder: RunFolder, trainer: Trainer, origin: dict[str, Any]) -> dict[str, Any]:
+    """Write the momentum encoder's backbone file where the method has one; what the result says of it."""
+    encoder = getattr(trainer.method, "target_encoder", None)
+    if encoder is None:
+        return {}
+    path = folder.target_backbone
+    write_backbone(path, backbone_tensors(encoder), cfg.MODEL.ARCH, block(), origin, branch="target")
+    return {"backbone_target": path.name, "backbone_target_sha256": sha256_of(path)}
 
 
 def _origin(cfg: CfgNode, recipe: str, iterations: int, here: dict[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,10 @@ from pretrain.engine.schedule import LearningRates
 from pretrain.engine.signals import StopOnSignal
 from pretrain.engine.std_alarm import StdAlarm, lowest_share
 from pretrain.engine.trainer import Diverged, Trainer
+from pretrain.engine.validation import ValidationMonitor, check_labels, validation_set
 from pretrain.engine.writers import build_writers
+from pretrain.evaluation.data import LabelledSet
+from pretrain.methods import needs_labels
 from pretrain.optim.schedule import build_schedule, peak_lr
 
 _log = logging.getLogger(__name__)
@@ -50,18 +53,19 @@ def run(cfg: CfgNode, recipe: str, output: str, resume: bool) -> None:
     device = training_device(cfg)
     index = find_images(cfg.DATA.ROOT, cfg.DATA.INDEX_CACHE, cfg.DATA.LIST_ROOT)
     check_sizes(cfg, index)
-    bank = monitored_sets(cfg)
+    check_labels(cfg, index)
+    bank, validation = monitored_sets(cfg), validation_set(cfg, index)
     _on_main_process(lambda: folder.claim(cfg, resume))
     with logging_to(folder.log, comm.is_main_process()):
         try:
-            trainer, facts = _train(cfg, folder, index, bank, device)
+            trainer, facts = _train(cfg, folder, index, bank, validation, device)
         except Diverged as error:
             _log.error("stopped: %s; the last good checkpoint is kept", error)
             what = str(error)
             _on_main_process(lambda: folder.record_divergence(what))
             return
         if comm.is_main_process():
-            write_result(cfg, recipe, folder, trainer, facts)
+            write_result(cfg, recipe, folder, trainer, facts, index.classes or () if needs_labels(cfg.METHOD) else ())
 
 
 def _on_main_process(action: Callable[[], None]) -> None:
@@ -78,12 +82,18 @@ def _on_main_process(action: Callable[[], None]) -> None:
 
 
 def _train(
-    cfg: CfgNode, folder: RunFolder, index: ImageIndex, bank: Bank | None, device: torch.device
+    cfg: CfgNode,
+    folder: RunFolder,
+    index: ImageIndex,
+    bank: Bank | None,
+    validation: LabelledSet | None,
+    device: torch.device,
 ) -> tuple[Trainer, dict[str, Any]]:
     """Build everything, take up the newest checkpoint, train to the last iteration.
 
     Returns:
-        The trainer, and what the result says of the run: the seconds it took over all its resumptions, and its alarm.
+        The trainer, and what the result says of the run: the seconds it took over all its resumptions, its alarm, and
+        its classes and their accuracy at the end.
     """
     state = _newest_state(folder, index)
     start = state["iteration"] if state else 0
@@ -94,19 +104,31 @@ def _train(
     extra, seconds = {"images": index.fingerprint}, state["seconds"] if state else 0.0
     checkpoints = Checkpoints(folder.path, steps, cfg.CHECKPOINT, extra, seconds)
     schedule = LearningRates(build_schedule(cfg, steps))
-    writers = [_writer_hook(cfg, folder, start, total)] if comm.is_main_process() else []
+    writers = [_writer_hook(cfg, folder, trainer.method.dim, start, total)] if comm.is_main_process() else []
+    accuracy = [ValidationMonitor(cfg, validation, folder.path, steps)] if validation else []
     knn = [KnnMonitor(cfg, bank, folder.path, steps)] if bank else []
     images = ImageReport(steps)
-    trainer.register_hooks([IterationTimer(), schedule, alarm, images, *writers, checkpoints, *knn, StopOnSignal()])
+    early = [IterationTimer(), schedule, alarm, images, *writers]
+    trainer.register_hooks([*early, checkpoints, *accuracy, *knn, StopOnSignal()])
     if state:
         restore(trainer, state)
     _log_start(cfg, index, start, total)
     if start < total:
         trainer.train(start, total)
         seconds = checkpoints.seconds
-    elif knn:
-        knn[0].catch_up(trainer, total)
-    return trainer, {"std_alarm": alarm.record, "seconds": round(seconds, 3)}
+    else:
+        for measurement in (*accuracy, *knn):
+            measurement.catch_up(trainer, total)
+    facts = {"std_alarm": alarm.record, "seconds": round(seconds, 3)}
+    return trainer, facts | _classes(cfg, index, accuracy[0].recorded(total) if accuracy else None)
+
+
+def _classes(cfg: CfgNode, index: ImageIndex, measured: dict[str, float] | None) -> dict[str, Any]:
+    """What the result says of a run that was trained on classes: how many, and the validation set's accuracies."""
+    if not needs_labels(cfg.METHOD):
+        return {}
+    shares = {name: value for name, value in (measured or {}).items() if name.startswith("val_")}
+    return {"classes": len(index.classes or ()), "validation": shares or None}
 
 
 def _newest_state(folder: RunFolder, index: ImageIndex) -> dict[str, Any] | None:
@@ -116,14 +138,14 @@ def _newest_state(folder: RunFolder, index: ImageIndex) -> dict[str, Any] | None
     return state
 
 
-def _writer_hook(cfg: CfgNode, folder: RunFolder, start: int, total: int) -> PeriodicWriter:
+def _writer_hook(cfg: CfgNode, folder: RunFolder, dim: int, start: int, total: int) -> PeriodicWriter:
     writers = build_writers(
         folder.path,
         start,
         cfg.SOLVER.EPOCHS,
         total,
         cfg.SOLVER.BATCH_SIZE,
-        cfg.MODEL.DIM,
+        dim,
         cfg.LOG.TENSORBOARD,
     )
     return PeriodicWriter(writers, cfg.LOG.PERIOD)

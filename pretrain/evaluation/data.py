@@ -51,7 +51,7 @@ def labelled_sets(root: str, train: str, val: str, said_by: str) -> tuple[Labell
         UserError: a split is missing or empty, an image lies in no class folder, there is but one class, or the splits'
             classes differ.
     """
-    sets = [_labelled_set(Path(root).expanduser(), split, said_by) for split in (train, val)]
+    sets = [labelled_set(Path(root).expanduser(), split, said_by) for split in (train, val)]
     first, second = (set(found.classes) for found in sets)
     if first != second:
         odd = sorted(first ^ second)[0]
@@ -62,7 +62,8 @@ def labelled_sets(root: str, train: str, val: str, said_by: str) -> tuple[Labell
     return sets[0], sets[1]
 
 
-def _labelled_set(root: Path, split: str, said_by: str) -> LabelledSet:
+def labelled_set(root: Path, split: str, said_by: str) -> LabelledSet:
+    """One split below `root`; as `labelled_sets`."""
     folder = root / split
     if not root.is_dir():
         raise UserError(f"{said_by} {root} {'is not a folder' if root.exists() else 'does not exist'}")

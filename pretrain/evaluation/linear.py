@@ -23,10 +23,8 @@ from pretrain.evaluation.data import EpochPieces
 from pretrain.evaluation.optimizer import build_optimizer, peak_lr
 from pretrain.evaluation.processes import sum_over_processes, world_size
 from pretrain.evaluation.sources import Batches, Share
+from pretrain.methods.parts.topk import hits
 from pretrain.optim.schedule import CosineByEpoch
-
-TOP5_FROM = 6
-"""With fewer classes the top-5 accuracy says nothing and is left out."""
 
 
 class Diverged(Exception):
@@ -170,12 +168,10 @@ class LinearProbe:
 @torch.no_grad()
 def accuracy(classifier: nn.Linear, share: Share) -> dict[str, float]:
     """`top1` and, where there are classes enough, `top5` in per cent over all processes' shares."""
-    ranks = [1, 5] if classifier.out_features >= TOP5_FROM else [1]
-    best = classifier(share.features).topk(max(ranks), dim=1).indices
-    hits = best == share.labels.unsqueeze(1)
-    counts = torch.stack([hits[:, :k].sum() for k in ranks] + [torch.tensor(len(hits), device=hits.device)])
-    *right, total = sum_over_processes(counts).tolist()
-    return {f"top{k}": 100 * count / total for k, count in zip(ranks, right, strict=True)}
+    right = hits(classifier(share.features), share.labels)
+    counts = torch.stack([*right.values(), torch.tensor(len(share.labels), device=share.labels.device)])
+    *shared, total = sum_over_processes(counts).tolist()
+    return {name: 100 * count / total for name, count in zip(right, shared, strict=True)}
 
 
 def _over_processes(classifier: nn.Linear) -> nn.Module:

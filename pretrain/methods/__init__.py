@@ -2,8 +2,8 @@
 
 A method's file holds `build(cfg) -> Method`; METHOD in the config is the file's stem. It may hold `keys() -> CfgNode`,
 its own keys, which are the config's section of the file's name in capitals; `READS`, the sections it reads where they
-are others than that; and `check(cfg)`, which raises UserError for values that it cannot do with. Importing this package
-imports no torch; asking for a method's keys does.
+are others than that; `check(cfg)`, which raises UserError for values that it cannot do with; and `NEEDS_LABELS = True`,
+where it is trained on classes. Importing this package imports no torch; asking for a method's keys does.
 """
 
 from __future__ import annotations
@@ -45,6 +45,12 @@ def check_method(cfg: CfgNode) -> None:
     check = getattr(_module(cfg.METHOD), "check", None)
     if check is not None:
         check(cfg)
+
+
+def needs_labels(method: str) -> bool:
+    """Whether a method is trained on the images' classes, which its batches then have."""
+    needs: bool = getattr(_module(method), "NEEDS_LABELS", False)
+    return needs
 
 
 def build_method(cfg: CfgNode) -> Method:

@@ -38,12 +38,14 @@ class Course:
         steps_per_epoch: iterations an epoch.
         total: iterations of the run.
         batches: this process's batches from an iteration on, the very ones that training gets, decoded once more.
+        classes: how many classes the images have, of which `Batch.labels` are the numbers; 0 where those are None.
     """
 
     images: int
     steps_per_epoch: int
     total: int
     batches: Callable[[int], Iterator[Batch]]
+    classes: int = 0
 
 
 class Method(nn.Module):
@@ -56,15 +58,18 @@ class Method(nn.Module):
 
     Attributes:
         encoder: the online encoder, whose tensors become the backbone file.
+        target_encoder: the momentum encoder, which becomes a second backbone file; only where a method has one.
         predictor: the head whose learning rate SOLVER.FIX_PRED_LR keeps constant; None where a method has none.
         dim: d, the width of `Output.embedding`.
         views: how many views of an image `forward` takes.
+        classifier: only where a method is trained on labels: the layer from the encoder's feature to the classes.
     """
 
     encoder: ResNet
     predictor: nn.Module | None
     dim: int
     views: int = 2
+    classifier: nn.Linear
 
     def prepare(self, course: Course) -> None:
         """Get ready for a run; the method lies on its device already."""

@@ -20,6 +20,7 @@ from pretrain.methods import build_method
 from pretrain.methods import names as method_names
 from pretrain.methods.base import Course, Method, Output
 from pretrain.models import ARCHITECTURES
+from pretrain.optim.optimizer import build_optimizer
 from pretrain.optim.sgd import build_sgd
 
 pytestmark = pytest.mark.skipif(
@@ -63,7 +64,8 @@ class _OnFakeGpu(Trainer):
 def _config(method: str, arch: str) -> Any:
     cfg = defaults()
     cfg.METHOD = method
-    cfg.MODEL.update(ARCH=arch, PROJ_HIDDEN=64, DIM=32, PRED_DIM=16, **KEYS.get(method, {}))
+    heads = {} if method == "supervised" else {"PROJ_HIDDEN": 64, "DIM": 32, "PRED_DIM": 16}
+    cfg.MODEL.update(ARCH=arch, **heads, **KEYS.get(method, {}))
     check(cfg)
     return cfg
 
@@ -73,22 +75,22 @@ def _batches(views: int) -> Iterator[Batch]:
     while True:
         pixels = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8, device="cuda")
         images = [normalise(pixels).contiguous(memory_format=torch.channels_last) for _ in range(views)]
-        yield Batch(tuple(images), torch.arange(4))
+        yield Batch(tuple(images), torch.arange(4), torch.arange(4, device="cuda"))
 
 
 def _trainer(cfg: Any, precision: str, accumulate: int = 1) -> Trainer:
     with torch.device("cuda"):
         method: Method = build_method(cfg)
     # Outside, so that a tensor made without a device lands on the CPU and fails.
-    method.prepare(Course(8, 2, 4, lambda _: _batches(method.views)))
+    method.prepare(Course(8, 2, 4, lambda _: _batches(method.views), 10))
     return _OnFakeGpu(method, build_sgd(method, cfg), _batches(method.views), precision, accumulate)
 
 
-def _forward(trainer: Trainer) -> Output:
+def _forward(trainer: Trainer, iteration: int = 0) -> Output:
     """What a step does up to the loss (backward does not work on a fake GPU)."""
     batch = next(trainer.batches)
     with trainer._autocast():
-        trainer.method.before_step(0, batch)
+        trainer.method.before_step(iteration, batch)
     with trainer._autocast():
         output: Output = trainer.model(*batch.views)
     return output
@@ -105,7 +107,40 @@ def test_every_method_stays_on_the_device(method: str, precision: str) -> None:
     assert (output.loss.device.type, output.loss.dtype, output.loss.shape) == ("cuda", torch.float32, ())
     assert output.embedding.dtype == (trainer.half or torch.float32)
     assert output.embedding.device.type == summary.device.type == "cuda"
-    assert summary.dtype == torch.float64 and summary.shape == (3 + len(output.metrics) + 2 * 32 + 1,)
+    assert summary.dtype == torch.float64 and summary.shape == (3 + len(output.metrics) + 2 * trainer.method.dim + 1,)
+
+
+@pytest.mark.parametrize("implementation", ["for-loop", "foreach"])
+@pytest.mark.parametrize("name", ["lars", "larc"])
+def test_layerwise_steps_stay_on_the_device(name: str, implementation: str) -> None:
+    cfg = _config("simsiam", "resnet18")
+    cfg.SOLVER.update(OPTIMIZER=name, IMPLEMENTATION=implementation)
+    with FakeTensorMode():
+        with torch.device("cuda"):
+            method = build_method(cfg)
+        optimizer = build_optimizer(method, cfg)
+        for _ in range(2):
+            for p in method.parameters():
+                p.grad = torch.zeros_like(p)
+            optimizer.step()
+    momenta = [state["momentum_buffer"] for state in optimizer.state.values()]
+    assert {p.device.type for p in [*method.parameters(), *momenta]} == {"cuda"} and len(momenta) > 60
+
+
+@pytest.mark.parametrize("method", ["byol", "moco", "simsiam", "swav"])
+def test_what_a_method_does_round_the_optimisers_step_stays_there_and_waits_for_nothing(method: str) -> None:
+    cfg = _config(method, "resnet18")
+    cfg.SIMSIAM.TARGET_MOMENTUM = 0.9
+    with FakeTensorMode():
+        trainer = _trainer(cfg, "bf16")
+        for iteration in range(2):
+            _forward(trainer, iteration)
+            _give_gradients(trainer)
+            with _driver():
+                trainer.method.after_backward(iteration)
+                trainer.method.after_step(iteration)
+        tensors = trainer.method.state_dict()
+    assert {tensor.device.type for tensor in tensors.values()} == {"cuda"}
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
