@@ -98,7 +98,7 @@ def build(
             "num_processes": world_size(),
         },
         "weights": {
-            "name": asked.name or (backbone.path.resolve().parent.name if stem == "backbone" else stem),
+            "name": asked.name or _name(backbone.path.resolve(), stem),
             "path": str(backbone.path),
             "sha256": backbone.sha256,
             "arch": backbone.arch,
@@ -121,3 +121,9 @@ def _comparable(cfg: CfgNode, sizes: Mapping[str, int]) -> dict[str, Any]:
     if cfg.LINEAR.OPTIMIZER != "lars":
         reasons.append("SGD, not LARS, which is about 1 point lower")
     return {"ok": not reasons, "reasons": reasons}
+
+
+def _name(path: Path, stem: str) -> str:
+    """A run's folder names what lies in it under the names that every run has, the momentum encoder's with a mark."""
+    names = {"backbone": path.parent.name, "backbone_target": f"{path.parent.name} (target)"}
+    return names.get(stem, stem)
