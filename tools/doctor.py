@@ -21,8 +21,12 @@ EXAMPLES = """examples:
   python tools/doctor.py
   python tools/doctor.py --data-root /data/detection
   python tools/doctor.py --json
+  python tools/doctor.py --deep
+  torchrun --nnodes 2 --node-rank 0|1 --nproc-per-node 8 --master-addr HOST --master-port 29500 tools/doctor.py --deep
+  srun --nodes 2 --ntasks-per-node 8 --gpus-per-node 8 python tools/doctor.py --deep
 
-exit 0: everything that is needed is there; 1: something is missing (each such line says what to do)
+exit 0: everything that is needed is there; 1: something is missing or computes wrong numbers (each such line says what
+to do)
 """
 
 
@@ -35,6 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="DIR",
         help="the folder that holds VOC2007/, VOC2012/, coco/ (default: $DETECTRON2_DATASETS and datasets/)",
     )
+    parser.add_argument(
+        "--deep",
+        action="store_true",
+        help="then train on each GPU: losses against the CPU's, half precision, speed, memory, all-reduce "
+        "(some two minutes; without a GPU, what the CPU can show)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
     args = parser.parse_args(argv)
     from transfer.doctor.finding import healthy, render
@@ -42,6 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, at import: they are no findings
         findings = examine(args.data_root)
+        if args.deep:
+            findings += examine_deeply()
+    if not first_process():
+        return DONE if healthy(findings) else FAILED
     print(json.dumps([finding.as_dict() for finding in findings], indent=1) if args.json else render(findings))
     return DONE if healthy(findings) else FAILED
 
@@ -66,6 +80,23 @@ def examine(data_root: Path | None = None) -> list[Finding]:
         machine.disk(Path.cwd()),
         *data.look(data_root),
     ]
+
+
+def examine_deeply() -> list[Finding]:
+    """What training on this machine's devices shows."""
+    from pretrain.doctor import SimSiam
+    from transfer.doctor.deep.c4 import Detector
+    from transfer.doctor.deep.look import look
+
+    return look((SimSiam(), Detector()))
+
+
+def first_process() -> bool:
+    """Whether this is the one process of a job, or the only one, that prints."""
+    from common.processes import place_from_environment
+
+    place = place_from_environment()
+    return place is None or place.rank == 0
 
 
 if __name__ == "__main__":
