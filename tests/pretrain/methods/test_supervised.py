@@ -244,6 +244,7 @@ def test_killed_and_resumed_it_ends_the_same(
     assert results[0]["validation"] == results[1]["validation"] and results[0]["final"] == results[1]["final"]
 
 
+@pytest.mark.slow
 def test_two_processes_measure_each_image_once(train: Command, tmp_path: Path) -> None:
     """At the start the weights are the same: so are the accuracies, to the last image."""
     words = ["SOLVER.BATCH_SIZE", "14"]
