@@ -47,8 +47,15 @@ def timed(workload: Workload, device: str, way: Way, images: int, warm_up: int =
             return Speed((time.perf_counter() - start) / done, torch.cuda.max_memory_allocated(device))
         finally:
             step = None  # type: ignore[assignment]
-            gc.collect()
-            torch.cuda.empty_cache()
+            release()
+
+
+def release() -> None:
+    """Give the GPU back what nothing refers to any more; a trainer and its hooks refer to each other."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def compiled(workload: Workload, device: str, way: Way, images: int) -> Speed:
@@ -68,23 +75,25 @@ def speeds(workload: Workload, device: str, deadline: float, seconds: list[float
         deadline: on the monotonic clock: what would begin after it is left out.
         seconds: takes those of each way's step.
     """
-    findings = []
-    for way in (*(way for way in workload.ways if not way.compiled), None, *(w for w in workload.ways if w.compiled)):
-        if way is None:  # before what may take all the time there is
-            findings.append(memory(workload, device, deadline))
-            continue
-        subject = f"{workload.name} {way} on {device}, speed"
-        try:
-            speed = _speed(workload, device, way, deadline)
-        except Exception as error:
-            findings.append(broken(subject, error))
-            continue
+    at_once = [way for way in workload.ways if not way.compiled]
+    findings = [_look(workload, device, way, deadline, seconds) for way in at_once]
+    findings.append(memory(workload, device, deadline))  # before what may take all the time there is
+    return findings + [_look(workload, device, way, deadline, seconds) for way in workload.ways if way.compiled]
+
+
+def _look(workload: Workload, device: str, way: Way, deadline: float, seconds: list[float]) -> Finding:
+    subject = f"{workload.name} {way} on {device}, speed"
+    try:
+        speed = _speed(workload, device, way, deadline)
+    except Exception as error:
+        finding = broken(subject, error)
+    else:
         if isinstance(speed, str):
-            findings.append(Finding(subject, "skipped", speed))
-            continue
+            return Finding(subject, "skipped", speed)
         seconds.append(speed.seconds)
-        findings.append(_finding(workload, subject, speed, device))
-    return findings
+        return _finding(workload, subject, speed, device)
+    release()  # what the error still held
+    return finding
 
 
 def _speed(workload: Workload, device: str, way: Way, deadline: float) -> Speed | str:
@@ -136,5 +145,6 @@ def memory(workload: Workload, device: str, deadline: float) -> Finding:
             told.append(f"{images}: does not fit")
             break
         told.append(f"{images}: {peak / GIB:.1f} GiB")
+    release()  # what the error of one that did not fit still held
     found = f"images on this GPU of {total / GIB:.0f} GiB: {', '.join(told)}"
     return Finding(subject, "ok", found, normal="grows about as the number of images")
