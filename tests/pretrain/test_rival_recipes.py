@@ -212,3 +212,16 @@ def test_three_steps_of(stem: str, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer.train(2, 3)
     frozen = {"projector.6.bias", "projector.7.bias"} if stem.startswith("simclr") else set()
     assert {name for name, p in method.named_parameters() if torch.equal(p, before[name])} == frozen
+
+
+IN_SMALL = yaml.safe_load((CONFIGS / "experiments" / "rivals_cifar10.yaml").read_text())
+
+
+@pytest.mark.parametrize("row", IN_SMALL["rows"])
+def test_row_in_small_is_loaded_and_built_as_toy(row: str) -> None:
+    pretrain = IN_SMALL["rows"][row]["pretrain"]
+    words = [str(word) for pair in pretrain.get("overrides", {}).items() for word in pair]
+    cfg = config.load(CONFIGS.parent / pretrain["config"], str(CONFIGS.parent / IN_SMALL["overlay"]), words)
+    with torch.device("meta"):
+        build_method(cfg)
+    assert cfg.TOY and (cfg.DATA.SIZE, cfg.MODEL.ARCH, cfg.MONITOR.KNN.PERIOD) == (32, "resnet18", 2)
