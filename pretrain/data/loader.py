@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from common.processes import leave_signals_to_the_trainer
 from pretrain.data.dataset import Batch, TwoViews
 from pretrain.data.decode import CONDITIONS
 from pretrain.data.sampler import EpochBatches
+from pretrain.data.side_stream import SideStream
 
 
 class Batches(Iterator[Batch]):
@@ -52,6 +54,7 @@ class Batches(Iterator[Batch]):
             # A loader draws a seed for its processes: from a generator of its own, so that the run's stays untouched.
             generator=torch.Generator(),
         )
+        self._beside = SideStream(device)
         self._received = self._receive()
 
     def __next__(self) -> Batch:
@@ -75,10 +78,13 @@ class Batches(Iterator[Batch]):
             if isinstance(batch, str):
                 raise UserError(batch)
             self.met += batch.met
-            draws = batch.draws or [None] * len(batch.views)
-            views = [self._finished(view, drawn) for view, drawn in zip(batch.views, draws, strict=True)]
+            views = self._beside.run(functools.partial(self._views, batch))
             labels = None if batch.labels is None else batch.labels.to(self.device, non_blocking=True)
             yield Batch(tuple(views), batch.indices, labels)
+
+    def _views(self, batch: Batch) -> list[torch.Tensor]:
+        draws = batch.draws or [None] * len(batch.views)
+        return [self._finished(view, drawn) for view, drawn in zip(batch.views, draws, strict=True)]
 
     def _finished(self, view: torch.Tensor, drawn: torch.Tensor | None) -> torch.Tensor:
         finished = self.dataset.pipeline.finish(view.to(self.device, non_blocking=True), drawn)
