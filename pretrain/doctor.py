@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,7 @@ def _steps(cfg: Any, batches: list[Views], device: str, way: Way, scale: float |
     from pretrain.data.dataset import Batch
     from pretrain.engine.trainer import Trainer
     from pretrain.methods import build_method
-    from pretrain.optim.sgd import build_sgd
+    from pretrain.optim.optimizer import build_optimizer
 
     torch.manual_seed(0)  # on the CPU: the weights are the same on every device
     order: Any = {"memory_format": torch.channels_last if way.channels_last else torch.contiguous_format}
@@ -98,9 +99,11 @@ def _steps(cfg: Any, batches: list[Views], device: str, way: Way, scale: float |
         for views in itertools.cycle(placed):
             yield Batch(views, torch.arange(len(views[0])))
 
-    trainer = Trainer(method, build_sgd(method, cfg), rounds(), way.precision, compile_model=way.compiled)
+    trainer = Trainer(method, build_optimizer(method, cfg), rounds(), way.precision, compile_model=way.compiled)
     if scale and way.precision == "fp16":
         trainer.scaler = torch.amp.GradScaler(trainer.device.type, init_scale=scale)
+    if not scale:  # as a run reads them: a step late but where a line is written
+        trainer.reads_at = lambda iteration: (iteration + 1) % cfg.LOG.PERIOD == 0
     trainer.iter, storage = 0, EventStorage(0)
 
     def step() -> float:
@@ -108,6 +111,6 @@ def _steps(cfg: Any, batches: list[Views], device: str, way: Way, scale: float |
             trainer.run_step()
         trainer.iter += 1
         storage.step()
-        return trainer.latest["loss"]
+        return trainer.latest.get("loss", math.nan)
 
     return Steps(step, method, trainer.optimizer)
