@@ -7,6 +7,8 @@ queries once, the two losses are added, and the keys of both go into the queue.
 
 from __future__ import annotations
 
+import logging
+
 import torch
 import torch.nn.functional as F
 from fvcore.common.config import CfgNode
@@ -15,13 +17,16 @@ from torchvision.models import ResNet
 
 from common.errors import UserError
 from pretrain.data.dataset import Batch
-from pretrain.methods.base import Method, Output, full_precision
+from pretrain.methods.base import Course, Method, Output, full_precision
+from pretrain.methods.parts.gather import alone
 from pretrain.methods.parts.momentum import follow, untrained_copy
 from pretrain.methods.parts.queue import Queue
 from pretrain.methods.parts.shuffle import on_shuffled
 from pretrain.models.encoder import build_encoder
 from pretrain.models.heads import projector
 from pretrain.rules import Rule, must_be_named, must_hold
+
+_log = logging.getLogger(__name__)
 
 TERMS: dict[str, tuple[tuple[tuple[int, int], ...], float]] = {
     "symmetric": (((0, 1), (1, 0)), 1.0),
@@ -65,6 +70,11 @@ class MoCo(Method):
         self.pairs, self.weight = TERMS[symmetry]
         self._keys: list[torch.Tensor] = []
         self._followed = -1
+
+    def prepare(self, course: Course) -> None:
+        """Say so where there is nobody to shuffle with."""
+        if self.shuffle and alone():
+            _log.warning("one process shuffles with nobody: a query and its key are normalised with the same images")
 
     def before_step(self, iteration: int, batch: Batch) -> None:
         """Let the key encoder follow the query's, once a step, before its keys are computed."""

@@ -8,6 +8,11 @@ import torch
 import torch.distributed as dist
 
 
+def alone() -> bool:
+    """Whether there is one process."""
+    return not dist.is_initialized() or dist.get_world_size() == 1
+
+
 @torch.no_grad()
 def gathered(x: torch.Tensor) -> torch.Tensor:
     """The processes' tensors one below the other, in rank order; no gradient flows back.
@@ -15,7 +20,7 @@ def gathered(x: torch.Tensor) -> torch.Tensor:
     Args:
         x: (N, …), of the same shape and dtype on all processes. Where there is one process it is returned as it is.
     """
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if alone():
         return x.detach()
     parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, x.detach().contiguous())
@@ -32,7 +37,7 @@ def with_gradient(x: torch.Tensor) -> torch.Tensor:
     Args:
         x: (N, …), of the same shape and dtype on all processes. Where there is one process it is returned as it is.
     """
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if alone():
         return x
     joined: torch.Tensor = _GatherWithGradient.apply(x)
     return joined

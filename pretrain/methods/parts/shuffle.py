@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 
-from pretrain.methods.parts.gather import gathered
+from pretrain.methods.parts.gather import alone, gathered
 
 
 @torch.no_grad()
@@ -27,7 +27,7 @@ def on_shuffled(network: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
     Returns:
         (N, d), in x's order.
     """
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if alone():
         return network(x)
     order = _random_order(len(x) * dist.get_world_size(), x.device)
     ours = gathered(x)[_share(order)]

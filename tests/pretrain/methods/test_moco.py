@@ -14,6 +14,7 @@ from common.errors import UserError
 from pretrain.config import check, defaults
 from pretrain.data.dataset import Batch
 from pretrain.methods import moco
+from pretrain.methods.base import Course
 from pretrain.methods.moco import MoCo, info_nce
 from pretrain.methods.parts import momentum
 from pretrain.methods.parts.queue import Queue
@@ -191,3 +192,10 @@ def test_a_queue_of_another_size_is_refused_by_the_command_line(
     error = capsys.readouterr().err
     assert "MOCO.QUEUE_SIZE is 12" in error and "SOLVER.BATCH_SIZE 4" in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_one_process_that_shuffles_with_nobody_says_so(caplog: pytest.LogCaptureFixture, shuffle: bool) -> None:
+    with caplog.at_level("WARNING", logger="pretrain"):
+        narrow_moco(shuffle=shuffle).prepare(Course(8, 1, 1, batches))
+    assert ("shuffles with nobody" in caplog.text) == shuffle

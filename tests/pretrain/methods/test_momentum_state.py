@@ -136,3 +136,26 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
                 )
             furthest = (two[key].double() - one[key].double()).abs().max() / one[key].double().abs().max().clamp(1e-3)
             assert furthest < 1e-9, f"{name} {key}"
+
+
+@pytest.mark.slow
+def test_shuffled_between_two_processes_a_resumed_run_ends_bit_for_bit_the_same(
+    pretrain: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The order of a shuffle is drawn from the first process's generator, whose state the checkpoint holds."""
+    words = [*MOCO, "SOLVER.BATCH_SIZE", "6", "SOLVER.EPOCHS", "3", "CHECKPOINT.PERIOD", "1", "CHECKPOINT.KEEP", "9"]
+    out = tmp_path / "out"
+    assert pretrain(out, *words, "--num-gpus", "2") == 0
+    whole = torch.load(out / "checkpoint_0000006.pth", weights_only=True)["method"]
+    for name in ("result.json", "backbone.safetensors", "backbone_target.safetensors"):
+        (out / name).unlink()
+    for done in (4, 5, 6):
+        (out / f"checkpoint_{done:07d}.pth").unlink()
+    assert pretrain(out, *words, "--num-gpus", "2", "--resume") == 0
+    again = torch.load(out / "checkpoint_0000006.pth", weights_only=True)["method"]
+    assert again.keys() == whole.keys() and all(torch.equal(again[name], whole[name]) for name in whole)
+    plain = tmp_path / "plain"
+    assert pretrain(plain, *words, "MOCO.SHUFFLE", "False", "--num-gpus", "2") == 0
+    unshuffled = torch.load(plain / "checkpoint_0000006.pth", weights_only=True)["method"]
+    assert not torch.equal(unshuffled["queue.keys"], whole["queue.keys"]), "shuffling is what is resumed"
+    assert "Traceback" not in capfd.readouterr().err
