@@ -1,10 +1,11 @@
-"""LARS and LARC against their originals' formulas, written down here in float64; and what the comparison notices."""
+"""LARS and LARC against their originals in float64 (golden/lars.json); and what the comparison notices."""
 
 from __future__ import annotations
 
-import copy
 import io
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,78 +18,49 @@ from pretrain.config import defaults
 from pretrain.methods import build_method
 from pretrain.optim.lars import build_larc, build_lars
 from pretrain.optim.optimizer import build_optimizer
-from pretrain.optim.schedule import CosineByStep
+from pretrain.optim.schedule import CosineByStep, build_schedule
 from pretrain.optim.sgd import set_lr
+from tests.pretrain.golden import narrow_lars as narrow
 
-LR, MOMENTUM, DECAY, TRUST, STEPS = 4.0, 0.9, 0.05, 0.001, 6
+GOLDEN = json.loads((Path(__file__).resolve().parents[1] / "golden" / "lars.json").read_text())
 Rates = Callable[[int], float]
 Arrays = dict[str, np.ndarray]
-
-
-def falling(step: int) -> float:
-    return LR * (1 - step / STEPS)
+BUILDERS = {"lars": build_lars, "larc": build_larc}
+ORIGINAL = {"lars": "byol", "larc": "larc"}
+"""Whose values they are."""
 
 
 def constant(_step: int) -> float:
-    return LR
+    return narrow.LR
 
 
-def network() -> nn.Sequential:
-    """A convolution, a batch normalisation and a layer with a bias, in float64; the bias is all zero at first."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 5)).double()
-    nn.init.zeros_(model[3].bias)
-    nn.init.normal_(model[1].bias)
-    return model
+def parameters() -> dict[str, nn.Parameter]:
+    return {name: nn.Parameter(torch.from_numpy(value)) for name, value in narrow.weights().items()}
 
 
-def gradient(name: str, like: Any, step: int) -> np.ndarray:
-    """Of a size that the weight decay is felt beside."""
-    return 0.02 * np.random.RandomState(100 * step + len(name)).normal(size=tuple(like.shape))
+def optimizer_of(name: str, params: dict[str, nn.Parameter], **changes: Any) -> torch.optim.Optimizer:
+    words = {"momentum": narrow.MOMENTUM, "decay": narrow.DECAY, "trust": narrow.TRUST, "foreach": False, **changes}
+    return BUILDERS[name]([{"name": "base", "params": list(params.values())}], narrow.LR, **words)
 
 
-def trained(build: Callable[..., Any], rates: Rates, foreach: bool = False, **changes: Any) -> Arrays:
-    """Our weights after STEPS steps; `changes` are arguments that differ."""
-    model = network()
-    words = {"momentum": MOMENTUM, "decay": DECAY, "trust": TRUST, "foreach": foreach, **changes}
-    optimizer = build([{"name": "base", "params": list(model.parameters())}], LR, **words)
-    for step in range(STEPS):
+def steps(optimizer: Any, params: dict[str, nn.Parameter], rates: Rates, first: int = 0) -> None:
+    for step in range(first, narrow.STEPS):
         for group in optimizer.param_groups:
             group["lr"] = rates(step)
-        for name, p in model.named_parameters():
-            p.grad = torch.from_numpy(gradient(name, p, step))
+        for name, gradient in narrow.gradients(step).items():
+            params[name].grad = torch.from_numpy(gradient)
         optimizer.step()
-    return {name: p.detach().numpy() for name, p in model.named_parameters()}
 
 
-def adapted(u: np.ndarray, w: np.ndarray, below: float) -> np.ndarray:
-    return u * TRUST * np.linalg.norm(w) / below if np.linalg.norm(w) > 0 and np.linalg.norm(u) > 0 else u
+def trained(name: str, rates: Rates, **changes: Any) -> Arrays:
+    """Our weights after all steps; `changes` are arguments that differ."""
+    params = parameters()
+    steps(optimizer_of(name, params, **changes), params, rates)
+    return {key: p.detach().numpy() for key, p in params.items()}
 
 
-def byols(w: np.ndarray, g: np.ndarray, _name: str) -> np.ndarray:
-    """deepmind-research byol/utils/optimizers.py: decay, then adaptation; neither for biases and norms."""
-    if w.ndim == 1:
-        return g
-    u = g + DECAY * w
-    return adapted(u, w, float(np.linalg.norm(u)))
-
-
-def apexs(w: np.ndarray, g: np.ndarray, _name: str) -> np.ndarray:
-    """apex/parallel/LARC.py, clip=False."""
-    return adapted(g + DECAY * w, w, float(np.linalg.norm(g) + DECAY * np.linalg.norm(w) + 1e-8))
-
-
-def expected(update: Callable[..., np.ndarray], rates: Rates, lr_in_buffer: bool = False) -> Arrays:
-    """The original's weights: momentum over the updates, the rate on the buffer (or, as SimCLR has it, within)."""
-    weights = {name: p.detach().numpy().copy() for name, p in network().named_parameters()}
-    buffers = {name: np.zeros_like(w) for name, w in weights.items()}
-    for step in range(STEPS):
-        within, without = (rates(step), 1.0) if lr_in_buffer else (1.0, rates(step))
-        for name, w in weights.items():
-            u = update(w, gradient(name, w, step), name)
-            buffers[name] = MOMENTUM * buffers[name] + within * u
-            weights[name] = w - without * buffers[name]
-    return weights
+def golden(whose: str) -> Arrays:
+    return {name: np.array(values).reshape(narrow.SHAPES[name]) for name, values in GOLDEN[whose].items()}
 
 
 def gap(ours: Arrays, theirs: Arrays) -> float:
@@ -96,35 +68,56 @@ def gap(ours: Arrays, theirs: Arrays) -> float:
     return max(float(np.abs(ours[name] - theirs[name]).max() / np.abs(theirs[name]).max()) for name in theirs)
 
 
-@pytest.mark.parametrize("foreach", [False, True])
-@pytest.mark.parametrize(("build", "update"), [(build_lars, byols), (build_larc, apexs)], ids=["lars", "larc"])
-def test_every_step_is_the_originals(build: Callable[..., Any], update: Any, foreach: bool) -> None:
-    assert gap(trained(build, falling, foreach), expected(update, falling)) < 1e-13
+@pytest.mark.parametrize("foreach", [False, True, None])
+@pytest.mark.parametrize("name", ["lars", "larc"])
+def test_every_step_is_the_originals(name: str, foreach: bool | None) -> None:
+    assert gap(trained(name, narrow.falling, foreach=foreach), golden(ORIGINAL[name])) < 1e-13
 
 
 def test_simclrs_momentum_is_the_same_while_the_rate_is_constant() -> None:
-    """google-research/simclr lars_optimizer.py, classic momentum: the rate enters the buffer."""
-    assert gap(trained(build_lars, constant), expected(byols, constant, lr_in_buffer=True)) < 1e-13
-    assert gap(trained(build_lars, falling), expected(byols, falling, lr_in_buffer=True)) > 1e-3
+    """Its rate enters the buffer."""
+    assert gap(trained("lars", constant), golden("simclr")) < 1e-13
+    assert gap(trained("lars", narrow.falling), golden("simclr")) > 1e-3
 
 
-@pytest.mark.parametrize("build", [build_lars, build_larc], ids=["lars", "larc"])
+@pytest.mark.parametrize("name", ["lars", "larc"])
 @pytest.mark.parametrize(
-    "change", [{"trust": 0.00101}, {"decay": 0.0505}, {"momentum": 0.909}, {"decay": 0.0}], ids=lambda c: str(c)
+    "change", [{"trust": 0.00101}, {"decay": 0.0505}, {"momentum": 0.909}, {"decay": 0.0}], ids=str
 )
-def test_a_change_of_the_recipe_is_noticed(build: Callable[..., Any], change: dict[str, float]) -> None:
-    update = byols if build is build_lars else apexs
-    assert gap(trained(build, falling, **change), expected(update, falling)) > 1e-6
+def test_a_change_of_the_recipe_is_noticed(name: str, change: dict[str, float]) -> None:
+    assert gap(trained(name, narrow.falling, **change), golden(ORIGINAL[name])) > 1e-6
 
 
-def test_the_two_are_not_one_another() -> None:
-    assert gap(trained(build_larc, falling), expected(byols, falling)) > 1e-3
-    assert gap(trained(build_lars, falling), expected(apexs, falling)) > 1e-3
+def _timms(spare_vectors: bool) -> Arrays:
+    """timm's own LARS, with its own ratio; biases and batch normalisation spared or not."""
+    from timm.optim.lars import Lars
 
-    def sum_of_norms(w: np.ndarray, g: np.ndarray, name: str) -> np.ndarray:
-        return byols(w, g, name) if w.ndim == 1 else apexs(w, g, name)
+    params = parameters()
+    vectors = [p for p in params.values() if p.ndim == 1]
+    groups = [{"params": [p for p in params.values() if p.ndim > 1]}, {"params": vectors}]
+    if spare_vectors:
+        groups[1]["weight_decay"] = 0.0  # type: ignore[assignment]
+    optimizer = Lars(groups, narrow.LR, momentum=narrow.MOMENTUM, weight_decay=narrow.DECAY, trust_coeff=narrow.TRUST)
+    steps(optimizer, params, narrow.falling)
+    return {key: p.detach().numpy() for key, p in params.items()}
 
-    assert gap(trained(build_lars, falling), expected(sum_of_norms, falling)) > 1e-5  # timm's own ratio
+
+def test_neither_is_the_other_nor_timms_own_lars() -> None:
+    assert gap(trained("larc", narrow.falling), golden("byol")) > 1e-3
+    assert gap(trained("lars", narrow.falling), golden("larc")) > 1e-3
+    assert gap(_timms(spare_vectors=True), golden("byol")) > 1e-5  # ‖g‖ + decay·‖w‖ is not ‖g + decay·w‖
+    assert gap(_timms(spare_vectors=False), golden("byol")) > 1e-3
+
+
+def test_the_schedule_is_byols() -> None:
+    cfg = defaults()
+    cfg.SOLVER.update(SCHEDULE="cosine_by_step", WARMUP_ENDS="first", WARMUP_EPOCHS=narrow.WARMUP, EPOCHS=narrow.EPOCHS)
+    cfg.SOLVER.update(BASE_LR=narrow.BASE_LR, BATCH_SIZE=narrow.BATCH)
+    schedule = build_schedule(cfg, narrow.IMAGES // narrow.BATCH)
+    rates = [schedule.at(step) for step in range(len(GOLDEN["schedule"]))]
+    assert rates == pytest.approx(GOLDEN["schedule"], rel=1e-12, abs=1e-15) and len(rates) == 70
+    cfg.SOLVER.WARMUP_ENDS = "last"
+    assert build_schedule(cfg, 7).at(3) != pytest.approx(GOLDEN["schedule"][3], rel=1e-2)
 
 
 def _method(predictor: bool = True) -> Any:
@@ -172,43 +165,39 @@ def test_both_halves_of_a_group_follow_the_schedule_and_the_predictor_may_not() 
         assert rates == [("base", 0.025)] * 2 + [("predictor", 0.05 if fixed else 0.025)] * 2
 
 
-@pytest.mark.parametrize("build", [build_lars, build_larc], ids=["lars", "larc"])
-def test_a_tensor_without_gradient_stays(build: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("name", ["lars", "larc"])
+def test_a_tensor_without_gradient_stays(name: str) -> None:
     """As SwAV's prototypes in their first iterations."""
-    model = network()
-    before = copy.deepcopy(model.state_dict())
-    optimizer = build([{"name": "base", "params": list(model.parameters())}], LR, MOMENTUM, DECAY, TRUST, foreach=False)
-    for name, p in model.named_parameters():
-        p.grad = None if name == "3.weight" else torch.ones_like(p)
+    params, before = parameters(), narrow.weights()
+    optimizer = optimizer_of(name, params)
+    for key, p in params.items():
+        p.grad = None if key == "fc.weight" else torch.ones_like(p)
     optimizer.step()
-    after = model.state_dict()
-    assert [name for name, _ in model.named_parameters() if torch.equal(after[name], before[name])] == ["3.weight"]
+    assert [key for key, p in params.items() if np.array_equal(p.detach().numpy(), before[key])] == ["fc.weight"]
 
 
-@pytest.mark.parametrize("build", [build_lars, build_larc], ids=["lars", "larc"])
-def test_a_stored_state_goes_on_exactly(build: Callable[..., Any]) -> None:
-    def make() -> tuple[nn.Module, torch.optim.Optimizer]:
-        model = network()
-        return model, build([{"name": "base", "params": list(model.parameters())}], LR, MOMENTUM, DECAY, TRUST, False)
+@pytest.mark.parametrize("name", ["lars", "larc"])
+def test_a_stored_state_goes_on_exactly(name: str) -> None:
+    half = parameters()
+    optimizer, stop = optimizer_of(name, half), 3
 
-    def steps(model: nn.Module, optimizer: torch.optim.Optimizer, first: int, last: int) -> None:
-        for step in range(first, last):
-            for name, p in model.named_parameters():
-                p.grad = torch.from_numpy(gradient(name, p, step))
-            optimizer.step()
+    def until(step: int) -> float:
+        if step == stop:
+            raise StopIteration
+        return narrow.falling(step)
 
-    whole, half, rest = make(), make(), make()
-    steps(*whole, 0, 6)
-    steps(*half, 0, 3)
+    with pytest.raises(StopIteration):
+        steps(optimizer, half, until)
     stored = io.BytesIO()
-    torch.save([half[0].state_dict(), half[1].state_dict()], stored)
+    torch.save([{key: p.detach() for key, p in half.items()}, optimizer.state_dict()], stored)
     stored.seek(0)
-    for ours, state in zip(rest, torch.load(stored, weights_only=True), strict=True):
-        ours.load_state_dict(state)
-    steps(*rest, 3, 6)
-    for name, tensor in whole[0].state_dict().items():
-        assert torch.equal(tensor, rest[0].state_dict()[name]) and (step_taken(tensor, half[0], name))
-
-
-def step_taken(tensor: torch.Tensor, half: nn.Module, name: str) -> bool:
-    return not name.endswith(("weight", "bias")) or not torch.equal(tensor, half.state_dict()[name])
+    weights, state = torch.load(stored, weights_only=True)
+    rest = {key: nn.Parameter(tensor) for key, tensor in weights.items()}
+    resumed = optimizer_of(name, rest)
+    resumed.load_state_dict(state)
+    steps(resumed, rest, narrow.falling, first=stop)
+    whole = trained(name, narrow.falling)
+    assert all(np.array_equal(rest[key].detach().numpy(), whole[key]) for key in whole)
+    fresh = {key: nn.Parameter(p.detach().clone()) for key, p in half.items()}
+    steps(optimizer_of(name, fresh), fresh, narrow.falling, first=stop)
+    assert not np.array_equal(fresh["conv.weight"].detach().numpy(), whole["conv.weight"])  # the buffers matter

@@ -1,0 +1,266 @@
+"""Make lars.json: float64 golden values from the LARS of BYOL's and SimCLR's code and apex's LARC, run as they are.
+
+    python tests/pretrain/golden/make_lars.py DEEPMIND SIMCLR APEX --commit f5de0ede8430809180254ee957abf36ed62579ef \\
+        --simclr-commit 383d4143fd8cf7879ae10f1046a9baeb753ff438 \\
+        --apex-commit e13873debc4699d39c6861074b9a3b2a02327f92
+
+DEEPMIND is a clone of google-deepmind/deepmind-research, SIMCLR one of google-research/simclr, APEX one of NVIDIA/apex,
+at those commits. What is run: `lars` of byol/utils/optimizers.py with its own filters, `learning_schedule` of
+byol/utils/schedules.py, `LARSOptimizer` of lars_optimizer.py with the exclusions of model_util.py, and `LARC` without
+clipping around torch's SGD, as SwAV's main_swav.py has it. The first three need JAX or TensorFlow for the arithmetic
+alone, which numpy does here under their names. Weights and gradients are ours (narrow_lars.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[2]))
+from tests.pretrain.golden import narrow_lars as narrow  # noqa: E402
+
+OPTIMIZERS, SCHEDULES, LARS = "byol/utils/optimizers.py", "byol/utils/schedules.py", "lars_optimizer.py"
+LARC = "apex/parallel/LARC.py"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("deepmind", type=Path)
+    parser.add_argument("simclr", type=Path)
+    parser.add_argument("apex", type=Path)
+    parser.add_argument("--commit", required=True, help="deepmind-research's commit, for the record")
+    parser.add_argument("--simclr-commit", required=True, help="simclr's commit, for the record")
+    parser.add_argument("--apex-commit", required=True, help="apex's commit, for the record")
+    parser.add_argument("--output", type=Path, default=HERE / "lars.json")
+    args = parser.parse_args()
+    checkouts = {OPTIMIZERS: args.deepmind, SCHEDULES: args.deepmind, LARS: args.simclr, LARC: args.apex}
+    files = {name: checkout / name for name, checkout in checkouts.items()}
+    digests = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
+    by_apex = larc(load(files.pop(LARC)))  # first: torch looks at what is imported
+    name_numpy_as_jax()
+    name_numpy_as_tensorflow()
+    original = {name: load(file) for name, file in files.items()}
+    values = {
+        "original": {
+            "repositories": {
+                "google-deepmind/deepmind-research": args.commit,
+                "google-research/simclr": args.simclr_commit,
+                "NVIDIA/apex": args.apex_commit,
+            },
+            "sha256": digests,
+        },
+        "numpy": np.__version__,
+        "torch": torch.__version__,
+        "byol": byol(original[OPTIMIZERS]),
+        "simclr": simclr(original[LARS]),
+        "larc": by_apex,
+        "schedule": schedule(original[SCHEDULES]),
+    }
+    args.output.write_text(json.dumps(values, indent=1) + "\n")
+
+
+def load(file: Path) -> ModuleType:
+    """An original's file as a module."""
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class GradientTransformation(NamedTuple):
+    """optax's: two functions."""
+
+    init: Callable[..., Any]
+    update: Callable[..., Any]
+
+
+def chain(*parts: GradientTransformation) -> GradientTransformation:
+    """optax's: one after the other."""
+
+    def update(updates: Any, states: Any, params: Any) -> tuple[Any, list[Any]]:
+        after = []
+        for part, state in zip(parts, states, strict=True):
+            updates, new = part.update(updates, state, params)
+            after.append(new)
+        return updates, after
+
+    return GradientTransformation(lambda params: [part.init(params) for part in parts], update)
+
+
+def scale(factor: float) -> GradientTransformation:
+    """optax's: times a number."""
+    return GradientTransformation(
+        lambda _params: None, lambda updates, state, _params: (mapped(lambda u: factor * u, updates), state)
+    )
+
+
+def mapped(function: Callable[..., Any], *trees: Any) -> Any:
+    """jax.tree_map on dictionaries of dictionaries."""
+    if isinstance(trees[0], dict):
+        return {key: mapped(function, *(tree[key] for tree in trees)) for key in trees[0]}
+    return function(*trees)
+
+
+def with_path(function: Callable[..., Any], tree: Any, path: tuple[str, ...] = ()) -> Any:
+    """tree.map_structure_with_path on dictionaries of dictionaries."""
+    if isinstance(tree, dict):
+        return {key: with_path(function, value, (*path, key)) for key, value in tree.items()}
+    return function(path, tree)
+
+
+def name_numpy_as_jax() -> None:
+    """Give BYOL's imports something to find."""
+    jax, jnp, optax, tree = (ModuleType(name) for name in ("jax", "jax.numpy", "optax", "tree"))
+    for module, entries in (
+        (
+            jnp,
+            {name: getattr(np, name) for name in ("array", "where", "zeros_like", "minimum", "cos", "pi", "ndarray")},
+        ),
+        (jnp, {"linalg": np.linalg, "float32": np.float64}),  # float64 throughout
+        (jax, {"numpy": jnp, "tree_map": mapped}),
+        (optax, {"GradientTransformation": GradientTransformation, "chain": chain, "scale": scale}),
+        (optax, {"Updates": Any, "Params": Any}),
+        (tree, {"map_structure_with_path": with_path}),
+    ):
+        for name, value in entries.items():
+            setattr(module, name, value)
+        sys.modules[module.__name__] = module
+
+
+def byol(optimizers: ModuleType) -> dict[str, list[float]]:
+    """The weights after the steps; as byol_experiment.py, a new transformation with each step's rate."""
+
+    def nested(flat: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+        found: dict[str, dict[str, np.ndarray]] = {}
+        for name, (outer, inner) in narrow.JAX_NAMES.items():
+            found.setdefault(outer, {})[inner] = flat[name]
+        return found
+
+    def lars(rate: float) -> GradientTransformation:
+        spared = optimizers.exclude_bias_and_norm
+        transformation: GradientTransformation = optimizers.lars(
+            rate,
+            weight_decay=narrow.DECAY,
+            momentum=narrow.MOMENTUM,
+            eta=narrow.TRUST,
+            weight_decay_filter=spared,
+            lars_adaptation_filter=spared,
+        )
+        return transformation
+
+    params = nested(narrow.weights())
+    state = lars(0).init(params)
+    for step in range(narrow.STEPS):
+        updates, state = lars(narrow.falling(step)).update(nested(narrow.gradients(step)), state, params)
+        params = mapped(lambda p, u: p + u, params, updates)
+    return {name: params[outer][inner].ravel().tolist() for name, (outer, inner) in narrow.JAX_NAMES.items()}
+
+
+class Variable:
+    """A TensorFlow variable: a name, a value, arithmetic on the value."""
+
+    def __init__(self, name: str, value: np.ndarray) -> None:
+        self.op, self.value, self.shape = self, value, self
+        self.name = name
+
+    def as_list(self) -> list[int]:
+        return list(self.value.shape)
+
+    def assign(self, value: np.ndarray) -> Callable[[], None]:
+        """An operation for `tf.group`."""
+        return lambda: setattr(self, "value", value)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.value
+
+    def __rmul__(self, factor: float) -> np.ndarray:
+        return factor * self.value
+
+    def __sub__(self, other: np.ndarray) -> np.ndarray:
+        return self.value - other
+
+
+def name_numpy_as_tensorflow() -> None:
+    """Give SimCLR's imports something to find."""
+    tensorflow, compat, tf, train = (ModuleType(n) for n in ("tensorflow", "tensorflow.compat", "v1", "train"))
+    kept: dict[str, Variable] = {}
+
+    def get_variable(name: str, shape: list[int], **_: Any) -> Variable:
+        return kept.setdefault(name, Variable(name, np.zeros(shape)))
+
+    class Optimizer:
+        def __init__(self, *_: Any) -> None:
+            pass
+
+    entries: dict[str, Any] = {
+        "float32": np.float64,
+        "zeros_initializer": lambda: None,
+        "get_variable": get_variable,
+        "norm": lambda x, ord: np.linalg.norm(np.asarray(x).ravel(), ord),
+        "where": lambda condition, then, other: then if condition else other,
+        "greater": lambda a, b: a > b,
+        "multiply": lambda a, b: a * np.asarray(b),
+        "group": lambda *operations, **_: [operation() for operation in operations],
+        "train": train,
+    }
+    for name, value in entries.items():
+        setattr(tf, name, value)
+    train.Optimizer = Optimizer  # type: ignore[attr-defined]
+    compat.v1, tensorflow.compat = tf, compat  # type: ignore[attr-defined]
+    sys.modules.update({"tensorflow": tensorflow, "tensorflow.compat": compat, "tensorflow.compat.v1": tf})
+
+
+def simclr(lars: ModuleType) -> dict[str, list[float]]:
+    """The weights after the steps at a constant rate."""
+    optimizer = lars.LARSOptimizer(
+        narrow.LR,
+        momentum=narrow.MOMENTUM,
+        weight_decay=narrow.DECAY,
+        exclude_from_weight_decay=["batch_normalization", "bias", "head_supervised"],
+        eeta=narrow.TRUST,
+    )
+    variables = {name: Variable(narrow.TF_NAMES[name], value) for name, value in narrow.weights().items()}
+    for step in range(narrow.STEPS):
+        found = narrow.gradients(step)
+        optimizer.apply_gradients([(found[name].copy(), variable) for name, variable in variables.items()])
+    return {name: variable.value.ravel().tolist() for name, variable in variables.items()}
+
+
+def larc(apex: ModuleType) -> dict[str, list[float]]:
+    """The weights after the steps; LARC is told each step's rate as SwAV tells it."""
+    params = {name: torch.nn.Parameter(torch.from_numpy(value)) for name, value in narrow.weights().items()}
+    sgd = torch.optim.SGD(params.values(), narrow.LR, momentum=narrow.MOMENTUM, weight_decay=narrow.DECAY)
+    optimizer = apex.LARC(sgd, trust_coefficient=narrow.TRUST, clip=False)
+    for step in range(narrow.STEPS):
+        for group in optimizer.param_groups:
+            group["lr"] = narrow.falling(step)
+        for name, gradient in narrow.gradients(step).items():
+            params[name].grad = torch.from_numpy(gradient)
+        optimizer.step()
+    return {name: p.detach().flatten().tolist() for name, p in params.items()}
+
+
+def schedule(schedules: ModuleType) -> list[float]:
+    """BYOL's learning rates."""
+    steps = narrow.IMAGES // narrow.BATCH
+    total, warmup = narrow.EPOCHS * steps, narrow.WARMUP * steps
+    return [
+        float(schedules.learning_schedule(np.int64(step), narrow.BATCH, narrow.BASE_LR, total, warmup))
+        for step in range(total)
+    ]
+
+
+if __name__ == "__main__":
+    main()
