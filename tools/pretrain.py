@@ -12,6 +12,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # tools/ holds a pretrain.py: it must not hide the package
 
 from common.console import DONE, FAILED, Parser, run
+from common.profiling import add_option
 
 EXAMPLES = """examples:
   python tools/pretrain.py --config-file configs/pretrain/simsiam_r50_b256_200ep_base.yaml --num-gpus 8 \\
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from common.processes import start
     from pretrain.engine.run import run as pretrain
 
-    start(pretrain, (cfg, Path(args.config_file).stem, args.output, args.resume), args.num_gpus)
+    start(pretrain, (cfg, Path(args.config_file).stem, args.output, args.resume, args.profile), args.num_gpus)
     what = folder.diverged()
     if what:
         print(f"diverged: {what}; the last good checkpoint is in {folder.path}", file=sys.stderr)
@@ -64,6 +65,7 @@ def _parser() -> Parser:
     parser.add_argument("--resume", action="store_true", help="continue the run in --output, if there is one")
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes: one a GPU; gloo on a CPU")
     parser.add_argument("--output", required=True, metavar="DIR", help="the run's folder")
+    add_option(parser)
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="single keys, laid over all else")
     return parser
 

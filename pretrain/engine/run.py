@@ -12,6 +12,7 @@ from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 
 from common.errors import UserError
+from common.profiling import require_steps
 from pretrain.data.index import ImageIndex, find_images
 from pretrain.engine.build import build_trainer, check_sizes, images_normalised
 from pretrain.engine.checkpoint import Checkpoints, load_latest, restore
@@ -20,6 +21,7 @@ from pretrain.engine.folder import RunFolder
 from pretrain.engine.images import ImageReport
 from pretrain.engine.knn import Bank, KnnMonitor, monitored_sets
 from pretrain.engine.logs import logging_to
+from pretrain.engine.profile import Profiling
 from pretrain.engine.result import write_result
 from pretrain.engine.schedule import LearningRates
 from pretrain.engine.signals import StopOnSignal
@@ -34,7 +36,7 @@ from pretrain.optim.schedule import build_schedule, peak_lr
 _log = logging.getLogger(__name__)
 
 
-def run(cfg: CfgNode, recipe: str, output: str, resume: bool) -> None:
+def run(cfg: CfgNode, recipe: str, output: str, resume: bool, profile: int = 0) -> None:
     """Pre-train to the end, or on from the newest checkpoint; then write the backbone file and the result.
 
     A run that diverges is recorded in the folder (`RunFolder.diverged`) and is not an exception.
@@ -44,6 +46,7 @@ def run(cfg: CfgNode, recipe: str, output: str, resume: bool) -> None:
         recipe: the config file's stem, for the record.
         output: the run's folder.
         resume: go on with what the folder holds, where it holds something.
+        profile: how many steps to profile (common/profiling.py); 0 = none.
 
     Raises:
         UserError: the data, the folder or the machine does not fit the config.
@@ -54,11 +57,12 @@ def run(cfg: CfgNode, recipe: str, output: str, resume: bool) -> None:
     index = find_images(cfg.DATA.ROOT, cfg.DATA.INDEX_CACHE, cfg.DATA.LIST_ROOT)
     check_sizes(cfg, index)
     check_labels(cfg, index)
+    require_steps(profile, len(index) // cfg.SOLVER.BATCH_SIZE * cfg.SOLVER.EPOCHS)
     bank, validation = monitored_sets(cfg), validation_set(cfg, index)
     _on_main_process(lambda: folder.claim(cfg, resume))
     with logging_to(folder.log, comm.is_main_process()):
         try:
-            trainer, facts = _train(cfg, folder, index, bank, validation, device)
+            trainer, facts = _train(cfg, folder, index, bank, validation, device, profile)
         except Diverged as error:
             _log.error("stopped: %s; the last good checkpoint is kept", error)
             what = str(error)
@@ -88,6 +92,7 @@ def _train(
     bank: Bank | None,
     validation: LabelledSet | None,
     device: torch.device,
+    profile: int,
 ) -> tuple[Trainer, dict[str, Any]]:
     """Build everything, take up the newest checkpoint, train to the last iteration.
 
@@ -99,6 +104,7 @@ def _train(
     start = state["iteration"] if state else 0
     steps = len(index) // cfg.SOLVER.BATCH_SIZE
     total = steps * cfg.SOLVER.EPOCHS
+    require_steps(profile, total - start)
     trainer = build_trainer(cfg, index, device, start, total)
     alarm = StdAlarm(trainer.method.dim, cfg.MONITOR, lowest_share(trainer.method, images_normalised(cfg)))
     extra, seconds = {"images": index.fingerprint}, state["seconds"] if state else 0.0
@@ -108,7 +114,8 @@ def _train(
     accuracy = [ValidationMonitor(cfg, validation, folder.path, steps)] if validation else []
     knn = [KnnMonitor(cfg, bank, folder.path, steps)] if bank else []
     images = ImageReport(steps)
-    early = [IterationTimer(), schedule, alarm, images, *writers]
+    profiling = [Profiling(folder.path, profile)] if profile and comm.is_main_process() else []
+    early = [*profiling, IterationTimer(), schedule, alarm, images, *writers]
     trainer.register_hooks([*early, checkpoints, *accuracy, *knn, StopOnSignal()])
     if state:
         restore(trainer, state)
