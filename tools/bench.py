@@ -1,4 +1,4 @@
-"""Ours beside a named peer, in the same run, with the numbers' equality checked."""
+"""Ours beside a named peer in the same run, the numbers' equality checked; and what each part costs by itself."""
 
 from __future__ import annotations
 
@@ -13,33 +13,41 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from common.console import DONE, FAILED, Parser, run
+from common.costs import Spent, machine, measure_cost
 from common.measure import Measured
 
 EXAMPLES = """examples:
   python tools/bench.py
   python tools/bench.py --pairs 9 --only VOC
+  python tools/bench.py --no-comparisons --only cold     what each command line's start costs
   python tools/bench.py --json > bench.json
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print one table (or JSON); exit 1 where numbers that must be equal are not."""
+    """Measure, print two tables (or JSON); exit 1 where numbers that must be equal are not, or a cost's work failed."""
     parser = Parser(prog="bench.py", description=__doc__, epilog=EXAMPLES)
     parser.add_argument("--pairs", type=int, default=5, help="how often each pair is timed (default: 5)")
     parser.add_argument("--only", default="", metavar="WORD", help="only rows whose name holds this word")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--no-comparisons", action="store_true", help="only what each part costs by itself")
+    parser.add_argument("--no-costs", action="store_true", help="only what has a peer beside it")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     args = parser.parse_args(argv)
     if args.pairs < 1:
         parser.error("--pairs must be 1 or more")
-    with tempfile.TemporaryDirectory() as folder:
-        rows, wrong = _measure(Path(folder), args.pairs, args.only)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rows, wrong = ([], 0) if args.no_comparisons else _measure(folder, args.pairs, args.only)
+        costs, failed = ([], 0) if args.no_costs else _costs(folder, args.only)
     if args.json:
-        print(json.dumps([dataclasses.asdict(row) for row in rows], indent=1, ensure_ascii=False))
+        found = {"machine": machine(), "comparisons": list(map(dataclasses.asdict, rows))}
+        found["costs"] = list(map(dataclasses.asdict, costs))
+        print(json.dumps(found, indent=1, ensure_ascii=False))
     else:
-        _print_table(rows)
-    if not rows and not wrong:
+        _print_tables(rows, costs)
+    if not rows and not costs and not wrong and not failed:
         parser.error(f"--only {args.only}: no row's name holds it")
-    return FAILED if wrong else DONE
+    return FAILED if wrong or failed else DONE
 
 
 def _measure(folder: Path, pairs: int, only: str) -> tuple[list[Measured], int]:
@@ -62,16 +70,44 @@ def _measure(folder: Path, pairs: int, only: str) -> tuple[list[Measured], int]:
     return rows, wrong
 
 
-def _print_table(rows: list[Measured]) -> None:
+def _costs(folder: Path, only: str) -> tuple[list[Spent], int]:
+    from pretrain.costs import costs as pretraining
+    from transfer.costs import costs as transferring
+
+    found: list[Spent] = []
+    failed = 0
+    for room in (pretraining, transferring):
+        for cost in room():
+            if only.lower() not in cost.what.lower():
+                continue
+            print(f"measuring {cost.what}, {cost.size} {cost.unit}", file=sys.stderr)
+            try:
+                found.append(measure_cost(cost, folder))
+            except AssertionError as error:
+                print(f"FAILED: {cost.what}: {error}", file=sys.stderr)
+                failed += 1
+    return found, failed
+
+
+def _print_tables(rows: list[Measured], costs: list[Spent]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("what", "ours", "peer", "ratio (min-max)", "equality", "the peer is")
-    for row in rows:
-        ratio = f"{row.ratio:.2f}x ({row.lowest:.2f}-{row.highest:.2f})"
-        each = [f"{rate:.3g} {row.unit}/s" for rate in (row.ours, row.theirs)]
-        table.add_row(row.what, *each, ratio, row.equality, row.peer)
-    Console(width=None if sys.stdout.isatty() else 170).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 170)
+    console.print(" · ".join(f"{key} {value}" for key, value in machine().items()))
+    if rows:
+        table = Table("what", "ours", "peer", "ratio (min-max)", "equality", "the peer is")
+        for row in rows:
+            ratio = f"{row.ratio:.2f}x ({row.lowest:.2f}-{row.highest:.2f})"
+            each = [f"{rate:.3g} {row.unit}/s" for rate in (row.ours, row.theirs)]
+            table.add_row(row.what, *each, ratio, row.equality, row.peer)
+        console.print(table)
+    if costs:
+        table = Table("cost of", "size", "seconds", "peak MiB", "of which the work's")
+        for cost in costs:
+            memory = [f"{cost.peak_mib:.0f}", f"{cost.added_mib:.0f}"]
+            table.add_row(cost.what, f"{cost.size:,} {cost.unit}", f"{cost.seconds:.3f}", *memory)
+        console.print(table)
 
 
 if __name__ == "__main__":

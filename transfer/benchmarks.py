@@ -18,6 +18,7 @@ from detectron2.structures import Boxes, Instances
 
 from common.environment import ROOT
 from common.measure import Comparison
+from transfer.engine.benchmarks import comparisons as steps
 from transfer.engine.data import catalogue
 from transfer.evaluation.coco import HotCOCOEvaluator
 from transfer.evaluation.voc import VOCEvaluator
@@ -34,6 +35,7 @@ def comparisons(folder: Path) -> Iterator[Comparison]:
     yield from voc_evaluation(folder / "VOC2007")
     yield coco_evaluation(folder / "coco", "bbox", images=400, detections=100)
     yield coco_evaluation(folder / "coco_masks", "segm", images=100, detections=50)
+    yield from steps()
     yield cold_plan()
 
 

@@ -31,6 +31,7 @@ def defaults() -> CfgNode:
     node.CHECK_IMAGES = True  # open each image's header before the first step: readable, of its annotation's size
     node.PRECISE_BN = "synchronised"  # or fvcore: as Detectron2 does it, each rank with its own statistics
     node.ORDER_OF_WORKERS = 4  # batches as Detectron2's loader makes them with so many workers, however many there are
+    node.CHANNELS_LAST = False  # memory layout of the detector: the same numbers but for rounding, in less time
     node.EVALUATOR = ""  # VOC: exact or detectron2; COCO: hotcoco or pycocotools; empty: the first
     node.PREDICTIONS = 4  # on how many test images the trial's detections are drawn at its end; 0: on none
     node.KEEP_CHECKPOINTS = 1  # how many checkpoints to resume from are kept

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.multiprocessing as mp
+from detectron2.config import CfgNode
 from detectron2.engine import default_writers, hooks
 from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import build_model
@@ -33,6 +34,7 @@ from transfer.engine.trainer import Trainer
 from transfer.engine.weights import load_weights
 from transfer.evaluation.build import build_evaluator, metrics_of
 from transfer.modeling import register
+from transfer.modeling.memory_format import channels_last
 from transfer.tasks.task import Task
 
 logger = logging.getLogger(__name__)
@@ -117,10 +119,15 @@ def _train(prepared: Prepared, task: Task) -> None:
 
 def build(prepared: Prepared) -> nn.Module:
     """The detector with the initial weights Detectron2 would give it for the same SEED."""
-    register()
     torch.manual_seed(prepared.cfg.SEED)
-    model: nn.Module = build_model(prepared.cfg)
-    return model
+    return build_detector(prepared.cfg)
+
+
+def build_detector(cfg: CfgNode) -> nn.Module:
+    """The detector of a settled config, on its device, in its memory layout."""
+    register()
+    model: nn.Module = build_model(cfg)
+    return channels_last(model) if cfg.TRANSFER.CHANNELS_LAST else model
 
 
 def _newest(prepared: Prepared) -> dict[str, Any] | None:

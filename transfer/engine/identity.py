@@ -41,7 +41,7 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-TRAINING = ("SOLVER.", "MODEL.RESNETS.NORM", "DATALOADER.", "TEST.EVAL_PERIOD")
+TRAINING = ("SOLVER.", "MODEL.RESNETS.NORM", "DATALOADER.", "TEST.EVAL_PERIOD", "TRANSFER.CHANNELS_LAST")
 """Keys (or their beginnings) that say how a trial was trained, not what is measured: a norm's name is one, for in
 evaluation each uses its running statistics."""
 

@@ -1,0 +1,98 @@
+"""What `make bench` measures of training: a step of SimSiam beside the released code's."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from detectron2.utils.events import EventStorage
+from fvcore.common.config import CfgNode
+from torch import nn
+
+from common.measure import Comparison
+from pretrain.config import defaults
+from pretrain.data.dataset import Batch
+from pretrain.engine.trainer import Trainer
+from pretrain.methods import build_method
+from pretrain.methods.base import Method
+from pretrain.methods.simsiam import SimSiam
+from pretrain.optim.optimizer import build_optimizer
+
+LOSS_LIMIT = 1e-4
+"""How far the losses of a step may be apart: float32 sums in another order, of cosines that begin near 0."""
+
+Stepper = Callable[[], float]
+
+
+def comparisons() -> Iterator[Comparison]:
+    """All of them."""
+    yield simsiam_step()
+
+
+def simsiam_step(batch: int = 8, size: int = 224) -> Comparison:
+    """A step of SimSiam on a ResNet-50 as the trainer makes it with ENGINE.CHANNELS_LAST, monitors and guards included.
+
+    Args:
+        batch: images.
+        size: of a view, in pixels.
+    """
+    cfg = defaults()
+    cfg.SOLVER.BATCH_SIZE = batch
+    torch.manual_seed(0)
+    method = build_method(cfg)
+    views = [torch.randn(batch, 3, size, size) for _ in range(method.views)]
+
+    def equal() -> str:
+        ours, theirs = our_stepper(method, cfg, views), their_stepper(method, cfg, views)
+        gap = max(abs(ours() - theirs()) for _ in range(3))
+        assert gap <= LOSS_LIMIT, f"the losses of three steps differ by {gap:.2g}"
+        return f"3 losses: max |Δ| {gap:.0e}"
+
+    peer = "the released code's step: contiguous, loss read by item()"
+    ours, theirs = our_stepper(method, cfg, views), their_stepper(method, cfg, views)
+    return Comparison(f"SimSiam R50 step, batch {batch} at {size}²", peer, ours, theirs, equal, batch, "images")
+
+
+def our_stepper(method: Method, cfg: CfgNode, views: Sequence[torch.Tensor]) -> Stepper:
+    """Our trainer's own step on a copy of the method; views come in channels-last order, as our loader gives them."""
+    own = copy.deepcopy(method).to(memory_format=torch.channels_last)
+    ready = tuple(view.contiguous(memory_format=torch.channels_last) for view in views)
+    batches = itertools.repeat(Batch(ready, torch.arange(len(ready[0]))))
+    trainer = Trainer(own, build_optimizer(own, cfg), batches)
+    trainer.iter = 0
+    trainer.storage = EventStorage(0)
+
+    def step() -> float:
+        trainer.run_step()
+        trainer.iter += 1
+        return trainer.latest["loss"]
+
+    return step
+
+
+def their_stepper(method: Method, cfg: CfgNode, views: Sequence[torch.Tensor]) -> Stepper:
+    """The step that the released code describes, written anew: the same networks, each view through them in turn.
+
+    It reads the loss after each step (its meters want a number) and makes neither of our guards.
+    """
+    assert isinstance(method, SimSiam) and method.predictor is not None
+    own = copy.deepcopy(method).train()
+    assert own.predictor is not None
+    encoder, projector, predictor = own.encoder, own.projector, own.predictor
+    optimizer = build_optimizer(own, cfg)
+    similarity = nn.CosineSimilarity(dim=1)
+
+    def step() -> float:
+        z1 = projector(encoder(views[0]))
+        z2 = projector(encoder(views[1]))
+        p1, p2 = predictor(z1), predictor(z2)
+        loss = -(similarity(p1, z2.detach()).mean() + similarity(p2, z1.detach()).mean()) / 2
+        read = loss.item()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return read
+
+    return step

@@ -1,0 +1,82 @@
+"""Costs are a fresh process's own; work that failed or did not do what it says has none."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from common.costs import CALL, MIB, Cost, machine, measure_cost
+from common.measure import Comparison, measure
+
+HERE = "tests.common.test_costs"
+
+
+def filled(mib: str) -> object:
+    """Work that takes memory and a little time; before it as much was held and let go of."""
+    bytearray(4 * int(mib) * MIB)
+
+    def work() -> str:
+        page = b"\1" * (int(mib) * MIB)
+        time.sleep(0.2)
+        return f"{len(page)} bytes"
+
+    return work
+
+
+def test_work_is_measured_without_what_came_before_it(tmp_path: Path) -> None:
+    cost = Cost("filling", (CALL, f"{HERE}:filled", "64"), 64, "MiB", f"{64 * MIB} bytes")
+    spent = measure_cost(cost, tmp_path)
+    assert spent.said == f"{64 * MIB} bytes" and (spent.what, spent.size, spent.unit) == ("filling", 64, "MiB")
+    assert 60 < spent.added_mib < 90 and spent.added_mib < spent.peak_mib < 200
+    assert 0.2 <= spent.seconds < 5
+
+
+def test_a_command_is_measured_whole(tmp_path: Path) -> None:
+    made = "import sys; page = bytes(10) + b'x' * (50 * 2**20); print(open(sys.argv[1]).read())"
+    cost = Cost("a command", ("-c", made, "{folder}/word"), proves="ready", prepare=lambda f: _write(f / "word"))
+    spent = measure_cost(cost, tmp_path)
+    assert spent.said == "ready" and 50 < spent.peak_mib == spent.added_mib < 300 and spent.seconds > 0
+
+
+def _write(file: Path) -> None:
+    file.write_text("ready")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("-c", "import sys; sys.exit('it broke')"), "exit code 1: it broke"),
+        (("-c", "print('something else')"), "'the answer' is not in what it printed: something else"),
+        ((CALL, f"{HERE}:filled", "1"), "'the answer' is not in what it printed"),
+        ((CALL, f"{HERE}:missing"), "exit code 1"),
+    ],
+)
+def test_what_failed_has_no_cost(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    with pytest.raises(AssertionError, match=said):
+        measure_cost(Cost("broken", words, proves="the answer"), tmp_path)
+
+
+def test_figures_say_where_they_come_from() -> None:
+    found = machine()
+    assert found["processor"] and int(str(found["cores"])) >= 1 and str(found["torch"])[0].isdigit()
+
+
+def test_a_comparison_whose_numbers_differ_is_not_timed() -> None:
+    timed: list[str] = []
+
+    def equal() -> str:
+        raise AssertionError("they differ")
+
+    unequal = Comparison("a", "b", lambda: timed.append("ours"), lambda: timed.append("theirs"), equal, 1, "steps")
+    with pytest.raises(AssertionError, match="they differ"):
+        measure(unequal)
+    assert not timed
+
+
+def test_a_ratio_is_the_peers_time_over_ours() -> None:
+    row = measure(
+        Comparison("a", "b", lambda: time.sleep(0.01), lambda: time.sleep(0.1), lambda: "same", 2, "steps"), 3
+    )
+    assert 2 < row.lowest <= row.ratio <= row.highest and row.ours > row.theirs and row.equality == "same"

@@ -1,0 +1,132 @@
+"""What `make bench` measures: the rows are there, their equality checks can fail, and its tables and JSON hold them."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.engine import SimpleTrainer
+
+from common.console import call
+from common.measure import Comparison
+from pretrain import benchmarks as pretraining
+from pretrain.config import defaults
+from pretrain.costs import costs as pretraining_costs
+from pretrain.engine import benchmarks as steps
+from pretrain.methods import build_method
+from tools.bench import main
+from transfer.costs import costs as transfer_costs
+from transfer.engine import benchmarks as c4
+
+
+@pytest.mark.parametrize(
+    "words", [["--pairs", "0"], ["--only", "no such row", "--no-comparisons"], ["--no-comparisons", "--no-costs"]]
+)
+def test_wrong_use_is_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(main, words) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("bench.py: error:")
+
+
+def test_costs_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(main, ["--no-comparisons", "--only", "lr_search", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["comparisons"] == [] and found["machine"]["cores"] >= 1
+    (row,) = found["costs"]
+    assert row["what"] == "lr_search.py --help, cold" and row["seconds"] > 0 and row["peak_mib"] > 1
+
+
+def test_costs_cover_every_command_line_and_three_curves() -> None:
+    found = [*pretraining_costs(), *transfer_costs()]
+    root = Path(__file__).parents[2]
+    tools = {file.stem for file in (root / "tools").glob("*.py")} - {"__init__", "install_detectron2"}
+    assert {cost.what.split(".py")[0] for cost in found if "--help" in cost.what} == tools
+    sizes: dict[str, list[int]] = {}
+    for cost in found:
+        sizes.setdefault(cost.what, []).append(cost.size)
+    for curve in ("list of a folder, first time", "launch.py plan, cold", "COCO evaluation, boxes"):
+        assert len(sizes[curve]) == 3 and sizes[curve] == sorted(sizes[curve])
+    assert all(cost.proves for cost in found)
+    assert [cost.size for cost in found if cost.what == "list of a folder, cached"] == [100_000]
+
+
+def test_comparisons_have_a_step_of_each_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretraining, "input_pipelines", lambda _folder: iter(()))
+    made = Comparison("a step", "", lambda: None, lambda: None, lambda: "", 1, "steps")
+    monkeypatch.setattr(steps, "simsiam_step", lambda: made)
+    monkeypatch.setattr(c4, "c4_step", lambda task: made)
+    assert list(pretraining.comparisons(tmp_path)) == [made] and list(c4.comparisons()) == [made, made]
+
+
+def _narrow_simsiam() -> tuple[object, object, list[torch.Tensor]]:
+    cfg = defaults()
+    cfg.MODEL.update(ARCH="resnet18", PROJ_HIDDEN=64, DIM=32, PRED_DIM=16)
+    torch.manual_seed(0)
+    return build_method(cfg), cfg, [torch.randn(8, 3, 32, 32) for _ in range(2)]
+
+
+def test_both_steps_of_simsiam_have_the_same_losses_and_another_rate_shows() -> None:
+    method, cfg, views = _narrow_simsiam()
+    ours, theirs = steps.our_stepper(method, cfg, views), steps.their_stepper(method, cfg, views)  # type: ignore[arg-type]
+    assert max(abs(ours() - theirs()) for _ in range(3)) < 1e-5
+    other = cfg.clone()  # type: ignore[attr-defined]
+    other.SOLVER.BASE_LR *= 1.5
+    ours, theirs = steps.our_stepper(method, other, views), steps.their_stepper(method, cfg, views)  # type: ignore[arg-type]
+    assert max(abs(ours() - theirs()) for _ in range(3)) > 1e-4
+
+
+def test_the_row_of_simsiam_refuses_another_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    peer = steps.their_stepper
+    monkeypatch.setattr(steps, "their_stepper", lambda m, c, v: peer(m, c, [view + 0.01 for view in v]))
+    row = steps.simsiam_step(batch=4, size=32)
+    with pytest.raises(AssertionError, match="the losses of three steps differ"):
+        row.equal()
+
+
+NARROW = {"STEM_OUT_CHANNELS": 8, "RES2_OUT_CHANNELS": 16, "WIDTH_PER_GROUP": 4}
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows of C4 on a narrow detector."""
+    whole = c4.small_config
+
+    def small_config(task: str, images: int, rois: int) -> object:
+        cfg = whole(task, images, rois)
+        cfg.MODEL.RESNETS.update(NARROW)
+        return cfg
+
+    monkeypatch.setattr(c4, "small_config", small_config)
+
+
+@pytest.mark.parametrize("task", ["voc0712_trainval", "coco"])
+def test_both_steps_of_c4_have_the_same_losses(narrow: None, task: str) -> None:
+    assert "3 steps' losses" in c4.c4_step(task, height=96, width=128).equal()
+
+
+def test_the_row_of_c4_refuses_another_step(narrow: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = SimpleTrainer.run_step
+
+    def without_update(self: SimpleTrainer) -> None:
+        before = copy.deepcopy(self.model.state_dict())
+        step(self)
+        self.model.load_state_dict(before)
+
+    peer = c4.their_stepper
+
+    def theirs(*arguments: object) -> object:
+        theirs_step = peer(*arguments)  # type: ignore[arg-type]
+
+        def run() -> object:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(SimpleTrainer, "run_step", without_update)
+                return theirs_step()
+
+        return run
+
+    monkeypatch.setattr(c4, "their_stepper", theirs)
+    monkeypatch.setattr(c4, "LOSS_LIMIT", 1e-6)
+    with pytest.raises(AssertionError, match="the losses of three steps differ"):
+        c4.c4_step("voc0712_trainval", height=96, width=128).equal()

@@ -1,0 +1,125 @@
+"""What transfer's parts cost: the start of its command lines, a conversion, an evaluation; each at several sizes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from common.costs import CALL, Cost, Work
+
+TOOLS = ("bench", "convert", "data", "doctor", "launch", "lr_search", "table", "transfer")
+PER_IMAGE = 50
+"""Detections in an image of the made COCO sets."""
+
+
+def costs() -> Iterator[Cost]:
+    """All of them. The functions named here get ready in the process that is measured."""
+    for tool in TOOLS:
+        yield Cost(f"{tool}.py --help, cold", (f"tools/{tool}.py", "--help"), 1, "starts", "usage:")
+    for jobs in (10, 100, 1000):
+        file = f"{{folder}}/jobs{jobs}.yaml"
+        made = _experiment(jobs)
+        yield Cost("launch.py plan, cold", ("tools/launch.py", "plan", file), jobs, "jobs", f"s{jobs} ", made)
+        yield Cost("launch.py status, cold", ("tools/launch.py", "status", file), jobs, "jobs", f"s{jobs} ", made)
+    for trials in (10, 100):
+        command = ("tools/table.py", f"{{folder}}/trials{trials}", "--format", "md")
+        yield Cost("table.py, cold", command, trials, "trials", f"| {trials} ", _trials(trials))
+    yield Cost(
+        "convert.py, with its proof",
+        ("tools/convert.py", "{folder}/r50.pth", "{folder}/r50.pkl"),
+        1,
+        "files",
+        "265",
+        _weights,
+    )
+    for images in (100, 400, 1600):
+        for kind in ("boxes", "masks"):
+            name, count = f"COCO evaluation, {kind}", images * PER_IMAGE
+            words = (CALL, "transfer.costs:evaluated", str(images), kind, "{folder}")
+            yield Cost(name, words, count, "detections", f"{count} detections")
+
+
+def _experiment(jobs: int) -> Callable[[Path], None]:
+    """An experiment of scratch on VOC07 with `jobs` trials, as `submit` leaves it before the first has run."""
+
+    def prepare(folder: Path) -> None:
+        from transfer.experiment.build import build
+        from transfer.experiment.load import load
+
+        task = {"config": "configs/transfer/voc07.yaml", "trials": jobs}
+        content = {
+            "name": f"jobs{jobs}",
+            "run_dir": str(folder / f"run{jobs}"),
+            "data": {"detection": str(folder)},
+            "rows": {"scratch": {"label": "scratch", "scratch": True}},
+            "tasks": {"voc07": task},
+            "seeds": list(range(1, jobs + 1)),
+        }
+        file = folder / f"jobs{jobs}.yaml"
+        file.write_text(json.dumps(content))  # JSON is YAML
+        build(*load(file)).write(folder / f"run{jobs}")
+
+    return prepare
+
+
+def _trials(count: int) -> Callable[[Path], None]:
+    """Finished trials of scratch on VOC07, as `tools/table.py` reads them."""
+
+    def prepare(folder: Path) -> None:
+        for seed in range(1, count + 1):
+            file = folder / f"trials{count}" / f"s{seed}" / "result.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(_result(seed)))
+
+    return prepare
+
+
+def _result(seed: int) -> dict[str, Any]:
+    splits = {"train_splits": ["voc_2007_trainval"], "test_split": "voc_2007_test"}
+    return {
+        "format": "transfer-result/1",
+        "status": "done",
+        "task": "voc07",
+        "seed": seed,
+        "toy": False,
+        "metrics": {"bbox": {"AP": 16.8, "AP50": 35.9, "AP75": 13.0 + seed / 1000, "per_class": {}}},
+        "divergence": None,
+        "comparable": {"ok": True, "reasons": []},
+        "settings": {"total_batch": 16, "lr": 0.02, "iterations": 9000, "metric": "voc2007", **splits},
+        "weights": {"name": "scratch", "path": None, "sha256": None, "manifest": None},
+        "config": {"file": "voc07.yaml", "overrides": [], "overlay": None},
+        "guards": {"weights_loaded": "scratch"},
+        "environment": {},
+        "timing": {"train_seconds": 1.0, "eval_seconds": 1.0, "seconds_per_iteration": 1.0},
+    }
+
+
+def _weights(folder: Path) -> None:
+    """A ResNet-50 in torchvision's layout; a conversion that was there is gone."""
+    import torch
+    import torchvision
+
+    torch.save(torchvision.models.resnet50(weights=None).state_dict(), folder / "r50.pth")
+    (folder / "r50.pkl").unlink(missing_ok=True)
+
+
+def evaluated(images: str, kind: str, folder: str) -> Work:
+    """COCO's metric of detections in memory, the annotation file read; masks encoded from whole pasted ones."""
+    from transfer.benchmarks import random_coco, random_coco_detections
+    from transfer.evaluation.coco import HotCOCOEvaluator
+
+    masks = kind == "masks"
+    dataset = random_coco(Path(folder) / f"coco_{images}_{kind}", int(images))
+    found = random_coco_detections(dataset, PER_IMAGE, masks)
+
+    def work() -> str:
+        evaluator = HotCOCOEvaluator(dataset, masks)
+        for image, output in found:
+            evaluator.process([image], [output])
+        answer = evaluator.evaluate()
+        assert answer is not None
+        return f"{len(found) * PER_IMAGE} detections, AP {answer['segm' if masks else 'bbox']['AP']:.4f}"
+
+    return work
