@@ -13,6 +13,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from common.console import DONE, Parser, run
+from common.profiling import add_option
 
 EXAMPLES = """examples:
   python tools/transfer.py --config-file configs/transfer/voc07.yaml --weights simsiam.pkl --seed 1 --output
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.role,
         args.select_on,
         args.lr_from,
+        args.profile,
     )
     outcome = run_trial(request)
     place = place_from_environment()
@@ -97,6 +99,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--lr-from", type=Path, metavar="F", help="take the lr that tools/lr_search.py choose recorded in F"
     )
+    add_option(parser)
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="any key of the config, last word")
     return parser.parse_intermixed_args(argv)
 

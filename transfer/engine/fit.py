@@ -21,6 +21,7 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 from common import processes
 from common.errors import Again, UserError
 from common.files import write_json, write_text
+from common.profiling import require_steps
 from transfer.engine.data import catalogue, test_batches, training_batches, training_dicts
 from transfer.engine.guards import check_model
 from transfer.engine.hooks import Checkpointing, StopOnSignal, Stopwatch
@@ -28,6 +29,7 @@ from transfer.engine.logs import logging_to, trim_metrics
 from transfer.engine.precise_bn import PreciseBN
 from transfer.engine.predictions import draw_predictions
 from transfer.engine.prepare import Prepared, load_task_of
+from transfer.engine.profile import Profiling
 from transfer.engine.randomness import PRECISE_BN, sampler_seeds, seed_torch
 from transfer.engine.result import FILE, Facts, result
 from transfer.engine.trainer import Trainer
@@ -101,6 +103,7 @@ def _train(prepared: Prepared, task: Task) -> None:
     dicts = training_dicts(task, cfg)
     before = _newest(prepared)
     start = before["iteration"] + 1 if before else 0
+    require_steps(prepared.profile, cfg.SOLVER.MAX_ITER - start)
     if comm.is_main_process():
         trim_metrics(prepared.output, start)  # before the writers open the file
     trainer.register_hooks(_hooks(trainer, prepared, task, dicts, stopwatch, found))
@@ -166,7 +169,9 @@ def _hooks(
         found["seconds"] = timer.seconds()
         return dict(found["metrics"] or {})
 
+    profiled = prepared.profile and comm.is_main_process()
     return [
+        Profiling(prepared.output, prepared.profile) if profiled else None,  # first, so that no other's time is in it
         stopwatch,
         hooks.IterationTimer(),
         hooks.LRScheduler(trainer.optimizer, trainer.scheduler),

@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 
 from common import processes
 from common.errors import UserError
+from common.profiling import require_steps
 from transfer.engine import config, identity, result
 from transfer.engine.checkpoint import LAST, Checkpoints
 from transfer.engine.config import Loaded, Source
@@ -43,6 +44,7 @@ class Request:
         role: `trial`, or `lr_search` for a point of the lr search.
         select_on: what a point is measured on: `test` or `heldout`; None for a trial.
         lr_from: `lr_search.json`, whose chosen lr the trial takes.
+        profile: how many steps to profile (common/profiling.py); 0: none.
     """
 
     source: Source
@@ -56,6 +58,7 @@ class Request:
     role: str = config.TRIAL
     select_on: str | None = None
     lr_from: Path | None = None
+    profile: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Prepared:
         evaluator: the name of what measures.
         search: what the result says of the lr search: `role`, `select_on`, `heldout`, or `lr_search`; empty where the
             lr was not searched.
+        profile: as requested.
     """
 
     cfg: CfgNode
@@ -83,6 +87,7 @@ class Prepared:
     resume: bool
     eval_only: bool
     search: dict[str, Any] = field(default_factory=dict)
+    profile: int = 0
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -100,6 +105,9 @@ def prepare(request: Request) -> tuple[Prepared, Task]:
     recorded = settle_role(loaded, request.role, request.select_on, request.lr_from)
     count = number_of_processes(request.num_gpus)
     cfg = _settle(loaded, request, count)
+    if request.profile and request.eval_only:
+        raise UserError("--profile looks at training; leave it out with --eval-only")
+    require_steps(request.profile, cfg.SOLVER.MAX_ITER)
     alone = processes.place_from_environment() is None
     weights = find_weights(request.weights, cfg.MODEL.RESNETS.DEPTH, request.output, alone)
     search = settle_lr(cfg, recorded, weights.sha256)
@@ -112,9 +120,8 @@ def prepare(request: Request) -> tuple[Prepared, Task]:
     _check_build(cfg)
     evaluator = config.evaluator_name(cfg, task.layout)
     source, output = request.source, request.output
-    prepared = Prepared(
-        cfg, loaded.task_cfg, source, output, weights, count, evaluator, request.resume, request.eval_only, search
-    )
+    how = (request.resume, request.eval_only, search, request.profile)
+    prepared = Prepared(cfg, loaded.task_cfg, source, output, weights, count, evaluator, *how)
     if cfg.TRANSFER.CHECK_IMAGES and _begins(prepared):
         require_images(task)
     _check_folder(prepared)
