@@ -37,7 +37,7 @@ class Detector:
     name: str = "C4"
     real: str = "R50-C4 of VOC07 at 800 × 1067, 2 images: a batch of 16 on 8 GPUs"
     images: int = 2
-    ways: tuple[Way, ...] = (Way(), Way(tf32=True), Way("fp16"))
+    ways: tuple[Way, ...] = (Way(), Way(tf32=True), Way("fp16"), Way("fp16", channels_last=True))
     more_images: tuple[int, ...] = (4, 8, 16)
     benchmark: bool = False
     on_cpu: tuple[str, ...] = ()
@@ -110,14 +110,13 @@ def _trainer(cfg: Any, way: Way, scale: float) -> Trainer:
     """The trainer of a trial; half precision by Detectron2's AMPTrainer, as SOLVER.AMP has it."""
     import torch
     from detectron2.engine import AMPTrainer
-    from detectron2.modeling import build_model
 
+    from transfer.engine.fit import build_detector
     from transfer.engine.trainer import Trainer
-    from transfer.modeling import register
 
-    register()
+    cfg.TRANSFER.CHANNELS_LAST = way.channels_last
     torch.manual_seed(cfg.SEED)  # Detectron2 draws the weights on the CPU: they are the same on every device
-    trainer = Trainer(cfg, build_model(cfg))
+    trainer = Trainer(cfg, build_detector(cfg))
     if way.precision != "fp32":
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}[way.precision]
         scaler = torch.amp.GradScaler("cuda", init_scale=scale, enabled=half is torch.float16)
