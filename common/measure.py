@@ -41,6 +41,7 @@ class Measured:
         ours, theirs: median units a second.
         ratio: median over the pairs of how many times faster ours was.
         lowest, highest: the pairs' extremes.
+        best: the peer's fastest time over our fastest: what another process on the machine disturbs least.
         equality: what `Comparison.equal` said.
     """
 
@@ -52,6 +53,7 @@ class Measured:
     ratio: float
     lowest: float
     highest: float
+    best: float
     equality: str
 
 
@@ -80,6 +82,7 @@ def measure(comparison: Comparison, pairs: int = 5) -> Measured:
         statistics.median(ratios),
         min(ratios),
         max(ratios),
+        min(theirs for _, theirs in times) / min(ours for ours, _ in times),
         equality,
     )
 

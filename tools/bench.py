@@ -96,11 +96,11 @@ def _print_tables(rows: list[Measured], costs: list[Spent]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 170)
     console.print(" · ".join(f"{key} {value}" for key, value in machine().items()))
     if rows:
-        table = Table("what", "ours", "peer", "ratio (min-max)", "equality", "the peer is")
+        table = Table("what", "ours", "peer", "ratio (min-max)", "of the fastest", "equality", "the peer is")
         for row in rows:
             ratio = f"{row.ratio:.2f}x ({row.lowest:.2f}-{row.highest:.2f})"
             each = [f"{rate:.3g} {row.unit}/s" for rate in (row.ours, row.theirs)]
-            table.add_row(row.what, *each, ratio, row.equality, row.peer)
+            table.add_row(row.what, *each, ratio, f"{row.best:.2f}x", row.equality, row.peer)
         console.print(table)
     if costs:
         table = Table("cost of", "size", "seconds", "peak MiB", "of which the work's")

@@ -34,6 +34,9 @@ def costs() -> Iterator[Cost]:
         "265",
         _weights,
     )
+    for count in (8, 32):
+        call = (CALL, "transfer.costs:mapped", str(count), "{folder}")
+        yield Cost("a loader process: images for fine-tuning on VOC", call, count, "images", f"{count} images")
     for images in (100, 400, 1600):
         for kind in ("boxes", "masks"):
             name, count = f"COCO evaluation, {kind}", images * PER_IMAGE
@@ -103,6 +106,31 @@ def _weights(folder: Path) -> None:
 
     torch.save(torchvision.models.resnet50(weights=None).state_dict(), folder / "r50.pth")
     (folder / "r50.pkl").unlink(missing_ok=True)
+
+
+def mapped(count: str, folder: str) -> Work:
+    """What one loader process does for `count` images of VOC's size: read, decode, resize to 480 … 800, flip."""
+    import numpy as np
+    import torch
+    from detectron2.data import DatasetMapper
+    from detectron2.structures import BoxMode
+    from PIL import Image
+
+    from common.environment import ROOT
+    from transfer.engine import config
+    from transfer.engine.data import MappedBatches
+    from transfer.engine.randomness import AUGMENT
+
+    torch.set_num_threads(1)
+    source = config.Source(ROOT / "configs/transfer/voc07.yaml", None, ("MODEL.DEVICE", "cpu"))
+    coarse = np.random.default_rng(0).integers(0, 256, (75, 100, 3), dtype=np.uint8)
+    file = Path(folder) / "photo.jpg"
+    Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC).save(file, quality=95)
+    thing = {"category_id": 0, "bbox": [10.0, 20.0, 200.0, 300.0], "bbox_mode": BoxMode.XYXY_ABS}
+    image = {"file_name": str(file), "image_id": "photo", "height": 375, "width": 500, "annotations": [thing]}
+    mapper = DatasetMapper(config.load(source).cfg, is_train=True)
+    batches = MappedBatches([image], mapper, (0, AUGMENT, 0))
+    return lambda: f"{len(batches[0, [0] * int(count)])} images"
 
 
 def evaluated(images: str, kind: str, folder: str) -> Work:

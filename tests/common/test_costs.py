@@ -79,4 +79,6 @@ def test_a_ratio_is_the_peers_time_over_ours() -> None:
     row = measure(
         Comparison("a", "b", lambda: time.sleep(0.01), lambda: time.sleep(0.1), lambda: "same", 2, "steps"), 3
     )
-    assert 2 < row.lowest <= row.ratio <= row.highest and row.ours > row.theirs and row.equality == "same"
+    assert (
+        2 < row.lowest <= row.ratio <= row.highest and row.best > 2 and row.ours > row.theirs and row.equality == "same"
+    )
