@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import resource
 import shutil
 import tempfile
@@ -110,6 +111,7 @@ class Profile:
     def _begin(self, iteration: int) -> None:
         from torch.profiler import ProfilerActivity, profile
 
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its own notes on stderr
         self._wait()
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.device.type == "cuda" else [])]
         self.first, self._profiler = iteration, profile(activities=activities)

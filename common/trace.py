@@ -41,7 +41,8 @@ class Breakdown:
     Attributes:
         steps: how many there were.
         step: the whole step. Its device time says how busy the GPU was, where kernels do not run side by side.
-        parts: `PHASES` and `OTHER`, which add up to the step's host time, and `COMMUNICATION`, which runs beside them.
+        parts: `PHASES` and `OTHER`, which add up to the step's host time, and `COMMUNICATION`, which runs within and
+            beside them.
     """
 
     steps: int
@@ -154,7 +155,7 @@ def render(found: Breakdown) -> str:
     gpu = found.step.device is not None
     lines = [f"{'':13s} {'ms a step':>9s}  {'share':>5s}" + (f"  {'GPU ms':>8s}  {'GPU share':>9s}" if gpu else "")]
     for name, part in (*found.parts.items(), ("step", found.step)):
-        beside = "  (beside the others)" if name == COMMUNICATION and part.host else ""
+        beside = "  (within and beside the others)" if name == COMMUNICATION and part.host else ""
         lines.append(f"{name:13s} {_columns(part, found.step)}{beside}")
     return "\n".join(lines)
 

@@ -73,7 +73,7 @@ def test_operations_between_processes_count_once_and_within_steps_alone() -> Non
     found = breakdown([*step(0), *operations])
     assert found.parts[COMMUNICATION].host == pytest.approx(2.0)
     assert found.parts[OTHER].host == pytest.approx(1)  # it runs beside them
-    assert "communication      2.00    20%  (beside the others)" in render(found)
+    assert "communication      2.00    20%  (within and beside the others)" in render(found)
 
 
 def test_several_forward_and_backward_passes_a_step() -> None:
