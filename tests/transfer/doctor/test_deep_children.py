@@ -41,3 +41,8 @@ def test_a_process_that_hangs_is_killed() -> None:
 
 def test_an_answer_larger_than_a_pipe() -> None:
     assert in_processes(operator.mul, [(b"x", 1 << 20)], 60) == [Answer(b"x" * (1 << 20))]
+
+
+def test_a_process_may_have_processes() -> None:
+    """A GPU's compiles in one of its own."""
+    assert in_processes(in_processes, [(math.sqrt, [(16,)], 60.0)], 90) == [Answer([Answer(4.0)])]
