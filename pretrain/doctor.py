@@ -48,7 +48,7 @@ class SimSiam:
         shape = (BATCH, 3, SIDE, SIDE)
         first = [torch.randn(shape, generator=draw) for _ in range(BATCHES)]
         batches = [[view, view + 0.5 * torch.randn(shape, generator=draw)] for view in first]
-        return _steps(small_config(), batches, device, way, SCALE)
+        return _steps(small_config(), batches, device, way, small=True)
 
     def full(self, device: str, way: Way, images: int) -> Steps:
         """The base recipe's model, at the learning rate of its whole batch."""
@@ -77,8 +77,8 @@ def _cut(encoder: Any) -> None:
         setattr(encoder, stage, getattr(encoder, stage)[:1])
 
 
-def _steps(cfg: Any, batches: list[Views], device: str, way: Way, scale: float | None = None) -> Steps:
-    """Train on the batches in turn; with a scale, fp16's, the small model."""
+def _steps(cfg: Any, batches: list[Views], device: str, way: Way, small: bool = False) -> Steps:
+    """Train on the batches in turn, as the engine builds it but for the data."""
     import torch
     from detectron2.utils.events import EventStorage
 
@@ -90,7 +90,7 @@ def _steps(cfg: Any, batches: list[Views], device: str, way: Way, scale: float |
     torch.manual_seed(0)  # on the CPU: the weights are the same on every device
     order: Any = {"memory_format": torch.channels_last if way.channels_last else torch.contiguous_format}
     method = build_method(cfg)
-    if scale:
+    if small:
         _cut(method.encoder)
     method = method.to(device).to(**order)
     placed = [tuple(view.to(device).contiguous(**order) for view in views) for views in batches]
@@ -100,9 +100,9 @@ def _steps(cfg: Any, batches: list[Views], device: str, way: Way, scale: float |
             yield Batch(views, torch.arange(len(views[0])))
 
     trainer = Trainer(method, build_optimizer(method, cfg), rounds(), way.precision, compile_model=way.compiled)
-    if scale and way.precision == "fp16":
-        trainer.scaler = torch.amp.GradScaler(trainer.device.type, init_scale=scale)
-    if not scale:  # as a run reads them: a step late but where a line is written
+    if small and way.precision == "fp16":
+        trainer.scaler = torch.amp.GradScaler(trainer.device.type, init_scale=SCALE)
+    if not small:  # as a run reads them: a step late but where a line is written
         trainer.reads_at = lambda iteration: (iteration + 1) % cfg.LOG.PERIOD == 0
     trainer.iter, storage = 0, EventStorage(0)
 
