@@ -152,3 +152,26 @@ def test_a_run_s_metrics_alarm_and_backbone_are_the_same(pretrain: Command, tmp_
     states = [torch.load(folder / "checkpoint_0000006.pth", weights_only=True) for folder in (soon, late)]
     assert all(torch.equal(states[0]["method"][name], states[1]["method"][name]) for name in states[0]["method"])
     assert states[0]["hooks"] == states[1]["hooks"] and states[0]["latest"] == states[1]["latest"]
+
+
+def test_stopped_and_resumed_it_ends_as_the_unbroken_run_that_reads_at_once(
+    pretrain: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["LOG.PERIOD", "100", "SOLVER.EPOCHS", "3"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert pretrain(whole, *words) == 0
+    step = Trainer.run_step
+
+    def asked(self: Trainer) -> None:
+        self.stop_wanted = self.stop_wanted or self.iter == 3  # heard of with step 4, where nothing else is due
+        step(self)
+
+    monkeypatch.setattr(Trainer, "run_step", asked)
+    assert pretrain(broken, *words, *LATE) == 75
+    assert (broken / "last_checkpoint").read_text() == "checkpoint_0000005.pth\n"
+    monkeypatch.setattr(Trainer, "run_step", step)
+    assert pretrain(broken, *words, "ENGINE.READ_LATE", "False", "--resume") == 0
+    states = [torch.load(sorted(f.glob("checkpoint_*.pth"))[-1], weights_only=True) for f in (whole, broken)]
+    assert states[0]["iteration"] == states[1]["iteration"] and states[0]["latest"] == states[1]["latest"]
+    assert all(torch.equal(states[0]["method"][name], states[1]["method"][name]) for name in states[0]["method"])
+    assert _curve(broken)[-1] == _curve(whole)[-1] and _curve(broken)[0]["iteration"] == 4  # the line of the stop
