@@ -32,6 +32,7 @@ def defaults() -> CfgNode:
     node.PRECISE_BN = "synchronised"  # or fvcore: as Detectron2 does it, each rank with its own statistics
     node.ORDER_OF_WORKERS = 4  # batches as Detectron2's loader makes them with so many workers, however many there are
     node.CHANNELS_LAST = False  # memory layout of the detector: the same numbers but for rounding, in less time
+    node.TF32 = False  # whether a GPU may round the inputs of float32 products to TF32, which V100 GPUs could not
     node.EVALUATOR = ""  # VOC: exact or detectron2; COCO: hotcoco or pycocotools; empty: the first
     node.PREDICTIONS = 4  # on how many test images the trial's detections are drawn at its end; 0: on none
     node.KEEP_CHECKPOINTS = 1  # how many checkpoints to resume from are kept

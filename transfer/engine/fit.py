@@ -127,8 +127,10 @@ def build(prepared: Prepared) -> nn.Module:
 
 
 def build_detector(cfg: CfgNode) -> nn.Module:
-    """The detector of a settled config, on its device, in its memory layout."""
+    """The detector of a settled config, on its device, in its memory layout; sets the process's arithmetic for it."""
     register()
+    torch.backends.cudnn.allow_tf32 = cfg.TRANSFER.TF32
+    torch.set_float32_matmul_precision("high" if cfg.TRANSFER.TF32 else "highest")
     model: nn.Module = build_model(cfg)
     return channels_last(model) if cfg.TRANSFER.CHANNELS_LAST else model
 

@@ -9,6 +9,7 @@ import torch
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from transfer.doctor.deep.arithmetic import arithmetic
 from transfer.engine import benchmarks as c4
 from transfer.engine.fit import build_detector
 from transfer.modeling.memory_format import channels_last
@@ -55,6 +56,18 @@ def test_a_state_dict_goes_from_one_order_to_the_other(model: nn.Module) -> None
     plain.load_state_dict(last.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), model.state_dict().values(), strict=True))
     assert not last.state_dict()["backbone.res2.0.conv2.weight"].is_contiguous()
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_tf32_is_off_unless_asked_for(asked: bool) -> None:
+    cfg = c4.small_config("voc0712_trainval", 2, 16)
+    cfg.MODEL.RESNETS.update({"STEM_OUT_CHANNELS": 8, "RES2_OUT_CHANNELS": 16, "WIDTH_PER_GROUP": 4})
+    assert cfg.TRANSFER.TF32 is False
+    cfg.TRANSFER.TF32 = asked
+    with arithmetic(tf32=not asked, benchmark=False):
+        build_detector(cfg)
+        assert torch.backends.cudnn.allow_tf32 is asked
+        assert torch.get_float32_matmul_precision() == ("high" if asked else "highest")
 
 
 def test_the_order_is_a_key() -> None:

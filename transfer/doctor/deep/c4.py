@@ -114,7 +114,7 @@ def _trainer(cfg: Any, way: Way, scale: float) -> Trainer:
     from transfer.engine.fit import build_detector
     from transfer.engine.trainer import Trainer
 
-    cfg.TRANSFER.CHANNELS_LAST = way.channels_last
+    cfg.TRANSFER.CHANNELS_LAST, cfg.TRANSFER.TF32 = way.channels_last, way.tf32
     torch.manual_seed(cfg.SEED)  # Detectron2 draws the weights on the CPU: they are the same on every device
     trainer = Trainer(cfg, build_detector(cfg))
     if way.precision != "fp32":
