@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from detectron2.utils import comm
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 from common.processes import start
 from pretrain.data.dataset import Batch
@@ -136,6 +138,16 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
                 )
             furthest = (two[key].double() - one[key].double()).abs().max() / one[key].double().abs().max().clamp(1e-3)
             assert furthest < 1e-9, f"{name} {key}"
+
+
+@pytest.mark.parametrize("make", [narrow_moco, narrow_byol])
+def test_compiled_it_is_one_graph_and_the_same_run(monkeypatch: pytest.MonkeyPatch, make: Callable[[], Method]) -> None:
+    """What the queue and the targets keep from step to step gets through torch.compile; its code generator aside."""
+    expected = trained(make()).losses
+    compiler, graphs = torch.compile, CompileCounter()
+    monkeypatch.setattr(torch, "compile", lambda module: compiler(module, backend=graphs))
+    monkeypatch.setattr(Trainer, "__init__", functools.partialmethod(Trainer.__init__, compile_model=True))
+    assert trained(make()).losses == expected and graphs.frame_count == 1
 
 
 @pytest.mark.slow
