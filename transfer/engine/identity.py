@@ -10,6 +10,7 @@ from detectron2.config import CfgNode
 from common.config import dotted_keys, value_of
 from common.errors import UserError
 from common.files import read_json, write_json
+from transfer.engine.config import defaults
 
 FILE = "trial.json"
 FORMAT = "trial/1"
@@ -72,6 +73,13 @@ def claim(folder: Path, mine: dict[str, Any], write: bool = True, trains: bool =
         raise UserError(f"{folder} holds another trial: {'; '.join(differing[:3])}{more}; choose another --output")
 
 
+def _ours_by_default(settings: dict[str, Any]) -> dict[str, Any]:
+    """The defaults of those TRANSFER keys: a trial that was begun before a key existed ran with its default."""
+    usual = defaults()
+    known = {key for key in dotted_keys(usual) if key.startswith("TRANSFER.")}
+    return {key: _plain(value_of(usual, key)) for key in settings if key in known}
+
+
 def differences(theirs: Any, mine: dict[str, Any], trains: bool = True) -> list[str]:
     """Where two identities differ, in words; without what only training depends on, unless it `trains`."""
     if not isinstance(theirs, dict) or theirs.get("format") != FORMAT or not isinstance(theirs.get("settings"), dict):
@@ -80,7 +88,8 @@ def differences(theirs: Any, mine: dict[str, Any], trains: bool = True) -> list[
     for key in ("weights", "processes") if trains else ("weights",):
         if theirs.get(key) != mine[key]:
             found.append(f"{key} {theirs.get(key)} there, {mine[key]} asked for")
-    before, now = theirs["settings"], mine["settings"]
+    now = mine["settings"]
+    before = {**_ours_by_default(now), **theirs["settings"]}
     for key in sorted({*before, *now}):
         if before.get(key) != now.get(key) and (trains or not key.startswith(TRAINING)):
             found.append(f"{key} {before.get(key)} there, {now.get(key)} asked for")

@@ -85,3 +85,15 @@ def test_an_evaluation_may_use_another_number_of_processes_but_no_other_task() -
     assert len(differences(theirs, alone)) == 2 and differences(theirs, alone, trains=False) == []
     for change in ({"weights": "v"}, {"settings": {**trained, "DATASETS.TEST": ["b"]}}):
         assert len(differences(theirs, {**theirs, **change}, trains=False)) == 1
+
+
+def test_a_trial_begun_before_a_key_existed_goes_on_with_its_default() -> None:
+    from transfer.engine.identity import FORMAT, differences
+
+    old = {"SOLVER.BASE_LR": 0.02, "TRANSFER.PRECISE_BN": "fvcore"}
+    theirs = {"format": FORMAT, "weights": "w", "processes": 1, "settings": old}
+    now = {**old, "TRANSFER.CHANNELS_LAST": False}
+    assert differences(theirs, {**theirs, "settings": now}) == []
+    (said,) = differences(theirs, {**theirs, "settings": {**now, "TRANSFER.CHANNELS_LAST": True}})
+    assert said == "TRANSFER.CHANNELS_LAST False there, True asked for"
+    assert len(differences(theirs, {**theirs, "settings": {**now, "TRANSFER.PRECISE_BN": "synchronised"}})) == 1
