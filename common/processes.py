@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import re
 import signal
@@ -172,9 +173,14 @@ def _child(rank: int, count: int, rendezvous: str, said: Any, main: Callable[...
 
 
 def _joined(place: Place, main: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """Join the process group (if there is one to join), run, leave."""
-    if place.world_size == 1:
-        return main(*args)
+    """Join the process group (if there is one to join), run, leave; no loader process stays behind."""
+    try:
+        return main(*args) if place.world_size == 1 else _in_a_group(place, main, args)
+    finally:
+        end_loaders()
+
+
+def _in_a_group(place: Place, main: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     import torch
     import torch.distributed as dist
     from detectron2.utils import comm
@@ -208,7 +214,15 @@ def leave_signals_to_the_trainer(_worker: int) -> None:
     """For a loader's `worker_init_fn`: a signal to the whole process group must let the trainer finish its step.
 
     Its workers are still needed for it. Who starts such a loader must end it too: Python, when it leaves, would ask the
-    workers by SIGTERM and wait for them.
+    workers by SIGTERM and wait for them. `end_loaders` is for those that were forgotten, or did not hear.
     """
     for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+
+
+def end_loaders() -> None:
+    """End every loader process of this one that is left, whatever it ignores: nothing waits for it any more."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
+            child.join()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -220,3 +222,30 @@ def test_the_free_port_is_free() -> None:
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", processes._free_port()))
+
+
+FORGOTTEN = """
+import multiprocessing, signal, sys, time
+from common.processes import leave_signals_to_the_trainer, start
+
+def loader(ready):
+    leave_signals_to_the_trainer(0)
+    ready.set()
+    time.sleep(600)
+
+def train():
+    ready = multiprocessing.Event()
+    multiprocessing.get_context("fork").Process(target=loader, args=(ready,), daemon=True).start()
+    assert ready.wait(60)
+    if len(sys.argv) > 1:
+        raise KeyError("broken")
+
+start(train, ())
+"""
+
+
+@pytest.mark.parametrize(("words", "code"), [([], 0), (["broken"], 1)])
+def test_a_loader_that_was_forgotten_does_not_hold_up_the_end(root: Path, words: list[str], code: int) -> None:
+    """It ignores the SIGTERM by which Python would end it, and then wait for it for good."""
+    done = subprocess.run([sys.executable, "-c", FORGOTTEN, *words], cwd=root, capture_output=True, timeout=100)
+    assert done.returncode == code and (b"KeyError" in done.stderr) == bool(words)
