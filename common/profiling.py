@@ -71,32 +71,39 @@ class Profile:
         self.folder, self.steps, self.device, self.say = folder / FOLDER, steps, device, say
         self.done = 0
         self._profiler: Any = None
-        self._step: Any = None
+        self._marks = contextlib.ExitStack()
 
-    def before_step(self, iteration: int) -> bool:
-        """Begin where it is time to; whether this step is profiled."""
+    def before_step(self, iteration: int, model: torch.nn.Module, owner: Any, batches: str) -> None:
+        """Begin where it is time to, and mark the parts of a step that is profiled.
+
+        Args:
+            iteration: which step comes.
+            model: whose forward and backward passes are marked.
+            owner, batches: the iterator of batches is this attribute of it; there again after the step.
+        """
         if not WARM_UP <= self.done < WARM_UP + self.steps:
-            return False
+            return
         import torch
 
         if self._profiler is None:
             self._begin(iteration)
-        self._step = torch.profiler.record_function(STEP)
-        self._step.__enter__()
-        return True
+        self._marks.enter_context(torch.profiler.record_function(STEP))
+        self._marks.callback(self._wait)
+        source = getattr(owner, batches)
+        setattr(owner, batches, MarkedBatches(source))
+        self._marks.callback(setattr, owner, batches, source)
+        self._marks.enter_context(marked_step(model))
 
     def after_step(self, iteration: int) -> None:
         """End the step, and the profile with its last."""
         self.done += 1
-        if self._step is not None:
-            self._wait()
-            self._step.__exit__(None, None, None)
-            self._step = None
+        self._marks.close()
         if self._profiler is not None and self.done == WARM_UP + self.steps:
             self._end(iteration)
 
     def abandon(self) -> None:
-        """The run ends, however it does: a profile that has begun is dropped."""
+        """The run ends, however it does: nothing is marked any more, and a profile that has begun is dropped."""
+        self._marks.close()
         if self._profiler is not None:
             self._profiler.stop()
             self._profiler = None

@@ -6,8 +6,9 @@ import dataclasses
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -16,6 +17,16 @@ from common.console import DONE, FAILED, Parser, run
 from common.costs import Spent, machine, measure_cost
 from common.measure import Measured
 
+
+class Named(Protocol):
+    """What can be asked for by its name."""
+
+    @property
+    def what(self) -> str: ...  # noqa: D102
+
+
+One = TypeVar("One", bound=Named)
+Row = TypeVar("Row")
 EXAMPLES = """examples:
   python tools/bench.py
   python tools/bench.py --pairs 9 --only VOC
@@ -55,38 +66,35 @@ def _measure(folder: Path, pairs: int, only: str) -> tuple[list[Measured], int]:
     from pretrain.benchmarks import comparisons as pretraining
     from transfer.benchmarks import comparisons as transferring
 
-    rows: list[Measured] = []
-    wrong = 0
-    for number, room in enumerate((pretraining, transferring)):
-        for comparison in room(folder / str(number)):
-            if only.lower() not in comparison.what.lower():
-                continue
-            print(f"measuring {comparison.what}", file=sys.stderr)
-            try:
-                rows.append(measure(comparison, pairs))
-            except AssertionError as error:
-                print(f"NOT EQUAL: {comparison.what}: {error}", file=sys.stderr)
-                wrong += 1
-    return rows, wrong
+    rooms = enumerate((pretraining, transferring))
+    asked = (one for number, room in rooms for one in room(folder / str(number)))
+    return _each(asked, only, lambda one: measure(one, pairs), lambda one: one.what)
 
 
 def _costs(folder: Path, only: str) -> tuple[list[Spent], int]:
     from pretrain.costs import costs as pretraining
     from transfer.costs import costs as transferring
 
-    found: list[Spent] = []
-    failed = 0
-    for room in (pretraining, transferring):
-        for cost in room():
-            if only.lower() not in cost.what.lower():
-                continue
-            print(f"measuring {cost.what}, {cost.size} {cost.unit}", file=sys.stderr)
-            try:
-                found.append(measure_cost(cost, folder))
-            except AssertionError as error:
-                print(f"FAILED: {cost.what}: {error}", file=sys.stderr)
-                failed += 1
-    return found, failed
+    asked = (one for room in (pretraining, transferring) for one in room())
+    return _each(asked, only, lambda one: measure_cost(one, folder), lambda one: f"{one.what}, {one.size} {one.unit}")
+
+
+def _each(
+    asked: Iterable[One], only: str, measured: Callable[[One], Row], called: Callable[[One], str]
+) -> tuple[list[Row], int]:
+    """What was measured of those whose name holds `only`, and how many did not hold what they promise."""
+    rows: list[Row] = []
+    wrong = 0
+    for one in asked:
+        if only.lower() not in one.what.lower():
+            continue
+        print(f"measuring {called(one)}", file=sys.stderr)
+        try:
+            rows.append(measured(one))
+        except AssertionError as error:
+            print(f"NOT AS PROMISED: {one.what}: {error}", file=sys.stderr)
+            wrong += 1
+    return rows, wrong
 
 
 def _print_tables(rows: list[Measured], costs: list[Spent]) -> None:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
-from common.errors import UserError
-from pretrain.engine.measure import Measurement
+from pretrain.engine.measure import Measurement, labelled_root
 from pretrain.engine.trainer import Trainer
 from pretrain.evaluation.data import FixedView, LabelledSet, labelled_sets
 from pretrain.evaluation.features import frozen, own_image_count
@@ -34,10 +33,8 @@ def monitored_sets(cfg: CfgNode) -> Bank | None:
     knn = cfg.MONITOR.KNN
     if not knn.PERIOD:
         return None
-    said_by = "MONITOR.KNN.ROOT" if knn.ROOT else "DATA.ROOT (MONITOR.KNN.ROOT is not set)"
-    if 0 < knn.RESIZE < cfg.DATA.SIZE:
-        raise UserError(f"MONITOR.KNN.RESIZE is {knn.RESIZE}; it must be 0 or at least DATA.SIZE, {cfg.DATA.SIZE}")
-    train, test = labelled_sets(knn.ROOT or cfg.DATA.ROOT, knn.TRAIN, knn.VAL, said_by)
+    root, said_by = labelled_root(cfg, "KNN")
+    train, test = labelled_sets(root, knn.TRAIN, knn.VAL, said_by)
     check_k(knn.K, train, "MONITOR.KNN.K")
     return Bank(train, test)
 

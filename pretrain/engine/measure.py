@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 
 from common.console import Progress
+from common.errors import UserError
 from pretrain.data.preprocessing import normalise
 from pretrain.engine.trainer import Trainer
 from pretrain.engine.writers import METRICS
@@ -24,6 +25,22 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 _log = logging.getLogger(__name__)
+
+
+def labelled_root(cfg: CfgNode, section: str) -> tuple[str, str]:
+    """Where a measurement's labelled set lies, and the key that says so, for messages.
+
+    Args:
+        cfg: the run's config.
+        section: KNN or VALIDATION, below MONITOR.
+
+    Raises:
+        UserError: its RESIZE is smaller than the views.
+    """
+    keys, name = cfg.MONITOR[section], f"MONITOR.{section}"
+    if 0 < keys.RESIZE < cfg.DATA.SIZE:
+        raise UserError(f"{name}.RESIZE is {keys.RESIZE}; it must be 0 or at least DATA.SIZE, {cfg.DATA.SIZE}")
+    return keys.ROOT or cfg.DATA.ROOT, f"{name}.ROOT" if keys.ROOT else f"DATA.ROOT ({name}.ROOT is not set)"
 
 
 class Measurement(HookBase):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from pathlib import Path
 
 from detectron2.engine.train_loop import HookBase
 
-from common.profiling import MarkedBatches, Profile, marked_step
+from common.profiling import Profile
 from pretrain.engine.trainer import Trainer
 
 _log = logging.getLogger(__name__)
@@ -26,7 +25,6 @@ class Profiling(HookBase):
 
     def __init__(self, folder: Path, steps: int) -> None:
         self.folder, self.steps = folder, steps
-        self._marks = contextlib.ExitStack()
         self.profile: Profile | None = None
 
     def before_train(self) -> None:
@@ -35,21 +33,15 @@ class Profiling(HookBase):
 
     def before_step(self) -> None:
         """Mark the step's parts where it is one of those."""
-        if self.profile is None or not self.profile.before_step(self.trainer.iter):
-            return
-        batches = self.trainer.batches
-        self.trainer.batches = MarkedBatches(batches)
-        self._marks.callback(setattr, self.trainer, "batches", batches)
-        self._marks.enter_context(marked_step(self.trainer.model))
+        if self.profile is not None:
+            self.profile.before_step(self.trainer.iter, self.trainer.model, self.trainer, "batches")
 
     def after_step(self) -> None:
         """All is as it was."""
-        self._marks.close()
         if self.profile is not None:
             self.profile.after_step(self.trainer.iter)
 
     def after_train(self) -> None:
         """However it ended."""
-        self._marks.close()
         if self.profile is not None:
             self.profile.abandon()

@@ -10,7 +10,7 @@ from fvcore.common.config import CfgNode
 
 from common.errors import UserError
 from pretrain.data.index import ImageIndex
-from pretrain.engine.measure import Measurement
+from pretrain.engine.measure import Measurement, labelled_root
 from pretrain.engine.trainer import Trainer
 from pretrain.evaluation.data import FixedView, LabelledSet, labelled_set
 from pretrain.evaluation.features import frozen, own_image_count
@@ -44,12 +44,8 @@ def validation_set(cfg: CfgNode, index: ImageIndex) -> LabelledSet | None:
         return None
     if not needs_labels(cfg.METHOD):
         raise UserError(f"MONITOR.VALIDATION.PERIOD is {keys.PERIOD}, but METHOD {cfg.METHOD} has no classifier; set 0")
-    if 0 < keys.RESIZE < cfg.DATA.SIZE:
-        raise UserError(
-            f"MONITOR.VALIDATION.RESIZE is {keys.RESIZE}; it must be 0 or at least DATA.SIZE, {cfg.DATA.SIZE}"
-        )
-    said_by = "MONITOR.VALIDATION.ROOT" if keys.ROOT else "DATA.ROOT (MONITOR.VALIDATION.ROOT is not set)"
-    found = labelled_set(Path(keys.ROOT or cfg.DATA.ROOT).expanduser(), keys.FOLDER, said_by)
+    root, said_by = labelled_root(cfg, "VALIDATION")
+    found = labelled_set(Path(root).expanduser(), keys.FOLDER, said_by)
     place = {name: number for number, name in enumerate(index.classes or ())}
     unknown = [name for name in found.classes if name not in place]
     if unknown:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fvcore.common.config import CfgNode
 
 from common.config import dotted_keys, merge_layers, value_of
 from common.errors import UserError
+from pretrain.rules import Rule, must_hold
 
 KINDS = ("knn", "linear")
 """The evaluations there are."""
@@ -115,17 +116,13 @@ def settings(cfg: CfgNode, kind: str) -> dict[str, Any]:
 
 def check(cfg: CfgNode) -> None:
     """Raise UserError for the first value that cannot be, naming its key and what it may be."""
-    for keys, test, what in _RULES:
-        for key in keys.split():
-            value = value_of(cfg, key)
-            if not test(value):
-                raise UserError(f"{key} is {value!r}; it must be {what}")
+    must_hold(cfg, _RULES)
     if 0 < cfg.DATA.RESIZE < cfg.DATA.SIZE:
         size, resize = cfg.DATA.SIZE, cfg.DATA.RESIZE
         raise UserError(f"DATA.RESIZE is {resize}; it must be 0 or at least DATA.SIZE, which is {size}")
 
 
-_RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+_RULES: tuple[Rule, ...] = (
     ("SEED DATA.WORKERS DATA.RESIZE CHECKPOINT.PERIOD", lambda v: v >= 0, "0 or more"),
     ("DATA.SIZE KNN.K LINEAR.BATCH_SIZE LINEAR.EPOCHS", lambda v: v >= 1, "1 or more"),
     ("DATA.TRAIN DATA.VAL", lambda v: bool(v), "the name of a folder below --data"),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from pathlib import Path
 
 from detectron2.engine import HookBase
 
-from common.profiling import MarkedBatches, Profile, marked_step
+from common.profiling import Profile
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +22,6 @@ class Profiling(HookBase):
 
     def __init__(self, folder: Path, steps: int) -> None:
         self.folder, self.steps = folder, steps
-        self._marks = contextlib.ExitStack()
         self.profile: Profile | None = None
 
     def before_train(self) -> None:
@@ -33,22 +31,18 @@ class Profiling(HookBase):
 
     def before_step(self) -> None:
         """Mark the step's parts where it is one of those."""
-        if self.profile is None or not self.profile.before_step(self.trainer.iter):
+        if self.profile is None:
             return
         stepper = self.trainer.stepper
-        batches = stepper._data_loader_iter
-        stepper._data_loader_iter_obj = MarkedBatches(batches)
-        self._marks.callback(setattr, stepper, "_data_loader_iter_obj", batches)
-        self._marks.enter_context(marked_step(self.trainer.model))
+        assert stepper._data_loader_iter is not None  # asking for it makes it, in _data_loader_iter_obj
+        self.profile.before_step(self.trainer.iter, self.trainer.model, stepper, "_data_loader_iter_obj")
 
     def after_step(self) -> None:
         """All is as it was."""
-        self._marks.close()
         if self.profile is not None:
             self.profile.after_step(self.trainer.iter)
 
     def after_train(self) -> None:
         """However it ended."""
-        self._marks.close()
         if self.profile is not None:
             self.profile.abandon()

@@ -172,8 +172,8 @@ def _check(entry: Entry, file: Path) -> None:
     if (wanted and digest != wanted) or not digest.startswith(entry.sha256_prefix):
         published = wanted or f"{entry.sha256_prefix}…"
         raise UserError(f"{file} has sha256 {digest}, published is {published}; fetch it again")
-    if entry.md5_prefix and not md5_of(file).startswith(entry.md5_prefix):
-        raise UserError(f"{file} has MD5 {md5_of(file)}, published is {entry.md5_prefix}…; fetch it again")
+    if entry.md5_prefix and not (md5 := md5_of(file)).startswith(entry.md5_prefix):
+        raise UserError(f"{file} has MD5 {md5}, published is {entry.md5_prefix}…; fetch it again")
     if entry.record.exists():
         first = read_json(entry.record)
         if not isinstance(first, dict) or first.get("sha256") != digest:
