@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from detectron2.utils import comm
-from torch import nn
 
 from common.processes import start
 from pretrain.data.dataset import Batch
@@ -24,6 +21,7 @@ from pretrain.models.sync_bn import synchronise_batch_norm
 from tests.pretrain.golden import narrow
 from tests.pretrain.golden import narrow_contrast as fixed
 from tests.pretrain.golden.ours_contrast import FROZEN_AND_QUEUED, narrow_simclr, narrow_swav
+from tests.pretrain.methods.stops import assert_ends_the_same, narrow_encoders
 
 Command = Callable[..., int]
 STEPS = 7
@@ -144,23 +142,7 @@ def test_codes_of_uneven_parts_are_the_wholes_with_their_gradients(ends: Path) -
 @pytest.fixture
 def narrow_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every encoder is the golden values' narrow one, so that a step takes milliseconds."""
-
-    def build(_arch: str, zero_init_residual: bool) -> tuple[nn.Module, int]:
-        encoder = narrow.NarrowResNet(1, zero_init_residual)
-        encoder.fc = nn.Identity()
-        return encoder, narrow.WIDTH
-
-    for module in (simclr, swav):
-        monkeypatch.setattr(module, "build_encoder", build)
-
-
-def _final(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
-    state = torch.load(folder / "checkpoint_0000006.pth", weights_only=True)
-    tensors = dict(state["method"])
-    for number, entry in state["optimizer"]["state"].items():
-        tensors[f"momentum {number}"] = entry["momentum_buffer"]
-    rows = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
-    return tensors, [{key: row[key] for key in ("iteration", "loss", "std")} for row in rows]
+    narrow_encoders(monkeypatch, simclr, swav)
 
 
 SWAV = ["METHOD", "swav", "MODEL.HEAD_BN", "hidden", "SWAV.PROTOTYPES", "7", "SWAV.FREEZE_STEPS", "3"]
@@ -170,28 +152,9 @@ SWAV = ["METHOD", "swav", "MODEL.HEAD_BN", "hidden", "SWAV.PROTOTYPES", "7", "SW
 @pytest.mark.parametrize(
     "words", [["METHOD", "simclr"], SWAV, [*SWAV, "SWAV.QUEUE", "8", "SWAV.QUEUE_START", "1"]], ids=lambda w: w[-2]
 )
-def test_a_stopped_run_ends_bit_for_bit_the_same(
-    pretrain: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
-) -> None:
+def test_a_stopped_run_ends_bit_for_bit_the_same(pretrain: Command, tmp_path: Path, words: list[str]) -> None:
     """Of 6 steps, 3 an epoch: stopped with prototypes frozen, and with the queue half filled."""
     words = [*words, "SOLVER.BASE_LR", "0.8", "CHECKPOINT.PERIOD", "1", "CHECKPOINT.KEEP", "1"]
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert pretrain(whole, *words) == 0
-    step = Trainer.run_step
-    for crash_at in (2, 4):
-
-        def crash(self: Trainer, at: int = crash_at) -> None:
-            if self.iter == at:
-                raise RuntimeError("the power went")
-            step(self)
-
-        monkeypatch.setattr(Trainer, "run_step", crash)
-        with pytest.raises(RuntimeError):
-            pretrain(broken, *words, "--resume")
-    monkeypatch.setattr(Trainer, "run_step", step)
-    assert pretrain(broken, *words, "--resume") == 0
-    (ours, curve), (theirs, expected) = _final(broken), _final(whole)
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert curve == expected and len(curve) == 6
+    ours = assert_ends_the_same(pretrain, tmp_path, words, (2, 4))
     if "SWAV.QUEUE" in words:
         assert ours["queues.0.keys"].shape == (8, 16) and not torch.equal(ours["queues.0.keys"], ours["queues.1.keys"])

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from detectron2.utils import comm
-from torch import nn
 
 from common.processes import start
 from pretrain.config import defaults
@@ -25,6 +22,7 @@ from pretrain.models.sync_bn import synchronise_batch_norm
 from pretrain.optim.sgd import build_sgd
 from tests.pretrain.golden import narrow
 from tests.pretrain.golden.ours import narrow_method
+from tests.pretrain.methods.stops import assert_ends_the_same, narrow_encoders
 
 Command = Callable[..., int]
 STEPS, IMAGES = 7, 3 * narrow.BATCH
@@ -33,25 +31,10 @@ ALTERNATION = ["METHOD", "alternation", "SIMSIAM.ALTERNATION_STEPS"]
 AVERAGE = ["METHOD", "moving_average", "MODEL.PREDICTOR", "none", "SIMSIAM.AVERAGE_START"]
 
 
-def _final(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
-    state = torch.load(folder / "checkpoint_0000006.pth", weights_only=True)
-    tensors = dict(state["method"])
-    for number, entry in state["optimizer"]["state"].items():
-        tensors[f"momentum {number}"] = entry["momentum_buffer"]
-    rows = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
-    return tensors, [{key: row[key] for key in ("iteration", "loss", "std")} for row in rows]
-
-
 @pytest.fixture
 def narrow_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every encoder is the golden values' narrow one, so that a step takes milliseconds."""
-
-    def build(_arch: str, zero_init_residual: bool) -> tuple[nn.Module, int]:
-        encoder = narrow.NarrowResNet(1, zero_init_residual)
-        encoder.fc = nn.Identity()
-        return encoder, narrow.WIDTH
-
-    monkeypatch.setattr(simsiam, "build_encoder", build)
+    narrow_encoders(monkeypatch, simsiam)
 
 
 @pytest.mark.usefixtures("narrow_encoder")
@@ -66,27 +49,10 @@ def narrow_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_stopped_within_a_period_it_ends_bit_for_bit_the_same(
-    pretrain: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], workers: str
+    pretrain: Command, tmp_path: Path, words: list[str], workers: str
 ) -> None:
     words = [*words, "CHECKPOINT.PERIOD", "1", "CHECKPOINT.KEEP", "1"]
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert pretrain(whole, *words) == 0
-    step = Trainer.run_step
-    for crash_at in (2, 5):  # of 6; an epoch has 3
-
-        def crash(self: Trainer, at: int = crash_at) -> None:
-            if self.iter == at:
-                raise RuntimeError("the power went")
-            step(self)
-
-        monkeypatch.setattr(Trainer, "run_step", crash)
-        with pytest.raises(RuntimeError):
-            pretrain(broken, *words, "--resume", "DATA.WORKERS", workers)
-    monkeypatch.setattr(Trainer, "run_step", step)
-    assert pretrain(broken, *words, "--resume", "DATA.WORKERS", workers) == 0
-    (ours, curve), (theirs, expected) = _final(broken), _final(whole)
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert curve == expected and len(curve) == 6
+    assert_ends_the_same(pretrain, tmp_path, words, (2, 5), ["DATA.WORKERS", workers])  # an epoch has 3
 
 
 def _methods() -> dict[str, SimSiam]:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from detectron2.utils import comm
-from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from common.processes import start
@@ -22,6 +19,7 @@ from pretrain.methods.base import Method
 from pretrain.models.sync_bn import synchronise_batch_norm
 from tests.pretrain.golden import narrow, narrow_momentum
 from tests.pretrain.golden.ours_momentum import narrow_byol, narrow_moco, trained
+from tests.pretrain.methods.stops import assert_ends_the_same, narrow_encoders
 
 Command = Callable[..., int]
 
@@ -36,23 +34,7 @@ CARRIED = {
 @pytest.fixture
 def narrow_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every encoder is the golden values' narrow one, so that a step takes milliseconds."""
-
-    def build(_arch: str, zero_init_residual: bool) -> tuple[nn.Module, int]:
-        encoder = narrow.NarrowResNet(1, zero_init_residual)
-        encoder.fc = nn.Identity()
-        return encoder, narrow.WIDTH
-
-    for module in (moco, byol):
-        monkeypatch.setattr(module, "build_encoder", build)
-
-
-def _final(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
-    state = torch.load(folder / "checkpoint_0000006.pth", weights_only=True)
-    tensors = dict(state["method"])
-    for number, entry in state["optimizer"]["state"].items():
-        tensors[f"momentum {number}"] = entry["momentum_buffer"]
-    rows = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
-    return tensors, [{key: row[key] for key in ("iteration", "loss", "std")} for row in rows]
+    narrow_encoders(monkeypatch, moco, byol)
 
 
 @pytest.mark.usefixtures("narrow_encoder")
@@ -67,28 +49,11 @@ def _final(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]
     ],
 )
 def test_stopped_on_the_way_it_ends_bit_for_bit_the_same(
-    pretrain: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], workers: str
+    pretrain: Command, tmp_path: Path, words: list[str], workers: str
 ) -> None:
     words = [*words, "CHECKPOINT.PERIOD", "1", "CHECKPOINT.KEEP", "9", "MONITOR.STD_ALARM", "0.0"]
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert pretrain(whole, *words) == 0
-    step = Trainer.run_step
-    for crash_at in (2, 5):  # of 6; an epoch has 3
-
-        def crash(self: Trainer, at: int = crash_at) -> None:
-            if self.iter == at:
-                raise RuntimeError("the power went")
-            step(self)
-
-        monkeypatch.setattr(Trainer, "run_step", crash)
-        with pytest.raises(RuntimeError):
-            pretrain(broken, *words, "--resume", "DATA.WORKERS", workers)
-    monkeypatch.setattr(Trainer, "run_step", step)
-    assert pretrain(broken, *words, "--resume", "DATA.WORKERS", workers) == 0
-    (ours, curve), (theirs, expected) = _final(broken), _final(whole)
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert curve == expected and len(curve) == 6
-    first = torch.load(whole / "checkpoint_0000001.pth", weights_only=True)["method"]
+    theirs = assert_ends_the_same(pretrain, tmp_path, words, (2, 5), ["DATA.WORKERS", workers])  # an epoch has 3
+    first = torch.load(tmp_path / "whole" / "checkpoint_0000001.pth", weights_only=True)["method"]
     for name in CARRIED[words[1]]:
         assert not torch.equal(first[name], theirs[name]), f"{name} changes on the way"
 
