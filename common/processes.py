@@ -119,7 +119,7 @@ def _spawned(main: Callable[..., Any], args: tuple[Any, ...], count: int) -> Non
     available = torch.cuda.device_count()
     if available and count > available:
         raise UserError(f"--num-gpus {count}: this machine has {available} GPU(s); ask for at most that many")
-    rendezvous = f"tcp://127.0.0.1:{_free_port()}"
+    rendezvous = f"tcp://127.0.0.1:{free_port()}"
     said = mp.get_context("spawn").SimpleQueue()
     try:
         words = (count, rendezvous, said, main, args)
@@ -204,7 +204,8 @@ def _in_a_group(place: Place, main: Callable[..., Any], args: tuple[Any, ...]) -
         dist.destroy_process_group()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on just now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torchvision.models import ResNet
 
@@ -91,3 +92,8 @@ class Method(nn.Module):
 def full_precision(x: torch.Tensor) -> torch.Tensor:
     """A half-precision tensor as float32; others as they are. Losses are computed outside autocast's formats."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def unit(x: torch.Tensor) -> torch.Tensor:
+    """The rows of x (N, d) at unit length, in float32 at least."""
+    return F.normalize(full_precision(x), dim=1)

@@ -17,7 +17,7 @@ from torchvision.models import ResNet
 
 from common.errors import UserError
 from pretrain.data.dataset import Batch
-from pretrain.methods.base import Course, Method, Output, full_precision
+from pretrain.methods.base import Course, Method, Output, unit
 from pretrain.methods.parts.gather import alone
 from pretrain.methods.parts.momentum import follow, untrained_copy
 from pretrain.methods.parts.queue import Queue
@@ -90,7 +90,7 @@ class MoCo(Method):
         with torch.no_grad():
             keys = [on_shuffled(self._key, views[j]) if self.shuffle else self._key(views[j]) for _, j in self.pairs]
         terms = [
-            info_nce(_unit(output), key, self.queue.keys, self.temperature)
+            info_nce(unit(output), key, self.queue.keys, self.temperature)
             for output, key in zip(outputs, keys, strict=True)
         ]
         self._keys += reversed(keys)  # the first view's come first
@@ -102,7 +102,7 @@ class MoCo(Method):
         self._keys.clear()
 
     def _key(self, view: torch.Tensor) -> torch.Tensor:
-        return _unit(self.target_projector(self.target_encoder(view)))
+        return unit(self.target_projector(self.target_encoder(view)))
 
 
 def info_nce(q: torch.Tensor, k: torch.Tensor, negatives: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -116,10 +116,6 @@ def info_nce(q: torch.Tensor, k: torch.Tensor, negatives: torch.Tensor, temperat
     with torch.autocast(q.device.type, enabled=False):  # it would round the products to half precision
         cosines = torch.cat([(q * k).sum(1, keepdim=True), q @ negatives.T], dim=1)
     return F.cross_entropy(cosines / temperature, torch.zeros(len(q), dtype=torch.int64, device=q.device))
-
-
-def _unit(x: torch.Tensor) -> torch.Tensor:
-    return F.normalize(full_precision(x), dim=1)
 
 
 def keys() -> CfgNode:

@@ -12,7 +12,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 from torchvision.models import ResNet
 
-from pretrain.methods.base import Method, Output, full_precision
+from pretrain.methods.base import Method, Output, unit
 from pretrain.methods.parts.gather import first_row, with_gradient
 from pretrain.models.encoder import build_encoder
 from pretrain.models.heads import optional_predictor, projector
@@ -57,8 +57,8 @@ class SimCLR(Method):
         z = self.projector(self.encoder(torch.cat(views)))
         p = z if self.predictor is None else self.predictor(z)
         with torch.autocast(z.device.type, enabled=False):
-            a1, a2 = _unit(p).chunk(2)
-            z1, z2 = (with_gradient(part) for part in _unit(z.detach() if self.stop_gradient else z).chunk(2))
+            a1, a2 = unit(p).chunk(2)
+            z1, z2 = (with_gradient(part) for part in unit(z.detach() if self.stop_gradient else z).chunk(2))
             first = first_row(a1)
             loss1, hits1 = nt_xent(a1, z2, z1, self.temperature, first)
             loss2, hits2 = nt_xent(a2, z1, z2, self.temperature, first)
@@ -87,10 +87,6 @@ def nt_xent(
     logits = torch.cat([anchors @ others.t(), same_view], dim=1) / temperature
     hits = (logits.detach().argmax(1) == positives).to(logits.dtype).mean()
     return F.cross_entropy(logits, positives), hits
-
-
-def _unit(z: torch.Tensor) -> torch.Tensor:
-    return F.normalize(full_precision(z), dim=1)
 
 
 def keys() -> CfgNode:

@@ -15,7 +15,7 @@ from torchvision.models import ResNet
 
 from common.errors import UserError
 from pretrain.data.dataset import Batch
-from pretrain.methods.base import Course, Method, Output, full_precision
+from pretrain.methods.base import Course, Method, Output, unit
 from pretrain.methods.parts.queue import Queue
 from pretrain.methods.parts.sinkhorn import sinkhorn
 from pretrain.models.encoder import build_encoder
@@ -94,8 +94,8 @@ class SwAV(Method):
         z = self.projector(self.encoder(torch.cat(views)))
         p = z if self.predictor is None else self.predictor(z)
         with torch.autocast(z.device.type, enabled=False):
-            z1, z2 = _unit(z).chunk(2)
-            p1, p2 = _unit(p).chunk(2)
+            z1, z2 = unit(z).chunk(2)
+            p1, p2 = unit(p).chunk(2)
             q1, q2 = (self._codes(outputs, view) for view, outputs in enumerate((z1, z2)))
             loss = (self._swapped(p1, q2) + self._swapped(p2, q1)) / 2
         return Output(loss, z.chunk(2)[0].detach())
@@ -124,10 +124,6 @@ class SwAV(Method):
         queue = self.queues[view]
         assert isinstance(queue, Queue)
         return queue
-
-
-def _unit(z: torch.Tensor) -> torch.Tensor:
-    return F.normalize(full_precision(z), dim=1)
 
 
 def keys() -> CfgNode:

@@ -221,7 +221,7 @@ def test_the_free_port_is_free() -> None:
     import socket
 
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", processes._free_port()))
+        probe.bind(("127.0.0.1", processes.free_port()))
 
 
 FORGOTTEN = """

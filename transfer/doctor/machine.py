@@ -77,9 +77,14 @@ def slurm() -> Finding:
     return Finding("slurm", "ok", f"{version.stdout.strip()}, partitions {', '.join(partitions)}")
 
 
+def usable_cores() -> int:
+    """How many cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def cores() -> Finding:
     """The cores this process may run on, and what a container lets it use of them."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = usable_cores()
     quota = cpu_quota(CGROUP)
     found = f"{count}" + (f", limited to {quota:g} by the container" if quota and quota < count else "")
     if min(count, quota or count) < 2:

@@ -14,7 +14,7 @@ from common.errors import UserError
 from pretrain.config import check, defaults
 from pretrain.data.dataset import Batch
 from pretrain.methods import moco
-from pretrain.methods.base import Course
+from pretrain.methods.base import Course, unit
 from pretrain.methods.moco import MoCo, info_nce
 from pretrain.methods.parts import momentum
 from pretrain.methods.parts.queue import Queue
@@ -59,7 +59,7 @@ def _frozen_queue(monkeypatch: pytest.MonkeyPatch) -> MoCo:
 def _gradient_to_keys(monkeypatch: pytest.MonkeyPatch) -> MoCo:
     """Keys of the query's own network, with their gradient: no momentum encoder and no stop-gradient."""
     method = narrow_moco()
-    monkeypatch.setattr(method, "_key", lambda x: moco._unit(method.projector(method.encoder(x))))
+    monkeypatch.setattr(method, "_key", lambda x: unit(method.projector(method.encoder(x))))
     monkeypatch.setattr(torch, "no_grad", torch.enable_grad)
     return method
 

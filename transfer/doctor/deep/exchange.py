@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -52,9 +51,7 @@ class Exchange:
 
 def between_processes(count: int, seconds: float) -> Answer:
     """All-reduce between `count` processes of this machine, one a GPU where there are GPUs: an `Exchange`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(processes.free_port())
     env = [
         {
             "RANK": str(rank),

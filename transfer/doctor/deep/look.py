@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import socket
 import sys
 import time
@@ -19,6 +18,7 @@ from transfer.doctor.deep.losses import losses
 from transfer.doctor.deep.operators import operators
 from transfer.doctor.deep.speed import speeds
 from transfer.doctor.finding import Finding
+from transfer.doctor.machine import usable_cores
 from transfer.doctor.software import SETUP, in_a_line
 
 ENOUGH = 100.0
@@ -57,7 +57,7 @@ def _on_gpus(workloads: Sequence[Workload], indices: Sequence[int]) -> Looked:
     """The findings of these GPUs, and the seconds of SimSiam's fastest step on the slowest of them."""
     findings: list[Finding] = []
     steps: list[float] = []
-    threads = str(max(1, cores() // len(indices)))
+    threads = str(max(1, usable_cores() // len(indices)))
     env = [{"OMP_NUM_THREADS": threads} for _ in indices]
     answers = in_processes(on_gpu, [(workloads, index) for index in indices], PATIENCE, env)
     for index, answer in zip(indices, answers, strict=True):
@@ -131,11 +131,6 @@ def _together(found: list[Finding], step: float | None) -> list[Finding]:
 
     exchange = judge(Answer(measure()), step)
     return [*(one for part in comm.gather(found) for one in part), exchange]
-
-
-def cores() -> int:
-    """How many cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def say(what: str) -> None:
