@@ -12,8 +12,6 @@ BLOCKS: dict[str, Shape] = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)
 EXPANSION = 4
 COUNTER = "num_batches_tracked"
 NORM_PARTS = ("weight", "bias", "running_mean", "running_var")
-MODULES = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
-"""First components of a torchvision ResNet's tensor names, the classifier apart."""
 
 
 def depth_of(arch: str) -> int:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-from common.errors import UserError
-
 _FORWARD = (
     (r"^conv1\.", "stem.conv1."),
     (r"^bn1\.", "stem.conv1.norm."),
@@ -41,18 +39,6 @@ def to_torchvision(name: str) -> str:
 def in_detector(name: str) -> str:
     """Where a C4 detector holds a tensor of Detectron2's ResNet: res5 in the RoI heads, the rest in the backbone."""
     return f"roi_heads.{name}" if name.startswith("res5.") else f"backbone.{name}"
-
-
-def in_resnet(name: str) -> str:
-    """The inverse of `in_detector`.
-
-    Raises:
-        UserError: the name is neither the backbone's nor res5's.
-    """
-    for prefix in ("backbone.", "roi_heads."):
-        if name.startswith(prefix):
-            return name.removeprefix(prefix)
-    raise UserError(f"{name} is neither of the backbone nor of roi_heads.res5")
 
 
 _CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4", "9": "fc"}

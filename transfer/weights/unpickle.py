@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import pickle
 from collections import OrderedDict
@@ -117,11 +116,6 @@ def load_plain(stream: BinaryIO) -> Any:
         Exception: whatever pickle raises on a damaged stream.
     """
     return _settle(_Unpickler(stream).load())
-
-
-def loads_plain(data: bytes) -> Any:
-    """`load_plain` on bytes."""
-    return load_plain(io.BytesIO(data))
 
 
 def _settle(value: Any, depth: int = 0) -> Any:
