@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TextIO
 
@@ -55,6 +56,15 @@ def call(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None
             return leave.code or DONE
         print(leave.code, file=sys.stderr)
         return FAILED
+
+
+def ignore_torchs_announcements() -> None:
+    """Silence, here and in spawned processes, what torch announces of itself when Detectron2 is imported or runs.
+
+    It is nothing that a user here can act on.
+    """
+    warnings.filterwarnings("ignore", message=r".*torch\.jit\.script.*|.*torch\.meshgrid.*")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning:torch.jit._script")
 
 
 def say_error(error: UserError) -> int:

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common.console import DONE, FAILED, Parser, run
+from common.console import DONE, FAILED, Parser, ignore_torchs_announcements, run
 from common.costs import Spent, machine, measure_cost
 from common.measure import Measured
 
@@ -46,18 +46,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.pairs < 1:
         parser.error("--pairs must be 1 or more")
+    ignore_torchs_announcements()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows, wrong = ([], 0) if args.no_comparisons else _measure(folder, args.pairs, args.only)
         costs, failed = ([], 0) if args.no_costs else _costs(folder, args.only)
+    if not rows and not costs and not wrong and not failed:
+        parser.error(f"--only {args.only}: no row's name holds it")
     if args.json:
         found = {"machine": machine(), "comparisons": list(map(dataclasses.asdict, rows))}
         found["costs"] = list(map(dataclasses.asdict, costs))
         print(json.dumps(found, indent=1, ensure_ascii=False))
     else:
         _print_tables(rows, costs)
-    if not rows and not costs and not wrong and not failed:
-        parser.error(f"--only {args.only}: no row's name holds it")
     return FAILED if wrong or failed else DONE
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common.console import DONE, Parser, megabytes, run
+from common.console import DONE, Parser, ignore_torchs_announcements, megabytes, run
 
 EPILOG = """examples:
   python tools/convert.py checkpoint_0199.pth.tar simsiam.pkl
@@ -96,7 +95,7 @@ def _inspect(args: argparse.Namespace, path: str, source: str, branch: str | Non
 def _convert(args: argparse.Namespace, path: str, source: str, branch: str | None) -> int:
     from transfer.weights.convert import convert
 
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.jit")  # of Detectron2's own import
+    ignore_torchs_announcements()
     trust = args.trust_checkpoint
     with _one_thread():
         done = convert(path, args.output, source=source, branch=branch, to=args.to, verify=args.verify, trust=trust)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # tools/ holds a pretrain.py: it must not hide the package
 
-from common.console import DONE, FAILED, Parser, run
+from common.console import DONE, FAILED, Parser, ignore_torchs_announcements, run
 from common.profiling import add_option
 
 EXAMPLES = """examples:
@@ -41,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if result:
         print(f"{folder.path} holds this run, finished: {_summary(result)}")
         return DONE
-    _ignore_detectron2s_warning()
+    ignore_torchs_announcements()
     from common.processes import start
     from pretrain.engine.run import run as pretrain
 
@@ -68,12 +66,6 @@ def _parser() -> Parser:
     add_option(parser)
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="single keys, laid over all else")
     return parser
-
-
-def _ignore_detectron2s_warning() -> None:
-    """Detectron2 uses torch.jit.script when it is imported, here and in spawned processes: nothing to be done about."""
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.jit")
-    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning:torch.jit._script")
 
 
 def _summary(result: dict) -> str:

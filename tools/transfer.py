@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common.console import DONE, Parser, run
+from common.console import DONE, Parser, ignore_torchs_announcements, run
 from common.profiling import add_option
 
 EXAMPLES = """examples:
@@ -32,8 +31,7 @@ torchrun and srun start it as well: one process a GPU.
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run the trial, print its numbers."""
     args = _parse(argv)
-    # torch and torchvision announce their own plans in each process; they are nothing a user here can act on.
-    warnings.filterwarnings("ignore", message=r".*torch\.jit\.script.*|.*torch\.meshgrid.*")
+    ignore_torchs_announcements()
     from common.processes import place_from_environment
     from transfer.engine.config import Source
     from transfer.engine.prepare import Request
