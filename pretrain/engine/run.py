@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,6 +29,7 @@ from pretrain.engine.trainer import Diverged, Trainer
 from pretrain.engine.validation import ValidationMonitor, check_labels, validation_set
 from pretrain.engine.writers import build_writers
 from pretrain.evaluation.data import LabelledSet
+from pretrain.evaluation.processes import on_main_process
 from pretrain.methods import needs_labels
 from pretrain.optim.schedule import build_schedule, peak_lr
 
@@ -59,30 +59,17 @@ def run(cfg: CfgNode, recipe: str, output: str, resume: bool, profile: int = 0) 
     check_labels(cfg, index)
     require_steps(profile, len(index) // cfg.SOLVER.BATCH_SIZE * cfg.SOLVER.EPOCHS)
     bank, validation = monitored_sets(cfg), validation_set(cfg, index)
-    _on_main_process(lambda: folder.claim(cfg, resume))
+    on_main_process(lambda: folder.claim(cfg, resume))
     with logging_to(folder.log, comm.is_main_process()):
         try:
             trainer, facts = _train(cfg, folder, index, bank, validation, device, profile)
         except Diverged as error:
             _log.error("stopped: %s; the last good checkpoint is kept", error)
             what = str(error)
-            _on_main_process(lambda: folder.record_divergence(what))
+            on_main_process(lambda: folder.record_divergence(what))
             return
         if comm.is_main_process():
             write_result(cfg, recipe, folder, trainer, facts, index.classes or () if needs_labels(cfg.METHOD) else ())
-
-
-def _on_main_process(action: Callable[[], None]) -> None:
-    """Run `action` on the main process while the others wait; a UserError there is raised on all."""
-    said = None
-    if comm.is_main_process():
-        try:
-            action()
-        except UserError as error:
-            said = str(error)
-    first = comm.all_gather(said)[0]
-    if first is not None:
-        raise UserError(first)
 
 
 def _train(

@@ -49,6 +49,12 @@ def test_pooled_regions_are_put_in_order_once(model: nn.Module) -> None:
     assert seen == [True, False]
 
 
+def test_the_rpns_head_stays_in_the_default_order_on_a_cpu_alone(model: nn.Module) -> None:
+    head = "proposal_generator.rpn_head.conv.weight"
+    assert channels_last(copy.deepcopy(model)).state_dict()[head].is_contiguous()
+    assert not channels_last(copy.deepcopy(model).to("meta")).state_dict()[head].is_contiguous()
+
+
 def test_a_state_dict_goes_from_one_order_to_the_other(model: nn.Module) -> None:
     last = channels_last(copy.deepcopy(model))
     assert list(last.state_dict()) == list(model.state_dict())
