@@ -20,10 +20,11 @@ from common.console import DONE, FAILED, Parser, megabytes, run
 from common.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console, Group
+    from rich.console import Console
 
     from transfer.experiment.commands import Tools
     from transfer.experiment.executors import Outcome
+    from transfer.experiment.graph import Graph
     from transfer.experiment.service import Opened
     from transfer.experiment.store import Store
 
@@ -170,7 +171,7 @@ def _filed(outcome: Outcome, file: str) -> int:
 def _report(opened: Opened, outcome: Outcome, console: Console) -> int:
     """The table on stdout; what has no result on stderr; the exit code."""
     from transfer.experiment.decide import is_current
-    from transfer.experiment.views import blocked_by
+    from transfer.experiment.status import blocked_by
 
     if outcome.stopped is not None:
         console.print("stopped; the same command goes on from the last checkpoints", soft_wrap=True)
@@ -191,38 +192,51 @@ def _report(opened: Opened, outcome: Outcome, console: Console) -> int:
 
 
 def _status(args: Namespace, _: Tools | None) -> int:
-    from rich.live import Live
-
     from transfer.experiment.service import submitted
-    from transfer.experiment.views import status_table
 
     graph, store, same = submitted(args.experiment, args.sets)
-    console = _console(stderr=False)
     if not same:
         print(f"{args.experiment} has changed since it was submitted; this is what was submitted", file=sys.stderr)
-
-    def view(asked: Store, height: int | None = None) -> Group:
-        return status_table(graph, asked, height)
-
-    def lives(asked: Store) -> bool:
-        return any(asked.active(job) for job in graph)
-
     asked = store.asked(graph)
     if asked.deaf:
         print(f"the queue cannot be asked: {asked.deaf}", file=sys.stderr)
-    if args.watch and console.is_terminal:
-        with Live(view(asked, console.height), console=console, auto_refresh=False) as live:
-            while lives(asked):
-                time.sleep(5.0 if asked.queue else 2.0)  # a controller serves many
-                asked = store.asked(graph)
-                live.update(view(asked, console.height), refresh=True)
-        return DONE
-    _print_whole(view(asked))
-    while args.watch and lives(asked):
-        time.sleep(10.0)
-        asked = store.asked(graph)
-        _print_whole(view(asked))
+    if sys.stdout.isatty():
+        _show(graph, asked, args.watch)
+    else:
+        _print_lines(graph, asked, args.watch)
     return DONE
+
+
+def _show(graph: Graph, asked: Store, watch: bool) -> None:
+    """The state on a terminal, fitted to it; watched, as long as something is still to come."""
+    from rich.live import Live
+
+    from transfer.experiment.views import status_table
+
+    console = _console(stderr=False)
+    if not watch:
+        console.print(status_table(graph, asked))
+        return
+    with Live(status_table(graph, asked, console.height), console=console, auto_refresh=False) as live:
+        while _lives(graph, asked):
+            time.sleep(5.0 if asked.queue else 2.0)  # a controller serves many
+            asked = asked.asked(graph)
+            live.update(status_table(graph, asked, console.height), refresh=True)
+
+
+def _print_lines(graph: Graph, asked: Store, watch: bool) -> None:
+    """The same into a pipe: every word of every line, without a terminal's library, whose tables take long."""
+    from transfer.experiment.status import status_lines
+
+    print("\n".join(status_lines(graph, asked)))
+    while watch and _lives(graph, asked):
+        time.sleep(10.0)
+        asked = asked.asked(graph)
+        print("\n".join(status_lines(graph, asked)))
+
+
+def _lives(graph: Graph, asked: Store) -> bool:
+    return any(asked.active(job) for job in graph)
 
 
 def _logs(args: Namespace, _: Tools | None) -> int:
@@ -256,18 +270,6 @@ def _console(stderr: bool) -> Console:
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False)
-
-
-def _print_whole(view: Group) -> None:
-    """On a terminal, fitted to it; into a pipe, every word of every line."""
-    console = _console(stderr=False)
-    if console.is_terminal:
-        console.print(view)
-        return
-    console.width = 1000
-    with console.capture() as captured:
-        console.print(view)
-    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 if __name__ == "__main__":

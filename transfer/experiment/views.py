@@ -1,4 +1,4 @@
-"""How an experiment looks to people: the plan as a tree, the state as a table; prints nothing."""
+"""How an experiment looks on a terminal: the plan as a tree, the state as a table; prints nothing."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rich.text import Text
 
 from common.console import clock
 from transfer.experiment.costs import Entry, summary
-from transfer.experiment.decide import Decision, end_note, queue_note
+from transfer.experiment.decide import Decision
 from transfer.experiment.graph import Graph, Job
-from transfer.experiment.progress import progress
+from transfer.experiment.status import HEADS, status_rows, title
 from transfer.experiment.store import State, Store
 
 STYLES = {
@@ -109,67 +109,20 @@ def _when(state: State | None) -> str:
 
 
 def status_table(graph: Graph, store: Store, height: int | None = None) -> Group:
-    """Every job with its state, progress, time and last word.
+    """Every job with its state, progress, time and last word, for a terminal.
 
     Args:
         graph: the jobs.
         store: where their state lies; asked for what the queue says now.
         height: lines there are; where all jobs do not fit, those that wait or are done are only counted.
     """
-    blocked = blocked_by(graph, store)
     short = height is not None and len(graph.jobs) + 3 > height
     table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
-    for name in ("job", "state", "progress", "time", "ETA"):
+    for name in HEADS[:-1]:
         table.add_column(name, no_wrap=True)
-    table.add_column("", overflow="ellipsis", no_wrap=True, ratio=1)  # what is left of the line
-    counts: Counter[str] = Counter()
-    for job in graph:
-        word, cells = status_row(job, store, blocked.get(job.name))
-        counts[word] += 1
+    table.add_column(HEADS[-1], overflow="ellipsis", no_wrap=True, ratio=1)  # what is left of the line
+    rows = status_rows(graph, store)
+    for name, word, *cells in rows:
         if not (short and word in QUIET):
-            table.add_row(job.name, Text(word, style=STYLES.get(word, "")), *cells)
-    summary = ", ".join(f"{count} {word}" for word, count in counts.most_common())
-    return Group(Text(f"{graph.experiment} → {store.run_dir}: {summary}", style="bold"), table)
-
-
-def status_row(job: Job, store: Store, blocked_by: str | None) -> tuple[str, list[str]]:
-    """A job's state in one word, then progress, time, ETA and last word."""
-    state = store.read(job)
-    word = store.status(job, state)
-    if blocked_by and word == "cancelled":
-        return word, ["", "", "", f"by Slurm: needs {blocked_by}, which has no result"]
-    if blocked_by and word != "running":
-        return "blocked", ["", "", "", f"waits for {blocked_by}, which has no result"]
-    if word in ("queued", "unknown"):
-        return word, ["", "", "", queue_note(job, state, store)]
-    if state is None:
-        return word, ["", "", "", queue_note(job, state, store) or end_note(job, store)]
-    where = progress(job, store, state)
-    if word != "running":
-        note = (
-            where.note
-            or end_note(job, store)
-            or ("killed while it ran; submit again to go on" if word == "interrupted" else "")
-        )
-        return word, ["", clock(state.seconds or 0) if state.ended else "", "", note]
-    done = "" if where.fraction is None else f"{where.fraction:4.0%}"
-    eta = "" if where.eta is None else clock(where.eta)
-    return word, [done, clock(state.seconds or 0), eta, where.note]
-
-
-def blocked_by(graph: Graph, store: Store) -> dict[str, str]:
-    """Jobs without a result that need one that failed or was cancelled, and the first such job."""
-    bad: dict[str, str] = {}
-    for job in graph:
-        state = store.read(job)
-        word = store.status(job, state)
-        by = next((bad[need] for need in job.needs if need in bad), None)
-        if (
-            by and not job.after_any and word == "cancelled" and not store.began(job, state)
-        ):  # Slurm took it out of the queue
-            bad[job.name] = by
-        elif word in ("failed", "cancelled"):
-            bad[job.name] = job.name
-        elif by and not job.after_any and word in ("pending", "interrupted", "incomplete"):
-            bad[job.name] = by
-    return {name: by for name, by in bad.items() if name != by}
+            table.add_row(name, Text(word, style=STYLES.get(word, "")), *cells)
+    return Group(Text(title(graph, store, rows), style="bold"), table)

@@ -14,7 +14,8 @@ from small_world import World
 from transfer.experiment.attempt import last_error_line, signal_name
 from transfer.experiment.graph import Job
 from transfer.experiment.progress import last_metrics, progress
-from transfer.experiment.store import State, Store, now
+from transfer.experiment.status import status_lines
+from transfer.experiment.store import State, Store, ended, now
 from transfer.experiment.views import status_table
 
 
@@ -115,3 +116,15 @@ def test_status_table_shows_progress_of_what_lives(world: World, job: Job) -> No
         text = out.getvalue()
     row = next(line for line in text.splitlines() if line.startswith("finetune.scratch.voc07.s1"))
     assert row.split()[1:] == ["running", "33%", "0:00", "0:04", "loss", "0.5"]
+
+
+def test_into_a_pipe_status_prints_every_word_in_columns(world: World, job: Job) -> None:
+    store = Store(world.run_dir)
+    graph = world.open().graph
+    store.write(job, ended(running(job), "failed", error="the word " * 40))
+    title, heads, *lines = status_lines(graph, store)
+    assert "1 failed" in title
+    row = next(line for line in lines if line.startswith(job.name))
+    assert row.index("failed") == heads.index("state")
+    assert row.count("the word") == 40
+    assert all(line == line.rstrip() for line in (heads, *lines))
