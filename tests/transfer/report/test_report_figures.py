@@ -80,6 +80,23 @@ def test_a_trial_plot_shows_every_trial_the_mean_its_interval_and_the_published_
     assert "SimSiam, base (n=5)" in [text.get_text() for text in axes.texts]
 
 
+@pytest.mark.parametrize(("other", "together"), [(47.6, True), (30.0, False)])
+def test_rows_that_lie_near_each_other_have_one_range(tmp_path: Path, other: float, together: bool) -> None:
+    for row, value in (("mine", 47.0), ("yours", other)):
+        for seed in (1, 2):
+            put(tmp_path / f"{row}{seed}", result(row, "voc07", seed, [75.0, value + seed / 10, 50.0]))
+    (plot,) = [
+        plot
+        for plot in plots(report(collect([tmp_path]), Options(published="none")))
+        if plot.name == "trials-table5-voc07-bbox-ap"
+    ]
+    with style.styled():
+        axes = plot.draw().axes[0]
+    drawn = [line.get_xdata()[0] for line in axes.lines if line.get_label() == "trial"]
+    assert len(drawn) == 2
+    assert abs(drawn[1] - drawn[0]) == pytest.approx(abs(other - 47.0) if together else 0.0, abs=1e-9)
+
+
 def test_series_differ_without_colour() -> None:
     looks = [style.look(index) for index in range(8)]
     for key in ("color", "linestyle", "marker"):

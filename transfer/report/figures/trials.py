@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+COMMON = 2.5
+"""One range for all strips may be so many times as wide as the widest strip needs."""
+
+
 def plots(table: Table) -> Iterator[Plot]:
     """One plot for each metric of each column that has a trial."""
     for column in table.columns:
@@ -46,15 +50,15 @@ def _alt(rows: list[Row], column: Column, metric: str) -> str:
 
 
 def _draw(rows: list[Row], column: Column, metric: str) -> Figure:
-    """A strip a row, all of one scale, each where its row's values are: trials differ by tenths, rows by tens.
+    """A strip a row, all of one scale: of one range too, to compare rows by eye, unless that hid how trials differ.
 
-    The strips share one set of axes, in which x is the distance from the middle of the strip: fifty axes take minutes.
+    Trials differ by tenths, rows often by tens: then each strip lies where its row's values are. The strips share one
+    set of axes, in which x is the distance from the middle of the strip: fifty axes take minutes.
     """
     figure, axes = style.axes(f"{column.label}, {metric} (%)", "", "", 0.75 + 0.66 * len(rows))
     extents = [_extent(row.cells[column.key], column, metric) for row in rows]
-    span = 1.25 * max(0.8, *(high - low for low, high in extents))
-    for y, (row, (low, high)) in enumerate(zip(rows, extents, strict=True)):
-        middle = (low + high) / 2
+    middles, span = _ranges(extents)
+    for y, (row, middle) in enumerate(zip(rows, middles, strict=True)):
         _scale(axes, y, middle, span)
         axes.text(-span / 2, y - 0.28, _head(row, column), fontsize=9, va="bottom")
         _strip(axes, y, middle, row, column, metric)
@@ -78,6 +82,15 @@ def _extent(cell: Cell, column: Column, metric: str) -> tuple[float, float]:
     shown = [*found, value.published, value.mean, *(mean_interval(found) if value.mean is not None else ())]
     known = [v for v in shown if v is not None] or [0.0]
     return min(known), max(known)
+
+
+def _ranges(extents: list[tuple[float, float]]) -> tuple[list[float], float]:
+    """The middle of each strip's range, and the width of all: one range for all where it is not much wider."""
+    span = 1.25 * max(0.8, *(high - low for low, high in extents))
+    lowest, highest = min(low for low, _ in extents), max(high for _, high in extents)
+    if highest - lowest <= COMMON * span:
+        return [(lowest + highest) / 2] * len(extents), max(span, 1.1 * (highest - lowest))
+    return [(low + high) / 2 for low, high in extents], span
 
 
 def _scale(axes: Axes, y: int, middle: float, span: float) -> None:
