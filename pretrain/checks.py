@@ -37,6 +37,11 @@ def _check_combination(cfg: CfgNode) -> None:
         if section not in sections_read(cfg.METHOD):
             must_keep_default(cfg, [key for key in dotted_keys(cfg) if key.startswith(f"{section}.")])
     check_method(cfg)
+    if cfg.MODEL.BN_IMAGES and cfg.MODEL.SYNC_BN:
+        raise UserError(
+            f"MODEL.BN_IMAGES is {cfg.MODEL.BN_IMAGES}, and MODEL.SYNC_BN True normalises all images together: "
+            "set MODEL.BN_IMAGES 0, or MODEL.SYNC_BN False"
+        )
     if cfg.MODEL.PROJ_BN_AFFINE and cfg.MODEL.HEAD_BN in ("none", "hidden"):
         raise UserError(
             f"MODEL.PROJ_BN_AFFINE is True, but with MODEL.HEAD_BN {cfg.MODEL.HEAD_BN} the projector's output has no BN"
@@ -66,6 +71,7 @@ RULES: tuple[Rule, ...] = (
     ("MONITOR.VALIDATION.PERIOD MONITOR.VALIDATION.RESIZE", lambda v: v >= 0, "0 or more"),
     ("MONITOR.VALIDATION.FOLDER", bool, "the name of a folder below MONITOR.VALIDATION.ROOT"),
     ("MONITOR.KNN.K", lambda v: v >= 1, "1 or more"),
+    ("MODEL.BN_IMAGES", lambda v: v == 0 or v >= 2, "0 (all), or 2 or more"),
     ("MONITOR.KNN.T", lambda v: v > 0, "above 0"),
     ("MONITOR.KNN.TRAIN MONITOR.KNN.VAL", lambda v: bool(v), "the name of a folder below MONITOR.KNN.ROOT"),
     ("MONITOR.STD_ALARM", lambda v: 0 <= v < 1, "a share of 1/√d, at least 0 and below 1"),

@@ -111,6 +111,9 @@ def _model() -> CfgNode:
     node.PROJ_BN_AFFINE = False
     # Whether batch normalisation covers the images of all processes (as the released code has it) or each its own.
     node.SYNC_BN = True
+    # With SYNC_BN False: how many of a process's images are normalised together, as on a GPU that holds so many (a
+    # process's share of the batch is a multiple of it, or smaller); 0 = all of them.
+    node.BN_IMAGES = 0
     return node
 
 

@@ -18,6 +18,7 @@ from pretrain.data.sampler import EpochBatches
 from pretrain.engine.trainer import Trainer
 from pretrain.methods import build_method, needs_labels
 from pretrain.methods.base import Course
+from pretrain.models.grouped_bn import group_batch_norm
 from pretrain.models.sync_bn import synchronise_batch_norm
 from pretrain.optim.optimizer import build_optimizer
 
@@ -31,6 +32,12 @@ def check_sizes(cfg: CfgNode, index: ImageIndex) -> None:
     if batch % (processes * parts):
         parted = f" in SOLVER.ACCUMULATE {parts} parts" if parts > 1 else ""
         raise UserError(f"SOLVER.BATCH_SIZE is {batch}, which {processes} processes cannot share equally{parted}")
+    share, group = batch // (processes * parts), cfg.MODEL.BN_IMAGES
+    if group and share > group and share % group:
+        raise UserError(
+            f"MODEL.BN_IMAGES is {group}; {share} images do not make whole groups of it (SOLVER.BATCH_SIZE {batch}, "
+            f"{processes} process(es), SOLVER.ACCUMULATE {parts})"
+        )
     if images_normalised(cfg) < 2:
         raise UserError(
             f"SOLVER.BATCH_SIZE {batch} leaves batch normalisation one image at a time (SOLVER.ACCUMULATE {parts}, "
@@ -41,7 +48,8 @@ def check_sizes(cfg: CfgNode, index: ImageIndex) -> None:
 def images_normalised(cfg: CfgNode) -> int:
     """How many images batch normalisation takes its statistics from."""
     processes = 1 if cfg.MODEL.SYNC_BN else comm.get_world_size()
-    return int(cfg.SOLVER.BATCH_SIZE // (cfg.SOLVER.ACCUMULATE * processes))
+    images = int(cfg.SOLVER.BATCH_SIZE // (cfg.SOLVER.ACCUMULATE * processes))
+    return min(images, cfg.MODEL.BN_IMAGES or images)
 
 
 def build_trainer(cfg: CfgNode, index: ImageIndex, device: torch.device, start: int, total: int) -> Trainer:
@@ -51,6 +59,8 @@ def build_trainer(cfg: CfgNode, index: ImageIndex, device: torch.device, start: 
     method = build_method(cfg).to(device).to(memory_format=layout)
     if comm.get_world_size() > 1 and cfg.MODEL.SYNC_BN:
         method = synchronise_batch_norm(method, device)
+    if cfg.MODEL.BN_IMAGES:
+        method = group_batch_norm(method, cfg.MODEL.BN_IMAGES)
     labelled = needs_labels(cfg.METHOD)
     dataset = TwoViews(
         index,

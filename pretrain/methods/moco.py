@@ -47,8 +47,10 @@ class MoCo(Method):
         momentum: m of the key encoder.
         temperature: τ.
         symmetry: one of `TERMS`.
-        shuffle: whether keys are computed on batches shuffled between the processes, for batch normalisation that
-            covers each process's images; without several processes it does nothing.
+        shuffle: whether keys are computed on shuffled batches, for batch normalisation that covers each process's
+            images, or groups of them.
+        grouped: whether it covers groups of a process's images. Without groups and with one process shuffling would
+            change nothing, and is not done.
     """
 
     def __init__(
@@ -61,20 +63,23 @@ class MoCo(Method):
         temperature: float = 0.2,
         symmetry: str = "symmetric",
         shuffle: bool = True,
+        grouped: bool = False,
     ) -> None:
         super().__init__()
         self.encoder, self.projector, self.predictor, self.dim = encoder, projector, None, dim
         self.target_encoder, self.target_projector = untrained_copy(encoder), untrained_copy(projector)
         self.queue = Queue(queue_size, dim)
-        self.momentum, self.temperature, self.shuffle = momentum, temperature, shuffle
+        self.momentum, self.temperature = momentum, temperature
+        self.shuffle, self.grouped = shuffle, grouped
         self.pairs, self.weight = TERMS[symmetry]
         self._keys: list[torch.Tensor] = []
         self._followed = -1
 
     def prepare(self, course: Course) -> None:
         """Say so where there is nobody to shuffle with."""
-        if self.shuffle and alone():
-            _log.warning("one process shuffles with nobody: a query and its key are normalised with the same images")
+        if self.shuffle and not self._shuffles():
+            said = "one process shuffles with nobody: a query and its key are normalised with the same images"
+            _log.warning(f"{said}; MODEL.BN_IMAGES, below the batch, makes groups to shuffle between")
 
     def before_step(self, iteration: int, batch: Batch) -> None:
         """Let the key encoder follow the query's, once a step, before its keys are computed."""
@@ -88,7 +93,9 @@ class MoCo(Method):
         """InfoNCE of each query against its key and the queue, added up over the terms."""
         outputs = [self.projector(self.encoder(views[i])) for i, _ in self.pairs]
         with torch.no_grad():
-            keys = [on_shuffled(self._key, views[j]) if self.shuffle else self._key(views[j]) for _, j in self.pairs]
+            keys = [
+                on_shuffled(self._key, views[j]) if self._shuffles() else self._key(views[j]) for _, j in self.pairs
+            ]
         terms = [
             info_nce(unit(output), key, self.queue.keys, self.temperature)
             for output, key in zip(outputs, keys, strict=True)
@@ -100,6 +107,9 @@ class MoCo(Method):
         """Put the step's keys, of all its parts and of all processes, into the queue."""
         self.queue.replace_oldest(torch.cat(self._keys))
         self._keys.clear()
+
+    def _shuffles(self) -> bool:
+        return self.shuffle and (self.grouped or not alone())
 
     def _key(self, view: torch.Tensor) -> torch.Tensor:
         return unit(self.target_projector(self.target_encoder(view)))
@@ -131,7 +141,7 @@ def keys() -> CfgNode:
     # (half of that, as solo-learn's MoCo V2+ has it), or asymmetric (the first view is the query, as released).
     node.SYMMETRY = "symmetric"
     # Whether keys are computed on batches shuffled between the processes, each normalising its own (MODEL.SYNC_BN
-    # False), as released. The alternative: False, and MODEL.SYNC_BN True.
+    # False), as released, or between the groups of MODEL.BN_IMAGES. The alternative: False, and MODEL.SYNC_BN True.
     node.SHUFFLE = True
     return node
 
@@ -164,4 +174,6 @@ def build(cfg: CfgNode) -> MoCo:
     model, moco = cfg.MODEL, cfg.MOCO
     encoder, width = build_encoder(model.ARCH, model.ZERO_INIT_RESIDUAL)
     head = projector(width, model.PROJ_HIDDEN, model.DIM, model.PROJ_LAYERS, model.HEAD_BN, model.PROJ_BN_AFFINE)
-    return MoCo(encoder, head, model.DIM, moco.QUEUE_SIZE, moco.MOMENTUM, moco.TEMPERATURE, moco.SYMMETRY, moco.SHUFFLE)
+    grouped = 0 < model.BN_IMAGES < cfg.SOLVER.BATCH_SIZE // cfg.SOLVER.ACCUMULATE
+    queue = moco.QUEUE_SIZE, moco.MOMENTUM, moco.TEMPERATURE, moco.SYMMETRY
+    return MoCo(encoder, head, model.DIM, *queue, moco.SHUFFLE, grouped)

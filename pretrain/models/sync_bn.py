@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
+from pretrain.models.replace import ModuleT, replace_batch_norm
 
 
 class _SumOverProcesses(torch.autograd.Function):
@@ -88,18 +88,8 @@ def synchronise_batch_norm(model: ModuleT, device: torch.device) -> ModuleT:
     if device.type == "cuda":
         converted: ModuleT = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return converted
-    for name, child in model.named_children():
-        if isinstance(child, _BatchNorm):
-            setattr(model, name, _on_cpu(child))
-        else:
-            synchronise_batch_norm(child, device)
-    return model
+    return replace_batch_norm(model, _on_cpu)
 
 
 def _on_cpu(norm: _BatchNorm) -> CPUSyncBatchNorm:
-    new = CPUSyncBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
-    new.weight, new.bias = norm.weight, norm.bias
-    for name, buffer in norm.named_buffers():
-        setattr(new, name, buffer)
-    new.training = norm.training
-    return new
+    return CPUSyncBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)

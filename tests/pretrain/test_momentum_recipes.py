@@ -62,6 +62,7 @@ RIVALS: dict[str, dict[str, Any]] = {
         "MODEL.PREDICTOR": "none",
         "MODEL.HEAD_BN": "none",
         "MODEL.SYNC_BN": False,
+        "MODEL.BN_IMAGES": 32,
         "MOCO.QUEUE_SIZE": 65536,
         "MOCO.MOMENTUM": 0.999,
         "MOCO.TEMPERATURE": 0.2,

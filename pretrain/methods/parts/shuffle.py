@@ -1,7 +1,8 @@
-"""Shuffling a batch between the processes (MoCo, arXiv 1911.05722, section 3.3, "Shuffling BN").
+"""Shuffling a batch (MoCo, arXiv 1911.05722, section 3.3, "Shuffling BN").
 
-Where each process normalises its own images, a query and its key are normalised with statistics of the same images, and
-the key could be told from them. Keys are therefore computed on a shuffled batch and put back in order.
+Where each process normalises its own images, or groups of them, a query and its key are normalised with statistics of
+the same images, and the key could be told from them. Keys are therefore computed on a shuffled batch and put back in
+order.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pretrain.methods.parts.gather import alone, gathered
 def on_shuffled(network: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     """The network's outputs for x, computed on the processes' batches shuffled among them; no gradient.
 
-    One process has nobody to shuffle with and computes its own batch.
+    One process shuffles its own batch, which tells where batch normalisation covers groups of it.
 
     Args:
         network: gives (N, d).
@@ -28,7 +29,8 @@ def on_shuffled(network: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
         (N, d), in x's order.
     """
     if alone():
-        return network(x)
+        order = torch.randperm(len(x)).to(x.device)
+        return network(x[order].contiguous(memory_format=_layout(x)))[torch.argsort(order)]
     order = _random_order(len(x) * dist.get_world_size(), x.device)
     ours = gathered(x)[_share(order)]
     return gathered(network(ours.contiguous(memory_format=_layout(x))))[_share(torch.argsort(order))]

@@ -59,6 +59,21 @@ def test_two_processes_of_7_are_one_of_14(pretrain: Command, tmp_path: Path, cap
             assert json.loads(two)[key] == pytest.approx(json.loads(one)[key], rel=1e-3)
 
 
+def test_one_process_with_two_groups_is_two_that_normalise_their_own(pretrain: Command, tmp_path: Path) -> None:
+    words = ["SOLVER.BATCH_SIZE", "14", "SOLVER.BASE_LR", "0.5", "SOLVER.EPOCHS", "2", "MODEL.SYNC_BN", "False"]
+    runs = {"one": [], "grouped": ["MODEL.BN_IMAGES", "7"], "two": ["--num-gpus", "2"]}
+    for name, more in runs.items():
+        assert pretrain(tmp_path / name, *words, *more) == 0
+    found = {name: _parameters(_weights(tmp_path / name, 2)) for name in runs}
+    near, far = (_distance(found["grouped"], found[name]) for name in ("two", "one"))
+    assert near < 0.05 * far, f"{near:.2g} from the two, {far:.2g} from the one"
+
+
+def _parameters(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Without running statistics, which are the first process's alone."""
+    return {name: tensor for name, tensor in tensors.items() if "running_" not in name}
+
+
 def _train_narrow(folder: str, images: str) -> None:
     """In float64, 12 steps of 16 images over the processes there are: at once, saved and resumed half way, in parts."""
     facts: dict[str, Any] = {"whole": _end(narrow_trainer(), 0, 12)}

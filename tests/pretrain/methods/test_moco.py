@@ -199,3 +199,53 @@ def test_one_process_that_shuffles_with_nobody_says_so(caplog: pytest.LogCapture
     with caplog.at_level("WARNING", logger="pretrain"):
         narrow_moco(shuffle=shuffle).prepare(Course(8, 1, 1, batches))
     assert ("shuffles with nobody" in caplog.text) == shuffle
+
+
+def test_one_process_with_groups_shuffles_between_them() -> None:
+    """The keys' groups are not the queries', and a row's key is still its own."""
+    seen: list[torch.Tensor] = []
+    method = narrow_moco()
+    method.grouped = True
+    method.prepare(Course(8, 1, 1, batches))
+    method.target_encoder.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    method.eval()  # without batch statistics a key does not hang on its company
+    views = narrow.images(0)
+    torch.manual_seed(0)
+    method.before_step(0, Batch(views, torch.arange(narrow.BATCH)))
+    method(*views)
+    first = seen[0]
+    assert not torch.equal(first, views[1])
+    assert torch.equal(first.flatten(1).sum(1).sort().values, views[1].flatten(1).sum(1).sort().values)
+    expected = method._key(views[1])
+    torch.testing.assert_close(method._keys[1], expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_recipe_with_groups_says_nothing_and_one_without_does(
+    pretrain: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["METHOD", "moco", "MODEL.PREDICTOR", "none", "MODEL.SYNC_BN", "False", "MOCO.QUEUE_SIZE", "16"]
+    assert pretrain(tmp_path / "whole", *words) == 0
+    assert "shuffles with nobody" in capsys.readouterr().err
+    assert pretrain(tmp_path / "grouped", *words, "MODEL.BN_IMAGES", "2") == 0
+    assert "shuffles with nobody" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["MODEL.BN_IMAGES", "3"], ["MODEL.BN_IMAGES is 3", "4 images"]),
+        (["MODEL.BN_IMAGES", "1"], ["MODEL.BN_IMAGES is 1", "2 or more"]),
+        (["MODEL.BN_IMAGES", "2", "MODEL.SYNC_BN", "True"], ["MODEL.BN_IMAGES is 2", "MODEL.SYNC_BN"]),
+    ],
+)
+def test_groups_that_cannot_be_are_one_line(
+    pretrain: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    named: list[str],
+) -> None:
+    assert pretrain(tmp_path / "out", "MODEL.SYNC_BN", "False", *words) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and all(word in error for word in named)
+    assert not (tmp_path / "out").exists()

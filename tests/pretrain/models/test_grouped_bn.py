@@ -1,0 +1,89 @@
+"""Batch normalisation over groups: one process with G groups is G processes that normalise their own images."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from pretrain.models.grouped_bn import GroupedBatchNorm, group_batch_norm
+
+GROUPS, IMAGES = 3, 4
+
+
+def _model() -> nn.Sequential:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(96, 8),
+        nn.Sequential(nn.BatchNorm1d(8, affine=False, momentum=None)),
+    ).double()
+    nn.init.uniform_(model[1].weight)
+    nn.init.uniform_(model[1].bias)
+    return model
+
+
+def _inputs() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x = 5 + torch.randn(GROUPS * IMAGES, 3, 6, 6, generator=generator, dtype=torch.float64)
+    return x, torch.randn(GROUPS * IMAGES, 8, generator=generator, dtype=torch.float64)
+
+
+def test_outputs_gradients_and_statistics_are_those_of_as_many_processes() -> None:
+    x, weights = _inputs()
+    ours = group_batch_norm(_model(), IMAGES)
+    y = ours(x)
+    (y * weights).sum().backward()
+    alone = [_model() for _ in range(GROUPS)]
+    for k, model in enumerate(alone):
+        part = model(x[k::GROUPS])
+        torch.testing.assert_close(y[k::GROUPS], part, rtol=1e-12, atol=1e-12)
+        (part * weights[k::GROUPS]).sum().backward()
+    for name, parameter in ours.named_parameters():
+        theirs = sum(model.get_parameter(name).grad for model in alone)  # type: ignore[misc]
+        torch.testing.assert_close(parameter.grad, theirs, rtol=1e-11, atol=1e-11)
+    for name, buffer in ours.named_buffers():
+        theirs = torch.stack([model.get_buffer(name).double() for model in alone]).mean(0)
+        torch.testing.assert_close(buffer.double(), theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_groups_matter() -> None:
+    x, _ = _inputs()
+    assert not torch.allclose(group_batch_norm(_model(), IMAGES)(x), _model()(x), atol=1e-3)
+
+
+@pytest.mark.parametrize("images", [GROUPS * IMAGES, 100])
+def test_a_batch_of_one_group_is_ordinary_batch_normalisation(images: int) -> None:
+    x, _ = _inputs()
+    assert torch.equal(group_batch_norm(_model(), images)(x), _model()(x))
+
+
+def test_state_and_evaluation_are_the_ordinary_ones() -> None:
+    x, _ = _inputs()
+    plain = _model()
+    plain(x)
+    ours = group_batch_norm(copy.deepcopy(plain), IMAGES)
+    assert list(ours.state_dict()) == list(plain.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), plain.state_dict().values(), strict=True))
+    assert isinstance(ours[1], GroupedBatchNorm) and ours[1].weight is not plain[1].weight
+    assert torch.equal(ours.eval()(x), plain.eval()(x))
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_layout_and_precision_go_through(half: torch.dtype) -> None:
+    x = _inputs()[0].float().contiguous(memory_format=torch.channels_last)
+    norm = group_batch_norm(nn.Sequential(nn.BatchNorm2d(3)), IMAGES)
+    y = norm(x.to(half))
+    assert y.dtype is half and y.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(y.float(), norm(x), rtol=0.02, atol=0.02)
+    assert norm[0].running_mean.dtype is torch.float32
+
+
+def test_a_batch_that_makes_no_groups_is_an_error() -> None:
+    with pytest.raises(ValueError, match="12 samples do not make groups of 5"):
+        group_batch_norm(_model(), 5)(_inputs()[0])
