@@ -95,8 +95,12 @@ def test_shuffling_keeps_channels_last(both: list[dict[str, Any]]) -> None:
     assert all(bool(facts["laid"].all()) for facts in both)
 
 
-def test_one_process_computes_its_own_batch() -> None:
-    x = _images()
-    ours = on_shuffled(_network(), x)
-    assert torch.equal(ours, _network()(x)) and not ours.requires_grad
+def test_one_process_shuffles_its_own_batch() -> None:
+    x, seen = _images(), []
+    network = _network()
+    network.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    torch.manual_seed(0)
+    ours = on_shuffled(network, x)
+    torch.testing.assert_close(ours, _network()(x).detach())  # over the whole batch the order tells nothing
+    assert not ours.requires_grad and not torch.equal(seen[0], x)
     assert gathered(x) is not None and torch.equal(gathered(x), x)
