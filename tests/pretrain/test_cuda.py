@@ -20,6 +20,7 @@ from pretrain.methods import build_method
 from pretrain.methods import names as method_names
 from pretrain.methods.base import Course, Method, Output
 from pretrain.models import ARCHITECTURES
+from pretrain.models.grouped_bn import group_batch_norm
 from pretrain.optim.optimizer import build_optimizer
 from pretrain.optim.sgd import build_sgd
 
@@ -28,10 +29,10 @@ pytestmark = pytest.mark.skipif(
     reason="torch 2.9 asks the driver for a GPU even under FakeTensorMode; 2.14 does not",
 )
 KEYS: dict[str, dict[str, Any]] = {
-    "moco": {"PREDICTOR": "none", "SYNC_BN": False},
+    "moco": {"PREDICTOR": "none", "SYNC_BN": False, "BN_IMAGES": 2},
     "moving_average": {"PREDICTOR": "none"},
 }
-"""MODEL keys that a method insists on."""
+"""MODEL keys that a method insists on, and for one of them batch normalisation in groups."""
 
 
 @contextlib.contextmanager
@@ -81,6 +82,8 @@ def _batches(views: int) -> Iterator[Batch]:
 def _trainer(cfg: Any, precision: str, accumulate: int = 1) -> Trainer:
     with torch.device("cuda"):
         method: Method = build_method(cfg)
+    if cfg.MODEL.BN_IMAGES:
+        group_batch_norm(method, cfg.MODEL.BN_IMAGES)
     # Outside, so that a tensor made without a device lands on the CPU and fails.
     method.prepare(Course(8, 2, 4, lambda _: _batches(method.views), 10))
     return _OnFakeGpu(method, build_sgd(method, cfg), _batches(method.views), precision, accumulate)
