@@ -9,6 +9,8 @@ Source of the operator: He et al., Mask R-CNN (arXiv 1703.06870), section 3; its
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -125,6 +127,17 @@ def _spans(weights: Tensor) -> list[slice]:
     return [slice(min(a, b), b) for a, b in zip(first.tolist(), stop.tolist(), strict=True)]
 
 
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """The products are so small that threads would mostly wait for one another, on a busy machine for milliseconds."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 class _TwoProducts(torch.autograd.Function):
     """Cells (batch, height, width, channels) to pooled (n, bins y, bins x, channels), RoI by RoI.
 
@@ -138,7 +151,7 @@ class _TwoProducts(torch.autograd.Function):
         cells = cells.contiguous()
         channels, high, wide = cells.shape[3], along_y.shape[1], along_x.shape[1]
         pooled = cells.new_empty(len(regions), high, wide, channels)
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast("cpu", enabled=False), _one_thread():
             for wy, wx, (image, rows, columns), out in zip(along_y, along_x, regions, pooled, strict=True):
                 in_columns = torch.matmul(wx[:, columns], cells[image, rows, columns])
                 torch.mm(wy[:, rows], in_columns.reshape(-1, wide * channels), out=out.view(high, wide * channels))
@@ -151,7 +164,7 @@ class _TwoProducts(torch.autograd.Function):
         gradient = gradient.contiguous()
         found = gradient.new_zeros(ctx.shape)
         _, high, wide, channels = gradient.shape
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast("cpu", enabled=False), _one_thread():
             for wy, wx, (image, rows, columns), each in zip(along_y, along_x, ctx.regions, gradient, strict=True):
                 in_rows = torch.mm(wy[:, rows].t(), each.view(high, wide * channels)).view(-1, wide, channels)
                 found[image, rows, columns] += torch.matmul(wx[:, columns].t(), in_rows)

@@ -106,6 +106,24 @@ def test_another_sampling_is_seen() -> None:
         assert float((pooled - reference).abs().max()) > 1e-2
 
 
+def test_it_works_on_one_thread_and_gives_the_others_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, seen = torch.get_num_threads(), []
+    product = torch.mm
+
+    def mm(*arguments: Tensor, **words: Tensor) -> Tensor:
+        seen.append(torch.get_num_threads())
+        return product(*arguments, **words)
+
+    monkeypatch.setattr(torch, "mm", mm)
+    torch.set_num_threads(2)
+    try:
+        leaf = _features().requires_grad_()
+        separable_roi_align(leaf, _rois(1.0), (7, 7), 1.0, 0, True).sum().backward()
+        assert set(seen) == {1} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_without_a_roi_there_is_nothing_and_no_gradient() -> None:
     (pooled, gradient), (reference, _) = _both(_features(), _rois(1.0)[:0], (7, 7), 1.0, 0, True)
     assert pooled.shape == reference.shape == (0, 3, 7, 7) and not gradient.any()
