@@ -22,6 +22,7 @@ from transfer.engine.benchmarks import comparisons as steps
 from transfer.engine.data import catalogue
 from transfer.evaluation.coco import HotCOCOEvaluator
 from transfer.evaluation.voc import VOCEvaluator
+from transfer.modeling.benchmarks import comparisons as layers
 from transfer.tasks.classes import COCO, VOC
 from transfer.tasks.records import Record
 from transfer.tasks.splits import Split
@@ -36,6 +37,7 @@ def comparisons(folder: Path) -> Iterator[Comparison]:
     yield coco_evaluation(folder / "coco", "bbox", images=400, detections=100)
     yield coco_evaluation(folder / "coco_masks", "segm", images=100, detections=50)
     yield from steps()
+    yield from layers()
     yield cold_plan()
 
 

@@ -24,6 +24,7 @@ from transfer.engine.guards import settle_norm
 from transfer.engine.randomness import STEP, seed_torch
 from transfer.engine.trainer import Trainer
 from transfer.modeling.memory_format import channels_last
+from transfer.modeling.roi_align import make_separable
 
 LOSS_LIMIT = 1e-4
 """How far the losses of a step may be apart, relative to the step's total: float32 sums in another order."""
@@ -42,9 +43,10 @@ def comparisons() -> Iterator[Comparison]:
 
 
 def c4_step(task: str, images: int = 2, rois: int = 16, height: int = 192, width: int = 256) -> Comparison:
-    """A training step at full width, as the trial makes it with TRANSFER.CHANNELS_LAST.
+    """A step at full width, as a trial makes it with TRANSFER.CHANNELS_LAST and `TRANSFER.ROI_ALIGN separable`.
 
-    The peer makes it as MoCo's detection code lets Detectron2 make it: PyTorch's default memory layout, its own loop.
+    The peer makes it as MoCo's detection code lets Detectron2 make it: PyTorch's default memory layout, torchvision's
+    RoIAlign, its own loop.
     Images and RoIs are few, so that two cores do; their proportion is about that of the real step (512 RoIs for an
     image of 800 × 1200), whose time is for the greater part res5's on the RoIs. All proposals there are get trained on:
     which of more are drawn hangs on the order of nearly equal scores, so on rounding.
@@ -73,7 +75,7 @@ def c4_step(task: str, images: int = 2, rois: int = 16, height: int = 192, width
         assert gap <= LOSS_LIMIT, f"the losses of three steps differ by {gap:.2g} of their sum"
         return f"3 steps' losses: max |Δ| {gap:.0e} of the sum"
 
-    what = f"C4 step, {task}, {images} images {height}×{width}, {rois} RoIs each"
+    what = f"C4 step, {task}, {images} images {height}×{width}, {rois} RoIs each, channels-last, separable RoIAlign"
     peer = "MoCo's detection code's: Detectron2's loop, contiguous"
     return Comparison(what, peer, lambda: steppers()[0](), lambda: steppers()[1](), equal, 1, "steps")
 
@@ -107,7 +109,7 @@ def small_config(task: str, images: int, rois: int) -> CfgNode:
 
 def our_stepper(model: nn.Module, cfg: CfgNode, batch: Batch) -> Stepper:
     """Our trainer's own step on a copy of the model, guards included."""
-    trainer = Trainer(cfg, channels_last(copy.deepcopy(model)).train())
+    trainer = Trainer(cfg, channels_last(make_separable(copy.deepcopy(model))).train())
     trainer.stepper.data_loader = ForEver(batch)
     trainer.iter = 0
     storage = EventStorage(0)

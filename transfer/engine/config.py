@@ -15,6 +15,7 @@ PRECISE_BN = ("synchronised", "fvcore")
 TRIAL, LR_SEARCH = "trial", "lr_search"
 ROLES = (TRIAL, LR_SEARCH)
 SELECT_ON = ("test", "heldout")
+ROI_ALIGN = TORCHVISION, SEPARABLE = ("torchvision", "separable")
 EVALUATORS = {"voc": ("exact", "detectron2"), "coco": ("hotcoco", "pycocotools")}
 
 
@@ -32,6 +33,7 @@ def defaults() -> CfgNode:
     node.PRECISE_BN = "synchronised"  # or fvcore: as Detectron2 does it, each rank with its own statistics
     node.ORDER_OF_WORKERS = 4  # batches as Detectron2's loader makes them with so many workers, however many there are
     node.CHANNELS_LAST = False  # memory layout of the detector: the same numbers but for rounding, in less time
+    node.ROI_ALIGN = TORCHVISION  # or separable: the same numbers but for rounding, on a CPU in less time
     node.TF32 = False  # whether a GPU may round the inputs of float32 products to TF32, which V100 GPUs could not
     node.EVALUATOR = ""  # VOC: exact or detectron2; COCO: hotcoco or pycocotools; empty: the first
     node.PREDICTIONS = 4  # on how many test images the trial's detections are drawn at its end; 0: on none
@@ -118,6 +120,10 @@ def check_values(cfg: CfgNode, where: str) -> None:
     if cfg.TRANSFER.PRECISE_BN not in PRECISE_BN:
         raise UserError(
             f"{where}: TRANSFER.PRECISE_BN: {cfg.TRANSFER.PRECISE_BN!r}; {nearest(cfg.TRANSFER.PRECISE_BN, PRECISE_BN)}"
+        )
+    if cfg.TRANSFER.ROI_ALIGN not in ROI_ALIGN:
+        raise UserError(
+            f"{where}: TRANSFER.ROI_ALIGN: {cfg.TRANSFER.ROI_ALIGN!r}; {nearest(cfg.TRANSFER.ROI_ALIGN, ROI_ALIGN)}"
         )
     if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
         raise UserError(

@@ -22,6 +22,7 @@ from common import processes
 from common.errors import Again, UserError
 from common.files import write_json, write_text
 from common.profiling import require_steps
+from transfer.engine.config import SEPARABLE
 from transfer.engine.data import catalogue, test_batches, training_batches, training_dicts
 from transfer.engine.guards import check_model
 from transfer.engine.hooks import Checkpointing, StopOnSignal, Stopwatch
@@ -37,6 +38,7 @@ from transfer.engine.weights import load_weights
 from transfer.evaluation.build import build_evaluator, metrics_of
 from transfer.modeling import register
 from transfer.modeling.memory_format import channels_last
+from transfer.modeling.roi_align import make_separable
 from transfer.tasks.task import Task
 
 logger = logging.getLogger(__name__)
@@ -127,11 +129,13 @@ def build(prepared: Prepared) -> nn.Module:
 
 
 def build_detector(cfg: CfgNode) -> nn.Module:
-    """The detector of a settled config, on its device, in its memory layout; sets the process's arithmetic for it."""
+    """The detector of a settled config, on its device, in its layout; sets the process's arithmetic for it."""
     register()
     torch.backends.cudnn.allow_tf32 = cfg.TRANSFER.TF32
     torch.set_float32_matmul_precision("high" if cfg.TRANSFER.TF32 else "highest")
     model: nn.Module = build_model(cfg)
+    if cfg.TRANSFER.ROI_ALIGN == SEPARABLE:
+        make_separable(model)
     return channels_last(model) if cfg.TRANSFER.CHANNELS_LAST else model
 
 

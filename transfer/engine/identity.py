@@ -42,7 +42,14 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-TRAINING = ("SOLVER.", "MODEL.RESNETS.NORM", "DATALOADER.", "TEST.EVAL_PERIOD", "TRANSFER.CHANNELS_LAST")
+TRAINING = (
+    "SOLVER.",
+    "MODEL.RESNETS.NORM",
+    "DATALOADER.",
+    "TEST.EVAL_PERIOD",
+    "TRANSFER.CHANNELS_LAST",
+    "TRANSFER.ROI_ALIGN",
+)
 """Keys (or their beginnings) that say how a trial was trained, not what is measured: a norm's name is one, for in
 evaluation each uses its running statistics."""
 

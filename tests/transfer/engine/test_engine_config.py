@@ -121,6 +121,7 @@ def test_the_overlay_marks_what_is_made_with_it_as_toy(root: Path, overlay: str)
         (("SOLVER.MAX_ITER", "many"), "SOLVER.MAX_ITER must be of type int"),
         (("SOLVER.MAX_ITER", "0"), "SOLVER.MAX_ITER and SOLVER.IMS_PER_BATCH must be at least 1"),
         (("TRANSFER.PRECISE_BN", "fvcor"), "did you mean fvcore?"),
+        (("TRANSFER.ROI_ALIGN", "separabel"), "TRANSFER.ROI_ALIGN: 'separabel'; did you mean separable?"),
         (("TRANSFER.TASK", "''"), r"TRANSFER.TASK is empty"),
         (("DATASETS.TEST", "('voc_2007_test', 'voc_2007_val')"), "DATASETS.TEST exactly one"),
         (("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"), "only TrainingSampler is replayed"),

@@ -87,6 +87,20 @@ def test_an_evaluation_may_use_another_number_of_processes_but_no_other_task() -
         assert len(differences(theirs, {**theirs, **change}, trains=False)) == 1
 
 
+@pytest.mark.parametrize(("key", "other"), [("CHANNELS_LAST", True), ("ROI_ALIGN", "separable")])
+def test_how_it_was_computed_binds_a_training_and_no_evaluation(key: str, other: object) -> None:
+    from transfer.engine.identity import FORMAT, differences
+
+    settings = flat(config.defaults())
+    theirs = {"format": FORMAT, "weights": "w", "processes": 1, "settings": settings}
+    mine = {**theirs, "settings": {**settings, f"TRANSFER.{key}": other}}
+    (said,) = differences(theirs, mine)
+    assert said == f"TRANSFER.{key} {settings[f'TRANSFER.{key}']} there, {other} asked for"
+    assert differences(theirs, mine, trains=False) == []
+    del settings[f"TRANSFER.{key}"]  # begun before there was such a key
+    assert differences(theirs, mine) == [said]
+
+
 def test_a_trial_begun_before_a_key_existed_goes_on_with_its_default() -> None:
     from transfer.engine.identity import FORMAT, differences
 

@@ -59,6 +59,26 @@ def test_two_runs_of_one_seed_are_the_same_and_of_two_seeds_are_not(ask: Ask, un
     assert not all(torch.equal(value, final(other.output)[name]) for name, value in final(unbroken).items())
 
 
+def test_with_the_separable_roi_align_it_ends_the_same(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    words = (*WORDS, "TRANSFER.ROI_ALIGN", "separable", "TRANSFER.CHANNELS_LAST", "True")
+    whole = ask(*words, task="coco", output=tmp_path / "whole")
+    run(whole)
+    request = ask(*words, task="coco")
+
+    def power_cut(self: Stopwatch) -> None:
+        if self.trainer.iter == 3:
+            raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stopwatch, "before_step", power_cut)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(request)
+    assert run(replace(request, resume=True)).status == "done"
+    assert_same_end(whole.output, request.output)
+
+
 def test_a_signal_to_the_group_leaves_the_loader_to_the_trainer(
     ask: Ask, unbroken: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

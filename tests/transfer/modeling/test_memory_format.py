@@ -49,6 +49,20 @@ def test_pooled_regions_are_put_in_order_once(model: nn.Module) -> None:
     assert seen == [True, False]
 
 
+def test_the_gradient_of_pooled_regions_means_is_put_in_order(model: nn.Module) -> None:
+    seen: list[bool] = []
+
+    def look(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+        output.register_hook(
+            lambda gradient: seen.append(gradient.is_contiguous(memory_format=torch.channels_last)) and None
+        )
+
+    for made in (channels_last(copy.deepcopy(model)), copy.deepcopy(model).to(memory_format=torch.channels_last)):  # type: ignore[call-overload]
+        made.get_submodule("roi_heads.res5").register_forward_hook(look)
+        _gradients(made)
+    assert seen == [True, False]
+
+
 def test_the_rpns_head_stays_in_the_default_order_on_a_cpu_alone(model: nn.Module) -> None:
     head = "proposal_generator.rpn_head.conv.weight"
     assert channels_last(copy.deepcopy(model)).state_dict()[head].is_contiguous()
