@@ -18,6 +18,7 @@ from pretrain.data.decode import decode
 from pretrain.data.index import ImageIndex, find_images
 from pretrain.data.loader import load_batches
 from pretrain.data.pipelines import pipeline
+from pretrain.data.pipelines.base import Content
 from pretrain.data.preprocessing import MEAN, STD
 from pretrain.data.randomness import VIEWS, stream
 from pretrain.data.sampler import EpochBatches
@@ -50,7 +51,7 @@ def two_views(index: ImageIndex, way: str) -> Comparison:
     def run_ours() -> object:
         batch = ours.__getitems__([(0, i) for i in range(len(index))])
         assert isinstance(batch, Batch)
-        return [ours.pipeline.finish(views, None) for views in batch.views] if way == "pil" else batch
+        return ours.pipeline.finish(Content(batch.views), torch.device("cpu")) if way == "pil" else batch
 
     def run_theirs() -> object:
         images = [Image.open(path).convert("RGB") for path in paths]
@@ -153,7 +154,7 @@ def _gap(ours: TwoViews, number: int) -> float:
     """The mean difference between our first view and the same draw applied by torchvision's functions in floats."""
     batch = ours[0, number]
     assert isinstance(batch, Batch)
-    finished = ours.pipeline.finish(batch.views[0], batch.draws[0] if batch.draws else None)[0]
+    finished = ours.pipeline.finish(Content(batch.views, batch.draws), torch.device("cpu"))[0][0]
     image = Image.open(ours.index.path(number)).convert("RGB")
     view = draw(ours.recipes[0], *image.size, stream(0, 0, number, 0))
     scale = 255 * torch.tensor(STD).view(3, 1, 1)

@@ -14,6 +14,7 @@ from common.errors import UserError
 from common.processes import leave_signals_to_the_trainer
 from pretrain.data.dataset import Batch, TwoViews
 from pretrain.data.decode import CONDITIONS
+from pretrain.data.pipelines.base import Content
 from pretrain.data.sampler import EpochBatches
 from pretrain.data.side_stream import SideStream
 
@@ -78,17 +79,14 @@ class Batches(Iterator[Batch]):
             if isinstance(batch, str):
                 raise UserError(batch)
             self.met += batch.met
-            views = self._beside.run(functools.partial(self._views, batch))
+            content = Content(batch.views, batch.draws, batch.files)
+            views = self._beside.run(functools.partial(self._finished, content))
             labels = None if batch.labels is None else batch.labels.to(self.device, non_blocking=True)
             yield Batch(tuple(views), batch.indices, labels)
 
-    def _views(self, batch: Batch) -> list[torch.Tensor]:
-        draws = batch.draws or [None] * len(batch.views)
-        return [self._finished(view, drawn) for view, drawn in zip(batch.views, draws, strict=True)]
-
-    def _finished(self, view: torch.Tensor, drawn: torch.Tensor | None) -> torch.Tensor:
-        finished = self.dataset.pipeline.finish(view.to(self.device, non_blocking=True), drawn)
-        return finished.contiguous(memory_format=self.memory_format)
+    def _finished(self, content: Content) -> list[torch.Tensor]:
+        finished = self.dataset.pipeline.finish(content, self.device)
+        return [view.contiguous(memory_format=self.memory_format) for view in finished]
 
 
 def load_batches(

@@ -16,6 +16,7 @@ from torch.nn.functional import interpolate
 from pretrain.data.augment import SOLARIZE_FROM, View
 from pretrain.data.decode import to_rgb
 from pretrain.data.pipelines.kernels import blur_kernel
+from pretrain.data.pipelines.rendering import Rendering
 from pretrain.data.preprocessing import normalise
 
 END_OF_IMAGE = b"\xff\xd9"
@@ -24,10 +25,8 @@ INVERTED = np.where(LEVELS < SOLARIZE_FROM, LEVELS, 255 - LEVELS).astype(np.uint
 AS_STORED = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
-class OpenCV:
+class OpenCV(Rendering):
     """Everything in a loader process but for scaling and normalisation; an image is decoded once for all views."""
-
-    needs_draws = False
 
     def __init__(self) -> None:
         # Images this small gain nothing from threads, and OpenCV's do not outlive the fork of a loader process.
@@ -65,7 +64,7 @@ class OpenCV:
             image = cv2.flip(image, 1)
         out[:] = image if image.ndim == 3 else image[..., None]
 
-    def finish(self, views: torch.Tensor, draws: torch.Tensor | None) -> torch.Tensor:
+    def finish_view(self, views: torch.Tensor, draws: torch.Tensor | None) -> torch.Tensor:
         """Normalise."""
         return normalise(views)
 
