@@ -15,11 +15,11 @@ from torch.nn.functional import interpolate
 
 from pretrain.data.augment import SOLARIZE_FROM, View
 from pretrain.data.decode import to_rgb
+from pretrain.data.jpeg import is_plain
 from pretrain.data.pipelines.kernels import blur_kernel
 from pretrain.data.pipelines.rendering import Rendering
 from pretrain.data.preprocessing import normalise
 
-END_OF_IMAGE = b"\xff\xd9"
 LEVELS = np.arange(256, dtype=np.float32)
 INVERTED = np.where(LEVELS < SOLARIZE_FROM, LEVELS, 255 - LEVELS).astype(np.uint8)
 AS_STORED = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
@@ -35,10 +35,10 @@ class OpenCV(Rendering):
     def pixels(self, image: Image.Image, content: bytes) -> np.ndarray:
         """uint8 (height, width, 3).
 
-        Plain JPEGs go to OpenCV, whose libjpeg-turbo gives Pillow's pixels (tested). It would fill up a file that is
-        cut short with gray and convert CMYK in its own way: those, and all other formats, stay Pillow's.
+        Plain JPEGs go to OpenCV, whose libjpeg-turbo gives Pillow's pixels (tested). It would fill up a damaged file
+        with gray and convert CMYK in its own way: those, and all other formats, stay Pillow's.
         """
-        if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L") and content.endswith(END_OF_IMAGE):
+        if image.format == "JPEG" and image.mode in ("RGB", "L") and is_plain(content):
             with contextlib.suppress(cv2.error):
                 array = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), AS_STORED)
                 if array is not None and array.shape == (image.height, image.width, 3):

@@ -88,10 +88,18 @@ def _cut(file: Path, share: float) -> None:
     file.write_bytes(content[: int(len(content) * share)])
 
 
+def _two_frames(file: Path) -> None:
+    _rgb().resize((300, 200)).save(file)
+    content = file.read_bytes()
+    middle = len(content) // 2
+    file.write_bytes(content[:middle] + b"\xff\xc0" + content[middle + 2 :])
+
+
 BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "empty": ("a.jpg", Path.touch, "it is empty"),
     "text": ("a.jpg", lambda f: f.write_text("no image"), "no format that Pillow knows"),
     "JPEG cut short": ("a.jpg", lambda f: _cut(f, 0.5), "truncated"),
+    "JPEG with a second frame": ("a.jpg", _two_frames, "broken data stream"),
     "JPEG's header alone": ("a.jpg", lambda f: f.write_bytes(b"\xff\xd8\xff"), "no format that Pillow knows"),
     "PNG cut short": ("a.png", lambda f: _cut(f, 0.5), ""),
     "32-bit": ("a.tif", lambda f: Image.new("F", (8, 8)).save(f), "32-bit values have no known range"),
