@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +49,16 @@ def test_wrong_data_are_named_before_a_folder_is_made(
     (tmp_path / "data").mkdir()
     assert pretrain(tmp_path / "run", *words(tmp_path / "data")) == 2
     assert said in _said(capsys) and not (tmp_path / "run").exists()
+
+
+def test_without_dali_it_is_said_how_to_get_it(
+    pretrain: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)  # importing it fails
+    assert pretrain(tmp_path / "run", "DATA.PIPELINE", "dali") == 2
+    said = _said(capsys)
+    assert said.startswith("error: DATA.PIPELINE is dali, but DALI cannot be imported (")
+    assert said.endswith("pip install '.[dali]' or take one of pil, opencv, crops") and not (tmp_path / "run").exists()
 
 
 def test_a_folder_that_may_not_be_read_is_named(

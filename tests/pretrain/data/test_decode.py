@@ -106,7 +106,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
 }
 
 
-@pytest.mark.parametrize("way", ["pil", "opencv", "crops"])
+@pytest.mark.parametrize("way", ["pil", "opencv", "crops", "dali"])
 @pytest.mark.parametrize("kind", BROKEN)
 def test_what_is_no_whole_image_is_named_with_the_reason(tmp_path: Path, kind: str, way: str) -> None:
     name, write, why = BROKEN[kind]
