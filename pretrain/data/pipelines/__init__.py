@@ -14,6 +14,9 @@ CLASSES = {"pil": "Pil", "opencv": "OpenCV", "crops": "Crops", "dali": "Dali"}
 PIPELINES = tuple(CLASSES)
 """Valid values of DATA.PIPELINE: the modules of this package that hold the class beside the name."""
 
+LEAST_DALI = (2, 2)
+"""Before it, its decoder could not be told to leave images unturned by EXIF."""
+
 
 def pipeline(name: str) -> Pipeline:
     """A pipeline by its name."""
@@ -24,16 +27,15 @@ def pipeline(name: str) -> Pipeline:
 def why_no_dali() -> str:
     """Why DALI, which is optional, cannot be used here; empty where it can."""
     try:
-        import_module("nvidia.dali")
+        version = str(import_module("nvidia.dali").__version__)
     except (ImportError, OSError) as error:
-        return " ".join(str(error).split()) or type(error).__name__
-    return ""
+        return f"DALI cannot be imported ({' '.join(str(error).split()) or type(error).__name__})"
+    old = tuple(map(int, version.split(".")[:2])) < LEAST_DALI
+    return f"DALI is {version}, older than {'.'.join(map(str, LEAST_DALI))}" if old else ""
 
 
 def check_installed(name: str) -> None:
     """Raise UserError where what a pipeline stands on is not installed."""
     if name == "dali" and (why := why_no_dali()):
         others = ", ".join(other for other in PIPELINES if other != name)
-        raise UserError(
-            f"DATA.PIPELINE is dali, but DALI cannot be imported ({why}); pip install '.[dali]' or take one of {others}"
-        )
+        raise UserError(f"DATA.PIPELINE is dali, but {why}; pip install '.[dali]' or take one of {others}")

@@ -43,7 +43,7 @@ EDGE = 3
 @pytest.fixture(autouse=True, scope="module")
 def dali() -> None:
     if why := why_no_dali():
-        missing(f"DALI cannot be imported ({why}); pip install '.[dali]'")
+        missing(f"{why}; make setup-dali")
 
 
 @pytest.mark.parametrize("step", STEPS)
