@@ -10,6 +10,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -204,6 +205,22 @@ def test_a_run_that_broke_off_ends_as_the_unbroken_one(
     assert (broken / "backbone.safetensors").read_bytes() == (whole / "backbone.safetensors").read_bytes()
     ends = [torch.load(folder / "checkpoint_0000006.pth", weights_only=True)["method"] for folder in (broken, whole)]
     assert ends[0].keys() == ends[1].keys() and all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_for_a_gpu_everything_is_composed_on_that_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as it can be seen without one: what DALI is asked for, before it builds it."""
+    from nvidia.dali.pipeline import Pipeline
+
+    made: list[Any] = []
+    monkeypatch.setattr(Pipeline, "build", lambda _self: None)
+    monkeypatch.setattr(Pipeline, "set_outputs", lambda _self, *nodes: made.extend(nodes))
+    files = Files(torch.zeros(9, dtype=torch.uint8), torch.tensor([4, 5]), (torch.zeros(2, 4).int(),) * 2, 8)
+    for device, number, where in (("cuda:1", 1, "gpu"), ("cpu", None, "cpu")):
+        made.clear()
+        crops = DaliCrops(files, torch.device(device))
+        assert crops.pipeline.device_id == number and crops.pipeline.max_batch_size == 2
+        assert [node.device for node in made] == [where, where]
+        assert crops.serves(files, torch.device(device)) and not crops.serves(files, torch.device("cuda:0"))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
