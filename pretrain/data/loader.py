@@ -14,7 +14,7 @@ from common.errors import UserError
 from common.processes import leave_signals_to_the_trainer
 from pretrain.data.dataset import Batch, TwoViews
 from pretrain.data.decode import CONDITIONS
-from pretrain.data.pipelines.base import Content
+from pretrain.data.pipelines.base import Content, Refused
 from pretrain.data.sampler import EpochBatches
 from pretrain.data.side_stream import SideStream
 
@@ -76,15 +76,23 @@ class Batches(Iterator[Batch]):
     def _receive(self) -> Generator[Batch, None, None]:
         """A generator, so that the processes start with the first batch and end with an error."""
         for batch in self.loader:
-            if isinstance(batch, str):
-                raise UserError(batch)
+            try:
+                batch, views = self._finished(batch)
+            except Refused as refused:
+                batch, views = self._finished(self.dataset.again(batch, refused.instead))
+            assert batch.met is not None
             self.met += batch.met
-            content = Content(batch.views, batch.draws, batch.files)
-            views = self._beside.run(functools.partial(self._finished, content))
             labels = None if batch.labels is None else batch.labels.to(self.device, non_blocking=True)
             yield Batch(tuple(views), batch.indices, labels)
 
-    def _finished(self, content: Content) -> list[torch.Tensor]:
+    def _finished(self, batch: Batch | str) -> tuple[Batch, list[torch.Tensor]]:
+        """A batch, or the line that says why there is none, and its views on the device."""
+        if isinstance(batch, str):
+            raise UserError(batch)
+        content = Content(batch.views, batch.draws, batch.files)
+        return batch, self._beside.run(functools.partial(self._views, content))
+
+    def _views(self, content: Content) -> list[torch.Tensor]:
         finished = self.dataset.pipeline.finish(content, self.device)
         return [view.contiguous(memory_format=self.memory_format) for view in finished]
 

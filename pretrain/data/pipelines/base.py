@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch.utils.data import get_worker_info
 
+from common.errors import UserError
 from pretrain.data.augment import View
 
 
@@ -42,6 +43,19 @@ class Content(NamedTuple):
     files: Files | None = None
 
 
+class Refused(UserError):
+    """A batch whose images the device cannot decode.
+
+    Args:
+        what: one line.
+        instead: the pipeline that brings the same images so that they can be, whatever is wrong with them.
+    """
+
+    def __init__(self, what: str, instead: Pipeline) -> None:
+        super().__init__(what)
+        self.instead = instead
+
+
 class Room(Protocol):
     """Where a loader process puts a batch together, sample by sample."""
 
@@ -71,7 +85,7 @@ class Pipeline(Protocol):
             A view each: normalised float32 (N, 3, size, size).
 
         Raises:
-            UserError: an image cannot be decoded there.
+            Refused: an image cannot be decoded there.
         """
 
 

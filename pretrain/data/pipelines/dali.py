@@ -15,7 +15,7 @@ from PIL import Image
 from pretrain.data.augment import View
 from pretrain.data.decode import to_rgb
 from pretrain.data.jpeg import is_plain
-from pretrain.data.pipelines.base import Content, Files, shared_bytes
+from pretrain.data.pipelines.base import Content, Files, Refused, shared_bytes
 from pretrain.data.pipelines.dali_crops import DaliCrops
 from pretrain.data.pipelines.device import augmented
 from pretrain.data.pipelines.packed import pack
@@ -36,19 +36,24 @@ class Encoded(NamedTuple):
 
 
 class Dali:
-    """Reading and checking in a loader process, everything else where the training is."""
+    """Reading and checking in a loader process, everything else where the training is.
 
-    def __init__(self) -> None:
+    Args:
+        trusting: whether a JPEG that looks whole is left to DALI; else Pillow decodes every image.
+    """
+
+    def __init__(self, trusting: bool = True) -> None:
+        self.trusting = trusting
         self._crops: DaliCrops | None = None
 
-    def __reduce__(self) -> tuple[type[Dali], tuple[()]]:
+    def __reduce__(self) -> tuple[type[Dali], tuple[bool]]:
         """What DALI has built stays in the training process."""
-        return Dali, ()
+        return Dali, (self.trusting,)
 
     def pixels(self, image: Image.Image, content: bytes) -> Encoded:
         """The file itself where it is a plain, complete JPEG; else Pillow's pixels as an uncompressed PPM."""
         usual = image.format == "JPEG" and image.mode in ("RGB", "L") and image.info.get("adobe_transform", 1) == 1
-        if not (usual and is_plain(content)):
+        if not (self.trusting and usual and is_plain(content)):
             image = to_rgb(image)
             content = b"P6 %d %d 255\n" % image.size + image.tobytes()
         return Encoded(content, *image.size)
@@ -66,7 +71,13 @@ class Dali:
         assert content.files is not None and content.draws is not None
         if self._crops is None or not self._crops.serves(content.files, device):
             self._crops = DaliCrops(content.files, device)
-        crops = self._crops.of(content.files)
+        try:
+            crops = self._crops.of(content.files)
+        except RuntimeError as error:
+            self._crops = None  # DALI builds no second batch after an error
+            said = " ".join(str(error).split())[:500]
+            said = f"DALI cannot crop a batch ({said}); DATA.PIPELINE crops does without it"
+            raise Refused(said, instead=Dali(trusting=False)) from error
         return [normalise(augmented(crop, drawn)) for crop, drawn in zip(crops, content.draws, strict=True)]
 
 

@@ -7,6 +7,7 @@ difference of up to 9 levels there, which the colour steps may enlarge. Elsewher
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +22,11 @@ from common.errors import UserError
 from pretrain.data.augment import Recipe, apply, draw
 from pretrain.data.benchmarks import draw_photos
 from pretrain.data.dataset import Batch, TwoViews
-from pretrain.data.decode import decode
+from pretrain.data.decode import CONDITIONS, REPLACED, decode
 from pretrain.data.index import find_images
 from pretrain.data.loader import load_batches
 from pretrain.data.pipelines import pipeline, why_no_dali
-from pretrain.data.pipelines.base import Content, Files
+from pretrain.data.pipelines.base import Content, Files, Refused
 from pretrain.data.pipelines.dali import Dali
 from pretrain.data.pipelines.dali_crops import DaliCrops
 from pretrain.data.randomness import stream
@@ -33,7 +34,7 @@ from pretrain.data.sampler import EpochBatches
 from pretrain.engine.trainer import Trainer
 from tests.needs import missing
 from tests.pretrain.data.levels import PLAIN, SIZE, STEPS, levels, pictures
-from tests.pretrain.data.test_decode import KINDS
+from tests.pretrain.data.test_decode import KINDS, wrong_table
 
 PHOTOS = Path(__file__).resolve().parents[4] / "shared" / "data" / "photos"
 CPU = torch.device("cpu")
@@ -175,11 +176,49 @@ def test_what_dali_has_built_is_not_sent_to_other_processes() -> None:
     assert pickle.loads(pickle.dumps(way))._crops is None
 
 
-def test_what_dali_refuses_is_one_line() -> None:
+def test_what_dali_refuses_is_one_line_and_the_next_batch_is_made_as_ever() -> None:
     files = Files(torch.zeros(50, dtype=torch.uint8), torch.tensor([50]), (torch.tensor([[0, 0, 8, 8]]).int(),), 8)
-    with pytest.raises(UserError, match=r"DALI cannot crop a batch \(.*\); DATA\.PIPELINE crops") as caught:
-        Dali().finish(Content(draws=(torch.zeros(1, 12),), files=files), CPU)
+    way = Dali()
+    with pytest.raises(Refused, match=r"DALI cannot crop a batch \(.*\); DATA\.PIPELINE crops") as caught:
+        way.finish(Content(draws=(torch.zeros(1, 12),), files=files), CPU)
     assert "\n" not in str(caught.value)
+    room = way.room(1, 1, 16)
+    room.add(way.pixels(pictures()[0], b""), [PLAIN])
+    assert len(way.finish(room.content(), CPU)) == 1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_is_refused_late_is_named_or_replaced_as_others_are(tmp_path: Path, workers: int) -> None:
+    draw_photos(tmp_path, 6)
+    index = find_images(str(tmp_path))
+    wrong_table(index.path(2))
+
+    def load(way: str, unreadable: str) -> tuple[list[Batch], list[int]]:
+        dataset = TwoViews(index, Recipe(32), 5, way=way, unreadable=unreadable)
+        loaded = load_batches(dataset, EpochBatches(6, 3, 5, 0, 4), workers, CPU)
+        return list(loaded), loaded.met.tolist()
+
+    with pytest.raises(UserError, match=f"^{re.escape(str(index.path(2)))} cannot be read as an image .broken data"):
+        load("dali", "error")
+    (ours, met), (theirs, met_too) = load("dali", "replace"), load("pil", "replace")
+    assert met == met_too and met[CONDITIONS.index(REPLACED)] == 2
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.equal(a.indices, b.indices)
+        assert all((x - y).abs().mean() < 0.03 for x, y in zip(a.views, b.views, strict=True))
+
+
+def test_a_batch_that_is_read_again_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_photos(tmp_path, 14)
+    before, of, calls = _load(tmp_path, 0), DaliCrops.of, []
+
+    def refuse_every_other(self: DaliCrops, files: Files) -> list[torch.Tensor]:
+        calls.append(files)
+        if len(calls) % 2:
+            raise RuntimeError("none of these")
+        return of(self, files)
+
+    monkeypatch.setattr(DaliCrops, "of", refuse_every_other)
+    assert _equal(before, _load(tmp_path, 0)) and len(calls) == 2 * len(before)
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
