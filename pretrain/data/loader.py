@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import sys
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -114,6 +115,7 @@ def _start_worker(_worker: int) -> None:
 
     It must be able to finish its step, for which its workers are still needed.
     """
+    gc.freeze()  # what DALI built in the trainer cannot be destroyed in a forked process
     leave_signals_to_the_trainer(_worker)
     if "cv2" in sys.modules:  # torch sees to its own threads
         sys.modules["cv2"].setNumThreads(1)
