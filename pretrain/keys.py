@@ -57,8 +57,9 @@ def _data() -> CfgNode:
     # What happens at a file that holds no whole image: error (the run stops and names it), or replace (the next image
     # of the list takes its place, and is counted).
     node.UNREADABLE = "error"
-    # How views are made: pil (the released code's way), opencv (the same within rounding, several times faster), or
-    # crops (opencv for the crops; the rest on the training device). docs/data.md has each one's differences and speed.
+    # How views are made: pil (the released code's way), opencv (the same within rounding, several times faster), crops
+    # (opencv for the crops; the rest on the training device), or dali (all but reading on the training device, where
+    # NVIDIA's DALI is installed). docs/data.md has each one's differences and speed.
     node.PIPELINE = "pil"
     # Height and width of a view in pixels.
     node.SIZE = 224

@@ -12,12 +12,14 @@ from torchvision import transforms
 from torchvision.transforms import functional as F
 
 from common.measure import Comparison
+from pretrain.data import benchmarks_dali
 from pretrain.data.augment import ADJUST, Recipe, View, draw
 from pretrain.data.dataset import Batch, TwoViews
 from pretrain.data.decode import decode
 from pretrain.data.index import ImageIndex, find_images
 from pretrain.data.loader import load_batches
-from pretrain.data.pipelines import pipeline
+from pretrain.data.pipelines import pipeline, why_no_dali
+from pretrain.data.pipelines.base import Content
 from pretrain.data.preprocessing import MEAN, STD
 from pretrain.data.randomness import VIEWS, stream
 from pretrain.data.sampler import EpochBatches
@@ -36,6 +38,8 @@ def comparisons(folder: Path) -> Iterator[Comparison]:
         yield two_views(index, way)
     yield decoding(index)
     yield loader_processes(index)
+    if not why_no_dali():
+        yield from benchmarks_dali.comparisons(index)
 
 
 def two_views(index: ImageIndex, way: str) -> Comparison:
@@ -50,7 +54,7 @@ def two_views(index: ImageIndex, way: str) -> Comparison:
     def run_ours() -> object:
         batch = ours.__getitems__([(0, i) for i in range(len(index))])
         assert isinstance(batch, Batch)
-        return [ours.pipeline.finish(views, None) for views in batch.views] if way == "pil" else batch
+        return ours.pipeline.finish(Content(batch.views), torch.device("cpu")) if way == "pil" else batch
 
     def run_theirs() -> object:
         images = [Image.open(path).convert("RGB") for path in paths]
@@ -153,7 +157,7 @@ def _gap(ours: TwoViews, number: int) -> float:
     """The mean difference between our first view and the same draw applied by torchvision's functions in floats."""
     batch = ours[0, number]
     assert isinstance(batch, Batch)
-    finished = ours.pipeline.finish(batch.views[0], batch.draws[0] if batch.draws else None)[0]
+    finished = ours.pipeline.finish(Content(batch.views, batch.draws), torch.device("cpu"))[0][0]
     image = Image.open(ours.index.path(number)).convert("RGB")
     view = draw(ours.recipes[0], *image.size, stream(0, 0, number, 0))
     scale = 255 * torch.tensor(STD).view(3, 1, 1)

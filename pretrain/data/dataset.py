@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 from common.errors import UserError
-from pretrain.data.augment import Recipe, View, draw
+from pretrain.data.augment import Recipe, draw
 from pretrain.data.decode import CONDITIONS, REPLACED, UnreadableImage, decode
 from pretrain.data.index import ImageIndex
 from pretrain.data.pipelines import pipeline
-from pretrain.data.pipelines.packed import pack
+from pretrain.data.pipelines.base import Files, Pipeline
 from pretrain.data.randomness import SECOND_PAIR, VIEWS, stream
 
 UNREADABLE = ("error", "replace")
@@ -30,11 +31,13 @@ class Batch(NamedTuple):
 
     Attributes:
         views: two tensors (N, 3, H, W) (one, or four, for a method that takes so many): uint8 as they leave the
-            loader's processes, normalised floats in the trainer.
+            loader's processes (none where `files` do), normalised floats in the trainer.
         indices: (N,) int64, the samples' places in the folder index.
         labels: (N,) int64, their classes, for a method that needs them; on the device in the trainer.
         met: (len(CONDITIONS),) int64, how many of the images meet each condition; only as they leave the processes.
         draws: (N, 12) float32 a view, where the pipeline needs them on the device; only as they leave the processes.
+        files: the images, where the pipeline decodes them on the device; only as they leave the processes.
+        epochs: (N,) int64, which epoch each sample belongs to; only as they leave the processes.
     """
 
     views: tuple[torch.Tensor, ...]
@@ -42,6 +45,8 @@ class Batch(NamedTuple):
     labels: torch.Tensor | None = None
     met: torch.Tensor | None = None
     draws: tuple[torch.Tensor, ...] | None = None
+    files: Files | None = None
+    epochs: torch.Tensor | None = None
 
 
 class TwoViews(Dataset[Batch | str]):
@@ -88,14 +93,11 @@ class TwoViews(Dataset[Batch | str]):
         """The batch of samples (epoch, index); where a file cannot be read, the line that says so.
 
         An exception would cross from a worker to the trainer as a page of traceback; the loader raises the line there.
-        The views are written where the batch lies: nothing is stacked or copied.
         """
-        stores = [_room(len(keys), self.size) for _ in self.purposes]
-        pages = [store.numpy() for store in stores]
-        drawn: list[list[View]] = [[] for _ in self.purposes]
+        room = self.pipeline.room(len(keys), len(self.purposes), self.size)
         met: Counter[str] = Counter()
         taken = []
-        for place, (epoch, index) in enumerate(keys):
+        for epoch, index in keys:
             try:
                 pixels, found, number = self._read(index)
             except UserError as error:
@@ -103,16 +105,26 @@ class TwoViews(Dataset[Batch | str]):
             met.update(found)
             taken.append(number)
             width, height = self.pipeline.size(pixels)
-            for page, views, how, purpose in zip(pages, drawn, self.recipes, self.purposes, strict=True):
-                views.append(draw(how, width, height, stream(self.seed, epoch, index, purpose)))
-                self.pipeline.render(pixels, views[-1], page[place])
+            ways = zip(self.recipes, self.purposes, strict=True)
+            views = [draw(how, width, height, stream(self.seed, epoch, index, purpose)) for how, purpose in ways]
+            room.add(pixels, views)
+        content = room.content()
         return Batch(
-            tuple(store.permute(0, 3, 1, 2) for store in stores),
+            content.views,
             torch.tensor([index for _, index in keys]),
             None if self.labels is None else torch.from_numpy(self.labels[taken]),
             met=torch.tensor([met[condition] for condition in CONDITIONS]),
-            draws=tuple(torch.from_numpy(pack(views)) for views in drawn) if self.pipeline.needs_draws else None,
+            draws=content.draws,
+            files=content.files,
+            epochs=torch.tensor([epoch for epoch, _ in keys]),
         )
+
+    def again(self, batch: Batch, way: Pipeline) -> Batch | str:
+        """A batch as it left a loader process, read once more and by another pipeline; see `__getitems__`."""
+        assert batch.epochs is not None
+        other = copy.copy(self)
+        other.pipeline = way
+        return other.__getitems__(list(zip(batch.epochs.tolist(), batch.indices.tolist(), strict=True)))
 
     def _read(self, index: int) -> tuple[Any, Sequence[str], int]:
         """Pixels, conditions and number of an image, or of the one that takes its place."""
@@ -127,16 +139,3 @@ class TwoViews(Dataset[Batch | str]):
                 continue
             return pixels, found if step == 0 else (*found, REPLACED), number
         raise UserError(f"{step + 1} images in a row cannot be read; the last: {last}") from last
-
-
-def _room(count: int, size: int) -> torch.Tensor:
-    """An uninitialised batch of views, uint8 (count, size, size, 3).
-
-    In a loader process it lies in shared memory, so that it need not be copied there on its way to the trainer (as in
-    torch's own `default_collate`).
-    """
-    shape = (count, size, size, 3)
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.uint8)
-    storage = torch.UntypedStorage._new_shared(count * size * size * 3)
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import sys
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from common.errors import UserError
 from common.processes import leave_signals_to_the_trainer
 from pretrain.data.dataset import Batch, TwoViews
 from pretrain.data.decode import CONDITIONS
+from pretrain.data.pipelines.base import Content, Refused
 from pretrain.data.sampler import EpochBatches
 from pretrain.data.side_stream import SideStream
 
@@ -75,20 +77,25 @@ class Batches(Iterator[Batch]):
     def _receive(self) -> Generator[Batch, None, None]:
         """A generator, so that the processes start with the first batch and end with an error."""
         for batch in self.loader:
-            if isinstance(batch, str):
-                raise UserError(batch)
+            try:
+                batch, views = self._finished(batch)
+            except Refused as refused:
+                batch, views = self._finished(self.dataset.again(batch, refused.instead))
+            assert batch.met is not None
             self.met += batch.met
-            views = self._beside.run(functools.partial(self._views, batch))
             labels = None if batch.labels is None else batch.labels.to(self.device, non_blocking=True)
             yield Batch(tuple(views), batch.indices, labels)
 
-    def _views(self, batch: Batch) -> list[torch.Tensor]:
-        draws = batch.draws or [None] * len(batch.views)
-        return [self._finished(view, drawn) for view, drawn in zip(batch.views, draws, strict=True)]
+    def _finished(self, batch: Batch | str) -> tuple[Batch, list[torch.Tensor]]:
+        """A batch, or the line that says why there is none, and its views on the device."""
+        if isinstance(batch, str):
+            raise UserError(batch)
+        content = Content(batch.views, batch.draws, batch.files)
+        return batch, self._beside.run(functools.partial(self._views, content))
 
-    def _finished(self, view: torch.Tensor, drawn: torch.Tensor | None) -> torch.Tensor:
-        finished = self.dataset.pipeline.finish(view.to(self.device, non_blocking=True), drawn)
-        return finished.contiguous(memory_format=self.memory_format)
+    def _views(self, content: Content) -> list[torch.Tensor]:
+        finished = self.dataset.pipeline.finish(content, self.device)
+        return [view.contiguous(memory_format=self.memory_format) for view in finished]
 
 
 def load_batches(
@@ -108,6 +115,7 @@ def _start_worker(_worker: int) -> None:
 
     It must be able to finish its step, for which its workers are still needed.
     """
+    gc.freeze()  # what DALI built in the trainer cannot be destroyed in a forked process
     leave_signals_to_the_trainer(_worker)
     if "cv2" in sys.modules:  # torch sees to its own threads
         sys.modules["cv2"].setNumThreads(1)

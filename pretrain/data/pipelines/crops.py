@@ -20,7 +20,7 @@ class Crops(OpenCV):
         """Write the crop into `out`."""
         out[:] = resized_crop(pixels, view.box, len(out))
 
-    def finish(self, views: torch.Tensor, draws: torch.Tensor | None) -> torch.Tensor:
+    def finish_view(self, views: torch.Tensor, draws: torch.Tensor | None) -> torch.Tensor:
         """All but the crop, as drawn, then normalise."""
         assert draws is not None
         return normalise(augmented(views, draws))

@@ -8,13 +8,12 @@ from PIL import Image
 
 from pretrain.data.augment import View, apply
 from pretrain.data.decode import to_rgb
+from pretrain.data.pipelines.rendering import Rendering
 from pretrain.data.preprocessing import normalise
 
 
-class Pil:
+class Pil(Rendering):
     """Everything in a loader process but for scaling and normalisation."""
-
-    needs_draws = False
 
     def pixels(self, image: Image.Image, content: bytes) -> Image.Image:
         """A decoded image."""
@@ -28,6 +27,6 @@ class Pil:
         """Write one view into `out`."""
         np.copyto(out, np.asarray(apply(pixels, view, len(out))))
 
-    def finish(self, views: torch.Tensor, draws: torch.Tensor | None) -> torch.Tensor:
+    def finish_view(self, views: torch.Tensor, draws: torch.Tensor | None) -> torch.Tensor:
         """Normalise."""
         return normalise(views)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 from common.errors import UserError
 from pretrain.data.decode import UnreadableImage, decode
-from pretrain.data.pipelines import pipeline
+from pretrain.data.pipelines import PIPELINES, pipeline
 
 PHOTOS = Path(__file__).resolve().parents[4] / "shared" / "data" / "photos" / "train"
 
@@ -88,18 +89,38 @@ def _cut(file: Path, share: float) -> None:
     file.write_bytes(content[: int(len(content) * share)])
 
 
+def _two_frames(file: Path) -> None:
+    _rgb().resize((300, 200)).save(file)
+    content = file.read_bytes()
+    middle = len(content) // 2
+    file.write_bytes(content[:middle] + b"\xff\xc0" + content[middle + 2 :])
+
+
+def wrong_table(file: Path) -> None:
+    """Let its first Huffman table have more codes than there can be."""
+    _rgb().resize((300, 200)).save(file)
+    content = bytearray(file.read_bytes())
+    content[content.index(b"\xff\xc4") + 5] = 255
+    file.write_bytes(content)
+
+
 BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "empty": ("a.jpg", Path.touch, "it is empty"),
     "text": ("a.jpg", lambda f: f.write_text("no image"), "no format that Pillow knows"),
     "JPEG cut short": ("a.jpg", lambda f: _cut(f, 0.5), "truncated"),
+    "JPEG with a second frame": ("a.jpg", _two_frames, "broken data stream"),
+    "JPEG with a wrong table": ("a.jpg", wrong_table, "broken data stream"),
     "JPEG's header alone": ("a.jpg", lambda f: f.write_bytes(b"\xff\xd8\xff"), "no format that Pillow knows"),
     "PNG cut short": ("a.png", lambda f: _cut(f, 0.5), ""),
     "32-bit": ("a.tif", lambda f: Image.new("F", (8, 8)).save(f), "32-bit values have no known range"),
 }
 
 
-@pytest.mark.parametrize("way", ["pil", "opencv", "crops"])
-@pytest.mark.parametrize("kind", BROKEN)
+SEEN_LATE = ("JPEG with a wrong table", "dali")
+"""A file that DALI itself refuses, on the training device: test_pipelines_dali.py."""
+
+
+@pytest.mark.parametrize(("kind", "way"), [pair for pair in product(BROKEN, PIPELINES) if pair != SEEN_LATE])
 def test_what_is_no_whole_image_is_named_with_the_reason(tmp_path: Path, kind: str, way: str) -> None:
     name, write, why = BROKEN[kind]
     write(tmp_path / name)

@@ -10,8 +10,8 @@ import browser as chromium
 import pytest
 from browser import Browser
 from made_results import whole
-from needs import missing
 
+from tests.needs import missing
 from transfer.report.collect import collect
 from transfer.report.render import html
 from transfer.report.tables import Options, report

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from made_results import Run, result, whole
-from needs import missing
 
+from tests.needs import missing
 from transfer.report.collect import collect
 from transfer.report.render import latex
 from transfer.report.tables import Options, report

@@ -1,4 +1,4 @@
-"""Programs that some tests need: they skip and say how to get them, or fail where REQUIRE_ALL=1 asks for all."""
+"""What some tests need: they skip and say how to get it, or fail where REQUIRE_ALL=1 asks for all."""
 
 from __future__ import annotations
 
