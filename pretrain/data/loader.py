@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 import sys
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from common.errors import UserError
-from common.processes import leave_signals_to_the_trainer
+from common.processes import forked, leave_signals_to_the_trainer
 from pretrain.data.dataset import Batch, TwoViews
 from pretrain.data.decode import CONDITIONS
 from pretrain.data.pipelines.base import Content, Refused
@@ -76,7 +75,7 @@ class Batches(Iterator[Batch]):
 
     def _receive(self) -> Generator[Batch, None, None]:
         """A generator, so that the processes start with the first batch and end with an error."""
-        for batch in self.loader:
+        for batch in forked(self.loader):
             try:
                 batch, views = self._finished(batch)
             except Refused as refused:
@@ -115,7 +114,6 @@ def _start_worker(_worker: int) -> None:
 
     It must be able to finish its step, for which its workers are still needed.
     """
-    gc.freeze()  # what DALI built in the trainer cannot be destroyed in a forked process
     leave_signals_to_the_trainer(_worker)
     if "cv2" in sys.modules:  # torch sees to its own threads
         sys.modules["cv2"].setNumThreads(1)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import functional as F
 
 from common.errors import UserError
-from common.processes import leave_signals_to_the_trainer
+from common.processes import forked, leave_signals_to_the_trainer
 from pretrain.data.augment import Recipe, draw, render
 from pretrain.data.decode import decode_rgb
 from pretrain.data.index import ImageIndex, find_images
@@ -190,7 +190,7 @@ def load_pictures(
         worker_init_fn=leave_signals_to_the_trainer,
         generator=torch.Generator(),
     )
-    for batch in loader:
+    for batch in forked(loader):
         if isinstance(batch, str):
             raise UserError(batch)
         yield batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from common import processes
 from common.errors import Again, UserError
@@ -249,3 +251,20 @@ def test_a_loader_that_was_forgotten_does_not_hold_up_the_end(root: Path, words:
     """It ignores the SIGTERM by which Python would end it, and then wait for it for good."""
     done = subprocess.run([sys.executable, "-c", FORGOTTEN, *words], cwd=root, capture_output=True, timeout=100)
     assert done.returncode == code and (b"KeyError" in done.stderr) == bool(words)
+
+
+class _Frozen(torch.utils.data.Dataset[int]):
+    """How many objects a loader process's garbage collector will not look at."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, _index: int) -> int:
+        return gc.get_freeze_count()
+
+
+def test_a_loaders_processes_leave_alone_what_they_inherit() -> None:
+    loader = torch.utils.data.DataLoader(_Frozen(), batch_size=None, num_workers=2)
+    assert all(count > 1000 for count in processes.forked(loader))
+    assert gc.get_freeze_count() == 0
+    assert list(processes.forked([1, 2])) == [1, 2]
