@@ -80,10 +80,12 @@ def test_a_trial_plot_shows_every_trial_the_mean_its_interval_and_the_published_
     assert "SimSiam, base (n=5)" in [text.get_text() for text in axes.texts]
 
 
-@pytest.mark.parametrize(("other", "together"), [(47.6, True), (30.0, False)])
-def test_rows_that_lie_near_each_other_have_one_range(tmp_path: Path, other: float, together: bool) -> None:
+@pytest.mark.parametrize(("other", "trials", "together"), [(47.6, 2, True), (30.0, 2, False), (30.0, 1, True)])
+def test_rows_that_lie_near_each_other_have_one_range(
+    tmp_path: Path, other: float, trials: int, together: bool
+) -> None:
     for row, value in (("mine", 47.0), ("yours", other)):
-        for seed in (1, 2):
+        for seed in range(1, trials + 1):
             put(tmp_path / f"{row}{seed}", result(row, "voc07", seed, [75.0, value + seed / 10, 50.0]))
     (plot,) = [
         plot

@@ -85,10 +85,13 @@ def _extent(cell: Cell, column: Column, metric: str) -> tuple[float, float]:
 
 
 def _ranges(extents: list[tuple[float, float]]) -> tuple[list[float], float]:
-    """The middle of each strip's range, and the width of all: one range for all where it is not much wider."""
+    """The middle of each strip's range, and the width of all: one range for all where it is not much wider.
+
+    Or where no strip has more than a point, which no range can hide.
+    """
     span = 1.25 * max(0.8, *(high - low for low, high in extents))
     lowest, highest = min(low for low, _ in extents), max(high for _, high in extents)
-    if highest - lowest <= COMMON * span:
+    if highest - lowest <= COMMON * span or all(low == high for low, high in extents):
         return [(lowest + highest) / 2] * len(extents), max(span, 1.1 * (highest - lowest))
     return [(low + high) / 2 for low, high in extents], span
 
