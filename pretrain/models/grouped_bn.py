@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.functional import batch_norm
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pretrain.models.layout import memory_format_of
 from pretrain.models.replace import ModuleT, replace_batch_norm
 
 
@@ -51,7 +52,7 @@ class GroupedBatchNorm(_BatchNorm):
         weight, bias = (None if one is None else one.repeat(groups) for one in (self.weight, self.bias))
         y = batch_norm(side_by_side, mean, variance, weight, bias, training=True, momentum=1.0, eps=self.eps)
         self._track(mean.view(groups, -1).mean(0), variance.view(groups, -1).mean(0))
-        return y.view(x.shape).contiguous(memory_format=_layout(x))
+        return y.view(x.shape).contiguous(memory_format=memory_format_of(x))
 
     def _statistics_dtype(self, x: torch.Tensor) -> torch.dtype:
         return x.dtype if self.running_mean is None else self.running_mean.dtype
@@ -64,11 +65,6 @@ class GroupedBatchNorm(_BatchNorm):
         weight = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, weight)
         self.running_var.lerp_(variance, weight)
-
-
-def _layout(x: torch.Tensor) -> torch.memory_format:
-    last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
 
 
 def group_batch_norm(model: ModuleT, images: int) -> ModuleT:

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from pretrain.methods.parts.gather import alone, gathered
+from pretrain.models.layout import memory_format_of
 
 
 @torch.no_grad()
@@ -30,10 +31,10 @@ def on_shuffled(network: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
     """
     if alone():
         order = torch.randperm(len(x)).to(x.device)
-        return network(x[order].contiguous(memory_format=_layout(x)))[torch.argsort(order)]
+        return network(x[order].contiguous(memory_format=memory_format_of(x)))[torch.argsort(order)]
     order = _random_order(len(x) * dist.get_world_size(), x.device)
     ours = gathered(x)[_share(order)]
-    return gathered(network(ours.contiguous(memory_format=_layout(x))))[_share(torch.argsort(order))]
+    return gathered(network(ours.contiguous(memory_format=memory_format_of(x))))[_share(torch.argsort(order))]
 
 
 def _random_order(count: int, device: torch.device) -> torch.Tensor:
@@ -46,9 +47,3 @@ def _random_order(count: int, device: torch.device) -> torch.Tensor:
 def _share(rows: torch.Tensor) -> torch.Tensor:
     """This process's part of the rows of all."""
     return rows.view(dist.get_world_size(), -1)[dist.get_rank()]
-
-
-def _layout(x: torch.Tensor) -> torch.memory_format:
-    """How x lies in memory, which gathering loses."""
-    channels_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if channels_last else torch.contiguous_format

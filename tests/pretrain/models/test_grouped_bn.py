@@ -9,23 +9,9 @@ import torch
 from torch import nn
 
 from pretrain.models.grouped_bn import GroupedBatchNorm, group_batch_norm
+from tests.pretrain.models.normed import small_network
 
 GROUPS, IMAGES = 3, 4
-
-
-def _model() -> nn.Sequential:
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(3, 6, 3),
-        nn.BatchNorm2d(6),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(96, 8),
-        nn.Sequential(nn.BatchNorm1d(8, affine=False, momentum=None)),
-    ).double()
-    nn.init.uniform_(model[1].weight)
-    nn.init.uniform_(model[1].bias)
-    return model
 
 
 def _inputs() -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,10 +22,10 @@ def _inputs() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_outputs_gradients_and_statistics_are_those_of_as_many_processes() -> None:
     x, weights = _inputs()
-    ours = group_batch_norm(_model(), IMAGES)
+    ours = group_batch_norm(small_network(), IMAGES)
     y = ours(x)
     (y * weights).sum().backward()
-    alone = [_model() for _ in range(GROUPS)]
+    alone = [small_network() for _ in range(GROUPS)]
     for k, model in enumerate(alone):
         part = model(x[k::GROUPS])
         torch.testing.assert_close(y[k::GROUPS], part, rtol=1e-12, atol=1e-12)
@@ -54,18 +40,18 @@ def test_outputs_gradients_and_statistics_are_those_of_as_many_processes() -> No
 
 def test_groups_matter() -> None:
     x, _ = _inputs()
-    assert not torch.allclose(group_batch_norm(_model(), IMAGES)(x), _model()(x), atol=1e-3)
+    assert not torch.allclose(group_batch_norm(small_network(), IMAGES)(x), small_network()(x), atol=1e-3)
 
 
 @pytest.mark.parametrize("images", [GROUPS * IMAGES, 100])
 def test_a_batch_of_one_group_is_ordinary_batch_normalisation(images: int) -> None:
     x, _ = _inputs()
-    assert torch.equal(group_batch_norm(_model(), images)(x), _model()(x))
+    assert torch.equal(group_batch_norm(small_network(), images)(x), small_network()(x))
 
 
 def test_state_and_evaluation_are_the_ordinary_ones() -> None:
     x, _ = _inputs()
-    plain = _model()
+    plain = small_network()
     plain(x)
     ours = group_batch_norm(copy.deepcopy(plain), IMAGES)
     assert list(ours.state_dict()) == list(plain.state_dict())
@@ -86,4 +72,4 @@ def test_layout_and_precision_go_through(half: torch.dtype) -> None:
 
 def test_a_batch_that_makes_no_groups_is_an_error() -> None:
     with pytest.raises(ValueError, match="12 samples do not make groups of 5"):
-        group_batch_norm(_model(), 5)(_inputs()[0])
+        group_batch_norm(small_network(), 5)(_inputs()[0])

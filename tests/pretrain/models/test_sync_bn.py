@@ -10,20 +10,7 @@ from torch import nn
 
 from common.processes import start
 from pretrain.models.sync_bn import CPUSyncBatchNorm, synchronise_batch_norm
-
-
-def _model() -> nn.Sequential:
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(3, 6, 3),
-        nn.BatchNorm2d(6),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(96, 8),
-        nn.Sequential(nn.BatchNorm1d(8, affine=False, momentum=None)),
-    ).double()
-    nn.init.uniform_(model[1].weight)
-    return model
+from tests.pretrain.models.normed import small_network
 
 
 def _inputs() -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,14 +34,14 @@ def _one_of_two(folder: str) -> None:
     rank = dist.get_rank()
     x, weights = _inputs()
     share = slice(0, 3) if rank == 0 else slice(3, 10)  # batches of different sizes
-    model = synchronise_batch_norm(_model(), torch.device("cpu"))
+    model = synchronise_batch_norm(small_network(), torch.device("cpu"))
     torch.save(_gradients(model, x[share], weights[share]), Path(folder) / f"{rank}.pt")
 
 
 def test_statistics_and_gradients_are_those_of_the_whole_batch(tmp_path: Path) -> None:
     start(_one_of_two, (str(tmp_path),), num_processes=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    whole = _gradients(_model(), *_inputs())
+    whole = _gradients(small_network(), *_inputs())
     for name, expected in whole.items():
         if name == "x":
             ours = torch.cat([first[name], second[name]])
@@ -67,18 +54,18 @@ def test_statistics_and_gradients_are_those_of_the_whole_batch(tmp_path: Path) -
 
 
 def test_conversion_keeps_names_parameters_and_mode() -> None:
-    model = _model().eval()
+    model = small_network().eval()
     names, first = list(model.state_dict()), model[1].weight
     converted = synchronise_batch_norm(model, torch.device("cpu"))
     assert list(converted.state_dict()) == names
     assert [type(m) for m in converted.modules()].count(CPUSyncBatchNorm) == 2
     assert converted[1].weight is first and not converted[1].training
     x, _ = _inputs()
-    torch.testing.assert_close(converted(x), _model().eval()(x))  # evaluation needs no process group
+    torch.testing.assert_close(converted(x), small_network().eval()(x))  # evaluation needs no process group
 
 
 def test_on_gpus_torchs_own_is_used() -> None:
-    converted = synchronise_batch_norm(_model(), torch.device("cuda"))
+    converted = synchronise_batch_norm(small_network(), torch.device("cuda"))
     assert sum(isinstance(module, nn.SyncBatchNorm) for module in converted.modules()) == 2
 
 
