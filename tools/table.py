@@ -121,6 +121,8 @@ def rendered(args: argparse.Namespace, kind: str) -> str:
         from transfer.report.figures import write_all
 
         print(f"wrote {len(write_all(report, args.plots))} plots to {args.plots}", file=sys.stderr)
+    if not report.tables and kind in ("csv", "latex"):  # which have no room for words
+        print("\n".join(report.notes), file=sys.stderr)
     names = {"md": "markdown"}
     return str(importlib.import_module(f"transfer.report.render.{names.get(kind, kind)}").render(report))
 

@@ -15,7 +15,7 @@ from tools.table import main
 
 RESULTS = Path(__file__).resolve().parents[1] / "transfer" / "report"
 sys.path.insert(0, str(RESULTS))  # tests are imported by path: their helpers are found here
-from made_results import put, result, whole  # noqa: E402
+from made_results import Run, pretrain_lines, pretrain_result, put, result, whole  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,18 @@ def test_the_files_name_says_the_format(name: str, start: str, run: Path, tmp_pa
 def test_the_format_given_wins_over_the_name(run: Path, tmp_path: Path) -> None:
     assert call(main, [str(run), "--format", "json", "--output", str(tmp_path / "table.txt")]) == 0
     json.loads((tmp_path / "table.txt").read_text())
+
+
+@pytest.mark.parametrize("form", ["csv", "latex"])
+def test_formats_without_room_for_words_say_on_stderr_why_there_is_no_table(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = Run(tmp_path, [("simsiam", "SimSiam", None)], {})
+    made.pretrain("simsiam", pretrain_result(), pretrain_lines())
+    assert call(main, [str(made.save()), "--format", form]) == 0
+    out, err = capsys.readouterr()
+    assert "SimSiam" not in out
+    assert err.startswith("Pre-training alone, so no table: SimSiam (done)") and err.count("\n") == 1
 
 
 def test_an_imported_trial(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
