@@ -18,7 +18,7 @@ help:
 	@echo "make setup      create $(VENV) and install torch $(TORCH), torchvision $(TORCHVISION), detectron2 and this project"
 	@echo "make setup-dali NVIDIA's DALI beside it, which is optional: DATA.PIPELINE dali (0.6 GB)"
 	@echo "make demo       the whole way on a toy set: pre-train, convert, fine-tune, table (12 minutes on 2 cores)"
-	@echo "make demo-full  the same with more rows, tasks and trials (42 minutes on 2 busy cores)"
+	@echo "make demo-full  the same with more rows, tasks and trials (12 minutes on 2 free cores, 42 on busy ones)"
 	@echo "make test       unit tests and one whole way (15 minutes on 2 cores)"
 	@echo "make test-all   make test, then the slow tests (45 minutes on 2 cores)"
 	@echo "make lint       ruff and mypy"
@@ -54,7 +54,7 @@ demo: $(READY)
 	@echo "== the page: runs/demo/table.html"
 
 demo-full: $(READY)
-	@echo "== demo-full: scratch, SimSiam and supervised, two trials each of VOC07, VOC07+12 and COCO; 42 minutes on 2 busy cores, in 8 GiB"
+	@echo "== demo-full: scratch, SimSiam and supervised, two trials each of VOC07, VOC07+12 and COCO; 12 minutes on 2 free cores, 42 on busy ones, in 8 GiB"
 	@echo "== toy set: $(TOY)"
 	$(BIN)/python tools/data.py toy $(TOY)
 	$(BIN)/python tools/launch.py submit configs/experiments/demo_full.yaml --cluster local
