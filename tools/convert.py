@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -93,11 +92,12 @@ def _inspect(args: argparse.Namespace, path: str, source: str, branch: str | Non
 
 
 def _convert(args: argparse.Namespace, path: str, source: str, branch: str | None) -> int:
+    from common.threads import one_thread
     from transfer.weights.convert import convert
 
     ignore_torchs_announcements()
     trust = args.trust_checkpoint
-    with _one_thread():
+    with one_thread():  # hashing and copying: on a busy machine, two would mostly wait for one another
         done = convert(path, args.output, source=source, branch=branch, to=args.to, verify=args.verify, trust=trust)
     taken = done.manifest["source"]
     print(f"{taken['path']}: {taken['layout']}, {taken['branch']} ({taken['rule']})")
@@ -110,19 +110,6 @@ def _convert(args: argparse.Namespace, path: str, source: str, branch: str | Non
     print(done.proof.line() if done.proof else f"{done.manifest['count']} tensors · not verified")
     print(f"written: {done.out}")
     return DONE
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """The work is hashing and copying: on a busy machine, two threads would mostly wait for one another."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 if __name__ == "__main__":

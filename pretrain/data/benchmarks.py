@@ -12,6 +12,7 @@ from torchvision import transforms
 from torchvision.transforms import functional as F
 
 from common.measure import Comparison
+from common.threads import one_thread
 from pretrain.data import benchmarks_dali
 from pretrain.data.augment import ADJUST, Recipe, View, draw
 from pretrain.data.dataset import Batch, TwoViews
@@ -68,7 +69,7 @@ def two_views(index: ImageIndex, way: str) -> Comparison:
     what = {"crops": "the crops of two {}² views, crops"}.get(way, "two {}² views, {}").format(SIZE, way)
     peer = "torchvision transforms on PIL, as the released code composes them"
     return Comparison(
-        f"{what}, 1 core", peer, _one_thread(run_ours), _one_thread(run_theirs), equal, len(index), "images"
+        f"{what}, 1 core", peer, one_thread()(run_ours), one_thread()(run_theirs), equal, len(index), "images"
     )
 
 
@@ -110,20 +111,6 @@ def loader_processes(index: ImageIndex, steps: int = 96) -> Comparison:
     count = steps * len(index)
     what = f"two {SIZE}² views, opencv, 2 loader processes"
     return Comparison(what, "the same with 1", lambda: load(2), lambda: load(1), equal, count, "images")
-
-
-def _one_thread(work: Callable[[], object]) -> Callable[[], object]:
-    """The same on one core."""
-
-    def alone() -> object:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            return work()
-        finally:
-            torch.set_num_threads(threads)
-
-    return alone
 
 
 def draw_photos(folder: Path, count: int = COUNT) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from common.measure import Comparison
+from common.threads import one_thread
 from pretrain.data.augment import Recipe
 from pretrain.data.dataset import Batch, TwoViews
 from pretrain.data.decode import decode
@@ -62,7 +63,7 @@ def two_views(index: ImageIndex) -> Comparison:
         assert apart <= MEAN_LIMIT and ratio <= STD_LIMIT, f"the means differ by {apart}, the deviations by {ratio:.1%}"
         return f"own draws: means {apart:.2g} apart (at most {MEAN_LIMIT}), deviations {ratio:.1%} ({STD_LIMIT:.0%})"
 
-    return Comparison(ROWS[0], PEER, run_ours, theirs, equal, len(index), "images")
+    return Comparison(ROWS[0], PEER, one_thread()(run_ours), theirs, equal, len(index), "images")
 
 
 def decoding(index: ImageIndex) -> Comparison:

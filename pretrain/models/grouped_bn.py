@@ -6,15 +6,15 @@ MoCo's released recipe normalises the 32 images of each of eight GPUs; with this
 from __future__ import annotations
 
 import torch
-from torch import nn
 from torch.nn.functional import batch_norm
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pretrain.models.layout import memory_format_of
 from pretrain.models.replace import ModuleT, replace_batch_norm
+from pretrain.models.tracked_bn import TrackedBatchNorm
 
 
-class GroupedBatchNorm(_BatchNorm):
+class GroupedBatchNorm(TrackedBatchNorm):
     """Each group of a batch is normalised with its own statistics in training.
 
     Of G groups the k-th holds the samples k, k + G, k + 2G, …, which are the share of the k-th of G processes: one
@@ -30,10 +30,6 @@ class GroupedBatchNorm(_BatchNorm):
     ) -> None:
         super().__init__(features, eps, momentum, affine, track)
         self.images = images
-
-    def _check_input_dim(self, x: torch.Tensor) -> None:
-        if x.dim() < 2:
-            raise ValueError(f"expected (N, C, …), got {x.dim()} dimension(s)")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise x of shape (N, C, …).
@@ -57,20 +53,11 @@ class GroupedBatchNorm(_BatchNorm):
     def _statistics_dtype(self, x: torch.Tensor) -> torch.dtype:
         return x.dtype if self.running_mean is None else self.running_mean.dtype
 
-    @torch.no_grad()
-    def _track(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
-            return
-        self.num_batches_tracked.add_(1)
-        weight = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean, weight)
-        self.running_var.lerp_(variance, weight)
-
 
 def group_batch_norm(model: ModuleT, images: int) -> ModuleT:
     """Replace every batch normalisation by one over groups of `images` samples, parameters and statistics kept."""
 
-    def grouped(norm: _BatchNorm) -> nn.modules.batchnorm._BatchNorm:
+    def grouped(norm: _BatchNorm) -> GroupedBatchNorm:
         return GroupedBatchNorm(
             norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats, images
         )

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pretrain.models.replace import ModuleT, replace_batch_norm
+from pretrain.models.tracked_bn import TrackedBatchNorm
 
 
 class _SumOverProcesses(torch.autograd.Function):
@@ -36,17 +37,13 @@ def sum_over_processes(x: torch.Tensor) -> torch.Tensor:
     return total
 
 
-class CPUSyncBatchNorm(_BatchNorm):
+class CPUSyncBatchNorm(TrackedBatchNorm):
     """Batch normalisation whose training statistics cover all processes, written with two differentiable sums.
 
     torch.nn.SyncBatchNorm has kernels for GPUs alone. The mean is summed first, then the squares of what remains, as
     E[x²] − E[x]² would lose digits; autograd does the rest. State and evaluation mode are those of nn.BatchNorm1d/2d.
     The processes' batches may differ in size. Half-precision inputs are normalised in float32.
     """
-
-    def _check_input_dim(self, x: torch.Tensor) -> None:
-        if x.dim() < 2:
-            raise ValueError(f"expected (N, C, …), got {x.dim()} dimension(s)")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise x of shape (N, C, …) over every dimension but the second."""
@@ -62,20 +59,11 @@ class CPUSyncBatchNorm(_BatchNorm):
         mean = sums[:-1] / count
         centred = full - mean.view(shape)
         variance = sum_over_processes(centred.square().sum(dims)) / count
-        self._track(mean.detach(), variance.detach(), count)
+        self._track(mean.detach(), variance.detach() * count / (count - 1))
         y = centred * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
             y = y * self.weight.view(shape) + self.bias.view(shape)
         return y.to(x.dtype)
-
-    @torch.no_grad()
-    def _track(self, mean: torch.Tensor, variance: torch.Tensor, count: torch.Tensor) -> None:
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
-            return
-        self.num_batches_tracked.add_(1)
-        weight = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), weight)
-        self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var.dtype), weight)
 
 
 def synchronise_batch_norm(model: ModuleT, device: torch.device) -> ModuleT:

@@ -9,8 +9,6 @@ Source of the operator: He et al., Mask R-CNN (arXiv 1703.06870), section 3; its
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,6 +16,8 @@ from detectron2.layers import ROIAlign
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.utils import _pair
+
+from common.threads import one_thread
 
 Region = tuple[int, slice, slice]
 """Index of an image in the batch, and the rows and columns of its feature map that a RoI takes something from."""
@@ -127,21 +127,11 @@ def _spans(weights: Tensor) -> list[slice]:
     return [slice(min(a, b), b) for a, b in zip(first.tolist(), stop.tolist(), strict=True)]
 
 
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """The products are so small that threads would mostly wait for one another, on a busy machine for milliseconds."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 class _TwoProducts(torch.autograd.Function):
     """Cells (batch, height, width, channels) to pooled (n, bins y, bins x, channels), RoI by RoI.
 
     RoI by RoI since each has its own extent: what lies outside is not read, and memory does not grow with their number.
+    On one thread, for the products are so small that threads would wait for one another.
     """
 
     @staticmethod
@@ -151,7 +141,7 @@ class _TwoProducts(torch.autograd.Function):
         cells = cells.contiguous()
         channels, high, wide = cells.shape[3], along_y.shape[1], along_x.shape[1]
         pooled = cells.new_empty(len(regions), high, wide, channels)
-        with torch.autocast("cpu", enabled=False), _one_thread():
+        with torch.autocast("cpu", enabled=False), one_thread():
             for wy, wx, (image, rows, columns), out in zip(along_y, along_x, regions, pooled, strict=True):
                 in_columns = torch.matmul(wx[:, columns], cells[image, rows, columns])
                 torch.mm(wy[:, rows], in_columns.reshape(-1, wide * channels), out=out.view(high, wide * channels))
@@ -164,7 +154,7 @@ class _TwoProducts(torch.autograd.Function):
         gradient = gradient.contiguous()
         found = gradient.new_zeros(ctx.shape)
         _, high, wide, channels = gradient.shape
-        with torch.autocast("cpu", enabled=False), _one_thread():
+        with torch.autocast("cpu", enabled=False), one_thread():
             for wy, wx, (image, rows, columns), each in zip(along_y, along_x, ctx.regions, gradient, strict=True):
                 in_rows = torch.mm(wy[:, rows].t(), each.view(high, wide * channels)).view(-1, wide, channels)
                 found[image, rows, columns] += torch.matmul(wx[:, columns].t(), in_rows)
