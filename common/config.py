@@ -50,11 +50,11 @@ def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     return value
 
 
-def closure(path: str | os.PathLike[str]) -> list[Path]:
-    """The file and the chain of `_BASE_` files it stands on, base first.
+def resolve_base_files(path: str | os.PathLike[str]) -> list[Path]:
+    """List a config file and the chain of `_BASE_` files below it, base first.
 
     Raises:
-        UserError: a base is missing or the chain bites its own tail.
+        UserError: a base is missing or the chain is circular.
     """
     chain: list[Path] = []
     current: Path | None = Path(path)
@@ -85,7 +85,7 @@ def merge_dict(into: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 def load_with_base(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The file with its `_BASE_` chain merged, `_BASE_` itself removed."""
     merged: dict[str, Any] = {}
-    for file in closure(path):
+    for file in resolve_base_files(path):
         content = load_yaml(file)
         content.pop("_BASE_", None)
         merge_dict(merged, content)
@@ -226,7 +226,7 @@ def merge_layers(
     Raises:
         UserError: a missing file, or an unknown key (with the nearest valid ones).
     """
-    for part in closure(file):
+    for part in resolve_base_files(file):
         values = load_yaml(part)
         values.pop("_BASE_", None)
         merge_strict(cfg, values, str(part))

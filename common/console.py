@@ -10,10 +10,15 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TextIO
 
-from common.errors import Again, UserError
-
-DONE, FAILED, WRONG_USE, AGAIN, INTERRUPTED = 0, 1, 2, 75, 130
-"""Exit codes. AGAIN (EX_TEMPFAIL) says: stopped on purpose after a checkpoint, ask the same command again."""
+from common.errors import (
+    EXIT_FAILURE,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_REQUEUE,
+    EXIT_USAGE,
+    Preempted,
+    UserError,
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -25,7 +30,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say in one line what is wrong and how to learn more; exit 2."""
-        self.exit(WRONG_USE, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+        self.exit(EXIT_USAGE, f"{self.prog}: error: {message}; see {self.prog} --help\n")
 
 
 def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> NoReturn:
@@ -41,21 +46,21 @@ def call(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None
         return code
     except UserError as error:
         return say_error(error)
-    except Again as stop:
+    except Preempted as stop:
         print(f"stopped: {stop}; the same command continues it", file=sys.stderr)
-        return AGAIN
+        return EXIT_REQUEUE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader (head, less) is gone: nothing is wrong, but the interpreter must not flush into it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
+        return EXIT_OK
     except SystemExit as leave:
         if leave.code is None or isinstance(leave.code, int):
-            return leave.code or DONE
+            return leave.code or EXIT_OK
         print(leave.code, file=sys.stderr)
-        return FAILED
+        return EXIT_FAILURE
 
 
 def ignore_torchs_announcements() -> None:
@@ -71,7 +76,7 @@ def say_error(error: UserError) -> int:
     """Print a user's error as one line on stderr; the exit code for wrong use."""
     line = " ".join(str(error).split())
     print(f"error: {line}", file=sys.stderr)
-    return WRONG_USE
+    return EXIT_USAGE
 
 
 class Progress:

@@ -1,21 +1,30 @@
-"""Errors that are the user's to mend: one line, exit 2, no traceback."""
+"""Exit codes, and the exceptions that end a command in one line without a traceback."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
+EXIT_OK = 0
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+"""Wrong use or bad input (`UserError`)."""
+EXIT_REQUEUE = 75
+"""Stopped on purpose after a checkpoint (`Preempted`; sysexits' EX_TEMPFAIL): the same command continues."""
+EXIT_INTERRUPTED = 130
+"""Ctrl-C: 128 + SIGINT."""
+
 
 class UserError(Exception):
     """Wrong use or bad input.
 
     The message is one line that says what is wrong, where (file, key, line) and what to do.
-    `common.console.run` prints it and exits with 2; everything else that is raised is our bug and keeps its traceback.
+    `common.console.run` prints it and exits with `EXIT_USAGE`. Any other exception is a bug and keeps its traceback.
     """
 
 
-class Again(Exception):
-    """The work was stopped on purpose (signal, preemption) after a checkpoint: the same command continues it."""
+class Preempted(Exception):
+    """The run stopped on a signal after saving a checkpoint; the same command continues it (`EXIT_REQUEUE`)."""
 
 
 def nearest(word: str, valid: Iterable[str], count: int = 3) -> str:

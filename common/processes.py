@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from common.errors import Again, UserError
+from common.errors import Preempted, UserError
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)
@@ -101,7 +101,7 @@ def start(main: Callable[..., Any], args: tuple[Any, ...] = (), num_processes: i
     Raises:
         UserError: fewer GPUs than processes on a machine with GPUs, `num_processes` against what torchrun or Slurm
             started, or a spawned process raised it.
-        Again: a spawned process raised it; the others were waited for.
+        Preempted: a spawned process raised it; the others were waited for.
     """
     place = place_from_environment()
     if place is not None:
@@ -130,9 +130,9 @@ def _spawned(main: Callable[..., Any], args: tuple[Any, ...], count: int) -> Non
             while not children.join():
                 pass
     except (mp.ProcessRaisedException, mp.ProcessExitedException):
-        _say_again(said, UserError)  # what else broke, broke because that process left
+        _reraise(said, UserError)  # what else broke, broke because that process left
         raise
-    _say_again(said, Again)
+    _reraise(said, Preempted)
 
 
 @contextlib.contextmanager
@@ -155,7 +155,7 @@ def _stops_passed_on(pids: list[int]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _say_again(said: Any, kind: type[Exception]) -> None:
+def _reraise(said: Any, kind: type[Exception]) -> None:
     """Raise the first of the processes' words for the user that is of this kind."""
     while not said.empty():
         word = said.get()
@@ -170,8 +170,8 @@ def _child(rank: int, count: int, rendezvous: str, said: Any, main: Callable[...
     except UserError as error:
         said.put(UserError(str(error)))
         sys.exit(1)  # ends the others, who may wait for this one for ever
-    except Again as stop:
-        said.put(Again(str(stop)))  # the others stop by themselves; one may still be writing the checkpoint
+    except Preempted as stop:
+        said.put(Preempted(str(stop)))  # the others stop by themselves; one may still be writing the checkpoint
 
 
 def _joined(place: Place, main: Callable[..., Any], args: tuple[Any, ...]) -> Any:

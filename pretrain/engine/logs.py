@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.errors import Again, UserError
+from common.errors import Preempted, UserError
 from pretrain.engine.trainer import Diverged
 
 PACKAGES = ("pretrain", "detectron2")
@@ -19,7 +19,7 @@ class _KnownEnds(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         kind = record.exc_info[0] if record.exc_info else None
-        return not (kind and issubclass(kind, (UserError, Again, Diverged)))
+        return not (kind and issubclass(kind, (UserError, Preempted, Diverged)))
 
 
 @contextlib.contextmanager

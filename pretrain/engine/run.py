@@ -50,7 +50,7 @@ def run(cfg: CfgNode, recipe: str, output: str, resume: bool, profile: int = 0) 
 
     Raises:
         UserError: the data, the folder or the machine does not fit the config.
-        Again: a signal asked for a stop; the state is saved.
+        Preempted: a signal asked for a stop; the state is saved.
     """
     folder = RunFolder(output)
     device = training_device(cfg)

@@ -9,7 +9,7 @@ from typing import Any
 
 from detectron2.engine.train_loop import HookBase
 
-from common.errors import Again
+from common.errors import Preempted
 from pretrain.engine.trainer import Trainer
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
@@ -41,7 +41,7 @@ class StopOnSignal(HookBase):
         """Leave where all processes know that one of them was asked to."""
         done = self.trainer.iter + 1
         if self.trainer.stopping and done < self.trainer.max_iter:
-            raise Again(f"saved after {done} of {self.trainer.max_iter} iterations, --resume continues")
+            raise Preempted(f"saved after {done} of {self.trainer.max_iter} iterations, --resume continues")
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self.trainer.stop_wanted = True

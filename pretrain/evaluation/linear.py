@@ -18,7 +18,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common.errors import Again
+from common.errors import Preempted
 from pretrain.evaluation.data import EpochPieces
 from pretrain.evaluation.optimizer import build_optimizer, peak_lr
 from pretrain.evaluation.processes import sum_over_processes, world_size
@@ -93,7 +93,7 @@ class LinearProbe:
 
         Raises:
             Diverged: the loss is not finite.
-            Again: a process was asked to stop; saved.
+            Preempted: a process was asked to stop; saved.
         """
         while self.progress.iteration < self.pieces.stop:
             size = self.pieces.size(self.progress.iteration)
@@ -107,7 +107,7 @@ class LinearProbe:
             if ends or stopping or (period and done % period == 0):
                 save()
             if stopping:
-                raise Again(f"saved after {done} of {self.pieces.stop} iterations, --resume continues")
+                raise Preempted(f"saved after {done} of {self.pieces.stop} iterations, --resume continues")
 
     def step(self, size: int, stop_wanted: bool = False) -> tuple[float, bool]:
         """One step on the next batch, `size` images over all processes.

@@ -58,7 +58,7 @@ def evaluate(asked: Asked, cfg: CfgNode) -> dict[str, Any]:
 
     Raises:
         UserError: weights, data, folder or machine do not fit.
-        Again: a signal asked for a stop; the state is saved.
+        Preempted: a signal asked for a stop; the state is saved.
     """
     device = _device(cfg)
     backbone = read_backbone(asked.weights)

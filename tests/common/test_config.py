@@ -109,7 +109,7 @@ def test_a_chain_of_bases_is_merged_base_first(tmp_path: Path) -> None:
     save(tmp_path / "sub" / "mid.yaml", "_BASE_: ../base.yaml\nA: {Y: 2, Z: 2}\n")
     top = save(tmp_path / "sub" / "top.yaml", "_BASE_: mid.yaml\nB: [3]\n")
     assert config.load_with_base(top) == {"A": {"X": 1, "Y": 2, "Z": 2}, "B": [3]}
-    assert [file.name for file in config.closure(top)] == ["base.yaml", "mid.yaml", "top.yaml"]
+    assert [file.name for file in config.resolve_base_files(top)] == ["base.yaml", "mid.yaml", "top.yaml"]
 
 
 def test_anchors_are_not_entangled_by_merging(tmp_path: Path) -> None:

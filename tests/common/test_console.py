@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from common import console
-from common.errors import Again, UserError
+from common.errors import EXIT_FAILURE, EXIT_OK, Preempted, UserError
 
 
 def raising(error: BaseException):  # type: ignore[no-untyped-def]
@@ -22,7 +22,7 @@ def raising(error: BaseException):  # type: ignore[no-untyped-def]
     return main
 
 
-@pytest.mark.parametrize("code", [console.DONE, console.FAILED])
+@pytest.mark.parametrize("code", [EXIT_OK, EXIT_FAILURE])
 def test_the_code_of_main_is_the_exit_code(code: int) -> None:
     assert console.call(lambda argv: code) == code
 
@@ -34,7 +34,7 @@ def test_a_user_error_is_one_line_on_stderr_and_exit_2(capsys: pytest.CaptureFix
 
 
 def test_stopped_on_purpose_is_75(capsys: pytest.CaptureFixture[str]) -> None:
-    assert console.call(raising(Again("at iteration 20"))) == 75
+    assert console.call(raising(Preempted("at iteration 20"))) == 75
     assert "at iteration 20" in capsys.readouterr().err
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from common import processes
-from common.errors import Again, UserError
+from common.errors import Preempted, UserError
 from common.processes import Place, first_host, place_from_environment, start, tasks_per_node
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -158,7 +158,7 @@ def _stop(folder: str) -> None:
     if dist.get_rank() == 0:
         time.sleep(1)  # still writing the checkpoint when the other has left
         (Path(folder) / "checkpoint").write_text("whole")
-    raise Again("at iteration 7")
+    raise Preempted("at iteration 7")
 
 
 def _stop_when_told(folder: str) -> None:
@@ -169,7 +169,7 @@ def _stop_when_told(folder: str) -> None:
     (Path(folder) / f"ready{dist.get_rank()}").touch()
     if told.wait(60):
         (Path(folder) / f"saved{dist.get_rank()}").touch()
-        raise Again("told to")
+        raise Preempted("told to")
 
 
 def _bug(_: str) -> None:
@@ -188,7 +188,7 @@ def test_a_user_error_in_a_process_stays_a_user_error(tmp_path: Path) -> None:
 
 
 def test_a_stop_waits_for_every_process(tmp_path: Path) -> None:
-    with pytest.raises(Again, match="at iteration 7"):
+    with pytest.raises(Preempted, match="at iteration 7"):
         start(_stop, (str(tmp_path),), num_processes=2)
     assert (tmp_path / "checkpoint").read_text() == "whole"
 
@@ -206,7 +206,7 @@ def test_a_signal_to_the_first_process_reaches_those_it_spawned(tmp_path: Path) 
     before = signal.getsignal(signal.SIGTERM)
     teller = threading.Thread(target=tell)
     teller.start()
-    with pytest.raises(Again, match="told to"):
+    with pytest.raises(Preempted, match="told to"):
         start(_stop_when_told, (str(tmp_path),), num_processes=2)
     teller.join()
     assert sorted(path.name for path in tmp_path.glob("saved*")) == ["saved0", "saved1"]

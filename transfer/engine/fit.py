@@ -19,7 +19,7 @@ from torch import nn
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from common import processes
-from common.errors import Again, UserError
+from common.errors import Preempted, UserError
 from common.files import write_json, write_text
 from common.profiling import require_steps
 from transfer.engine.config import SEPARABLE
@@ -85,7 +85,7 @@ def fit(prepared: Prepared, task: Task | None = None) -> bool:
         task = task or load_task_of(prepared.cfg)
         try:
             _evaluate_alone(prepared, task) if prepared.eval_only else _train(prepared, task)
-        except Again:
+        except Preempted:
             return False
         comm.synchronize()
     return True

@@ -11,7 +11,7 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from common.errors import Again
+from common.errors import Preempted
 from transfer.engine.checkpoint import Checkpoints
 
 
@@ -63,12 +63,12 @@ class StopOnSignal(HookBase):
         """Stop when any rank was asked to.
 
         Raises:
-            Again: after the checkpoint.
+            Preempted: after the checkpoint.
         """
         done = self.trainer.iter + 1
         if done < self.trainer.max_iter and self._any_asked():
             self.checkpointing.save()
-            raise Again(f"checkpoint after iteration {self.trainer.iter}")
+            raise Preempted(f"checkpoint after iteration {self.trainer.iter}")
 
     def after_train(self) -> None:
         """Listen no longer."""

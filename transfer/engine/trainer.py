@@ -15,7 +15,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common.errors import Again
+from common.errors import Preempted
 from transfer.engine.divergence import Diverged, Watched
 from transfer.engine.randomness import STEP, seed_torch
 
@@ -54,7 +54,7 @@ class Trainer(TrainerBase):
             start: the first iteration to do; MAX_ITER when only the hooks' `after_train` is left.
 
         Raises:
-            Again: a hook stopped the run after a checkpoint.
+            Preempted: a hook stopped the run after a checkpoint.
         """
         self.stepper.data_loader = batches
         self.iter = self.start_iter = start
@@ -70,7 +70,7 @@ class Trainer(TrainerBase):
             except Diverged as error:
                 self.divergence = {"iteration": self.iter, "lr": self._lr(), "what": str(error)}
                 logger.error("diverged at iteration %d, lr %g: %s", self.iter, self._lr(), error)
-            except Again as stop:
+            except Preempted as stop:
                 logger.info("stopped: %s", stop)
                 raise
             finally:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common import processes
-from common.errors import Again
+from common.errors import Preempted
 from common.files import read_json
 from transfer.engine import result
 from transfer.engine.fit import EVALUATION, fit, spawned_fit
@@ -34,7 +34,7 @@ def run(request: Request) -> Outcome:
 
     Raises:
         UserError: anything about the request is wrong; nothing has been trained.
-        Again: stopped on a signal, after a checkpoint.
+        Preempted: stopped on a signal, after a checkpoint.
     """
     prepared, task = prepare(request)
     file = prepared.output / (EVALUATION if request.eval_only else result.FILE)
@@ -45,6 +45,6 @@ def run(request: Request) -> Outcome:
     else:
         ended = processes.start(fit, (prepared, task))
     if not ended:
-        raise Again(f"{prepared.output} holds a checkpoint")
+        raise Preempted(f"{prepared.output} holds a checkpoint")
     content = read_json(file)
     return Outcome("evaluated" if request.eval_only else str(content["status"]), content, file)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from common.console import AGAIN
+from common.errors import EXIT_REQUEUE
 from transfer.experiment import processes
 from transfer.experiment.graph import Graph, Job
 from transfer.experiment.locks import FileLock
@@ -82,7 +82,7 @@ class Attempt:
             return self._finish(ended(self.state, "cancelled", exit_code=code, error=self._stopped_by or "cancelled"))
         if self._stopped_by:
             return self._finish(ended(self.state, self._stopped_as, exit_code=code, error=self._stopped_by))
-        if code == AGAIN and self._continues:
+        if code == EXIT_REQUEUE and self._continues:
             self._continues -= 1
             self._child = self._launch()
             return None
@@ -139,7 +139,7 @@ class Attempt:
 
     def _reason(self, code: int) -> str:
         line = last_error_line(self.store.log(self.job))
-        if code == AGAIN:
+        if code == EXIT_REQUEUE:
             return f"stopped itself {self.means.continues + 1} times without getting done; submit again to go on"
         if code < 0:
             return f"killed by {signal_name(-code)}" + (f" after: {line}" if line else "")

@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from common.console import AGAIN, INTERRUPTED, call
+from common.console import call
+from common.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
 from transfer.experiment import processes
 from transfer.experiment.attempt import begin, write_banner
 from transfer.experiment.commands import Command
@@ -76,7 +77,7 @@ class Debug:
                 write_banner(log, state.attempts, command)
                 log.write(b"runs in the process of `submit --cluster debug`: its output went to that terminal\n")
             code = _call(command, work.experiment.continues)
-            if code == INTERRUPTED:
+            if code == EXIT_INTERRUPTED:
                 raise KeyboardInterrupt
             if code:
                 error = f"exited with {code}; what it said is on the terminal of the submit"
@@ -91,7 +92,7 @@ def _call(command: Command, continues: int) -> int:
     """The exit code of a tool's `main` called here with the command's words; 75 is asked again."""
     main = _load(Path(command[1])).main
     code = call(main, list(command[2:]))
-    while code == AGAIN and continues:
+    while code == EXIT_REQUEUE and continues:
         continues -= 1
         code = call(main, list(command[2:]))
     return code

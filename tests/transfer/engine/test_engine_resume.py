@@ -13,7 +13,7 @@ import pytest
 import torch
 from broken_off import assert_same_end, final, iterations
 
-from common.errors import Again
+from common.errors import Preempted
 from transfer.engine.hooks import Stopwatch
 from transfer.engine.prepare import Request
 from transfer.engine.trial import run
@@ -91,7 +91,7 @@ def test_a_signal_to_the_group_leaves_the_loader_to_the_trainer(
 
     with monkeypatch.context() as patch:
         patch.setattr(Stopwatch, "before_step", preempted)
-        with pytest.raises(Again):
+        with pytest.raises(Preempted):
             run(request)
     assert not multiprocessing.active_children()
     run(replace(request, resume=True))
@@ -110,7 +110,7 @@ def test_sigterm_stops_after_a_checkpoint_and_resume_goes_on(
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
         patch.setattr(Stopwatch, "before_step", preempted)
-        with pytest.raises(Again):
+        with pytest.raises(Preempted):
             run(request)
     assert signal.getsignal(signal.SIGTERM) is before
     assert (request.output / "last_checkpoint").read_text() == "model_0000002.pth"

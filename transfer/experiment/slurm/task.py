@@ -13,8 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from common.console import AGAIN
-from common.errors import UserError
+from common.errors import EXIT_REQUEUE, UserError
 from common.files import write_json
 from transfer.experiment import processes
 from transfer.experiment.attempt import (
@@ -214,7 +213,7 @@ class Follower:
             code = self._once(command)
             if code == 0 or self.stopped:
                 return code
-            if code != AGAIN or not continues:
+            if code != EXIT_REQUEUE or not continues:
                 break
             continues -= 1
         line = last_error_line(self.log)
