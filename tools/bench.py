@@ -13,8 +13,9 @@ from typing import Protocol, TypeVar
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common.console import DONE, FAILED, Parser, ignore_torchs_announcements, run
+from common.console import Parser, ignore_torchs_announcements, run
 from common.costs import Spent, machine, measure_cost
+from common.errors import EXIT_FAILURE, EXIT_OK
 from common.measure import Measured
 
 
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(found, indent=1, ensure_ascii=False))
     else:
         _print_tables(rows, costs)
-    return FAILED if wrong or failed else DONE
+    return EXIT_FAILURE if wrong or failed else EXIT_OK
 
 
 def _measure(folder: Path, pairs: int, only: str) -> tuple[list[Measured], int]:

@@ -10,7 +10,8 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common.console import DONE, Parser, ignore_torchs_announcements, megabytes, run
+from common.console import Parser, ignore_torchs_announcements, megabytes, run
+from common.errors import EXIT_OK
 
 EPILOG = """examples:
   python tools/convert.py checkpoint_0199.pth.tar simsiam.pkl
@@ -75,7 +76,7 @@ def _list_zoo() -> int:
         here = "downloaded" if entry.file.exists() else "not downloaded"
         print(f"zoo:{name}\n  {entry.title} · {entry.layout}, {entry.branch} · {entry.licence} · {here}")
         print(f"  published: {numbers} ({entry.source})\n  {entry.url}")
-    return DONE
+    return EXIT_OK
 
 
 def _number(value: object) -> str:
@@ -88,7 +89,7 @@ def _inspect(args: argparse.Namespace, path: str, source: str, branch: str | Non
 
     for line in describe_file(containers.load(path, args.trust_checkpoint), source, branch):
         print(line)
-    return DONE
+    return EXIT_OK
 
 
 def _convert(args: argparse.Namespace, path: str, source: str, branch: str | None) -> int:
@@ -109,7 +110,7 @@ def _convert(args: argparse.Namespace, path: str, source: str, branch: str | Non
         print(f"warning: {warning}", file=sys.stderr)
     print(done.proof.line() if done.proof else f"{done.manifest['count']} tensors · not verified")
     print(f"written: {done.out}")
-    return DONE
+    return EXIT_OK
 
 
 if __name__ == "__main__":

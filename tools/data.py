@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common.console import DONE, FAILED, Parser, run
-from common.errors import UserError
+from common.console import Parser, run
+from common.errors import EXIT_FAILURE, EXIT_OK, UserError
 
 if TYPE_CHECKING:
     from transfer.doctor.check import Asked
@@ -123,7 +123,7 @@ def _toy(args: Namespace) -> int:
     print(f"  VOC2007    {size.voc2007[0]} trainval, {size.voc2007[1]} test")
     print(f"  VOC2012    {size.voc2012[0]} train, {size.voc2012[1]} val")
     print(f"  COCO 2017  {size.coco[0]} train, {size.coco[1]} val")
-    return DONE
+    return EXIT_OK
 
 
 def _download(args: Namespace) -> int:
@@ -159,7 +159,7 @@ def _report(asked: list[Asked], args: Namespace) -> int:
         found.append(check(split, args.decode, args.workers))
         print("\n".join(lines(found[-1])), flush=True)
     print(summary(found))
-    return FAILED if any(checked.faults for checked in found) else DONE
+    return EXIT_FAILURE if any(checked.faults for checked in found) else EXIT_OK
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common.console import DONE, FAILED, Parser, run
+from common.console import Parser, run
+from common.errors import EXIT_FAILURE, EXIT_OK
 
 if TYPE_CHECKING:
     from transfer.doctor.finding import Finding
@@ -55,9 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.deep:
             findings += examine_deeply()
     if not first_process():
-        return DONE if healthy(findings) else FAILED
+        return EXIT_OK if healthy(findings) else EXIT_FAILURE
     print(json.dumps([finding.as_dict() for finding in findings], indent=1) if args.json else render(findings))
-    return DONE if healthy(findings) else FAILED
+    return EXIT_OK if healthy(findings) else EXIT_FAILURE
 
 
 def examine(data_root: Path | None = None) -> list[Finding]:

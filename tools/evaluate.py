@@ -11,9 +11,9 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common.console import DONE, FAILED, Parser, run
+from common.console import Parser, run
 from common.environment import ROOT
-from common.errors import UserError
+from common.errors import EXIT_FAILURE, EXIT_OK, UserError
 
 DEFAULTS = {"knn": "knn_imagenet_k200_t0.2.yaml", "linear": "linear_imagenet_lars_b4096_90ep.yaml"}
 RECIPES = ROOT / "configs" / "evaluation"
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from common.processes import start
 
     result = start(evaluate, (asked, cfg), args.num_gpus) or finished(asked, cfg)
-    return _say("finished", result) if result else DONE
+    return _say("finished", result) if result else EXIT_OK
 
 
 def _parser() -> Parser:
@@ -95,10 +95,10 @@ def _say(how: str, result: dict[str, Any]) -> int:
         where = result["divergence"]
         what = f"{where['what']} at iteration {where['iteration']}, learning rate {where['lr']:.6g}"
         print(f"diverged: {what}; the result says so, another --output starts anew", file=sys.stderr)
-        return FAILED
+        return EXIT_FAILURE
     numbers = ", ".join(f"{name} {value:.2f} %" for name, value in metrics.items())
     print(f"{how}: {result['kind']} of {weights['name']} ({weights['arch']}): {numbers}{_caveat(result)}")
-    return DONE
+    return EXIT_OK
 
 
 def _caveat(result: dict[str, Any]) -> str:

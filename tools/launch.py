@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common.console import DONE, FAILED, Parser, megabytes, run
-from common.errors import UserError
+from common.console import Parser, megabytes, run
+from common.errors import EXIT_FAILURE, EXIT_OK, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -122,9 +122,9 @@ def _init(args: Namespace, _: Tools | None) -> int:
     found = findings(id_, folder, args.wait, lambda state: print(f"check job {id_}: {state}", file=sys.stderr))
     if found is None:
         print(f"it is not over yet; squeue --job {id_} shows it, {folder}/check.json will say what it found")
-        return DONE
+        return EXIT_OK
     print("\n".join(lines(found)))
-    return DONE
+    return EXIT_OK
 
 
 def _plan(args: Namespace, tools: Tools | None) -> int:
@@ -143,7 +143,7 @@ def _plan(args: Namespace, tools: Tools | None) -> int:
         print(f"submit would first download {name} (row {key}), which needs a network here", file=sys.stderr)
     for problem in opened.problems():
         print(f"submit would refuse: {problem}", file=sys.stderr)
-    return DONE
+    return EXIT_OK
 
 
 def _submit(args: Namespace, tools: Tools | None) -> int:
@@ -165,7 +165,7 @@ def _filed(outcome: Outcome, file: str) -> int:
     before = f"; {outcome.held} were in the queue already" if outcome.held else ""
     print(f"filed {len(outcome.filed)} jobs{before}")
     print(f"python tools/launch.py status {file} --watch   shows what becomes of them; this shell may be closed")
-    return DONE
+    return EXIT_OK
 
 
 def _report(opened: Opened, outcome: Outcome, console: Console) -> int:
@@ -188,7 +188,7 @@ def _report(opened: Opened, outcome: Outcome, console: Console) -> int:
     for name, why in bad.items():
         reason = f"blocked by {blocked[name]}" if name in blocked else why
         console.print(f"no result: {name}: {reason}", soft_wrap=True, markup=False)
-    return FAILED if bad else DONE
+    return EXIT_FAILURE if bad else EXIT_OK
 
 
 def _status(args: Namespace, _: Tools | None) -> int:
@@ -204,7 +204,7 @@ def _status(args: Namespace, _: Tools | None) -> int:
         _show(graph, asked, args.watch)
     else:
         _print_lines(graph, asked, args.watch)
-    return DONE
+    return EXIT_OK
 
 
 def _show(graph: Graph, asked: Store, watch: bool) -> None:
@@ -253,7 +253,7 @@ def _logs(args: Namespace, _: Tools | None) -> int:
             sys.stdout.write(log.read().decode(errors="replace"))
             sys.stdout.flush()
             if not (args.follow and lives):
-                return DONE
+                return EXIT_OK
             time.sleep(0.5)
 
 
@@ -263,7 +263,7 @@ def _cancel(args: Namespace, _: Tools | None) -> int:
     graph, store, _same = submitted(args.experiment, args.sets)
     told = cancel(graph, store, args.jobs)
     print("asked to leave: " + ", ".join(told) if told else "nothing is running")
-    return DONE
+    return EXIT_OK
 
 
 def _console(stderr: bool) -> Console:

@@ -10,7 +10,8 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common.console import DONE, FAILED, Parser, run
+from common.console import Parser, run
+from common.errors import EXIT_FAILURE, EXIT_OK
 
 EXAMPLES = """examples:
   for lr in 0.01 0.02 0.05 0.1; do
@@ -54,9 +55,9 @@ def _choose(args: Namespace) -> int:
         print(f"note: {line}")
     if choice.chosen is None:
         print(f"nothing chosen: no point has a value; recorded in {args.output}")
-        return FAILED
+        return EXIT_FAILURE
     print(f"chosen on {choice.content['split']}: lr {choice.chosen:g}; recorded in {args.output}")
-    return DONE
+    return EXIT_OK
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # tools/ holds a pretrain.py: it must not hide the package
 
-from common.console import DONE, FAILED, Parser, ignore_torchs_announcements, run
+from common.console import Parser, ignore_torchs_announcements, run
+from common.errors import EXIT_FAILURE, EXIT_OK
 from common.profiling import add_option
 
 EXAMPLES = """examples:
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = folder.finished(cfg)
     if result:
         print(f"{folder.path} holds this run, finished: {_summary(result)}")
-        return DONE
+        return EXIT_OK
     ignore_torchs_announcements()
     from common.processes import start
     from pretrain.engine.run import run as pretrain
@@ -47,11 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     what = folder.diverged()
     if what:
         print(f"diverged: {what}; the last good checkpoint is in {folder.path}", file=sys.stderr)
-        return FAILED
+        return EXIT_FAILURE
     result = folder.finished(cfg)
     if result:
         print(f"finished: {folder.backbone}: {_summary(result)}")
-    return DONE
+    return EXIT_OK
 
 
 def _parser() -> Parser:

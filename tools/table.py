@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common.console import DONE, Parser, run
-from common.errors import UserError
+from common.console import Parser, run
+from common.errors import EXIT_OK, UserError
 
 if TYPE_CHECKING:
     from transfer.report.tables import Options
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         write_text(args.output, text)
         print(f"wrote {args.output}")
-    return DONE
+    return EXIT_OK
 
 
 def parser() -> Parser:

@@ -11,7 +11,8 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common.console import DONE, Parser, ignore_torchs_announcements, run
+from common.console import Parser, ignore_torchs_announcements, run
+from common.errors import EXIT_OK
 from common.profiling import add_option
 
 EXAMPLES = """examples:
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     place = place_from_environment()
     if place is None or place.rank == 0:
         print(_summary(outcome))
-    return DONE
+    return EXIT_OK
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
