@@ -47,7 +47,7 @@ def defaults() -> CfgNode:
 def _data() -> CfgNode:
     node = CfgNode()
     # The images: a folder with train/ below it (ImageNet's layout), with class folders, or with the images themselves;
-    # or a text file that lists them (docs/data.md).
+    # or a text file that lists them (docs/guides/data.md).
     node.ROOT = ""
     # The folder that a list file's paths are relative to; empty = the one that the list file lies in.
     node.LIST_ROOT = ""
@@ -59,7 +59,7 @@ def _data() -> CfgNode:
     node.UNREADABLE = "error"
     # How views are made: pil (the released code's way), opencv (the same within rounding, several times faster), crops
     # (opencv for the crops; the rest on the training device), or dali (all but reading on the training device, where
-    # NVIDIA's DALI is installed). docs/data.md has each one's differences and speed.
+    # NVIDIA's DALI is installed). docs/guides/data.md has each one's differences and speed.
     node.PIPELINE = "pil"
     # Height and width of a view in pixels.
     node.SIZE = 224
@@ -123,7 +123,7 @@ def _solver() -> CfgNode:
     # Images a step over all processes. The last incomplete batch of an epoch is dropped.
     node.BATCH_SIZE = 256
     # Parts a step's batch is computed in, one after the other, to need less memory. Batch normalisation then sees one
-    # part at a time, which is not what the whole batch would give (docs/engine.md).
+    # part at a time, which is not what the whole batch would give (docs/reference/engine.md).
     node.ACCUMULATE = 1
     # sgd; lars (as SimCLR and BYOL have it: biases and BN's weights are neither scaled nor decayed); or larc (apex's,
     # without clipping, as SwAV has it: every tensor is scaled).
@@ -176,7 +176,7 @@ def _engine() -> CfgNode:
 
 def _monitor() -> CfgNode:
     node = CfgNode()
-    # The alarm: std below this share of its healthy 1/√d (above the floor that an output BN sets, see docs/engine.md),
+    # The alarm: std below this share of its healthy 1/√d (above the floor that an output BN sets, see docs/reference/engine.md),
     # that many steps in a row; 0 = no alarm. And whether the run stops there, as if it had diverged.
     node.STD_ALARM = 0.1
     node.STD_ALARM_STEPS = 50

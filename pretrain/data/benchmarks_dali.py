@@ -1,7 +1,7 @@
 """What `make bench` measures of the input pipelines beside NVIDIA's DALI, on its CPU operators and one thread.
 
 The peer is what DALI's users compose for such views: its file reader, one decoding for both views, its own random crop
-and colours. Of the ways that docs/data.md lists it is the fastest.
+and colours. Of the ways that docs/guides/data.md lists it is the fastest.
 """
 
 from __future__ import annotations

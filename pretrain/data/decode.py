@@ -1,4 +1,4 @@
-"""An image file as RGB pixels, by one policy for every pipeline (docs/data.md)."""
+"""An image file as RGB pixels, by one policy for every pipeline (docs/guides/data.md)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONDITIONS = (
     "very large",
     "replaced",
 )
-"""What is counted of the images met: all but the last are decoded, as docs/data.md says of each."""
+"""What is counted of the images met: all but the last are decoded, as docs/guides/data.md says of each."""
 
 REPLACED = "replaced"
 """The condition of an unreadable image whose place another has taken (DATA.UNREADABLE replace)."""
@@ -77,7 +77,7 @@ def decode(path: Path, pixels_of: Callable[[Image.Image, bytes], Pixels]) -> tup
 
     Raises:
         UserError: the file is missing or may not be read; names it.
-        UnreadableImage: it is empty, cut short, no image, or one that cannot be taken (see docs/data.md); names it.
+        UnreadableImage: it is empty, cut short, no image, or one that cannot be taken (see docs/guides/data.md); names it.
     """
     try:
         content = path.read_bytes()

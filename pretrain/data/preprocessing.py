@@ -19,7 +19,7 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
 
 
 def block() -> dict[str, Any]:
-    """The preprocessing block that is written with the weights (0…255 scale, see docs/formats.md)."""
+    """The preprocessing block that is written with the weights (0…255 scale, see docs/reference/formats.md)."""
     return {
         "channel_order": "RGB",
         "mean": [round(255 * value, 3) for value in MEAN],

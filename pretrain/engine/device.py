@@ -13,7 +13,7 @@ def training_device(cfg: CfgNode) -> torch.device:
 
     cuDNN tries its algorithms out and takes the fastest, as the released code lets it: every batch has the same shape.
     A convolution's gradient is then summed in no fixed order, so that two runs on a GPU are not equal bit for bit. TF32
-    is off unless ENGINE.TF32 asks for it (docs/engine.md says why).
+    is off unless ENGINE.TF32 asks for it (docs/reference/engine.md says why).
 
     Raises:
         UserError: ENGINE.PRECISION needs a GPU and there is none.

@@ -1,4 +1,4 @@
-"""The backbone file: what pre-training hands on; and a classifier's, where there is one (docs/formats.md)."""
+"""The backbone file: what pre-training hands on; and a classifier's, where there is one (docs/reference/formats.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, whether it is finished, what is in it (docs/formats.md). Imports no torch."""
+"""A run's folder: whose it is, whether it is finished, what is in it (docs/reference/formats.md). Imports no torch."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 
 
 class ImageReport(HookBase):
-    """Counts, over all processes, the images that are out of the ordinary (docs/data.md says what is done with each).
+    """Counts, over all processes, the images that are out of the ordinary (docs/guides/data.md says what is done with each).
 
     Args:
         steps_per_epoch: iterations an epoch.
@@ -38,6 +38,6 @@ class ImageReport(HookBase):
             dist.all_reduce(met)
         found = ", ".join(f"{count} {name}" for count, name in zip(met.tolist(), CONDITIONS, strict=True) if count)
         if found:
-            _log.info(f"images of the last {self._steps} iterations: {found} (see docs/data.md)")
+            _log.info(f"images of the last {self._steps} iterations: {found} (see docs/guides/data.md)")
         batches.met.zero_()
         self._steps = 0

@@ -1,4 +1,4 @@
-"""What a finished run leaves: its weights' files, then the result that says it is done (docs/formats.md)."""
+"""What a finished run leaves: its weights' files, then the result that says it is done (docs/reference/formats.md)."""
 
 from __future__ import annotations
 

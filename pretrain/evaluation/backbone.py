@@ -21,7 +21,7 @@ from pretrain.models.encoder import backbone_tensors, build_encoder
 
 FORMAT = "backbone/1"
 PTH_METADATA = "backbone_metadata"
-"""Where tools/convert.py's torchvision form carries what a safetensors file has as metadata (docs/formats.md)."""
+"""Where tools/convert.py's torchvision form carries what a safetensors file has as metadata (docs/reference/formats.md)."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Backbone:
 
 
 def preprocessing_of(block: Mapping[str, Any]) -> Preprocessing:
-    """The transformation that a file's preprocessing block (0…255 scale, docs/formats.md) spells."""
+    """The transformation that a file's preprocessing block (0…255 scale, docs/reference/formats.md) spells."""
     scaled = [tuple(float(value) / 255 for value in block[key]) for key in ("mean", "std")]
     return Preprocessing(scaled[0], scaled[1], block["channel_order"] == "BGR")
 

@@ -100,7 +100,7 @@ class SimSiam(Method):
 
 
 def keys() -> CfgNode:
-    """SimSiam's ablations (docs/pretraining.md has each with its published number)."""
+    """SimSiam's ablations (docs/guides/pretraining.md has each with its published number)."""
     node = CfgNode()
     # Whether the targets are constants.
     node.STOP_GRADIENT = True

@@ -1,4 +1,4 @@
-"""docs/own_data.md, run from top to bottom on generated images: what stands there works."""
+"""docs/guides/own_data.md, run from top to bottom on generated images: what stands there works."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transfer.engine.config import Source, load
 from transfer.engine.result import metric
 from transfer.toy.build import Size, build
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "own_data.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs/guides/own_data.md"
 ON = 'ON="--overlay configs/overlays/cpu.yaml"'
 # As the CPU overlay, but each step as small as it can be.
 TINY = {

@@ -15,7 +15,7 @@ from common.processes import start
 from pretrain import methods
 from tools.pretrain import main
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "methods.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs/guides/methods.md"
 WORDS = ["MODEL.ARCH", "resnet18", "MODEL.PROJ_HIDDEN", "16", "MODEL.DIM", "8", "DATA.SIZE", "32", "DATA.WORKERS", "0"]
 WORDS += ["SOLVER.BATCH_SIZE", "4", "SOLVER.EPOCHS", "2", "SOLVER.WARMUP_EPOCHS", "0", "LOG.PERIOD", "1"]
 

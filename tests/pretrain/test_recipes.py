@@ -204,7 +204,7 @@ def test_learning_rates_at_the_ends() -> None:
 
 
 def test_the_page_of_knobs_has_the_published_numbers_and_the_recipes_keys() -> None:
-    page = (CONFIGS.parent / "docs" / "pretraining.md").read_text()
+    page = (CONFIGS.parent / "docs/guides/pretraining.md").read_text()
     table = re.findall(r"^\| `(\w+)` \| (`[^|]*`) \| ([^|]*) \| \[paper\]", page, re.MULTILINE)
     published = {row["key"]: row for row in _rows() if not row["key"].startswith(("simclr", "swav"))}
     assert [key for key, _, _ in table] == sorted(published, key=[key for key, _, _ in table].index)

@@ -165,7 +165,7 @@ def test_every_published_cross_experiment_is_a_row_of_the_experiment() -> None:
 
 
 def test_the_page_has_the_published_cross_experiments_and_the_recipes_keys() -> None:
-    page = (CONFIGS.parent / "docs" / "methods.md").read_text()
+    page = (CONFIGS.parent / "docs/guides/methods.md").read_text()
     table = re.findall(r"^\| `(\w+)` \| (`[^|]*`) \| ([^|]*) \|$", page, re.MULTILINE)
     published = {row["key"]: row for row in _ablations()}
     assert [key for key, _, _ in table] == [key for key in published if key.startswith(("simclr", "swav"))]

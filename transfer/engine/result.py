@@ -1,4 +1,4 @@
-"""The trial's last word: `result.json`, as docs/formats.md has it."""
+"""The trial's last word: `result.json`, as docs/reference/formats.md has it."""
 
 from __future__ import annotations
 

@@ -15,10 +15,10 @@ def channels_last(model: nn.Module) -> nn.Module:
     Activations and gradients take the layout of the weights they meet. torchvision's RoI pooling gives the default
     order; its output is put in order once, not by each of the two convolutions that read it, forward and backward. The
     gradient of a region's mean comes in the default order, too. It is put in order for the norm before the mean, whose
-    backward pass takes 20 times as long on a CPU where its two inputs differ in order (docs/performance.md).
+    backward pass takes 20 times as long on a CPU where its two inputs differ in order (docs/notes/performance.md).
 
     On a CPU the RPN's head keeps the default order: the gradient of the 38 MB of weights of its 3 × 3 convolution costs
-    twice as much in the other (docs/performance.md).
+    twice as much in the other (docs/notes/performance.md).
 
     Args:
         model: Detectron2's GeneralizedRCNN with a Res5ROIHeads; changed in place. Its tensors keep names and values.

@@ -20,7 +20,7 @@ class Choice:
     """What a search found.
 
     Attributes:
-        content: of `lr_search.json`, as docs/formats.md has it.
+        content: of `lr_search.json`, as docs/reference/formats.md has it.
         warnings: what a reader of the choice should know, a line each.
     """
 

@@ -74,7 +74,7 @@ def read_point(folder: Path, metric: str) -> Point | None:
         value = None if content["status"] == "diverged" else _value(content["metrics"], metric, file)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{file}: lacks what docs/formats.md asks of a result ({error!r}); run the point again"
+            f"{file}: lacks what docs/reference/formats.md asks of a result ({error!r}); run the point again"
         ) from error
     return Point(lr, content["status"], value, folder, sha256_of(file), about)
 

@@ -1,4 +1,4 @@
-"""The metadata of a backbone file (docs/formats.md), as safetensors and our `.pth` carry it."""
+"""The metadata of a backbone file (docs/reference/formats.md), as safetensors and our `.pth` carry it."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class Backbone:
         tensors: torchvision name → float32 tensor on the CPU; exactly `architecture.shapes(arch)`.
         preprocessing: what its images need.
         source: the file it came from.
-        origin: how it was trained, when the file says so (docs/formats.md).
+        origin: how it was trained, when the file says so (docs/reference/formats.md).
         left_out: what the file held besides, and why it was left.
         converted_up: names of tensors that were of a narrower type in the file.
         warnings: what the user should know; one line each.

@@ -1,4 +1,4 @@
-"""The manifest that goes beside and inside every converted file (docs/formats.md)."""
+"""The manifest that goes beside and inside every converted file (docs/reference/formats.md)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Files from the loader's processes; NVIDIA's DALI decodes and crops them on the training device, on a GPU or a CPU.
 
-What follows the crop is `crops`'s, on the same device. Needs the extra `dali` (docs/data.md).
+What follows the crop is `crops`'s, on the same device. Needs the extra `dali` (docs/guides/data.md).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""docs/gpus.md: its table is what the engine does."""
+"""docs/guides/gpus.md: its table is what the engine does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transfer.engine.guards import settle_norm
 from transfer.engine.result import comparable
 from transfer.engine.scaling import scale
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "gpus.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs/guides/gpus.md"
 ROWS = re.findall(r"^\| (\d) \| `(.*?)` \| (\d+) \| (\w+).*? \| (.*?) \|$", PAGE.read_text(), re.MULTILINE)
 
 

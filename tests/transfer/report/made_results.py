@@ -1,4 +1,4 @@
-"""Result folders made to order, as the other rooms write them (docs/formats.md)."""
+"""Result folders made to order, as the other rooms write them (docs/reference/formats.md)."""
 
 from __future__ import annotations
 

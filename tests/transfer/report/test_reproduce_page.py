@@ -1,4 +1,4 @@
-"""docs/reproduce.md: every command exists, takes the options it is shown with, and names files that are there."""
+"""docs/guides/reproduce.md: every command exists, takes the options it is shown with, and names files that are there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from transfer.report.expected import load
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "reproduce.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs/guides/reproduce.md"
 LOOPS = {
     "recipe": ("base", "optimal"),
     "epochs": ("100", "200", "400", "800"),

@@ -118,7 +118,7 @@ def test_a_value_that_is_no_number_is_not_chosen(tmp_path: Path) -> None:
         ({"select_on": "heldout"}, "select_on is heldout and test"),
         ({"role": "trial"}, "is a reported trial, no point of a search"),
         ({"format": "x"}, "not the result of a trial"),
-        ({"weights": None}, "lacks what docs/formats.md asks"),
+        ({"weights": None}, "lacks what docs/reference/formats.md asks"),
         ({"settings__lr": 0.02}, "are both points at lr 0.02"),
     ],
 )

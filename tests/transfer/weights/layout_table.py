@@ -1,4 +1,4 @@
-"""The table of layouts in docs/weights.md, made from what is recorded and read now.
+"""The table of layouts in docs/reference/weights.md, made from what is recorded and read now.
 
 Command: `python -m tests.transfer.weights.layout_table`.
 """
@@ -17,7 +17,7 @@ from tests.transfer.weights import recorded
 from transfer.weights.read import read_backbone
 from transfer.weights.readers import by_name
 
-DOCS = Path(__file__).resolve().parents[3] / "docs" / "weights.md"
+DOCS = Path(__file__).resolve().parents[3] / "docs/reference/weights.md"
 BEGIN, END = "<!-- layouts: begin -->", "<!-- layouts: end -->"
 HEAD = ["| `--source` | checkpoint of | encoders lie in | read | names |", "|---|---|---|---|---|"]
 OURS = ["| `own` | this project's backbone file | no prefix, told by metadata | 265/265 | its own |"]

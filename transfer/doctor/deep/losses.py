@@ -36,7 +36,7 @@ FULL = Bounds(
 )
 HALF = Bounds(0.03, 0.4, 0.9, "autocast rounds activations to 8 bits (bf16) or 11 (fp16); the weights stay float32")
 COARSE = Bounds(5e-3, 0.15, 0.7, "TF32 rounds products' inputs to 11 bits")
-"""How far a device may be from the CPU's float32 (docs/gpus.md says what was measured)."""
+"""How far a device may be from the CPU's float32 (docs/guides/gpus.md says what was measured)."""
 
 
 def losses(workload: Workload, device: str) -> list[Finding]:

@@ -120,7 +120,7 @@ def site_text(chosen: Partition, partitions: Sequence[Partition]) -> str:
     processes = max(chosen.gpus, 1)
     limit = min(chosen.hours or HOURS, HOURS)
     lines = [
-        "# What holds on this cluster; an experiment's own `resources` go over it (docs/slurm.md).",
+        "# What holds on this cluster; an experiment's own `resources` go over it (docs/guides/slurm.md).",
         f"# Written by `launch.py init` on {datetime.now():%Y-%m-%d} from what sinfo showed; edit it freely.",
         *(f"#   {one.describe()}" for one in partitions),
         "resources:",

@@ -1,4 +1,4 @@
-"""This project's backbone file (docs/formats.md): torchvision's names, described by the file's metadata."""
+"""This project's backbone file (docs/reference/formats.md): torchvision's names, described by the file's metadata."""
 
 from __future__ import annotations
 
