@@ -176,7 +176,7 @@ def _engine() -> CfgNode:
 
 def _monitor() -> CfgNode:
     node = CfgNode()
-    # The alarm: std below this share of its healthy 1/√d (above the floor that an output BN sets, see docs/reference/engine.md),
+    # The alarm: std below this share of its healthy 1/√d (above an output BN's floor: docs/reference/engine.md),
     # that many steps in a row; 0 = no alarm. And whether the run stops there, as if it had diverged.
     node.STD_ALARM = 0.1
     node.STD_ALARM_STEPS = 50

@@ -77,7 +77,7 @@ def decode(path: Path, pixels_of: Callable[[Image.Image, bytes], Pixels]) -> tup
 
     Raises:
         UserError: the file is missing or may not be read; names it.
-        UnreadableImage: it is empty, cut short, no image, or one that cannot be taken (see docs/guides/data.md); names it.
+        UnreadableImage: it is empty, cut short, no image, or one that cannot be taken (see docs/guides/data.md).
     """
     try:
         content = path.read_bytes()

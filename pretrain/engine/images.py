@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 
 
 class ImageReport(HookBase):
-    """Counts, over all processes, the images that are out of the ordinary (docs/guides/data.md says what is done with each).
+    """Counts, over all processes, the images that are out of the ordinary (docs/guides/data.md).
 
     Args:
         steps_per_epoch: iterations an epoch.

@@ -28,7 +28,7 @@ def check_labels(cfg: CfgNode, index: ImageIndex) -> None:
     if index.labels is None or index.classes is None:
         loose = next((name for name in index.files if "/" not in name), None) if index.given is None else None
         why = f"{loose} in {index.folder} lies in no class folder" if loose else f"{cfg.DATA.ROOT} names none"
-        raise UserError(f"METHOD {cfg.METHOD} needs each image's class, but {why}; docs/guides/data.md says how to give them")
+        raise UserError(f"METHOD {cfg.METHOD} needs each image's class, but {why}; see docs/guides/data.md")
     if len(index.classes) < 2:
         raise UserError(f"METHOD {cfg.METHOD} needs two classes or more; {index.folder} holds {index.classes[0]} alone")
 

@@ -21,7 +21,7 @@ from pretrain.models.encoder import backbone_tensors, build_encoder
 
 FORMAT = "backbone/1"
 PTH_METADATA = "backbone_metadata"
-"""Where tools/convert.py's torchvision form carries what a safetensors file has as metadata (docs/reference/formats.md)."""
+"""Where tools/convert.py's torchvision form carries what a safetensors file has as metadata."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""An evaluation's folder: whose it is, whether it is finished, what is in it (docs/reference/formats.md). Imports no torch."""
+"""An evaluation's folder: whose it is, whether it is finished, what is in it (docs/reference/formats.md)."""
 
 from __future__ import annotations
 

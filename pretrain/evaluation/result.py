@@ -1,4 +1,4 @@
-"""What an evaluation says in the end (docs/reference/formats.md), and whether it may stand beside a published number."""
+"""What an evaluation says in the end (reference/formats.md), and whether it may stand beside a published number."""
 
 from __future__ import annotations
 

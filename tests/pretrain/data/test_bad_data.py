@@ -98,7 +98,8 @@ def test_broken_images_stop_the_run_or_are_replaced_and_counted(
     assert f"{broken} cannot be read as an image (it is empty)" in _said(capsys)
     assert pretrain(tmp_path / "other", *words, "DATA.UNREADABLE", "replace") == 0
     log = (tmp_path / "other" / "log.txt").read_text()
-    assert log.count("images of the last 3 iterations: 1 replaced (see docs/guides/data.md)") == _epochs_with(root, broken)
+    line = "images of the last 3 iterations: 1 replaced (see docs/guides/data.md)"
+    assert log.count(line) == _epochs_with(root, broken)
 
 
 def _epochs_with(root: Path, file: Path) -> int:

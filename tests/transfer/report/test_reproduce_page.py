@@ -1,4 +1,4 @@
-"""docs/guides/reproduce.md: every command exists, takes the options it is shown with, and names files that are there."""
+"""docs/guides/reproduce.md: every command exists, takes its options, and names files that exist."""
 
 from __future__ import annotations
 
