@@ -1,0 +1,164 @@
+"""Base class of the models in this package: one pydantic model for each file that passes between rooms. No torch."""
+
+from __future__ import annotations
+
+import os
+import types
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from typing_extensions import Self
+
+from common.config import load_yaml
+from common.errors import UserError, nearest
+from common.files import read_json, write_json
+
+KeyPath = tuple[str, ...]
+
+
+class FileFormat(BaseModel):
+    """A file's content, or a section of it.
+
+    Types are strict: `"1"` is no number and `true` is no integer; a float field takes an integer and stores a float.
+    A tuple field needs `Field(strict=False)`, because JSON and YAML only have lists. Unknown keys are accepted and
+    written again, so that files of newer versions can be read; a model that refuses them sets `extra="forbid"`.
+    An optional key whose default is None is written only if it was set.
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    @model_serializer(mode="wrap")
+    def _omit_unset_none(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        unset = type(self).model_fields.keys() - self.model_fields_set
+        return {key: value for key, value in serialize(self).items() if value is not None or key not in unset}
+
+    @classmethod
+    def parse(cls, data: Any, where: str | os.PathLike[str], remedy: str = "") -> Self:
+        """Validate content that was read already.
+
+        Args:
+            data: plain Python values, as JSON or YAML gives them.
+            where: the file (and line), for the message.
+            remedy: what the user should do; ends the message.
+
+        Raises:
+            UserError: a key is missing or has a wrong type or value; one line with file, key and reason.
+        """
+        return cls._validate(data, str(where), {}, remedy)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], remedy: str = "") -> Self:
+        """Read and validate a JSON file, or a YAML file (`.yaml`, `.yml`).
+
+        Raises:
+            UserError: the file is missing, damaged or not valid; one line with file, line (YAML), key and reason.
+        """
+        if Path(path).suffix not in (".yaml", ".yml"):
+            return cls.parse(read_json(path), path, remedy)
+        content = load_yaml(path)
+        return cls._validate(content, str(path), key_lines(Path(path).read_text(encoding="utf-8")), remedy)
+
+    @classmethod
+    def _validate(cls, data: Any, where: str, lines: Mapping[KeyPath, int], remedy: str) -> Self:
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            reason = explain_validation_error(error, cls, lambda key: locate(key, where, lines))
+            raise UserError(f"{reason}; {remedy}" if remedy else reason) from error
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values with the file's keys, ready for JSON or YAML."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write as indented JSON, atomically."""
+        write_json(path, self.as_dict())
+
+
+def key_lines(text: str) -> dict[KeyPath, int]:
+    """The line of every key of a YAML document, by the key's path."""
+    lines: dict[KeyPath, int] = {}
+
+    def visit(node: yaml.Node | None, parent: KeyPath) -> None:
+        items: list[tuple[str, int, yaml.Node]] = []
+        if isinstance(node, yaml.SequenceNode):
+            items = [(str(index), item.start_mark.line, item) for index, item in enumerate(node.value)]
+        if isinstance(node, yaml.MappingNode):
+            items = [(str(key.value), key.start_mark.line, value) for key, value in node.value]
+        for name, line, value in items:
+            path = (*parent, name)
+            lines[path] = line + 1
+            visit(value, path)
+
+    visit(yaml.compose(text, Loader=yaml.SafeLoader), ())
+    return lines
+
+
+def locate(key: KeyPath, path: str, lines: Mapping[KeyPath, int]) -> str:
+    """`FILE, line N` of a key or of its nearest parent with a known line, else the file."""
+    for length in range(len(key), 0, -1):
+        if key[:length] in lines:
+            return f"{path}, line {lines[key[:length]]}"
+    return path
+
+
+def explain_validation_error(
+    error: ValidationError, model: type[BaseModel], locate_key: Callable[[KeyPath], str] | None = None
+) -> str:
+    """The first mistake as one line, and how many more there are.
+
+    Args:
+        error: raised by `model`.
+        model: the class whose valid keys are suggested in place of an unknown one.
+        locate_key: the place of a key, which the line begins with; None: the line begins with the key.
+    """
+    # A misspelt key is often missing, too: the wrong spelling says more.
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    # "[key]" marks the key of a mapping and is no key itself.
+    key = tuple(str(part) for part in problems[0]["loc"] if part != "[key]")
+    reason = _reason(problems[0], key, model)
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    line = f"{'.'.join(key)}: {reason}{more}" if key else f"{reason}{more}"
+    return line if locate_key is None else f"{locate_key(key)}: {line}"
+
+
+def _reason(problem: Any, key: KeyPath, model: type[BaseModel]) -> str:
+    kind, value = problem["type"], problem["input"]
+    if kind == "extra_forbidden":
+        return f"unknown key; {nearest(key[-1], _valid_keys(key[:-1], model))}"
+    if kind == "missing":
+        return "is missing"
+    if kind == "value_error":
+        return str(problem["ctx"]["error"])
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return f"must hold keys and values, not {'nothing' if value is None else f'a {type(value).__name__}'}"
+    shown = "" if isinstance(value, (dict, list)) else f", not {value!r}"
+    return problem["msg"].replace("Input should be", "must be").replace("valid ", "") + shown
+
+
+def _valid_keys(key: KeyPath, model: type[BaseModel]) -> list[str]:
+    """The valid keys of the section that `key` leads to."""
+    current: Any = model
+    for part in key:
+        if _is_model(current):
+            field = current.model_fields.get(part)
+            current = None if field is None else field.annotation
+        else:  # a mapping with free keys, or a list
+            current = typing.get_args(current)[-1] if typing.get_args(current) else None
+        current = _without_none(current)
+    return list(current.model_fields) if _is_model(current) else []
+
+
+def _without_none(annotation: Any) -> Any:
+    """`Section` for `Section | None`."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return next((a for a in typing.get_args(annotation) if a is not type(None)), annotation)
+    return annotation
+
+
+def _is_model(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseModel)
