@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from common.console import DONE, FAILED, call
+from common.console import call
+from common.errors import EXIT_FAILURE, EXIT_OK
 from tools.data import main as data
 from transfer.engine.config import Source, load
 from transfer.engine.result import metric
@@ -73,10 +74,10 @@ def test_the_page_s_tasks_are_what_it_says(place: Path, capsys: pytest.CaptureFi
     for task, kind in (("own_voc", "voc2012"), ("own_coco", "coco")):
         cfg = load(Source(Path(f"own/{task}.yaml"), None, ("MODEL.DEVICE", "cpu"))).cfg
         assert task == cfg.TRANSFER.TASK and metric(cfg) == kind and cfg.SOLVER.MAX_ITER == 4000
-        assert call(data, ["check", "--config-file", f"own/{task}.yaml"]) == DONE
+        assert call(data, ["check", "--config-file", f"own/{task}.yaml"]) == EXIT_OK
     assert "own_voc_train" in capsys.readouterr().out
     (place / "own/voc/Annotations").rename(place / "own/voc/elsewhere")
-    assert call(data, ["check", "--config-file", "own/own_voc.yaml"]) == FAILED
+    assert call(data, ["check", "--config-file", "own/own_voc.yaml"]) == EXIT_FAILURE
 
 
 def test_the_page_is_read_whole() -> None:

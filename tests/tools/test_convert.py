@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from common.console import DONE, WRONG_USE, call
+from common.console import call
+from common.errors import EXIT_OK, EXIT_USAGE
 from tests.transfer.weights.made_checkpoints import moco, resnet, save, simsiam
 from tools.convert import main
 
@@ -34,13 +35,13 @@ def test_what_needs_no_torch_imports_none(root: Path, words: list[str], cpu_cloc
     )
     start = cpu_clock()
     done = command(root, code=code)
-    assert done.returncode == (DONE if words in (["--help"], ["--list-zoo"]) else WRONG_USE), done.stderr
+    assert done.returncode == (EXIT_OK if words in (["--help"], ["--list-zoo"]) else EXIT_USAGE), done.stderr
     assert cpu_clock() - start < 5
 
 
 def test_what_a_conversion_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = save(tmp_path / "checkpoint.pth.tar", simsiam(resnet())), tmp_path / "out.pkl"
-    assert call(main, [str(source), str(out)]) == DONE
+    assert call(main, [str(source), str(out)]) == EXIT_OK
     shown = capsys.readouterr()
     assert shown.err == ""
     first, *left, proof, written = shown.out.splitlines()
@@ -48,7 +49,7 @@ def test_what_a_conversion_prints(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert left[:2] == ["left out: module.encoder.fc.* (projector)", "left out: module.predictor.* (predictor)"]
     assert proof.startswith("265/265 tensors · forward max |Δ| ") and proof.endswith(" · detectron2 load exact")
     assert written == f"written: {out}"
-    assert call(main, [str(source), str(out), "--no-verify"]) == DONE
+    assert call(main, [str(source), str(out), "--no-verify"]) == EXIT_OK
     assert "265 tensors · not verified" in capsys.readouterr().out
     out.unlink()
 
@@ -58,7 +59,7 @@ def test_inspect_says_what_is_there_and_what_would_be_converted(
 ) -> None:
     half = {name: value.half() if value.is_floating_point() else value for name, value in resnet().items()}
     source = save(tmp_path / "moco.pth.tar", moco(half, resnet(seed=1)))
-    assert call(main, ["--inspect", str(source)]) == DONE
+    assert call(main, ["--inspect", str(source)]) == EXIT_OK
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"file: {source} (torch, ")
     for line in (
@@ -80,11 +81,11 @@ def test_inspect_says_what_is_there_and_what_would_be_converted(
 def test_inspect_describes_what_it_would_not_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tensors = {name: value for name, value in resnet().items() if name != "layer2.0.conv1.weight"}
     source = save(tmp_path / "part.pth.tar", simsiam(tensors))
-    assert call(main, ["--inspect", str(source)]) == DONE
+    assert call(main, ["--inspect", str(source)]) == EXIT_OK
     out = capsys.readouterr().out
     assert "ResNet: state_dict: module.encoder.* (not whole, or of another kind)" in out
     assert "would not convert: " in out and "1 are missing: layer2.0.conv1.weight" in out
-    assert call(main, ["--inspect", str(save(tmp_path / "no.pth", {"epoch": 3}))]) == DONE
+    assert call(main, ["--inspect", str(save(tmp_path / "no.pth", {"epoch": 3}))]) == EXIT_OK
     assert "layout: none (" in capsys.readouterr().out
 
 
@@ -101,7 +102,7 @@ def test_inspect_describes_what_it_would_not_convert(tmp_path: Path, capsys: pyt
     ],
 )
 def test_wrong_use(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(main, words) == WRONG_USE
+    assert call(main, words) == EXIT_USAGE
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
 

@@ -13,7 +13,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from common.console import DONE, WRONG_USE, call
+from common.console import call
+from common.errors import EXIT_OK, EXIT_USAGE
 from tools.transfer import main
 from transfer.toy.build import Size, build
 
@@ -56,7 +57,7 @@ def ask(root: Path, world: Path, data: Path, task: str, *more: str) -> list[str]
 
 def refused(words: list[str], output: Path, capsys: pytest.CaptureFixture[str]) -> str:
     """The one line a refused trial says."""
-    assert call(main, words) == WRONG_USE
+    assert call(main, words) == EXIT_USAGE
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1 and captured.err.startswith("error: ") and not captured.out
     assert not output.exists()
@@ -205,9 +206,9 @@ def test_the_images_are_looked_at_where_the_trial_begins_and_may_be_left_alone(
 ) -> None:
     """A finished trial is not held up by its images; a slow disk may be spared."""
     asked = ask(root, world, data, "voc07")
-    assert call(main, asked) == DONE
+    assert call(main, asked) == EXIT_OK
     image_unreadable(data)
-    assert call(main, [*asked, "--resume"]) == DONE
+    assert call(main, [*asked, "--resume"]) == EXIT_OK
     capsys.readouterr()
     other = [*asked[:9], str(data.parent / "other"), *asked[10:]]
     assert "cannot be read as an image" in refused(other, data.parent / "other", capsys)

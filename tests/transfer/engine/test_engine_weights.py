@@ -10,8 +10,8 @@ import pytest
 import torch
 import torchvision
 
-from common.console import DONE, call
-from common.errors import UserError
+from common.console import call
+from common.errors import EXIT_OK, UserError
 from transfer.engine.fit import build
 from transfer.engine.prepare import Request, prepare
 from transfer.engine.trial import run
@@ -31,7 +31,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
     torch.save(torchvision.models.resnet50().state_dict(), folder / "raw.pth")
-    assert call(main, [str(folder / "raw.pth"), str(folder / "own.pkl"), "--no-verify"]) == DONE
+    assert call(main, [str(folder / "raw.pth"), str(folder / "own.pkl"), "--no-verify"]) == EXIT_OK
     return folder / "own.pkl"
 
 

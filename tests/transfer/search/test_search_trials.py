@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from common.console import DONE, WRONG_USE, call
+from common.console import call
+from common.errors import EXIT_OK, EXIT_USAGE
 from tools.lr_search import main as lr_search
 from tools.table import main as table
 from tools.transfer import main as transfer
@@ -62,10 +63,10 @@ def searched(root: Path, world: Path, tmp_path_factory: pytest.TempPathFactory) 
         asked = words(
             root, world, run / lr, *POINT, "heldout", "SOLVER.BASE_LR", lr, "SOLVER.WARMUP_ITERS", "0", seed=9
         )
-        assert call(transfer, asked) == DONE
+        assert call(transfer, asked) == EXIT_OK
     folders = [str(run / lr) for lr in ("0.001", "0.02", "1e30")]
     file = str(run / "lr_search.json")
-    assert call(lr_search, ["choose", *folders, "--row", "scratch", "--task", "voc07", "--output", file]) == DONE
+    assert call(lr_search, ["choose", *folders, "--row", "scratch", "--task", "voc07", "--output", file]) == EXIT_OK
     return run
 
 
@@ -98,7 +99,7 @@ def test_a_point_is_in_no_cell_and_the_choice_beside_it(
 ) -> None:
     asked = words(root, world, searched / "trial", "--lr-from", str(searched / "lr_search.json"))
     asked = [*asked, "SOLVER.WARMUP_ITERS", "0"]
-    assert call(transfer, asked) == DONE
+    assert call(transfer, asked) == EXIT_OK
     found, record = result(searched / "trial"), json.loads((searched / "lr_search.json").read_text())
     assert found["settings"]["lr"] == record["chosen"] and "role" not in found
     chosen = found["lr_search"]
@@ -107,7 +108,7 @@ def test_a_point_is_in_no_cell_and_the_choice_beside_it(
     collected = collect([searched])
     assert [trial.folder.name for trial in collected.trials] == ["trial"]
     assert [search.chosen for search in collected.searches] == [record["chosen"]]
-    assert call(table, [str(searched)]) == DONE
+    assert call(table, [str(searched)]) == EXIT_OK
 
 
 @pytest.mark.parametrize("evaluator", ["exact", "detectron2"])
@@ -116,7 +117,7 @@ def test_both_voc_evaluators_measure_the_held_out_part_alike(
 ) -> None:
     more = (*POINT, "heldout", "--eval-only", "SOLVER.BASE_LR", "0.02", "SOLVER.WARMUP_ITERS", "0")
     asked = words(root, world, searched / "0.02", *more, "TRANSFER.EVALUATOR", evaluator, seed=9)
-    assert call(transfer, asked) == DONE
+    assert call(transfer, asked) == EXIT_OK
     measured = json.loads((searched / "0.02/evaluation.json").read_text())["metrics"]["bbox"]
     expected = result(searched / "0.02")["metrics"]["bbox"]
     assert {key: measured[key] for key in ("AP", "AP50", "AP75")} == pytest.approx(
@@ -126,7 +127,7 @@ def test_both_voc_evaluators_measure_the_held_out_part_alike(
 
 def test_coco_is_searched_on_a_part_of_train2017(root: Path, world: Path, tmp_path: Path) -> None:
     asked = words(root, world, tmp_path / "point", *POINT, "heldout", task="coco", seed=9)
-    assert call(transfer, [*asked, "TRANSFER.HELDOUT.FRACTION", "0.5"]) == DONE
+    assert call(transfer, [*asked, "TRANSFER.HELDOUT.FRACTION", "0.5"]) == EXIT_OK
     found = result(tmp_path / "point")
     assert found["heldout"]["images"] == 6 and set(found["metrics"]) == {"bbox", "segm"}
     assert found["settings"]["test_split"] == "coco_2017_train:heldout"
@@ -135,7 +136,7 @@ def test_coco_is_searched_on_a_part_of_train2017(root: Path, world: Path, tmp_pa
 
 
 def test_a_point_on_the_test_split_is_as_the_paper_s(root: Path, world: Path, tmp_path: Path) -> None:
-    assert call(transfer, words(root, world, tmp_path / "point", *POINT, "test", seed=9)) == DONE
+    assert call(transfer, words(root, world, tmp_path / "point", *POINT, "test", seed=9)) == EXIT_OK
     found = result(tmp_path / "point")
     assert (found["role"], found["select_on"]) == ("lr_search", "test") and "heldout" not in found
     assert found["settings"]["test_split"] == "voc_2007_test"
@@ -146,7 +147,7 @@ def test_a_trial_does_not_take_a_point_s_folder(
     root: Path, world: Path, searched: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = ("SOLVER.BASE_LR", "0.02", "SOLVER.WARMUP_ITERS", "0")
-    assert call(transfer, words(root, world, searched / "0.02", *more, seed=9)) == WRONG_USE
+    assert call(transfer, words(root, world, searched / "0.02", *more, seed=9)) == EXIT_USAGE
     assert "holds another trial: TRANSFER.ROLE lr_search there, trial asked for" in capsys.readouterr().err
 
 
@@ -177,7 +178,7 @@ def test_a_contradiction_is_one_line_and_exit_2(
     message: str,
 ) -> None:
     said = [word.format(record=searched / "lr_search.json") for word in more]
-    assert call(transfer, words(root, world, tmp_path / "trial", *said)) == WRONG_USE
+    assert call(transfer, words(root, world, tmp_path / "trial", *said)) == EXIT_USAGE
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not (tmp_path / "trial").exists()

@@ -19,7 +19,8 @@ import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
-from common.console import DONE, WRONG_USE, call
+from common.console import call
+from common.errors import EXIT_OK, EXIT_USAGE
 from tests.transfer.weights.made_checkpoints import bare, moco, resnet, same, simsiam
 from tools.convert import main
 from transfer.weights import backbone_file, manifest
@@ -77,11 +78,11 @@ def outcome(path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> Ten
     out = folder / "out" / "weights.pkl"
     code = call(main, [str(path), str(out)])
     error = capsys.readouterr().err
-    if code == DONE:
+    if code == EXIT_OK:
         tensors, held = read_converted(out)
         assert held["proof"]["tensors"] == "265/265"
         return {to_torchvision(name): tensor.clone() for name, tensor in tensors.items()}
-    assert code == WRONG_USE, error
+    assert code == EXIT_USAGE, error
     assert error.startswith("error: ") and error.count("\n") == 1 and "Traceback" not in error
     assert not out.parent.exists() or not list(out.parent.iterdir())
     return None

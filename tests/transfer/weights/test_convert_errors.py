@@ -14,7 +14,8 @@ import pytest
 import torch
 import torchvision
 
-from common.console import WRONG_USE, call
+from common.console import call
+from common.errors import EXIT_USAGE
 from tests.transfer.weights.made_checkpoints import bare, heads, moco, prefixed, resnet, save, simsiam
 from tools.convert import main
 
@@ -25,7 +26,7 @@ Make = Callable[[Path, Tensors], Path]
 def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, source: Path, *words: str) -> str:
     """Convert, expect a refusal in one line that leaves no file, and return the line."""
     out = tmp_path / "out"
-    assert call(main, [str(source), str(out / "weights.pkl"), *words]) == WRONG_USE
+    assert call(main, [str(source), str(out / "weights.pkl"), *words]) == EXIT_USAGE
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and "Traceback" not in error
     assert not out.exists() or list(out.iterdir()) == []
@@ -183,9 +184,9 @@ def test_an_output_that_is_not_ours_is_kept(tmp_path: Path, capsys: pytest.Captu
     source = save(tmp_path / "simsiam.pth.tar", simsiam(r50))
     out = tmp_path / "thesis.pkl"
     out.write_text("years of work")
-    assert call(main, [str(source), str(out), "--no-verify"]) == WRONG_USE
+    assert call(main, [str(source), str(out), "--no-verify"]) == EXIT_USAGE
     assert "was not written by this tool" in capsys.readouterr().err and out.read_text() == "years of work"
-    assert call(main, [str(source), str(source), "--no-verify", "--to", "detectron2"]) == WRONG_USE
+    assert call(main, [str(source), str(source), "--no-verify", "--to", "detectron2"]) == EXIT_USAGE
     capsys.readouterr()
     fresh = tmp_path / "weights.pkl"
     assert [call(main, [str(source), str(fresh), "--no-verify"]) for _ in range(2)] == [0, 0]

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.console import WRONG_USE, call
-from common.errors import UserError
+from common.console import call
+from common.errors import EXIT_USAGE, UserError
 from tests.transfer.weights.made_checkpoints import resnet, simsiam
 from tools.convert import main
 from transfer.weights import zoo
@@ -310,7 +310,7 @@ def test_published_digests_are_checked(own_zoo: zoo.Entry, key: str) -> None:
 
 
 def test_names_and_entries_that_are_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(main, ["zoo:simsiam_200ep_b265", str(tmp_path / "out.pkl")]) == WRONG_USE
+    assert call(main, ["zoo:simsiam_200ep_b265", str(tmp_path / "out.pkl")]) == EXIT_USAGE
     assert "did you mean simsiam_200ep_b256" in capsys.readouterr().err
     (tmp_path / "zoo.yaml").write_text("toy: {title: t, ulr: x}\n")
     with pytest.raises(UserError, match="unknown key 'ulr'; did you mean url"):
