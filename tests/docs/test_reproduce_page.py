@@ -1,21 +1,15 @@
-"""docs/guides/reproduce.md: every command exists, takes its options, and names files that exist."""
+"""docs/guides/reproduce.md: the files that its loops name exist, its hours are the products they claim to be."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import io
 import re
 import shlex
-import subprocess
 from itertools import product
 from pathlib import Path
 
-import pytest
-
 from transfer.report.expected import load
 
-PAGE = Path(__file__).resolve().parents[3] / "docs/guides/reproduce.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs/guides/reproduce.md"
 LOOPS = {
     "recipe": ("base", "optimal"),
     "epochs": ("100", "200", "400", "800"),
@@ -30,26 +24,6 @@ def commands() -> list[tuple[str, list[str]]]:
     return [(tool, shlex.split(words.replace("\\$", "$"))) for tool, words in COMMAND.findall(PAGE.read_text())]
 
 
-def help_of(tool: str, words: list[str]) -> str:
-    """What the tool (and its verb, where it has verbs) says about itself."""
-    main = importlib.import_module(f"tools.{tool}").main
-    verb = words[:1] if tool in ("launch", "data") else []
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
-        main([*verb, "--help"])
-    return out.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("tool", "words"), commands(), ids=lambda value: value if isinstance(value, str) else " ".join(value)[:40]
-)
-def test_a_command_exists_with_its_options(tool: str, words: list[str], root: Path) -> None:
-    text = help_of(tool, words)
-    for word in words:
-        if word.startswith("--"):
-            assert re.search(rf"{re.escape(word)}\b", text), f"tools/{tool}.py has no {word}"
-
-
 def test_the_config_files_are_there(root: Path) -> None:
     found = {word for _, words in commands() for word in words if word.startswith("configs/")}
     assert len(found) >= 5
@@ -60,12 +34,6 @@ def test_the_config_files_are_there(root: Path) -> None:
             for name, value in zip(names, values, strict=True):
                 path = path.replace(f"${{{name}}}", value).replace(f"${name}", value)
             assert (root / path).is_file(), path
-
-
-def test_the_shell_can_read_it() -> None:
-    for block in re.findall(r"```bash\n(.*?)```", PAGE.read_text(), re.DOTALL):
-        done = subprocess.run(["bash", "-n"], input=block, text=True, capture_output=True)
-        assert done.returncode == 0, done.stderr
 
 
 def test_the_hours_are_the_products_they_claim_to_be() -> None:

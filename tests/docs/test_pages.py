@@ -1,0 +1,91 @@
+"""README and docs: links lead somewhere, commands exist with the options shown, generated pages are current."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import io
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+COMMAND = re.compile(r"(?:python|bin/python|srun|torchrun)[^\n`]*? tools/(\w+)\.py([^\n\"`|]*)")
+NAME = {"argvalues": PAGES, "ids": lambda page: str(page.relative_to(ROOT))}
+
+
+def text_of(page: Path) -> str:
+    """A page's text with continued lines joined."""
+    return re.sub(r"\\\n\s*", "", page.read_text())
+
+
+def commands() -> list[tuple[str, str, str]]:
+    """(page, tool, its words) of every command line on every page."""
+    return [(p.name, tool, words) for p in PAGES for tool, words in COMMAND.findall(text_of(p))]
+
+
+@functools.cache
+def help_of(tool: str, verb: str) -> str:
+    """What `--help` of a tool (and verb) prints."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        importlib.import_module(f"tools.{tool}").main([*filter(None, [verb]), "--help"])
+    return out.getvalue()
+
+
+def test_there_are_commands() -> None:
+    assert len(commands()) > 60
+
+
+@pytest.mark.parametrize(("page", "tool", "words"), sorted(set(commands())))
+def test_a_command_exists_with_its_options(page: str, tool: str, words: str) -> None:
+    assert (ROOT / "tools" / f"{tool}.py").is_file()
+    split = words.split("  #")[0].split()
+    verb = split[0] if tool in ("launch", "data") and split and re.fullmatch(r"[a-z]+", split[0]) else ""
+    for word in split:
+        if re.fullmatch(r"--[a-z-]+", word):
+            assert re.search(rf"{re.escape(word)}\b", help_of(tool, verb)), f"{page}: tools/{tool}.py has no {word}"
+        if re.fullmatch(r"configs/[\w./]+\.yaml", word):
+            assert (ROOT / word).is_file(), f"{page}: {word}"
+
+
+@pytest.mark.parametrize("page", **NAME)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target, fragment in re.findall(r"\]\(([^)#\s]*)(#[^)]*)?\)", page.read_text()):
+        if target.startswith("http"):
+            continue
+        found = page if not target else page.parent / target
+        assert found.exists(), f"{page.name} links to {target}"
+        if fragment:
+            headings = re.findall(r"^#+ (.*)$", found.read_text(), re.MULTILINE)
+            slugs = [re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings]
+            assert fragment[1:] in slugs, f"{page.name} links to {target}{fragment}"
+
+
+@pytest.mark.parametrize("page", **NAME)
+def test_shell_blocks_are_valid(page: Path) -> None:
+    for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
+        done = subprocess.run(["bash", "-n"], input=block, text=True, capture_output=True)
+        assert done.returncode == 0, done.stderr
+
+
+def test_every_page_is_linked_from_the_readme_or_another_page() -> None:
+    linked = {
+        (page.parent / target).resolve()
+        for page in PAGES
+        for target in re.findall(r"\]\(([^)#\s]+\.md)(?:#[^)]*)?\)", page.read_text())
+        if not target.startswith("http")
+    }
+    assert not [str(page) for page in PAGES[1:] if page not in linked]
+
+
+def test_generated_pages_are_current() -> None:
+    done = subprocess.run(
+        [sys.executable, "docs/generate.py", "--check"], cwd=ROOT, text=True, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
