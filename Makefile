@@ -7,16 +7,14 @@ VENV ?= .venv
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-torch$(TORCH)-torchvision$(TORCHVISION)
-DALI := $(VENV)/.ready-dali
 TOY := datasets/toy
 # Processes that share the tests, each of one thread.
 TEST_WORKERS ?= 2
 
-.PHONY: help setup setup-dali demo demo-full test test-all lint format bench
+.PHONY: help setup demo demo-full test test-all lint format bench
 
 help:
 	@echo "make setup      create $(VENV) and install torch $(TORCH), torchvision $(TORCHVISION), detectron2 and this project"
-	@echo "make setup-dali NVIDIA's DALI beside it, which is optional: DATA.PIPELINE dali (0.6 GB)"
 	@echo "make demo       the whole way on a toy set: pre-train, convert, fine-tune, table (12 minutes on 2 cores)"
 	@echo "make demo-full  the same with more rows, tasks and trials (12 minutes on 2 free cores, 42 on busy ones)"
 	@echo "make test       unit tests and one whole way (15 minutes on 2 cores)"
@@ -38,13 +36,6 @@ $(READY): pyproject.toml tools/install_detectron2.py
 	@rm -f $(VENV)/.ready-*
 	@touch $@
 	@echo "== set up; ask $(BIN)/python tools/doctor.py what this machine has"
-
-setup-dali: $(DALI)
-
-$(DALI): $(READY)
-	@echo "== NVIDIA's DALI into $(VENV) (once; 0.6 GB)"
-	$(BIN)/python -m pip install -q -e '.[dali]' torch==$(TORCH) torchvision==$(TORCHVISION)
-	@touch $@
 
 demo: $(READY)
 	@echo "== demo: SimSiam and scratch on a toy set, 2 trials of VOC07 and 1 of COCO each; up to 12 minutes on 2 cores, in 8 GiB"

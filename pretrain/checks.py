@@ -9,7 +9,7 @@ from fvcore.common.config import CfgNode
 
 from common.config import dotted_keys
 from common.errors import UserError
-from pretrain.data.pipelines import PIPELINES, check_installed
+from pretrain.data.pipelines import PIPELINES
 from pretrain.methods import check_method, method_keys, sections_read
 from pretrain.methods import names as method_names
 from pretrain.models import ARCHITECTURES, HEAD_BNS, PREDICTORS
@@ -19,9 +19,10 @@ from pretrain.rules import Rule, must_be_named, must_hold, must_keep_default
 
 def check(cfg: CfgNode) -> None:
     """Raise UserError for the first value that cannot be, naming its key and what it may be."""
+    if cfg.DATA.PIPELINE == "dali":
+        raise UserError("DATA.PIPELINE is dali, which was removed: no gain was measured; set it to crops or opencv")
     must_be_named(cfg, {"METHOD": method_names(), **_NAMES})
     must_hold(cfg, RULES)
-    check_installed(cfg.DATA.PIPELINE)
     if cfg.SOLVER.BATCH_SIZE % cfg.SOLVER.ACCUMULATE:
         batch, parts = cfg.SOLVER.BATCH_SIZE, cfg.SOLVER.ACCUMULATE
         raise UserError(f"SOLVER.ACCUMULATE is {parts}; SOLVER.BATCH_SIZE, {batch}, must be a multiple of it")

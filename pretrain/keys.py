@@ -57,9 +57,8 @@ def _data() -> CfgNode:
     # What happens at a file that holds no whole image: error (the run stops and names it), or replace (the next image
     # of the list takes its place, and is counted).
     node.UNREADABLE = "error"
-    # How views are made: pil (the released code's way), opencv (the same within rounding, several times faster), crops
-    # (opencv for the crops; the rest on the training device), or dali (all but reading on the training device, where
-    # NVIDIA's DALI is installed). docs/guides/data.md has each one's differences and speed.
+    # How views are made: pil (as the released code), opencv (equal within rounding, several times faster), or crops
+    # (crops by OpenCV in a loader process, the other steps on the training device). docs/guides/data.md compares them.
     node.PIPELINE = "pil"
     # Height and width of a view in pixels.
     node.SIZE = 224

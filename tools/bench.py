@@ -66,12 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _measure(folder: Path, pairs: int, only: str) -> tuple[list[Measured], int]:
     from common.measure import measure
     from pretrain.benchmarks import comparisons as pretraining
-    from pretrain.benchmarks import left_out
     from transfer.benchmarks import comparisons as transferring
 
-    missing, why = left_out()
-    if any(only.lower() in what.lower() for what in missing):
-        print(f"not measured: {why}", file=sys.stderr)
     rooms = enumerate((pretraining, transferring))
     asked = (one for number, room in rooms for one in room(folder / str(number)))
     return _each(asked, only, lambda one: measure(one, pairs), lambda one: one.what)

@@ -74,7 +74,6 @@ def examine(data_root: Path | None = None) -> list[Finding]:
         software.torchvision(),
         software.detectron2(VERSION, GIT_COMMIT),
         software.packages(),
-        software.dali(),
         machine.gpus(),
         machine.slurm(),
         machine.cores(),

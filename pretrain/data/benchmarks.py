@@ -13,13 +13,12 @@ from torchvision.transforms import functional as F
 
 from common.measure import Comparison
 from common.threads import one_thread
-from pretrain.data import benchmarks_dali
 from pretrain.data.augment import ADJUST, Recipe, View, draw
 from pretrain.data.dataset import Batch, TwoViews
 from pretrain.data.decode import decode
 from pretrain.data.index import ImageIndex, find_images
 from pretrain.data.loader import load_batches
-from pretrain.data.pipelines import pipeline, why_no_dali
+from pretrain.data.pipelines import pipeline
 from pretrain.data.pipelines.base import Content
 from pretrain.data.preprocessing import MEAN, STD
 from pretrain.data.randomness import VIEWS, stream
@@ -39,8 +38,6 @@ def comparisons(folder: Path) -> Iterator[Comparison]:
         yield two_views(index, way)
     yield decoding(index)
     yield loader_processes(index)
-    if not why_no_dali():
-        yield from benchmarks_dali.comparisons(index)
 
 
 def two_views(index: ImageIndex, way: str) -> Comparison:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -16,7 +15,6 @@ from pretrain.data.augment import Recipe, draw
 from pretrain.data.decode import CONDITIONS, REPLACED, UnreadableImage, decode
 from pretrain.data.index import ImageIndex
 from pretrain.data.pipelines import pipeline
-from pretrain.data.pipelines.base import Files, Pipeline
 from pretrain.data.randomness import SECOND_PAIR, VIEWS, stream
 
 UNREADABLE = ("error", "replace")
@@ -31,13 +29,11 @@ class Batch(NamedTuple):
 
     Attributes:
         views: two tensors (N, 3, H, W) (one, or four, for a method that takes so many): uint8 as they leave the
-            loader's processes (none where `files` do), normalised floats in the trainer.
+            loader's processes, normalised floats in the trainer.
         indices: (N,) int64, the samples' places in the folder index.
         labels: (N,) int64, their classes, for a method that needs them; on the device in the trainer.
         met: (len(CONDITIONS),) int64, how many of the images meet each condition; only as they leave the processes.
         draws: (N, 12) float32 a view, where the pipeline needs them on the device; only as they leave the processes.
-        files: the images, where the pipeline decodes them on the device; only as they leave the processes.
-        epochs: (N,) int64, which epoch each sample belongs to; only as they leave the processes.
     """
 
     views: tuple[torch.Tensor, ...]
@@ -45,8 +41,6 @@ class Batch(NamedTuple):
     labels: torch.Tensor | None = None
     met: torch.Tensor | None = None
     draws: tuple[torch.Tensor, ...] | None = None
-    files: Files | None = None
-    epochs: torch.Tensor | None = None
 
 
 class TwoViews(Dataset[Batch | str]):
@@ -115,16 +109,7 @@ class TwoViews(Dataset[Batch | str]):
             None if self.labels is None else torch.from_numpy(self.labels[taken]),
             met=torch.tensor([met[condition] for condition in CONDITIONS]),
             draws=content.draws,
-            files=content.files,
-            epochs=torch.tensor([epoch for epoch, _ in keys]),
         )
-
-    def again(self, batch: Batch, way: Pipeline) -> Batch | str:
-        """A batch as it left a loader process, read once more and by another pipeline; see `__getitems__`."""
-        assert batch.epochs is not None
-        other = copy.copy(self)
-        other.pipeline = way
-        return other.__getitems__(list(zip(batch.epochs.tolist(), batch.indices.tolist(), strict=True)))
 
     def _read(self, index: int) -> tuple[Any, Sequence[str], int]:
         """Pixels, conditions and number of an image, or of the one that takes its place."""

@@ -17,8 +17,8 @@ _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # within a scan stand stuf
 def is_plain(content: bytes) -> bool:
     """Whether a file is one Huffman-coded frame from its first byte to its last, with no marker out of place.
 
-    libjpeg stops within a scan at a wrong marker alone; OpenCV and DALI leave gray what they have not decoded by then
-    and say nothing. Damage within the coded data stops none of them, damage to the tables before it all of them.
+    libjpeg stops within a scan at a wrong marker alone; OpenCV leaves gray what it has not decoded by then
+    and says nothing. Damage within the coded data stops neither of them, damage to the tables before it both.
 
     Args:
         content: the whole file.

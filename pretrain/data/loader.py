@@ -14,7 +14,7 @@ from common.errors import UserError
 from common.processes import forked, leave_signals_to_the_trainer
 from pretrain.data.dataset import Batch, TwoViews
 from pretrain.data.decode import CONDITIONS
-from pretrain.data.pipelines.base import Content, Refused
+from pretrain.data.pipelines.base import Content
 from pretrain.data.sampler import EpochBatches
 from pretrain.data.side_stream import SideStream
 
@@ -76,10 +76,7 @@ class Batches(Iterator[Batch]):
     def _receive(self) -> Generator[Batch, None, None]:
         """A generator, so that the processes start with the first batch and end with an error."""
         for batch in forked(self.loader):
-            try:
-                batch, views = self._finished(batch)
-            except Refused as refused:
-                batch, views = self._finished(self.dataset.again(batch, refused.instead))
+            batch, views = self._finished(batch)
             assert batch.met is not None
             self.met += batch.met
             labels = None if batch.labels is None else batch.labels.to(self.device, non_blocking=True)
@@ -89,7 +86,7 @@ class Batches(Iterator[Batch]):
         """A batch, or the line that says why there is none, and its views on the device."""
         if isinstance(batch, str):
             raise UserError(batch)
-        content = Content(batch.views, batch.draws, batch.files)
+        content = Content(batch.views, batch.draws)
         return batch, self._beside.run(functools.partial(self._views, content))
 
     def _views(self, content: Content) -> list[torch.Tensor]:

@@ -26,7 +26,7 @@ def test_all_that_is_needed_is_here(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     for subject in ("python", "torch", "torchvision", "detectron2", "packages"):
         assert any(line.startswith("ok ") and f" {subject} " in line for line in out.splitlines()), subject
-    for subject in ("dali", "gpus", "slurm", "cores", "memory", "disk", "data"):
+    for subject in ("gpus", "slurm", "cores", "memory", "disk", "data"):
         assert f" {subject} " in out
 
 
@@ -135,22 +135,6 @@ def test_no_detectron2_and_one_that_does_not_import(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(software.importlib.metadata, "distribution", absent)
     finding = software.detectron2(VERSION, GIT_COMMIT)
     assert (finding.state, finding.advice) == ("missing", "python tools/install_detectron2.py")
-
-
-@pytest.mark.parametrize(
-    ("installed", "state", "found"),
-    [
-        ({}, "skipped", "not installed; only DATA.PIPELINE dali needs it"),
-        ({"nvidia-dali-cuda120": "2.3.0"}, "ok", "2.3.0, for DATA.PIPELINE dali"),
-    ],
-)
-def test_dali_may_be_missing(
-    monkeypatch: pytest.MonkeyPatch, installed: dict[str, str], state: str, found: str
-) -> None:
-    monkeypatch.setattr(software, "version_of", installed.get)
-    finding = software.dali()
-    assert (finding.state, finding.found) == (state, found) and healthy([finding])
-    assert finding.advice == ("" if installed else "make setup-dali")
 
 
 def test_packages_that_are_absent_or_too_old(monkeypatch: pytest.MonkeyPatch) -> None:

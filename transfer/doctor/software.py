@@ -15,7 +15,6 @@ from transfer.doctor.finding import Finding
 LEAST_PYTHON = (3, 10)
 PROJECT = "ssl-detection-transfer"
 SETUP = "make setup"
-DALI = ("nvidia-dali-cuda130", "nvidia-dali-cuda120")
 
 
 def python() -> Finding:
@@ -120,15 +119,6 @@ def packages() -> Finding:
     return Finding(
         "packages", "ok", f"all {sum('extra ==' not in need for need in needs)} are there in versions that do"
     )
-
-
-def dali() -> Finding:
-    """NVIDIA's DALI, which is optional."""
-    versions = (version_of(name) for name in DALI)
-    version = next((version for version in versions if version is not None), None)
-    if version is None:
-        return Finding("dali", "skipped", "not installed; only DATA.PIPELINE dali needs it", "make setup-dali")
-    return Finding("dali", "ok", f"{version}, for DATA.PIPELINE dali")
 
 
 def _fault(need: str) -> str:

@@ -9,51 +9,19 @@ import torch
 from PIL import Image
 from torch.utils.data import get_worker_info
 
-from common.errors import UserError
 from pretrain.data.augment import View
-
-
-class Files(NamedTuple):
-    """Encoded images, and the crops to be taken of them.
-
-    Attributes:
-        content: uint8, one file after another.
-        lengths: (N,) int64, each one's bytes.
-        boxes: a view each, (N, 4) int32: the crop's top, left, height and width in pixels.
-        size: height and width of a view in pixels.
-    """
-
-    content: torch.Tensor
-    lengths: torch.Tensor
-    boxes: tuple[torch.Tensor, ...]
-    size: int
 
 
 class Content(NamedTuple):
     """What travels from a loader process to the training device.
 
     Attributes:
-        views: uint8 (N, 3, size, size) each; none where files travel.
+        views: uint8 (N, 3, size, size) each.
         draws: (N, 12) float32 a view (`packed`), where they are needed on the device.
-        files: the images, where a loader process does not decode them.
     """
 
-    views: tuple[torch.Tensor, ...] = ()
+    views: tuple[torch.Tensor, ...]
     draws: tuple[torch.Tensor, ...] | None = None
-    files: Files | None = None
-
-
-class Refused(UserError):
-    """A batch whose images the device cannot decode.
-
-    Args:
-        what: one line.
-        instead: the pipeline that brings the same images so that they can be, whatever is wrong with them.
-    """
-
-    def __init__(self, what: str, instead: Pipeline) -> None:
-        super().__init__(what)
-        self.instead = instead
 
 
 class Room(Protocol):
@@ -83,9 +51,6 @@ class Pipeline(Protocol):
 
         Returns:
             A view each: normalised float32 (N, 3, size, size).
-
-        Raises:
-            Refused: an image cannot be decoded there.
         """
 
 

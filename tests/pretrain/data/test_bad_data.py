@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -37,6 +35,7 @@ def _list_of(folder: Path, text: str) -> str:
         (lambda t: ["DATA.ROOT", _list_of(t, "a.jpg\n")], "line 1: "),
         (lambda t: ["DATA.LIST_ROOT", str(t)], "DATA.LIST_ROOT is set, but"),
         (lambda t: ["DATA.PIPELINE", "opencw"], "did you mean opencv?"),
+        (lambda t: ["DATA.PIPELINE", "dali"], "set it to crops or opencv"),
         (lambda t: ["DATA.UNREADABLE", "skip"], "DATA.UNREADABLE is 'skip'"),
     ],
 )
@@ -50,25 +49,6 @@ def test_wrong_data_are_named_before_a_folder_is_made(
     (tmp_path / "data").mkdir()
     assert pretrain(tmp_path / "run", *words(tmp_path / "data")) == 2
     assert said in _said(capsys) and not (tmp_path / "run").exists()
-
-
-def test_without_dali_it_is_said_how_to_get_it(
-    pretrain: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "nvidia.dali", None)  # importing it fails
-    assert pretrain(tmp_path / "run", "DATA.PIPELINE", "dali") == 2
-    said = _said(capsys)
-    assert said.startswith("error: DATA.PIPELINE is dali, but DALI cannot be imported (")
-    assert said.endswith("pip install '.[dali]' or take one of pil, opencv, crops") and not (tmp_path / "run").exists()
-
-
-def test_a_dali_that_is_too_old_is_named(
-    pretrain: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "nvidia.dali", SimpleNamespace(__version__="2.1.0"))
-    monkeypatch.setitem(sys.modules, "nvidia", SimpleNamespace(__path__=[]))
-    assert pretrain(tmp_path / "run", "DATA.PIPELINE", "dali") == 2
-    assert "DATA.PIPELINE is dali, but DALI is 2.1.0, older than 2.2; pip install" in _said(capsys)
 
 
 def test_a_folder_that_may_not_be_read_is_named(

@@ -22,7 +22,7 @@ from pretrain.data.randomness import stream
 from tests.pretrain.data.levels import PLAIN, SIZE, STEPS, levels, pictures
 
 PHOTOS = Path(__file__).resolve().parents[4] / "shared" / "data" / "photos" / "train"
-FAST = tuple(name for name in PIPELINES if name not in ("pil", "dali"))  # DALI: test_pipelines_dali.py
+FAST = tuple(name for name in PIPELINES if name != "pil")
 
 
 @pytest.mark.parametrize("name", FAST)
