@@ -14,7 +14,7 @@ STRICT = False
 
 SOURCE = {
     "common/one.py": "class Task: ...\nclass _Own: ...\n",
-    "pretrain/data/one.py": "class Task: ...\ndef seven(a, b, c, d, e, f, g): ...\ndef six(a, b, c, d, e, f, *, g): ...\n",
+    "pretrain/data/one.py": "class Task: ...\ndef f(a, b, c, d, e, f, g): ...\ndef g(a, b, c, d, e, f, *, g): ...\n",
     "pretrain/data/config.py": "from pretrain.engine import trainer\n",
     "pretrain/engine/trainer.py": "from common import one\nKEYS = ('LOG.PERIOD', 'DATA.WORKERS')\n",
     "transfer/experiment/config.py": "def late():\n    from transfer.experiment.slurm import task\n",
@@ -34,7 +34,7 @@ def checkout(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "now"),
     [
-        ("source files", (6, 11)),
+        ("source files", (6, 12)),
         ("public class names", (1,)),
         ("repeated file names", (1,)),
         ("files in transfer/experiment", (2, 2)),
