@@ -1,11 +1,13 @@
-"""Strict configuration: YAML with `_BASE_`, an overlay, then `KEY VALUE`; an unknown key lists the nearest valid."""
+"""Strict configuration: YAML with `_BASE_`, an overlay, then `KEY VALUE`; an unknown key lists similar valid ones."""
 
 from __future__ import annotations
 
 import ast
 import copy
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +15,113 @@ import yaml
 
 from common.errors import UserError, nearest
 
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class KeyChanges:
+    """Config keys that had another name in an earlier release, or that no longer exist.
+
+    Attributes:
+        renamed: old dotted key to new dotted key; the old one is still read, with a warning that names the new one.
+        removed: old dotted key to the sentence that says what to do; the key is refused with it.
+    """
+
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    removed: Mapping[str, str] = field(default_factory=dict)
+
+    def apply(self, values: Mapping[str, Any], where: str, *, recorded: bool = False) -> dict[str, Any]:
+        """A copy of nested `values` with today's keys.
+
+        Args:
+            values: keys and values as a file holds them.
+            where: what messages call the file.
+            recorded: the values were written by an earlier run, not by the user: renamed keys are read without a
+                warning and removed ones are dropped.
+
+        Raises:
+            UserError: a removed key, or a key under both its old and its new name.
+        """
+        current = copy.deepcopy(dict(values))
+        for key, advice in self.removed.items():
+            if _has_key(current, key):
+                if not recorded:
+                    raise UserError(f"{where}: {key} no longer exists: {advice}")
+                _pop_key(current, key)
+        for old, new in self.renamed.items():
+            if not _has_key(current, old):
+                continue
+            if _has_key(current, new):
+                raise UserError(f"{where}: {old} is the old name of {new}; give {new} alone")
+            if not recorded:
+                _warn_renamed(where, old, new)
+            _set_key(current, new, _pop_key(current, old))
+        return current
+
+    def apply_to_overrides(self, overrides: Sequence[str], where: str = "command line") -> list[str]:
+        """`KEY VALUE KEY VALUE …` with today's keys.
+
+        Raises:
+            UserError: a removed key.
+        """
+        words = list(overrides)
+        for index, key in enumerate(words[::2]):
+            if key in self.removed:
+                raise UserError(f"{where}: {key} no longer exists: {self.removed[key]}")
+            if key in self.renamed:
+                _warn_renamed(where, key, self.renamed[key])
+                words[2 * index] = self.renamed[key]
+        return words
+
+
+NO_CHANGES = KeyChanges()
+
+
+def _warn_renamed(where: str, old: str, new: str) -> None:
+    logger.warning("%s: %s is now called %s; the old name is read for one more release", where, old, new)
+
+
+def _has_key(values: Any, key: str) -> bool:
+    for name in key.split("."):
+        if not isinstance(values, dict) or name not in values:
+            return False
+        values = values[name]
+    return True
+
+
+def _pop_key(values: dict[str, Any], key: str) -> Any:
+    """Remove a dotted key, and the sections that hold nothing else."""
+    name, _, rest = key.partition(".")
+    if not rest:
+        return values.pop(name)
+    value = _pop_key(values[name], rest)
+    if not values[name]:
+        del values[name]
+    return value
+
+
+def _set_key(values: dict[str, Any], key: str, value: Any) -> None:
+    *sections, leaf = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+    values[leaf] = value
+
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which by itself lets the last of two equal keys win without a word."""
+    """YAML's safe loader, but a key that is given twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
             if key.value in seen and isinstance(key, yaml.ScalarNode):
-                problem = f"the key {key.value!r} stands here a second time"
+                problem = f"the key {key.value!r} is given a second time"
                 raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
             seen.add(str(key.value))
         return super().construct_mapping(node, deep)
 
 
 def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """One YAML file as a dict, without following `_BASE_`.
+    """Read one YAML file as a dict, without following `_BASE_`.
 
     Raises:
         UserError: missing, not YAML, a key twice, or not a mapping; names file and line.
@@ -61,10 +154,10 @@ def resolve_base_files(path: str | os.PathLike[str]) -> list[Path]:
     while current is not None:
         resolved = current.resolve()
         if resolved in [p.resolve() for p in chain]:
-            raise UserError(f"{current}: _BASE_ leads back to itself; remove one of the _BASE_ lines")
+            raise UserError(f"{current}: _BASE_ leads back to this file; remove one of the _BASE_ lines")
         if chain and not current.is_file():
             raise UserError(
-                f"{chain[-1]}: its _BASE_ {current} does not exist; mend the path (it starts at the file's folder)"
+                f"{chain[-1]}: its _BASE_ {current} does not exist; correct the path (relative to the file's folder)"
             )
         base = load_yaml(current).get("_BASE_")
         chain.append(current)
@@ -73,7 +166,7 @@ def resolve_base_files(path: str | os.PathLike[str]) -> list[Path]:
 
 
 def merge_dict(into: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """`other` laid over `into`, key by key, in place."""
+    """Merge `other` into `into` recursively, in place; values of `other` win."""
     for key, value in other.items():
         if isinstance(value, dict) and isinstance(into.get(key), dict):
             merge_dict(into[key], value)
@@ -83,7 +176,7 @@ def merge_dict(into: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_with_base(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The file with its `_BASE_` chain merged, `_BASE_` itself removed."""
+    """Read a file merged over its `_BASE_` chain; `_BASE_` itself is removed."""
     merged: dict[str, Any] = {}
     for file in resolve_base_files(path):
         content = load_yaml(file)
@@ -96,7 +189,7 @@ OVERLAY_SECTIONS = ("pretrain", "evaluate", "transfer")
 
 
 def overlay_section(path: str | os.PathLike[str], section: str) -> dict[str, Any]:
-    """The `pretrain`, `evaluate` or `transfer` section of an overlay file.
+    """Read the `pretrain`, `evaluate` or `transfer` section of an overlay file.
 
     Raises:
         UserError: the file has other sections, or this one is not a mapping.
@@ -112,35 +205,47 @@ def overlay_section(path: str | os.PathLike[str], section: str) -> dict[str, Any
     return value
 
 
-def merge_strict(cfg: Any, values: dict[str, Any], where: str) -> None:
+def merge_strict(
+    cfg: Any, values: dict[str, Any], where: str, changes: KeyChanges = NO_CHANGES, *, recorded: bool = False
+) -> None:
     """Merge nested `values` into a yacs/fvcore CfgNode that already holds every valid key.
 
+    Args:
+        cfg: the node; it is changed in place.
+        values: keys and values as a file holds them.
+        where: what messages call the file.
+        changes: keys of earlier releases.
+        recorded: `values` were written by an earlier run; see `KeyChanges.apply`.
+
     Raises:
-        UserError: an unknown key (with the nearest valid ones) or a value of another type.
+        UserError: an unknown key (with similar valid ones), a removed key, or a value of another type.
     """
     valid = dotted_keys(cfg)
-    for key, value in _leaves(values, set(valid)):
+    for key, value in _leaves(changes.apply(values, where, recorded=recorded), set(valid)):
         _set(cfg, key, value, where, valid)
 
 
-def merge_overrides(cfg: Any, overrides: Sequence[str], where: str = "command line") -> None:
+def merge_overrides(
+    cfg: Any, overrides: Sequence[str], where: str = "command line", changes: KeyChanges = NO_CHANGES
+) -> None:
     """Merge `KEY VALUE KEY VALUE …` into a CfgNode.
 
     Raises:
-        UserError: an odd number of words, an unknown key, or a value of another type.
+        UserError: an odd number of words, an unknown or removed key, or a value of another type.
     """
     if len(overrides) % 2:
         raise UserError(f"{where}: overrides come in pairs KEY VALUE; {overrides[-1]!r} has no partner")
     valid = dotted_keys(cfg)
+    overrides = changes.apply_to_overrides(overrides, where)
     for key, text in zip(overrides[::2], overrides[1::2], strict=True):
         value = parse_value(text)
         if value is not None and isinstance(_leaf(cfg, key, where, valid), str):
-            value = value if isinstance(value, str) else text  # a folder may be called 2007
+            value = value if isinstance(value, str) else text  # a folder may be named 2007
         _set(cfg, key, value, where, valid)
 
 
 def parse_value(text: str) -> Any:
-    """A command-line word as the Python literal it spells, else as the string it is."""
+    """Parse a command-line word as a Python literal; return it unchanged where it is none."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:
@@ -150,7 +255,7 @@ def parse_value(text: str) -> Any:
 
 
 def dotted_keys(cfg: Any, prefix: str = "") -> list[str]:
-    """Every leaf of a nested mapping as `A.B.C`."""
+    """List the leaves of a nested mapping as `A.B.C`."""
     keys: list[str] = []
     for key, value in cfg.items():
         name = f"{prefix}{key}"
@@ -179,7 +284,7 @@ def _set(cfg: Any, key: str, value: Any, where: str, valid: list[str]) -> None:
 
 
 def _leaf(cfg: Any, key: str, where: str, valid: list[str]) -> Any:
-    """The value `key` has now; a UserError when there is no such key."""
+    """The current value of `key`; a UserError where there is no such key."""
     if key not in valid:
         below = [name for name in valid if name.startswith(f"{key}.")]
         if below:
@@ -191,7 +296,7 @@ def _leaf(cfg: Any, key: str, where: str, valid: list[str]) -> Any:
 
 
 def _coerce(old: Any, new: Any, key: str, where: str) -> Any:
-    """`new` in the type of `old`; None (in either place) and equal types pass as they are."""
+    """Convert `new` to the type of `old`; None on either side and equal types pass unchanged."""
     if isinstance(old, (tuple, list)) and isinstance(new, (tuple, list)):
         return type(old)(_coerce_item(old, item, f"{key}[{index}]", where) for index, item in enumerate(new))
     if old is None or new is None or type(old) is type(new):
@@ -209,7 +314,7 @@ def _coerce(old: Any, new: Any, key: str, where: str) -> Any:
 
 
 def _coerce_item(old: Sequence[Any], item: Any, key: str, where: str) -> Any:
-    """An item for a list that so far held `old`; among numbers int and float both pass as they are."""
+    """Convert an item for a list that held `old` so far; in a list of numbers int and float both pass unchanged."""
     if not old:
         return item
     numbers = isinstance(old[0], (int, float)) and not isinstance(old[0], bool)
@@ -219,24 +324,30 @@ def _coerce_item(old: Sequence[Any], item: Any, key: str, where: str) -> Any:
 
 
 def merge_layers(
-    cfg: Any, file: str | os.PathLike[str], section: str, overlay: str | None, overrides: Sequence[str]
+    cfg: Any,
+    file: str | os.PathLike[str],
+    section: str,
+    overlay: str | None,
+    overrides: Sequence[str],
+    *,
+    changes: KeyChanges = NO_CHANGES,
 ) -> None:
-    """Lay over `cfg` a config file with its `_BASE_` chain, then the overlay's `section`, then `KEY VALUE …`.
+    """Merge into `cfg` a config file with its `_BASE_` chain, then the overlay's `section`, then `KEY VALUE …`.
 
     Raises:
-        UserError: a missing file, or an unknown key (with the nearest valid ones).
+        UserError: a missing file, an unknown key (with similar valid ones) or a removed one.
     """
     for part in resolve_base_files(file):
         values = load_yaml(part)
         values.pop("_BASE_", None)
-        merge_strict(cfg, values, str(part))
+        merge_strict(cfg, values, str(part), changes)
     if overlay:
-        merge_strict(cfg, overlay_section(overlay, section), overlay)
-    merge_overrides(cfg, overrides)
+        merge_strict(cfg, overlay_section(overlay, section), overlay, changes)
+    merge_overrides(cfg, overrides, changes=changes)
 
 
 def value_of(cfg: Any, key: str) -> Any:
-    """The value of a dotted key."""
+    """Look up a dotted key."""
     node: Any = cfg
     for name in key.split("."):
         node = node[name]

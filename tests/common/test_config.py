@@ -1,4 +1,4 @@
-"""Strict configuration: what is unknown or of another type is refused, with the place and the mend."""
+"""Strict configuration: unknown keys and values of another type are refused, with the file and what to do."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_anchors_are_not_entangled_by_merging(tmp_path: Path) -> None:
 def test_a_base_that_leads_back_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "a.yaml", "_BASE_: b.yaml\n")
     save(tmp_path / "b.yaml", "_BASE_: a.yaml\n")
-    with pytest.raises(UserError, match="leads back to itself"):
+    with pytest.raises(UserError, match="_BASE_"):
         config.load_with_base(tmp_path / "a.yaml")
 
 
@@ -135,7 +135,7 @@ def test_a_missing_base_names_the_file_that_asks_for_it(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("A: 1\nB: [1\n", "bad.yaml, line 3: not YAML"),
-        ("A: 1\nB: 2\nA: 3\n", "bad.yaml, line 3: .*'A' stands here a second time"),
+        ("A: 1\nB: 2\nA: 3\n", "bad.yaml, line 3: .*'A' is given a second time"),
         ("S:\n  X: 1\n  X: 2\n", "bad.yaml, line 3: .*'X'"),
         ("- 1\n", "holds a list, not keys and values"),
         ("A: !!python/object/apply:os.system ['true']\n", "line 1: not YAML"),
@@ -179,3 +179,50 @@ def test_every_key_of_detectron2_takes_its_own_default(tmp_path: Path) -> None:
     file = save(tmp_path / "dump.yaml", cfg.dump())
     config.merge_strict(cfg, config.load_with_base(file), "dump")
     assert cfg == get_cfg()
+
+
+CHANGES = config.KeyChanges(
+    renamed={"SOLVER.RATE": "SOLVER.LR", "NESTEROV": "SOLVER.NESTEROV"},
+    removed={"SOLVER.LATE": "it is always on; remove the key"},
+)
+
+
+def test_a_renamed_key_is_read_and_the_warning_names_the_new_one(
+    cfg: CfgNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    config.merge_strict(cfg, {"SOLVER": {"RATE": 0.5}, "NESTEROV": True}, "f.yaml", CHANGES)
+    assert (cfg.SOLVER.LR, cfg.SOLVER.NESTEROV) == (0.5, True)
+    assert "f.yaml: SOLVER.RATE is now called SOLVER.LR" in caplog.text
+    caplog.clear()
+    config.merge_overrides(cfg, ["SOLVER.ITERS", "3", "SOLVER.RATE", "0.25"], changes=CHANGES)
+    assert (cfg.SOLVER.LR, cfg.SOLVER.ITERS) == (0.25, 3)
+    assert "command line: SOLVER.RATE is now called SOLVER.LR" in caplog.text
+
+
+def test_a_removed_key_is_refused_with_what_to_do(cfg: CfgNode) -> None:
+    with pytest.raises(UserError, match=r"f.yaml: SOLVER.LATE no longer exists: .* remove the key"):
+        config.merge_strict(cfg, {"SOLVER": {"LATE": True}}, "f.yaml", CHANGES)
+    with pytest.raises(UserError, match=r"command line: SOLVER.LATE no longer exists"):
+        config.merge_overrides(cfg, ["SOLVER.LATE", "True"], changes=CHANGES)
+
+
+def test_a_key_under_both_names_is_refused(cfg: CfgNode) -> None:
+    with pytest.raises(UserError, match=r"give SOLVER.LR alone"):
+        config.merge_strict(cfg, {"SOLVER": {"RATE": 0.5, "LR": 0.5}}, "f.yaml", CHANGES)
+
+
+def test_a_recorded_config_of_an_earlier_release_is_read_silently(
+    cfg: CfgNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorded = {"SOLVER": {"RATE": 0.5, "LATE": True}}
+    config.merge_strict(cfg, recorded, "config.yaml", CHANGES, recorded=True)
+    assert cfg.SOLVER.LR == 0.5
+    assert recorded == {"SOLVER": {"RATE": 0.5, "LATE": True}}, "the values themselves are unchanged"
+    assert not caplog.text
+
+
+def test_layers_pass_the_changes_on(cfg: CfgNode, tmp_path: Path) -> None:
+    save(tmp_path / "base.yaml", "SOLVER: {RATE: 0.5}\n")
+    top = save(tmp_path / "top.yaml", "_BASE_: base.yaml\nSOLVER: {LR: 0.75}\n")
+    config.merge_layers(cfg, top, "pretrain", None, ["NESTEROV", "True"], changes=CHANGES)
+    assert (cfg.SOLVER.LR, cfg.SOLVER.NESTEROV) == (0.75, True)
