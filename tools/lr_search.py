@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _choose(args: Namespace) -> int:
-    from transfer.search.choose import choose, write_choice
+    from transfer.search.choice import choose, write_choice
 
     choice = choose(args.folders, args.row, args.task, args.metric, args.grid)
     write_choice(choice, args.output)

@@ -34,26 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     ignore_torchs_announcements()
     from common.processes import place_from_environment
-    from transfer.engine.config import Source
-    from transfer.engine.prepare import Request
-    from transfer.engine.trial import run as run_trial
+    from transfer.engine.prepare import TrialRequest
+    from transfer.engine.trial import run_trial
 
-    source = Source(args.config_file, args.overlay, tuple(args.overrides))
-    request = Request(
-        source,
-        args.weights,
-        args.seed,
-        args.output,
-        args.num_gpus,
-        args.reference_gpus,
-        args.resume,
-        args.eval_only,
-        args.role,
-        args.select_on,
-        args.lr_from,
-        args.profile,
-    )
-    outcome = run_trial(request)
+    outcome = run_trial(TrialRequest(**vars(args) | {"overrides": tuple(args.overrides)}))
     place = place_from_environment()
     if place is None or place.rank == 0:
         print(_summary(outcome))

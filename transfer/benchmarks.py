@@ -19,9 +19,9 @@ from detectron2.structures import Boxes, Instances
 from common.environment import ROOT
 from common.measure import Comparison
 from transfer.engine.benchmarks import comparisons as steps
-from transfer.engine.data import catalogue
-from transfer.evaluation.coco import HotCOCOEvaluator
-from transfer.evaluation.voc import VOCEvaluator
+from transfer.engine.detection_data import register_metadata
+from transfer.evaluation.coco_evaluator import HotCOCOEvaluator
+from transfer.evaluation.voc_evaluator import VOCEvaluator
 from transfer.modeling.benchmarks import comparisons as layers
 from transfer.tasks.classes import COCO, VOC
 from transfer.tasks.records import Record
@@ -50,7 +50,7 @@ def voc_evaluation(folder: Path, images: int = 400, detections: int = 60) -> Ite
         return _answer(VOCEvaluator(dataset), found)["bbox"]
 
     def theirs() -> dict[str, float]:  # it keeps what it has parsed
-        return _answer(PascalVOCDetectionEvaluator(catalogue(dataset)), found)["bbox"]
+        return _answer(PascalVOCDetectionEvaluator(register_metadata(dataset)), found)["bbox"]
 
     def ours_reading() -> dict[str, float]:
         return _answer(VOCEvaluator(read(dataset.split, VOC)), found)["bbox"]
@@ -82,7 +82,7 @@ def coco_evaluation(folder: Path, kind: str, images: int, detections: int) -> Co
     def theirs() -> dict[str, float]:
         kinds = ("bbox", "segm") if kind == "segm" else ("bbox",)
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-            return _answer(COCOEvaluator(catalogue(dataset), tasks=kinds, use_fast_impl=False), found)[kind]
+            return _answer(COCOEvaluator(register_metadata(dataset), tasks=kinds, use_fast_impl=False), found)[kind]
 
     what = f"COCO {'boxes and masks' if kind == 'segm' else 'boxes'}, {images} images × {detections}, whole call"
     peer = "Detectron2's COCOEvaluator with pycocotools"

@@ -117,18 +117,18 @@ def mapped(count: str, folder: str) -> Work:
     from PIL import Image
 
     from common.environment import ROOT
-    from transfer.engine import config
-    from transfer.engine.data import MappedBatches
-    from transfer.engine.randomness import AUGMENT
+    from transfer.engine.config import load_config
+    from transfer.engine.detection_data import MappedBatches
+    from transfer.engine.seeding import AUGMENT
 
     torch.set_num_threads(1)
-    source = config.Source(ROOT / "configs/transfer/voc07.yaml", None, ("MODEL.DEVICE", "cpu"))
+    cfg = load_config(ROOT / "configs/transfer/voc07.yaml", overrides=("MODEL.DEVICE", "cpu")).cfg
     coarse = np.random.default_rng(0).integers(0, 256, (75, 100, 3), dtype=np.uint8)
     file = Path(folder) / "photo.jpg"
     Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC).save(file, quality=95)
     thing = {"category_id": 0, "bbox": [10.0, 20.0, 200.0, 300.0], "bbox_mode": BoxMode.XYXY_ABS}
     image = {"file_name": str(file), "image_id": "photo", "height": 375, "width": 500, "annotations": [thing]}
-    mapper = DatasetMapper(config.load(source).cfg, is_train=True)
+    mapper = DatasetMapper(cfg, is_train=True)
     batches = MappedBatches([image], mapper, (0, AUGMENT, 0))
     return lambda: f"{len(batches[0, [0] * int(count)])} images"
 
@@ -136,7 +136,7 @@ def mapped(count: str, folder: str) -> Work:
 def evaluated(images: str, kind: str, folder: str) -> Work:
     """COCO's metric of detections in memory, the annotation file read; masks encoded from whole pasted ones."""
     from transfer.benchmarks import random_coco, random_coco_detections
-    from transfer.evaluation.coco import HotCOCOEvaluator
+    from transfer.evaluation.coco_evaluator import HotCOCOEvaluator
 
     masks = kind == "masks"
     dataset = random_coco(Path(folder) / f"coco_{images}_{kind}", int(images))

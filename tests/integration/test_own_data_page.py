@@ -15,7 +15,7 @@ import yaml
 from common.console import call
 from common.errors import EXIT_FAILURE, EXIT_OK
 from tools.data import main as data
-from transfer.engine.config import Source, load
+from transfer.engine.config import load_config
 from transfer.engine.result import metric
 from transfer.toy.build import Size, build
 
@@ -72,7 +72,7 @@ def test_the_page_s_tasks_are_what_it_says(place: Path, capsys: pytest.CaptureFi
     for name, target in (("voc", "toy/detection/VOC2007"), ("coco", "toy/detection/coco")):
         (place / "own" / name).symlink_to(target)
     for task, kind in (("own_voc", "voc2012"), ("own_coco", "coco")):
-        cfg = load(Source(Path(f"own/{task}.yaml"), None, ("MODEL.DEVICE", "cpu"))).cfg
+        cfg = load_config(Path(f"own/{task}.yaml"), overrides=("MODEL.DEVICE", "cpu")).cfg
         assert task == cfg.TRANSFER.TASK and metric(cfg) == kind and cfg.SOLVER.MAX_ITER == 4000
         assert call(data, ["check", "--config-file", f"own/{task}.yaml"]) == EXIT_OK
     assert "own_voc_train" in capsys.readouterr().out

@@ -18,11 +18,11 @@ from torch import nn
 
 from common.environment import ROOT
 from common.measure import Comparison
-from transfer.engine import config
-from transfer.engine.fit import build_detector
-from transfer.engine.guards import settle_norm
-from transfer.engine.randomness import STEP, seed_torch
-from transfer.engine.trainer import Trainer
+from transfer.engine.config import load_config
+from transfer.engine.detection_trainer import DetectionTrainer
+from transfer.engine.guards import resolve_norm
+from transfer.engine.seeding import STEP, seed_torch
+from transfer.engine.trial import build_detector
 from transfer.modeling.memory_format import channels_last
 from transfer.modeling.roi_align import make_separable
 
@@ -100,16 +100,16 @@ def small_config(task: str, images: int, rois: int) -> CfgNode:
         *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", str(rois), "MODEL.ROI_HEADS.POSITIVE_FRACTION", "1.0"),
         *("MODEL.RPN.POST_NMS_TOPK_TRAIN", str(rois - OBJECTS)),
     )
-    cfg = config.load(config.Source(ROOT / f"configs/transfer/{task}.yaml", None, words)).cfg
+    cfg = load_config(ROOT / f"configs/transfer/{task}.yaml", overrides=words).cfg
     cfg.SEED = 0
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 80 if task.startswith("coco") else 20
-    settle_norm(cfg, processes=1)
+    resolve_norm(cfg, processes=1)
     return cfg
 
 
 def our_stepper(model: nn.Module, cfg: CfgNode, batch: Batch) -> Stepper:
     """Our trainer's own step on a copy of the model, guards included."""
-    trainer = Trainer(cfg, channels_last(make_separable(copy.deepcopy(model))).train())
+    trainer = DetectionTrainer(cfg, channels_last(make_separable(copy.deepcopy(model))).train())
     trainer.stepper.data_loader = ForEver(batch)
     trainer.iter = 0
     storage = EventStorage(0)

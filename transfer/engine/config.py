@@ -1,15 +1,19 @@
-"""The configuration of one trial: Detectron2's keys, ours under TRANSFER, and which of them the user set."""
+"""The configuration of one trial: Detectron2's keys, the TRANSFER section, and what the command line resolves."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import DefaultTrainer
 
-from common.config import dotted_keys, load_with_base, merge_overrides, merge_strict, overlay_section
+from common.config import dotted_keys, load_with_base, merge_overrides, merge_strict, overlay_section, value_of
 from common.environment import ROOT
 from common.errors import UserError, nearest
+from transfer.search.choice import RecordedChoice, read_choice
 
 PRECISE_BN = ("synchronised", "fvcore")
 TRIAL, LR_SEARCH = "trial", "lr_search"
@@ -17,6 +21,14 @@ ROLES = (TRIAL, LR_SEARCH)
 SELECT_ON = ("test", "heldout")
 ROI_ALIGN = TORCHVISION, SEPARABLE = ("torchvision", "separable")
 EVALUATORS = {"voc": ("exact", "detectron2"), "coco": ("hotcoco", "pycocotools")}
+LR = "SOLVER.BASE_LR"
+COMMAND_LINE = "command line"
+
+ORDER_OF_WORKERS = 4
+"""Images are grouped into batches in the order in which four worker processes of Detectron2's loader return them: its
+default, which MoCo's configs leave as it is. Part of the protocol, whatever DATALOADER.NUM_WORKERS is."""
+ORDER_KEY = "TRANSFER.ORDER_OF_WORKERS"
+"""Was a config key; `trial.json` still records it."""
 
 
 def defaults() -> CfgNode:
@@ -25,106 +37,110 @@ def defaults() -> CfgNode:
     node = cfg.TRANSFER = CfgNode()
     node.TASK = ""  # the task's name, as results and tables show it
     node.TOY = False  # marks every result made with this config as toy
-    node.DATA_ROOT = ""  # the folder the splits lie under; empty: $DETECTRON2_DATASETS, else datasets
+    node.DATA_ROOT = ""  # the folder that holds the splits; empty: $DETECTRON2_DATASETS, else datasets
     node.CLASSES = []  # the class names; empty: VOC's 20 or COCO's 80
-    node.SPLITS = CfgNode()  # own splits: NAME: {LAYOUT, FOLDER, IMAGE_SET or ANNOTATIONS, YEAR, COUNT}
-    node.CHECK_COUNTS = True  # hold published splits against their published number of images
-    node.CHECK_IMAGES = True  # open each image's header before the first step: readable, of its annotation's size
-    node.PRECISE_BN = "synchronised"  # or fvcore: as Detectron2 does it, each rank with its own statistics
-    node.ORDER_OF_WORKERS = 4  # batches as Detectron2's loader makes them with so many workers, however many there are
-    node.CHANNELS_LAST = False  # memory layout of the detector: the same numbers but for rounding, in less time
-    node.ROI_ALIGN = TORCHVISION  # or separable: the same numbers but for rounding, on a CPU in less time
+    node.SPLITS = CfgNode()  # user-defined splits: NAME: {LAYOUT, FOLDER, IMAGE_SET or ANNOTATIONS, YEAR, COUNT}
+    node.CHECK_COUNTS = True  # require that published splits have their published number of images
+    node.CHECK_IMAGES = True  # read each image's header before the first step: readable, of its annotation's size
+    node.PRECISE_BN = "synchronised"  # or fvcore: as in Detectron2, each rank with its own statistics
+    node.CHANNELS_LAST = False  # memory format of the detector: the same numbers up to rounding, in less time
+    # separable: the same numbers up to rounding. On a CPU a C4 step takes 1.30 to 1.32 times less time than with
+    # Detectron2's own, together with CHANNELS_LAST (docs/performance.md). On a GPU it is torchvision's kernel.
+    node.ROI_ALIGN = TORCHVISION
     node.TF32 = False  # whether a GPU may round the inputs of float32 products to TF32, which V100 GPUs could not
     node.EVALUATOR = ""  # VOC: exact or detectron2; COCO: hotcoco or pycocotools; empty: the first
-    node.PREDICTIONS = 4  # on how many test images the trial's detections are drawn at its end; 0: on none
-    node.KEEP_CHECKPOINTS = 1  # how many checkpoints to resume from are kept
-    node.ROLE = TRIAL  # lr_search: a point of the lr search, in no cell of a table; set by --role alone
-    node.SELECT_ON = ""  # what a point is measured on: test or heldout; set by --select-on alone
+    node.PREDICTIONS = 4  # number of test images on which the trial's detections are drawn at its end
+    node.KEEP_CHECKPOINTS = 1  # number of checkpoints to resume from that are kept
+    node.ROLE = TRIAL  # lr_search: a candidate of the lr search, in no cell of a table; set by --role only
+    node.SELECT_ON = ""  # what a candidate is measured on: test or heldout; set by --select-on only
     node.HELDOUT = CfgNode()  # --select-on heldout: which part of the first training split's images
     node.HELDOUT.FRACTION = 0.2
-    node.HELDOUT.SEED = 0  # by the images' ids; the trial's own seed has no say in it
+    node.HELDOUT.SEED = 0  # by the images' ids; the trial's own seed does not affect it
     return cfg
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where a configuration came from.
-
-    Attributes:
-        file: the config file.
-        overlay: an overlay merged after it, or None.
-        overrides: `KEY VALUE …`, merged last.
-    """
-
-    file: Path
-    overlay: Path | None = None
-    overrides: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Loaded:
+class LoadedConfig:
     """A resolved configuration.
 
     Attributes:
         cfg: the resolved Detectron2 config, not frozen.
-        task_cfg: what the task's protocol is: the shipped config of that name, else what the file alone says.
+        protocol: the task's protocol: the shipped config of that name, else what the file alone says.
         set_keys: every dotted key that file, overlay or overrides set, with the place that set it.
     """
 
     cfg: CfgNode
-    task_cfg: CfgNode
+    protocol: CfgNode
     set_keys: dict[str, str] = field(default_factory=dict)
 
 
-def load(source: Source) -> Loaded:
+def load_config(file: Path, overlay: Path | None = None, overrides: Sequence[str] = ()) -> LoadedConfig:
     """Resolve a configuration.
+
+    Args:
+        file: the config file.
+        overlay: merged after it, or None.
+        overrides: `KEY VALUE …`, merged last.
 
     Raises:
         UserError: a file is missing or broken, a key unknown, a value of another type or not one of the valid ones.
     """
     cfg = defaults()
-    values = load_with_base(source.file)
-    set_keys = dict.fromkeys(dotted_keys(values), str(source.file))
-    merge_strict(cfg, values, str(source.file))
-    task_cfg = _protocol(cfg, source.file)
-    if source.overlay is not None:
-        values = overlay_section(source.overlay, "transfer")
-        set_keys |= dict.fromkeys(dotted_keys(values), str(source.overlay))
-        merge_strict(cfg, values, str(source.overlay))
-    merge_overrides(cfg, source.overrides)
-    set_keys |= dict.fromkeys(source.overrides[::2], "command line")
-    check_values(cfg, str(source.file))
-    return Loaded(cfg, task_cfg, set_keys)
+    values = _drop_constants(load_with_base(file), str(file))
+    set_keys = dict.fromkeys(dotted_keys(values), str(file))
+    merge_strict(cfg, values, str(file))
+    protocol = _protocol(cfg, file)
+    if overlay is not None:
+        values = _drop_constants(overlay_section(overlay, "transfer"), str(overlay))
+        set_keys |= dict.fromkeys(dotted_keys(values), str(overlay))
+        merge_strict(cfg, values, str(overlay))
+    if ORDER_KEY in overrides[::2]:
+        raise UserError(f"{COMMAND_LINE}: {_is_constant()}")
+    merge_overrides(cfg, overrides)
+    set_keys |= dict.fromkeys(overrides[::2], COMMAND_LINE)
+    check_values(cfg, str(file))
+    return LoadedConfig(cfg, protocol, set_keys)
+
+
+def _drop_constants(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """A stored config may still hold what used to be a key, with the value that it has now."""
+    section = values.get("TRANSFER")
+    key = ORDER_KEY.rpartition(".")[2]
+    if not isinstance(section, dict) or key not in section:
+        return values
+    if section[key] != ORDER_OF_WORKERS:
+        raise UserError(f"{where}: {_is_constant()}")
+    return {**values, "TRANSFER": {name: value for name, value in section.items() if name != key}}
+
+
+def _is_constant() -> str:
+    return f"{ORDER_KEY} is no key any more: it is {ORDER_OF_WORKERS}, as in Detectron2 and MoCo; remove it"
 
 
 def _protocol(cfg: CfgNode, file: Path) -> CfgNode:
-    """What a task's results are held against: who names a task as a shipped one must do what that one does."""
+    """The protocol that results are compared with: a config that names a shipped task must do what that task does."""
     shipped = ROOT / "configs" / "transfer" / f"{cfg.TRANSFER.TASK}.yaml"
     if shipped.parent == file.resolve().parent or not shipped.is_file():
         return cfg.clone()
-    task_cfg = defaults()
-    merge_strict(task_cfg, load_with_base(shipped), str(shipped))
-    return task_cfg
+    protocol = defaults()
+    merge_strict(protocol, load_with_base(shipped), str(shipped))
+    return protocol
 
 
 def check_values(cfg: CfgNode, where: str) -> None:
-    """Hold the values that types alone do not bind.
+    """Check the values that types alone do not restrict.
 
     Raises:
         UserError: names the key.
     """
-    if not cfg.TRANSFER.TASK:
+    own = cfg.TRANSFER
+    if not own.TASK:
         raise UserError(f"{where}: TRANSFER.TASK is empty; name the task, as in configs/transfer/voc07.yaml")
     if not cfg.DATASETS.TRAIN or len(cfg.DATASETS.TEST) != 1:
         raise UserError(f"{where}: DATASETS.TRAIN must list at least one split and DATASETS.TEST exactly one")
-    if cfg.TRANSFER.PRECISE_BN not in PRECISE_BN:
-        raise UserError(
-            f"{where}: TRANSFER.PRECISE_BN: {cfg.TRANSFER.PRECISE_BN!r}; {nearest(cfg.TRANSFER.PRECISE_BN, PRECISE_BN)}"
-        )
-    if cfg.TRANSFER.ROI_ALIGN not in ROI_ALIGN:
-        raise UserError(
-            f"{where}: TRANSFER.ROI_ALIGN: {cfg.TRANSFER.ROI_ALIGN!r}; {nearest(cfg.TRANSFER.ROI_ALIGN, ROI_ALIGN)}"
-        )
+    for key, valid in (("PRECISE_BN", PRECISE_BN), ("ROI_ALIGN", ROI_ALIGN)):
+        if own[key] not in valid:
+            raise UserError(f"{where}: TRANSFER.{key}: {own[key]!r}; {nearest(own[key], valid)}")
     if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
         raise UserError(
             f"{where}: DATALOADER.SAMPLER_TRAIN: only TrainingSampler is replayed exactly, not "
@@ -132,13 +148,10 @@ def check_values(cfg: CfgNode, where: str) -> None:
         )
     if cfg.SOLVER.MAX_ITER < 1 or cfg.SOLVER.IMS_PER_BATCH < 1:
         raise UserError(f"{where}: SOLVER.MAX_ITER and SOLVER.IMS_PER_BATCH must be at least 1")
-    if cfg.TRANSFER.ORDER_OF_WORKERS < 0:
-        raise UserError(f"{where}: TRANSFER.ORDER_OF_WORKERS must be at least 0")
-    if cfg.TRANSFER.KEEP_CHECKPOINTS < 1:
-        raise UserError(f"{where}: TRANSFER.KEEP_CHECKPOINTS must be at least 1")
-    if cfg.TRANSFER.PREDICTIONS < 0:
-        raise UserError(f"{where}: TRANSFER.PREDICTIONS must be at least 0")
-    if not 0 < cfg.TRANSFER.HELDOUT.FRACTION < 1:
+    for key, least in (("KEEP_CHECKPOINTS", 1), ("PREDICTIONS", 0)):
+        if own[key] < least:
+            raise UserError(f"{where}: TRANSFER.{key} must be at least {least}")
+    if not 0 < own.HELDOUT.FRACTION < 1:
         raise UserError(f"{where}: TRANSFER.HELDOUT.FRACTION must lie between 0 and 1")
     _check_device(cfg, where)
 
@@ -156,7 +169,7 @@ def _check_device(cfg: CfgNode, where: str) -> None:
 
 
 def evaluator_name(cfg: CfgNode, layout: str) -> str:
-    """The evaluator a layout is measured with.
+    """The evaluator that a layout is measured with.
 
     Raises:
         UserError: TRANSFER.EVALUATOR names none of this layout.
@@ -166,3 +179,102 @@ def evaluator_name(cfg: CfgNode, layout: str) -> str:
     if name not in valid:
         raise UserError(f"TRANSFER.EVALUATOR: {name!r} does not measure the layout {layout}; {nearest(name, valid)}")
     return name
+
+
+def flatten_config(cfg: CfgNode) -> dict[str, Any]:
+    """Dotted key → value; tuples as lists."""
+    found = {key: value_of(cfg, key) for key in dotted_keys(cfg)}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
+
+
+def scale_to_processes(cfg: CfgNode, reference_gpus: int, processes: int) -> CfgNode:
+    """The recipe of `reference_gpus` GPUs on `processes` of them, each with as many images as before.
+
+    Detectron2's rule [detectron2: DefaultTrainer.auto_scale_workers]: total batch and learning rate scale by the ratio;
+    iterations, steps, warm-up and periods by its inverse. 8 GPUs to 4 is batch 8, lr 0.01, twice the iterations
+    [moco issue 11].
+
+    Args:
+        cfg: the recipe; not changed.
+        reference_gpus: the number of GPUs that its total batch is meant for.
+        processes: the number there is.
+
+    Raises:
+        UserError: the total batch does not divide.
+    """
+    total = cfg.SOLVER.IMS_PER_BATCH
+    if reference_gpus < 1 or total % reference_gpus:
+        raise UserError(
+            f"--reference-gpus {reference_gpus}: a total batch of {total} does not divide among as many GPUs; "
+            "use a divisor of it"
+        )
+    scaled = cfg.clone()
+    scaled.SOLVER.REFERENCE_WORLD_SIZE = reference_gpus
+    scaled = DefaultTrainer.auto_scale_workers(scaled, processes)
+    # Detectron2 leaves the number that is used now; a result must say for how many the recipe was made.
+    scaled.SOLVER.REFERENCE_WORLD_SIZE = reference_gpus
+    return scaled
+
+
+def resolve_role(loaded: LoadedConfig, role: str, select_on: str | None, lr_from: Path | None) -> RecordedChoice | None:
+    """Write role and selection into the config; read the recorded lr where one is requested.
+
+    Args:
+        loaded: the config, changed in place.
+        role: `trial` or `lr_search`.
+        select_on: `test` or `heldout` for a candidate of a search; None for a trial.
+        lr_from: the record whose lr a trial takes.
+
+    Raises:
+        UserError: the options contradict one another or the config, or the record cannot be used.
+    """
+    _check_role(loaded.set_keys, role, select_on)
+    loaded.cfg.TRANSFER.ROLE, loaded.cfg.TRANSFER.SELECT_ON = role, select_on or ""
+    if lr_from is None:
+        return None
+    if role == LR_SEARCH:
+        raise UserError("--lr-from: a candidate of a search has the lr of its grid; remove it, or --role lr_search")
+    if loaded.set_keys.get(LR) == COMMAND_LINE:
+        raise UserError(f"--lr-from and {LR} on the command line both give the lr; remove one")
+    return read_choice(lr_from)
+
+
+def _check_role(set_keys: Mapping[str, str], role: str, select_on: str | None) -> None:
+    for key, option in (("TRANSFER.ROLE", "--role"), ("TRANSFER.SELECT_ON", "--select-on")):
+        if key in set_keys:
+            raise UserError(f"{set_keys[key]}: {key}: use {option} on the command line instead")
+    if role not in ROLES:
+        raise UserError(f"--role {role}: {nearest(role, ROLES)}")
+    if role == TRIAL and select_on is not None:
+        raise UserError(
+            f"--select-on {select_on}: a reported trial is measured on its test split; add --role lr_search"
+        )
+    if role == LR_SEARCH and select_on not in SELECT_ON:
+        problem = "is missing" if select_on is None else f"{select_on}: {nearest(select_on, SELECT_ON)}"
+        raise UserError(f"--select-on {problem}; choose the lr on test, as the paper did, or on heldout")
+
+
+def resolve_lr(cfg: CfgNode, recorded: RecordedChoice | None, weights_sha256: str | None) -> dict[str, Any]:
+    """Set the recorded lr, after batch and schedule are resolved.
+
+    Returns:
+        What the result says of it: `{"role": …, "select_on": …}` for a candidate, `{"lr_search": …}` for a trial at a
+        searched lr, else nothing.
+
+    Raises:
+        UserError: the search was made for another kind of trial.
+    """
+    own = cfg.TRANSFER
+    if own.ROLE == LR_SEARCH:
+        return {"role": LR_SEARCH, "select_on": own.SELECT_ON}
+    if recorded is None:
+        return {}
+    recorded.check_trial(
+        task=own.TASK,
+        seed=cfg.SEED,
+        total_batch=cfg.SOLVER.IMS_PER_BATCH,
+        weights_sha256=weights_sha256,
+        toy=bool(own.TOY),
+    )
+    cfg.SOLVER.BASE_LR = recorded.lr
+    return {"lr_search": recorded.as_dict()}

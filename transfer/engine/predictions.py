@@ -18,8 +18,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import nn
 
 from common.files import atomic_write
-from transfer.engine.data import to_detectron2
-from transfer.engine.randomness import AUGMENT, numpy_seeded
+from transfer.engine.detection_data import to_detectron2
+from transfer.engine.seeding import AUGMENT, numpy_seeded
 from transfer.tasks.records import Record
 from transfer.tasks.task import Dataset
 

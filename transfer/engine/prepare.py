@@ -1,8 +1,8 @@
-"""Settling a trial: everything that can be wrong about it is found here, before a process is started."""
+"""Preparing a trial: everything that can be wrong about it is found here, before a process is started."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,84 +10,96 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from common import processes
+from common.config import value_of
 from common.errors import UserError
 from common.profiling import require_steps
-from transfer.engine import config, identity, result
 from transfer.engine.checkpoint import LAST, Checkpoints
-from transfer.engine.config import Loaded, Source
-from transfer.engine.data import training_dicts
-from transfer.engine.guards import check_model, settle_norm
-from transfer.engine.preprocessing import settle_preprocessing
-from transfer.engine.role import settle_lr, settle_role
-from transfer.engine.scaling import scale
+from transfer.engine.config import (
+    TRIAL,
+    LoadedConfig,
+    evaluator_name,
+    load_config,
+    resolve_lr,
+    resolve_role,
+    scale_to_processes,
+)
+from transfer.engine.detection_data import training_dicts
+from transfer.engine.guards import check_model, resolve_norm
+from transfer.engine.trial_folder import check_folder, has_ended, trial_identity
 from transfer.engine.weights import Weights, find_weights
 from transfer.modeling import register
 from transfer.tasks.heldout import HeldOut, hold_out
 from transfer.tasks.images import require_images
 from transfer.tasks.splits import data_root
 from transfer.tasks.task import Task, load_task
+from transfer.weights.canonical import Preprocessing
+from transfer.weights.preprocessing import apply_to, detectron2_values
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a user asks for.
+@dataclass(frozen=True, kw_only=True)
+class TrialRequest:
+    """What a user requests.
 
     Attributes:
-        source: the configuration.
+        config_file: the task's config.
         weights: `scratch` or the path of a converted file.
         seed: of the trial; 0 or more.
         output: the trial's folder.
+        overlay: an overlay merged after the config file, or None.
+        overrides: `KEY VALUE …`, merged last.
         num_gpus: processes to start, unless torchrun or Slurm did.
         reference_gpus: GPUs the recipe was made for; None: nothing is scaled.
-        resume: go on from the newest checkpoint in `output`, if there is one.
+        resume: continue from the newest checkpoint in `output`, if there is one.
         eval_only: evaluate the newest checkpoint in `output`, train nothing.
-        role: `trial`, or `lr_search` for a point of the lr search.
-        select_on: what a point is measured on: `test` or `heldout`; None for a trial.
+        role: `trial`, or `lr_search` for a candidate of the lr search.
+        select_on: what a candidate is measured on: `test` or `heldout`; None for a trial.
         lr_from: `lr_search.json`, whose chosen lr the trial takes.
-        profile: how many steps to profile (common/profiling.py); 0: none.
+        profile: number of steps to profile (common/profiling.py); 0: none.
     """
 
-    source: Source
+    config_file: Path
     weights: str
     seed: int
     output: Path
+    overlay: Path | None = None
+    overrides: tuple[str, ...] = ()
     num_gpus: int = 1
     reference_gpus: int | None = None
     resume: bool = False
     eval_only: bool = False
-    role: str = config.TRIAL
+    role: str = TRIAL
     select_on: str | None = None
     lr_from: Path | None = None
     profile: int = 0
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A trial whose settings are settled; goes to every process.
+@dataclass(frozen=True, kw_only=True)
+class PreparedTrial:
+    """A trial whose settings are resolved and checked; it is sent to every process.
 
     Attributes:
+        request: what was requested.
         cfg: the resolved config, with seed, norm, preprocessing block and number of classes.
-        task_cfg: what the config file alone says.
-        source, output, resume, eval_only: as requested.
-        weights: what it starts from.
-        processes: how many train.
-        evaluator: the name of what measures.
+        protocol: the task's protocol, which the result is compared with.
+        weights: the initial weights.
+        processes: number of processes that train.
+        evaluator: name of the evaluator.
         search: what the result says of the lr search: `role`, `select_on`, `heldout`, or `lr_search`; empty where the
             lr was not searched.
-        profile: as requested.
     """
 
+    request: TrialRequest
     cfg: CfgNode
-    task_cfg: CfgNode
-    source: Source
-    output: Path
+    protocol: CfgNode
     weights: Weights
     processes: int
     evaluator: str
-    resume: bool
-    eval_only: bool
     search: dict[str, Any] = field(default_factory=dict)
-    profile: int = 0
+
+    @property
+    def output(self) -> Path:
+        """The trial's folder."""
+        return self.request.output
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -95,37 +107,39 @@ class Prepared:
         return Checkpoints(self.output, self.cfg.TRANSFER.KEEP_CHECKPOINTS)
 
 
-def prepare(request: Request) -> tuple[Prepared, Task]:
-    """Settle everything about a trial and check it: settings, data, weights, the detector's build, the folder.
+def prepare(request: TrialRequest) -> tuple[PreparedTrial, Task]:
+    """Resolve everything about a trial and check it: settings, data, weights, the detector's build, the folder.
 
     Raises:
         UserError: one line that names what is wrong.
     """
-    loaded = config.load(request.source)
-    recorded = settle_role(loaded, request.role, request.select_on, request.lr_from)
+    loaded = load_config(request.config_file, request.overlay, request.overrides)
+    recorded = resolve_role(loaded, request.role, request.select_on, request.lr_from)
+    place = processes.place_from_environment()
     count = number_of_processes(request.num_gpus)
-    cfg = _settle(loaded, request, count)
+    cfg = _resolve(loaded, request, count)
     if request.profile and request.eval_only:
-        raise UserError("--profile looks at training; leave it out with --eval-only")
+        raise UserError("--profile is for training; remove it with --eval-only")
     require_steps(request.profile, cfg.SOLVER.MAX_ITER)
-    alone = processes.place_from_environment() is None
-    weights = find_weights(request.weights, cfg.MODEL.RESNETS.DEPTH, request.output, alone)
-    search = settle_lr(cfg, recorded, weights.sha256)
-    settle_preprocessing(cfg, weights.block, loaded.set_keys)
+    weights = find_weights(request.weights, cfg.MODEL.RESNETS.DEPTH, request.output, single_process=place is None)
+    search = resolve_lr(cfg, recorded, weights.sha256)
+    resolve_preprocessing(cfg, weights.block, loaded.set_keys)
     task, part = _load(cfg)
     if part is not None:
         search["heldout"] = part.as_dict()
-    _settle_classes(cfg, task, loaded)
+    _resolve_classes(cfg, task, loaded)
     training_dicts(task, cfg)
     _check_build(cfg)
-    evaluator = config.evaluator_name(cfg, task.layout)
-    source, output = request.source, request.output
-    how = (request.resume, request.eval_only, search, request.profile)
-    prepared = Prepared(cfg, loaded.task_cfg, source, output, weights, count, evaluator, *how)
-    if cfg.TRANSFER.CHECK_IMAGES and _begins(prepared):
-        require_images(task)
-    _check_folder(prepared)
-    place = processes.place_from_environment()
+    prepared = PreparedTrial(
+        request=request,
+        cfg=cfg,
+        protocol=loaded.protocol,
+        weights=weights,
+        processes=count,
+        evaluator=evaluator_name(cfg, task.layout),
+        search=search,
+    )
+    _check_images_and_folder(prepared, task, is_first=place is None or place.rank == 0)
     if part is not None and (place is None or place.local_rank == 0):
         part.write()
     return prepared, task
@@ -139,27 +153,48 @@ def number_of_processes(num_gpus: int) -> int:
     return num_gpus if place is None else place.world_size
 
 
-def _settle(loaded: Loaded, request: Request, count: int) -> CfgNode:
+def _resolve(loaded: LoadedConfig, request: TrialRequest, count: int) -> CfgNode:
     """The config with what the command line adds: seed, folder, scaling, the norm that fits the number of processes."""
     if not 0 <= request.seed < 2**32:
         raise UserError(f"--seed {request.seed}: must be a whole number from 0 to {2**32 - 1}")
     cfg = loaded.cfg
     if request.reference_gpus is not None:
-        cfg = scale(cfg, request.reference_gpus, count)
+        cfg = scale_to_processes(cfg, request.reference_gpus, count)
     elif cfg.SOLVER.REFERENCE_WORLD_SIZE:
-        raise UserError("SOLVER.REFERENCE_WORLD_SIZE: say --reference-gpus N instead; nothing is scaled silently")
+        raise UserError("SOLVER.REFERENCE_WORLD_SIZE: use --reference-gpus N instead; nothing is scaled silently")
     if cfg.SOLVER.IMS_PER_BATCH % count:
         raise UserError(
             f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} does not divide among {count} processes; "
             "use a divisor of it"
         )
     cfg.SEED, cfg.OUTPUT_DIR = request.seed, str(request.output)
-    settle_norm(cfg, count)
+    resolve_norm(cfg, count)
     return cfg
 
 
+def resolve_preprocessing(cfg: CfgNode, block: Preprocessing, set_keys: Mapping[str, str]) -> None:
+    """Set the preprocessing block in `cfg` as a whole: it belongs to the weights.
+
+    Args:
+        cfg: the config, changed in place.
+        block: what the weights were trained with; `TORCHVISION` for a detector from scratch.
+        set_keys: keys the user set, with the place: such a key must agree with the weights.
+
+    Raises:
+        UserError: the config sets a part of the block to something else than the weights need.
+    """
+    for key, needed in detectron2_values(block).items():
+        found = value_of(cfg, key)
+        if key in set_keys and found != needed:
+            raise UserError(
+                f"{set_keys[key]}: {key} is {found}, but the weights need {needed}; remove the key: "
+                "it belongs to the weights"
+            )
+    apply_to(cfg, block)
+
+
 def load_task_of(cfg: CfgNode) -> Task:
-    """Read and check the annotations a config names; a point of an lr search may be measured on a held-out part.
+    """Read and check the annotations a config names; a candidate may be measured on a held-out part.
 
     Raises:
         UserError: as `load_task`.
@@ -179,7 +214,7 @@ def _load(cfg: CfgNode) -> tuple[Task, HeldOut | None]:
     return part.task, part
 
 
-def _settle_classes(cfg: CfgNode, task: Task, loaded: Loaded) -> None:
+def _resolve_classes(cfg: CfgNode, task: Task, loaded: LoadedConfig) -> None:
     key, count = "MODEL.ROI_HEADS.NUM_CLASSES", len(task.classes)
     if key in loaded.set_keys and count != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
         found = cfg.MODEL.ROI_HEADS.NUM_CLASSES
@@ -191,46 +226,31 @@ def _settle_classes(cfg: CfgNode, task: Task, loaded: Loaded) -> None:
 
 
 def _check_build(cfg: CfgNode) -> None:
-    """Build the detector without memory (on torch's meta device) and walk over it."""
+    """Build the detector without memory (on torch's meta device) and check it."""
     import torch
     from detectron2.modeling import build_model
 
     register()
-    imagined = cfg.clone()
-    imagined.MODEL.DEVICE = "meta"
+    on_meta = cfg.clone()
+    on_meta.MODEL.DEVICE = "meta"
     try:
         with torch.device("meta"):
-            model = build_model(imagined)
+            model = build_model(on_meta)
     except (AssertionError, KeyError, ValueError) as error:  # how Detectron2 refuses a config
         raise UserError(f"Detectron2 cannot build a detector from this config: {error}") from error
     check_model(model, cfg)
 
 
-def _begins(prepared: Prepared) -> bool:
-    """Whether the trial is at its beginning, and this process the one that looks at the images."""
-    place = processes.place_from_environment()
-    begun = result.exists(prepared.output) or (prepared.output / LAST).exists()
-    return not begun and (place is None or place.rank == 0)
-
-
-def _check_folder(prepared: Prepared) -> None:
-    """See that the folder is this trial's, or nobody's, and that nothing in it would be lost."""
-    output = prepared.output
-    mine = identity.identity(prepared.cfg, prepared.weights.sha256, prepared.processes)
-    place = processes.place_from_environment()
-    writes = (place is None or place.rank == 0) and not prepared.eval_only
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output {output} is a file; give a folder")
-    if prepared.eval_only and not (output / identity.FILE).is_file():
-        raise UserError(f"--eval-only: {output} holds no trial; give the --output of one")
-    identity.claim(output, mine, writes, trains=not prepared.eval_only)
-    newest = prepared.checkpoints.newest()
-    if prepared.eval_only and newest is None:
-        raise UserError(f"--eval-only: {output} has no checkpoint yet; train first")
-    if newest is not None and not (prepared.resume or prepared.eval_only or result.exists(output)):
-        raise UserError(
-            f"{output} holds an unfinished trial ({newest.name}); "
-            "add --resume to go on with it, or give another --output"
-        )
-    if writes and not os.access(output, os.W_OK):
-        raise UserError(f"--output {output} cannot be written; choose a folder you may write to")
+def _check_images_and_folder(prepared: PreparedTrial, task: Task, is_first: bool) -> None:
+    """`is_first`: rank 0, which alone reads the images' headers, and only where the trial begins, and writes."""
+    cfg, request, output = prepared.cfg, prepared.request, prepared.output
+    begins = not has_ended(output) and not (output / LAST).exists()
+    if cfg.TRANSFER.CHECK_IMAGES and begins and is_first:
+        require_images(task)
+    check_folder(
+        prepared.checkpoints,
+        trial_identity(cfg, prepared.weights.sha256, prepared.processes),
+        resume=request.resume,
+        eval_only=request.eval_only,
+        writes=is_first and not request.eval_only,
+    )

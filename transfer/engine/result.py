@@ -1,22 +1,19 @@
-"""The trial's last word: `result.json`, as docs/reference/formats.md has it."""
+"""The trial's result: `result.json`, as docs/reference/formats.md describes it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
 
-from common.config import dotted_keys
 from common.environment import describe
-from transfer.engine.config import Source
+from transfer.engine.config import flatten_config
 from transfer.engine.guards import images_per_statistic
-from transfer.engine.weights import Weights
+from transfer.engine.prepare import PreparedTrial
 from transfer.tasks import heldout
 from transfer.tasks.splits import find_split
 
-FILE = "result.json"
 FORMAT = "transfer-result/1"
 TOTAL_BATCH = 16
 """The total batch of every published row."""
@@ -41,56 +38,44 @@ PROTOCOL = (
 """Keys (or their beginnings) that the protocol fixes; the learning rate, searched for each method, is none of them."""
 
 
-@dataclass
-class Facts:
-    """What a run found out, rank 0 alone; becomes a part of the result.
-
-    Attributes:
-        guards: what the walk over the model and the proof of the weights found.
-        metrics: the evaluator's answer as `metrics_of` has it; None when there is none.
-        divergence: None, or iteration, lr and what is no longer finite.
-        timing: seconds.
-    """
-
-    guards: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, Any] | None = None
-    divergence: dict[str, Any] | None = None
-    timing: dict[str, Any] = field(default_factory=dict)
-
-
-def result(
-    cfg: CfgNode, task_cfg: CfgNode, source: Source, weights: Weights, processes: int, evaluator: str, facts: Facts
+def trial_result(
+    prepared: PreparedTrial,
+    *,
+    guards: dict[str, Any],
+    metrics: dict[str, Any] | None,
+    divergence: dict[str, Any] | None,
+    timing: dict[str, Any],
 ) -> dict[str, Any]:
     """The result of a trial that ended, trained or diverged.
 
     Args:
-        cfg: the resolved config.
-        task_cfg: what the config file alone says.
-        source: where the config came from.
-        weights: what the trial started from.
-        processes: how many trained.
-        evaluator: what measured.
-        facts: what the run found out.
+        prepared: the trial.
+        guards: what the checks of the model and of the loaded weights found.
+        metrics: the evaluator's answer as `metrics_of` has it; None when there is none.
+        divergence: None, or iteration, lr and what is no longer finite.
+        timing: in seconds.
     """
+    cfg, request = prepared.cfg, prepared.request
     return {
         "format": FORMAT,
-        "status": "diverged" if facts.divergence else "done",
+        "status": "diverged" if divergence else "done",
         "task": cfg.TRANSFER.TASK,
         "seed": cfg.SEED,
         "toy": bool(cfg.TRANSFER.TOY),
-        "metrics": facts.metrics,
-        "divergence": facts.divergence,
-        "comparable": comparable(cfg, task_cfg, processes),
-        "settings": settings(cfg, processes, evaluator),
-        "weights": weights.as_dict(),
+        "metrics": metrics,
+        "divergence": divergence,
+        "comparable": comparable(cfg, prepared.protocol, prepared.processes),
+        "settings": settings(cfg, prepared.processes, prepared.evaluator),
+        "weights": prepared.weights.as_dict(),
         "config": {
-            "file": str(source.file),
-            "overrides": list(source.overrides),
-            "overlay": None if source.overlay is None else str(source.overlay),
+            "file": str(request.config_file),
+            "overrides": list(request.overrides),
+            "overlay": None if request.overlay is None else str(request.overlay),
         },
-        "guards": facts.guards,
+        "guards": guards,
         "environment": describe(),
-        "timing": facts.timing,
+        "timing": timing,
+        **prepared.search,
     }
 
 
@@ -126,7 +111,7 @@ def measured_split(cfg: CfgNode) -> str:
     return heldout.name_of(cfg.DATASETS.TRAIN[0]) if cfg.TRANSFER.SELECT_ON == "heldout" else str(cfg.DATASETS.TEST[0])
 
 
-def comparable(cfg: CfgNode, task_cfg: CfgNode, processes: int) -> dict[str, Any]:
+def comparable(cfg: CfgNode, protocol: CfgNode, processes: int) -> dict[str, Any]:
     """Whether the result compares with the published numbers, and every reason why not.
 
     Neither the norm's name nor the number of GPUs is one: a single GPU that holds all 16 images compares.
@@ -140,32 +125,16 @@ def comparable(cfg: CfgNode, task_cfg: CfgNode, processes: int) -> dict[str, Any
         reasons.append(f"normalisation statistics cover {covered} of the {total} images of a batch")
     if cfg.TRANSFER.SELECT_ON == "heldout":
         reasons.append(f"measured on {measured_split(cfg)}, not on {cfg.DATASETS.TEST[0]}")
-    changed = changed_protocol(cfg, task_cfg)
+    changed = changed_protocol(cfg, protocol)
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         reasons.append(f"the task's protocol was changed: {', '.join(changed[:3])}{more}")
     return {"ok": not reasons, "reasons": reasons}
 
 
-def changed_protocol(cfg: CfgNode, task_cfg: CfgNode) -> list[str]:
+def changed_protocol(cfg: CfgNode, protocol: CfgNode) -> list[str]:
     """Keys the protocol fixes and the overlay or the command line changed, with their values."""
-    before, now = flat(task_cfg), flat(cfg)
+    before, now = flatten_config(protocol), flatten_config(cfg)
     # The number of classes follows from the class list, which is among the keys itself.
     keys = [key for key in before if key.startswith(PROTOCOL) and key != "MODEL.ROI_HEADS.NUM_CLASSES"]
     return [f"{key} is {now.get(key)}, not {before[key]}" for key in keys if now.get(key) != before[key]]
-
-
-def flat(cfg: CfgNode) -> dict[str, Any]:
-    """Dotted key → value."""
-    found = {}
-    for key in dotted_keys(cfg):
-        node: Any = cfg
-        for part in key.split("."):
-            node = node[part]
-        found[key] = list(node) if isinstance(node, tuple) else node
-    return found
-
-
-def exists(folder: Path) -> bool:
-    """Whether the trial in `folder` has ended."""
-    return (folder / FILE).is_file()

@@ -1,27 +1,56 @@
-"""One trial from request to result."""
+"""One trial from request to result: build, load, verify, train, evaluate; rank 0 writes the result."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+import io
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import default_writers, hooks
+from detectron2.evaluation import inference_on_dataset
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from torch import nn
+
 from common import processes
-from common.errors import Preempted
-from common.files import read_json
-from transfer.engine import result
-from transfer.engine.fit import EVALUATION, fit, spawned_fit
-from transfer.engine.prepare import Request, prepare
+from common.files import read_json, write_json, write_text
+from common.profiling import require_steps
+from transfer.engine.config import SEPARABLE
+from transfer.engine.detection_data import register_metadata, test_batches, training_batches, training_dicts
+from transfer.engine.detection_trainer import DetectionTrainer
+from transfer.engine.guards import check_model
+from transfer.engine.logs import logging_to, trim_metrics
+from transfer.engine.precise_bn import PreciseBN
+from transfer.engine.predictions import draw_predictions
+from transfer.engine.prepare import PreparedTrial, TrialRequest, load_task_of, prepare
+from transfer.engine.result import trial_result
+from transfer.engine.seeding import PRECISE_BN, sampler_seeds, seed_torch
+from transfer.engine.trial_folder import EVALUATION, RESULT
+from transfer.engine.trial_hooks import Checkpointing, Profiling, StopOnSignal, Stopwatch
+from transfer.engine.weights import load_weights
+from transfer.evaluation.evaluators import build_evaluator, metrics_of
+from transfer.modeling import register
+from transfer.modeling.memory_format import channels_last
+from transfer.modeling.roi_align import make_separable
+from transfer.tasks.task import Task
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialOutcome:
     """How a request ended.
 
     Attributes:
         status: `done`, `diverged`, `already` (it had ended before) or `evaluated`.
         content: of `result.json`, or of `evaluation.json`.
-        file: where that lies.
+        file: its path.
     """
 
     status: str
@@ -29,22 +58,194 @@ class Outcome:
     file: Path
 
 
-def run(request: Request) -> Outcome:
-    """Run a trial, or find that it has been run.
+def run_trial(request: TrialRequest) -> TrialOutcome:
+    """Run a trial, unless it has ended already.
 
     Raises:
         UserError: anything about the request is wrong; nothing has been trained.
         Preempted: stopped on a signal, after a checkpoint.
     """
     prepared, task = prepare(request)
-    file = prepared.output / (EVALUATION if request.eval_only else result.FILE)
+    file = prepared.output / (EVALUATION if request.eval_only else RESULT)
     if not request.eval_only and file.is_file():
-        return Outcome("already", read_json(file), file)
-    if processes.place_from_environment() is None and prepared.processes > 1:
-        ended = spawned_fit(prepared)
-    else:
-        ended = processes.start(fit, (prepared, task))
-    if not ended:
-        raise Preempted(f"{prepared.output} holds a checkpoint")
+        return TrialOutcome("already", read_json(file), file)
+    spawned = prepared.processes if processes.place_from_environment() is None else 1
+    processes.start(run_process, (prepared, task if spawned == 1 else None), spawned)
     content = read_json(file)
-    return Outcome("evaluated" if request.eval_only else str(content["status"]), content, file)
+    return TrialOutcome("evaluated" if request.eval_only else str(content["status"]), content, file)
+
+
+def run_process(prepared: PreparedTrial, task: Task | None = None) -> None:
+    """What each process of a trial does: train and evaluate, or evaluate only.
+
+    Args:
+        prepared: the trial.
+        task: its annotations, where this process has read them already.
+
+    Raises:
+        Preempted: stopped on a signal, after a checkpoint.
+    """
+    with logging_to(prepared.output, comm.get_rank()):
+        task = task or load_task_of(prepared.cfg)
+        if prepared.request.eval_only:
+            _evaluate_only(prepared, task)
+        else:
+            _Training(prepared, task).run()
+        comm.synchronize()
+
+
+def build_seeded_detector(cfg: CfgNode) -> nn.Module:
+    """The detector with the initial weights Detectron2 would give it for the same SEED."""
+    torch.manual_seed(cfg.SEED)
+    return build_detector(cfg)
+
+
+def build_detector(cfg: CfgNode) -> nn.Module:
+    """The detector of a resolved config, on its device, in its memory format; sets the process's float32 precision."""
+    register()
+    torch.backends.cudnn.allow_tf32 = cfg.TRANSFER.TF32
+    torch.set_float32_matmul_precision("high" if cfg.TRANSFER.TF32 else "highest")
+    model: nn.Module = build_model(cfg)
+    if cfg.TRANSFER.ROI_ALIGN == SEPARABLE:
+        make_separable(model)
+    return channels_last(model) if cfg.TRANSFER.CHANNELS_LAST else model
+
+
+@dataclass
+class _Training:
+    """The training of one trial in one process.
+
+    Attributes:
+        prepared: the trial.
+        task: its annotations.
+        stopwatch: time of all steps.
+        evaluation: the evaluator's answer and its seconds, once the detector has been evaluated.
+    """
+
+    prepared: PreparedTrial
+    task: Task
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
+    evaluation: tuple[dict[str, Any], float] | None = None
+
+    def run(self) -> None:
+        """Train from the newest checkpoint or from the initial weights, evaluate, write the result."""
+        prepared, cfg = self.prepared, self.prepared.cfg
+        if comm.is_main_process():
+            write_text(prepared.output / "config.yaml", cfg.dump())
+        prepared.checkpoints.remove_torn()
+        model = build_seeded_detector(cfg)
+        guards = {"weights_loaded": load_weights(model, prepared.weights), **check_model(model, cfg)}
+        logger.info("guards: %s", guards)
+        self.trainer = DetectionTrainer(cfg, model)
+        self.dicts = training_dicts(self.task, cfg)
+        checkpoint = self._newest_checkpoint()
+        start = checkpoint["iteration"] + 1 if checkpoint else 0
+        require_steps(prepared.request.profile, cfg.SOLVER.MAX_ITER - start)
+        if comm.is_main_process():
+            trim_metrics(prepared.output, start)  # before the writers open the file
+        self.trainer.register_hooks(self._hooks())
+        if checkpoint:
+            self._restore(checkpoint)
+        seed = sampler_seeds(cfg.SEED, 1)[0]
+        batches = training_batches(self.dicts, cfg, seed, start=start, stop=cfg.SOLVER.MAX_ITER)
+        self.trainer.run(batches, start)
+        if comm.is_main_process():
+            self._write_result(guards)
+
+    def _newest_checkpoint(self) -> dict[str, Any] | None:
+        """The newest checkpoint's content; None at the trial's beginning."""
+        newest = self.prepared.checkpoints.newest()
+        if newest is None:
+            return None
+        logger.info("resuming from %s", newest)
+        return self.prepared.checkpoints.load(newest)
+
+    def _restore(self, checkpoint: dict[str, Any]) -> None:
+        """The final checkpoint holds only the detector: only evaluation remains."""
+        self.trainer.detector.load_state_dict(checkpoint["model"])
+        if "trainer" in checkpoint:
+            self.trainer.load_state_dict(checkpoint["trainer"])
+
+    def _hooks(self) -> list[Any]:
+        """Detectron2's hooks with the trial's own, and checkpoints last: what they hold is written already."""
+        prepared, cfg, trainer = self.prepared, self.prepared.cfg, self.trainer
+        main, profile = comm.is_main_process(), prepared.request.profile
+        checkpointing = Checkpointing(prepared.checkpoints, cfg.SOLVER.CHECKPOINT_PERIOD)
+        return [
+            Profiling(prepared.output, profile) if profile and main else None,  # first: no other hook's time is in it
+            self.stopwatch,
+            hooks.IterationTimer(),
+            hooks.LRScheduler(trainer.optimizer, trainer.scheduler),
+            self._precise_bn() if cfg.TEST.PRECISE_BN.ENABLED else None,
+            hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
+            hooks.PeriodicWriter(default_writers(str(prepared.output), cfg.SOLVER.MAX_ITER)) if main else None,
+            checkpointing,  # after the writer: a trial killed between the two writes the lines of its last steps again
+            StopOnSignal(checkpointing),
+        ]
+
+    def _evaluate(self) -> dict[str, Any]:
+        trainer = self.trainer
+        if trainer.iter == trainer.max_iter - 1:  # neither the end of a period nor of the run: the run was interrupted
+            return {}
+        timer = hooks.Timer()
+        answer = evaluate(trainer.detector, self.prepared, self.task) or {}
+        self.evaluation = (answer, timer.seconds())
+        return dict(answer)
+
+    def _precise_bn(self) -> PreciseBN:
+        cfg = self.prepared.cfg
+        sampler_seed = sampler_seeds(cfg.SEED, 2)[1]
+
+        def batches(start: int, stop: int) -> Iterator[list[dict[str, Any]]]:
+            source = training_batches(self.dicts, cfg, sampler_seed, stream=PRECISE_BN, start=start, stop=stop)
+            for number, batch in enumerate(source, start=start):
+                seed_torch(cfg.SEED, PRECISE_BN, comm.get_rank(), number)
+                yield batch
+
+        return PreciseBN(
+            cfg.TRANSFER.PRECISE_BN,
+            period=cfg.TEST.EVAL_PERIOD,
+            model=self.trainer.detector,
+            batches=batches,
+            count=cfg.TEST.PRECISE_BN.NUM_ITER,
+        )
+
+    def _write_result(self, guards: dict[str, Any]) -> None:
+        prepared, trainer, watch = self.prepared, self.trainer, self.stopwatch
+        metrics = None
+        if not trainer.divergence:
+            assert self.evaluation is not None
+            metrics = metrics_of(self.evaluation[0], self.task.test)
+            draw_predictions(trainer.detector, self.task.test, prepared.cfg, prepared.output)
+        timing = {
+            "train_seconds": watch.seconds,
+            "eval_seconds": self.evaluation[1] if self.evaluation else None,
+            "seconds_per_iteration": watch.seconds / watch.iterations if watch.iterations else None,
+        }
+        content = trial_result(prepared, guards=guards, metrics=metrics, divergence=trainer.divergence, timing=timing)
+        write_json(prepared.output / RESULT, content)
+
+
+def evaluate(model: nn.Module, prepared: PreparedTrial, task: Task) -> dict[str, Any] | None:
+    """Evaluate a detector on the task's test split, each image once over all ranks; the answer is rank 0's."""
+    printed = io.StringIO()  # pycocotools prints
+    with contextlib.redirect_stdout(printed):
+        name = register_metadata(task.test)
+        evaluator = build_evaluator(prepared.evaluator, task.test, name, prepared.cfg.MODEL.MASK_ON)
+        answer = inference_on_dataset(model, test_batches(task.test, prepared.cfg), evaluator)
+    for line in printed.getvalue().splitlines():
+        logger.info("%s", line)
+    return answer
+
+
+def _evaluate_only(prepared: PreparedTrial, task: Task) -> None:
+    newest = prepared.checkpoints.newest()
+    assert newest is not None
+    content = prepared.checkpoints.load(newest)
+    model = build_seeded_detector(prepared.cfg)
+    model.load_state_dict(content["model"])
+    answer = evaluate(model, prepared, task)
+    if comm.is_main_process():
+        metrics = metrics_of(answer or {}, task.test)
+        about = {"checkpoint": newest.name, "iteration": content["iteration"], "evaluator": prepared.evaluator}
+        write_json(prepared.output / EVALUATION, {"format": "transfer-evaluation/1", **about, "metrics": metrics})

@@ -42,7 +42,7 @@ class Weights:
         return {"name": self.name, "path": path, "sha256": self.sha256, "manifest": self.manifest}
 
 
-def find_weights(text: str, depth: int, folder: Path, alone: bool = True) -> Weights:
+def find_weights(text: str, depth: int, folder: Path, *, single_process: bool = True) -> Weights:
     """Read and check what `--weights` names; tensors are let go of again.
 
     Args:
@@ -50,14 +50,14 @@ def find_weights(text: str, depth: int, folder: Path, alone: bool = True) -> Wei
         before.
         depth: MODEL.RESNETS.DEPTH.
         folder: the trial's; where a checkpoint of the zoo is converted to.
-        alone: no other process of the trial runs this now.
+        single_process: no other process of the trial runs this now.
 
     Raises:
         UserError: the file is missing, not converted, damaged, or of another depth.
     """
     if text == SCRATCH:
         return Weights(SCRATCH, TORCHVISION)
-    path = _from_zoo(text, folder, alone) if text.startswith(ZOO) else Path(text)
+    path = _from_zoo(text, folder, single_process) if text.startswith(ZOO) else Path(text)
     _, manifest = read_converted(path)
     found = architecture.depth_of(manifest["arch"])
     if found != depth:
@@ -70,9 +70,9 @@ def find_weights(text: str, depth: int, folder: Path, alone: bool = True) -> Wei
     return Weights(name, Preprocessing.from_dict(manifest["preprocessing"], str(path)), path, sha256_of(path), manifest)
 
 
-def _from_zoo(text: str, folder: Path, alone: bool) -> Path:
+def _from_zoo(text: str, folder: Path, single_process: bool) -> Path:
     """A checkpoint of the zoo as a converted file in the trial's folder, made now unless it lies there already."""
-    if not alone:
+    if not single_process:
         raise UserError(
             f"--weights {text}: several processes cannot convert at once; "
             f"first python tools/convert.py {text} OUT.pkl, then --weights OUT.pkl"

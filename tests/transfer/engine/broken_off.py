@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from common.files import read_json
-from transfer.engine.prepare import Request
+from transfer.engine.prepare import TrialRequest
 
 
 def final(folder: Path) -> dict[str, Any]:
@@ -28,8 +28,8 @@ def iterations(folder: Path) -> list[int]:
     return [json.loads(line)["iteration"] for line in (folder / "metrics.json").read_text().splitlines()]
 
 
-def command(root: Path, request: Request, *more: str) -> list[str]:
+def command(root: Path, request: TrialRequest, *more: str) -> list[str]:
     """The command line that asks for a trial, resuming it where it was broken off."""
-    words = ["--config-file", request.source.file, "--overlay", request.source.overlay, "--weights", request.weights]
+    words = ["--config-file", request.config_file, "--overlay", request.overlay, "--weights", request.weights]
     words += ["--seed", request.seed, "--output", request.output, "--resume", *more]
-    return [sys.executable, str(root / "tools/transfer.py"), *map(str, words), *request.source.overrides]
+    return [sys.executable, str(root / "tools/transfer.py"), *map(str, words), *request.overrides]

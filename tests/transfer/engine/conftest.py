@@ -13,8 +13,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "parity"))
 
-from transfer.engine.config import Source
-from transfer.engine.prepare import Request
+from transfer.engine.prepare import TrialRequest
 from transfer.toy.build import Size, build
 
 NARROW = {
@@ -51,7 +50,7 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-Ask = Callable[..., Request]
+Ask = Callable[..., TrialRequest]
 
 
 @pytest.fixture
@@ -65,9 +64,16 @@ def ask(root: Path, toy: Path, narrow: Path, tmp_path: Path) -> Ask:
         seed: int = 1,
         output: Path | None = None,
         **more: object,
-    ) -> Request:
+    ) -> TrialRequest:
         words = ("TRANSFER.DATA_ROOT", str(toy), *overrides)
-        source = Source(root / f"configs/transfer/{task}.yaml", narrow, words)
-        return Request(source, weights, seed, output or tmp_path / "trial", **more)  # type: ignore[arg-type]
+        return TrialRequest(
+            config_file=root / f"configs/transfer/{task}.yaml",
+            overlay=narrow,
+            overrides=words,
+            weights=weights,
+            seed=seed,
+            output=output or tmp_path / "trial",
+            **more,  # type: ignore[arg-type]
+        )
 
     return make

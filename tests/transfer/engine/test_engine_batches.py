@@ -16,14 +16,14 @@ from detectron2.data.datasets.pascal_voc import load_voc_instances
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
-from transfer.engine.batches import Batches
-from transfer.engine.data import test_batches as batches_for_test
-from transfer.engine.data import to_detectron2, training_batches, training_dicts
-from transfer.engine.prepare import Request, load_task_of, prepare
-from transfer.engine.randomness import AUGMENT, PRECISE_BN, numpy_seeded, sampler_seeds, seed_torch
+from transfer.engine.batch_sampler import DetectionBatchSampler as Sampler
+from transfer.engine.detection_data import test_batches as batches_for_test
+from transfer.engine.detection_data import to_detectron2, training_batches, training_dicts
+from transfer.engine.prepare import TrialRequest, load_task_of, prepare
+from transfer.engine.seeding import AUGMENT, PRECISE_BN, numpy_seeded, sampler_seeds, seed_torch
 from transfer.tasks.task import load_task
 
-Ask = Callable[..., Request]
+Ask = Callable[..., TrialRequest]
 
 
 def images(count: int) -> list[dict[str, Any]]:
@@ -56,7 +56,9 @@ def test_the_order_equals_detectron2_s_for_the_same_seed(
 
     def ours(start: int) -> list[list[int]]:
         seed = sampler_seeds(5, 1)[0]
-        batches = Batches(len(found), seed, 4, wide, rank, world_size, start, 40, order_of_workers=workers)
+        batches = Sampler(
+            len(found), seed, 4, wide, rank=rank, world_size=world_size, start=start, stop=40, order_of_workers=workers
+        )
         return [indices for _, indices in batches]
 
     assert ours(0) == theirs and ours(17) == theirs[17:]
@@ -65,7 +67,7 @@ def test_the_order_equals_detectron2_s_for_the_same_seed(
 def test_with_grouping_detectron2_s_order_depends_on_its_workers() -> None:
     """So whose order is replayed must be said; ours does not depend on the workers that replay it."""
     wide = [bool(i % 3) for i in range(20)]
-    orders = [[i for _, i in Batches(20, 5, 4, wide, stop=20, order_of_workers=n)] for n in (0, 1, 2, 4)]
+    orders = [[i for _, i in Sampler(20, 5, 4, wide, stop=20, order_of_workers=n)] for n in (0, 1, 2, 4)]
     assert orders[0] == orders[1] and orders[0] != orders[2] != orders[3] != orders[0]
 
 
@@ -76,9 +78,9 @@ def test_training_reads_in_the_order_of_detectron2_s_four_workers_and_precise_bn
     numbers = {image["file_name"]: index for index, image in enumerate(dicts)}
     wide = [image["width"] > image["height"] for image in dicts]
     for stream, workers in ((AUGMENT, 4), (PRECISE_BN, 0)):
-        batches = training_batches(dicts, prepared.cfg, 3, stream, stop=8)
+        batches = training_batches(dicts, prepared.cfg, 3, stream=stream, stop=8)
         found = [[numbers[image["file_name"]] for image in batch] for batch in batches]
-        assert found == [i for _, i in Batches(len(dicts), 3, 2, wide, stop=8, order_of_workers=workers)]
+        assert found == [i for _, i in Sampler(len(dicts), 3, 2, wide, stop=8, order_of_workers=workers)]
 
 
 def test_the_second_seed_is_the_one_that_precise_bn_s_loader_draws() -> None:
@@ -87,13 +89,16 @@ def test_the_second_seed_is_the_one_that_precise_bn_s_loader_draws() -> None:
 
 
 def test_batches_from_an_iteration_on_are_the_tail_of_all() -> None:
-    whole = list(Batches(10, 3, 2, None, stop=50))
+    whole = list(Sampler(10, 3, 2, None, stop=50))
     assert [iteration for iteration, _ in whole] == list(range(50))
-    assert list(Batches(10, 3, 2, None, start=37, stop=50)) == whole[37:]
+    assert list(Sampler(10, 3, 2, None, start=37, stop=50)) == whole[37:]
 
 
 def test_the_ranks_share_each_epoch_between_them() -> None:
-    ranks = [list(itertools.chain(*(b for _, b in Batches(12, 3, 2, None, rank, 3, stop=2)))) for rank in range(3)]
+    ranks = [
+        list(itertools.chain(*(b for _, b in Sampler(12, 3, 2, None, rank=rank, world_size=3, stop=2))))
+        for rank in range(3)
+    ]
     assert sorted(itertools.chain(*ranks)) == list(range(12))
 
 

@@ -9,8 +9,7 @@ import pytest
 from detectron2.config import CfgNode
 
 from common.errors import UserError
-from transfer.engine.config import EVALUATORS, Source, defaults, evaluator_name, load
-from transfer.engine.result import flat
+from transfer.engine.config import EVALUATORS, defaults, evaluator_name, flatten_config, load_config
 from transfer.tasks.classes import COCO, VOC
 from transfer.tasks.splits import PUBLISHED
 
@@ -66,7 +65,7 @@ CPU = ("MODEL.DEVICE", "cpu")
 
 
 def resolved(root: Path, task: str, *words: str) -> CfgNode:
-    return load(Source(root / f"configs/transfer/{task}.yaml", None, (*CPU, *words))).cfg
+    return load_config(root / f"configs/transfer/{task}.yaml", overrides=(*CPU, *words)).cfg
 
 
 def test_there_is_a_config_for_each_task_and_no_other(root: Path) -> None:
@@ -90,7 +89,7 @@ def test_a_task_is_the_protocol_s_and_detectron2_s_defaults_for_the_rest(root: P
         "MODEL.DEVICE": "cpu",
     }
     as_lists = {key: list(value) if isinstance(value, tuple) else value for key, value in expected.items()}
-    assert flat(resolved(root, task)) == {**flat(defaults()), **as_lists}
+    assert flatten_config(resolved(root, task)) == {**flatten_config(defaults()), **as_lists}
     assert len({"voc": VOC, "coco": COCO}[PUBLISHED[test].layout]) == classes
 
 
@@ -101,12 +100,10 @@ def test_the_scales_are_those_of_the_papers() -> None:
 
 @pytest.mark.parametrize("overlay", ["cpu"])
 def test_the_overlay_marks_what_is_made_with_it_as_toy(root: Path, overlay: str) -> None:
-    source = Source(
-        root / "configs/transfer/coco.yaml", root / f"configs/overlays/{overlay}.yaml", ("SOLVER.MAX_ITER", "7")
-    )
-    loaded = load(source)
+    file, over = root / "configs/transfer/coco.yaml", root / f"configs/overlays/{overlay}.yaml"
+    loaded = load_config(file, over, ("SOLVER.MAX_ITER", "7"))
     assert loaded.cfg.TRANSFER.TOY and loaded.cfg.MODEL.DEVICE == "cpu" and loaded.cfg.SOLVER.MAX_ITER == 7
-    assert loaded.task_cfg.SOLVER.MAX_ITER == 90000 and not loaded.task_cfg.TRANSFER.TOY
+    assert loaded.protocol.SOLVER.MAX_ITER == 90000 and not loaded.protocol.TRANSFER.TOY
     assert loaded.set_keys["SOLVER.MAX_ITER"] == "command line"
     assert loaded.set_keys["TRANSFER.TOY"].endswith(f"{overlay}.yaml") and loaded.set_keys["TRANSFER.TASK"].endswith(
         "coco.yaml"
@@ -126,7 +123,7 @@ def test_the_overlay_marks_what_is_made_with_it_as_toy(root: Path, overlay: str)
         (("DATASETS.TEST", "('voc_2007_test', 'voc_2007_val')"), "DATASETS.TEST exactly one"),
         (("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"), "only TrainingSampler is replayed"),
         (("SOLVER.AMP.ENABLED", "True"), "SOLVER.AMP.ENABLED needs a GPU"),
-        (("TRANSFER.ORDER_OF_WORKERS", "-1"), "ORDER_OF_WORKERS must be at least 0"),
+        (("TRANSFER.ORDER_OF_WORKERS", "2"), "command line: TRANSFER.ORDER_OF_WORKERS is no key any more"),
         (("TRANSFER.KEEP_CHECKPOINTS", "0"), "KEEP_CHECKPOINTS must be at least 1"),
     ],
 )
@@ -138,7 +135,7 @@ def test_a_wrong_value_is_named(root: Path, words: tuple[str, ...], message: str
 def test_without_a_gpu_the_protocol_s_config_says_so(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match=r"MODEL.DEVICE is cuda, but torch finds no GPU"):
-        load(Source(root / "configs/transfer/voc07.yaml"))
+        load_config(root / "configs/transfer/voc07.yaml")
 
 
 def test_evaluators_belong_to_a_layout(root: Path) -> None:

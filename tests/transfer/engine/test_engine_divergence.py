@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from transfer.engine.divergence import Diverged, Watched, require_finite
-from transfer.engine.prepare import Request
-from transfer.engine.trial import run
+from transfer.engine.guards import Diverged, FiniteLossGuard, require_finite
+from transfer.engine.prepare import TrialRequest
+from transfer.engine.trial import run_trial
 
-Ask = Callable[..., Request]
+Ask = Callable[..., TrialRequest]
 
 
 def test_a_loss_that_is_nan_ends_the_trial_as_diverged(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,7 +28,7 @@ def test_a_loss_that_is_nan_ends_the_trial_as_diverged(ask: Ask, monkeypatch: py
         return {**found, "loss_box_reg": found["loss_box_reg"] * (math.nan if len(steps) == 3 else 1)}
 
     monkeypatch.setattr(FastRCNNOutputLayers, "losses", poisoned)
-    outcome = run(ask("SOLVER.WARMUP_ITERS", "0"))
+    outcome = run_trial(ask("SOLVER.WARMUP_ITERS", "0"))
     assert outcome.status == "diverged" and len(steps) == 3  # nothing ran after it: no precise BN, no evaluation
     assert outcome.content["divergence"] == {"iteration": 2, "lr": 0.02, "what": "loss_box_reg is NaN"}
     assert outcome.content["metrics"] is None
@@ -39,21 +39,21 @@ def test_a_loss_that_is_nan_ends_the_trial_as_diverged(ask: Ask, monkeypatch: py
 
 def test_a_learning_rate_far_too_high_is_found(ask: Ask) -> None:
     request = ask("SOLVER.BASE_LR", "1e30", "SOLVER.WARMUP_ITERS", "0")
-    outcome = run(request)
+    outcome = run_trial(request)
     assert outcome.status == "diverged"
     assert 0 < outcome.content["divergence"]["iteration"] < 4 and outcome.content["divergence"]["lr"] == 1e30
-    assert run(request).status == "already"  # and is never tried again silently
+    assert run_trial(request).status == "already"  # and is never tried again silently
 
 
 def test_divergence_in_the_last_step_is_not_evaluated(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = Watched.forward
+    forward = FiniteLossGuard.forward
 
-    def poisoned(self: Watched, batch: list[dict[str, object]]) -> dict[str, Tensor]:
+    def poisoned(self: FiniteLossGuard, batch: list[dict[str, object]]) -> dict[str, Tensor]:
         forward(self, batch)
         raise Diverged("loss_cls is infinite")
 
-    monkeypatch.setattr(Watched, "forward", poisoned)
-    outcome = run(ask("SOLVER.MAX_ITER", "1", "SOLVER.STEPS", "[]"))
+    monkeypatch.setattr(FiniteLossGuard, "forward", poisoned)
+    outcome = run_trial(ask("SOLVER.MAX_ITER", "1", "SOLVER.STEPS", "[]"))
     assert outcome.status == "diverged" and outcome.content["timing"]["eval_seconds"] is None
 
 

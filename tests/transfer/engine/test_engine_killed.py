@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from broken_off import assert_same_end, command, iterations
 
-from transfer.engine.prepare import Request
-from transfer.engine.trial import run
+from transfer.engine.prepare import TrialRequest
+from transfer.engine.trial import run_trial
 
-Ask = Callable[..., Request]
+Ask = Callable[..., TrialRequest]
 WORDS = ("SOLVER.MAX_ITER", "40", "SOLVER.CHECKPOINT_PERIOD", "3", "SOLVER.STEPS", "[30]", "TEST.EVAL_PERIOD", "20")
 
 
@@ -28,7 +28,7 @@ def test_killed_with_minus_9_it_ends_bit_for_bit_the_same(
     """Killed while it starts, between checkpoints, inside the writing of one, and while it measures."""
     words = (*WORDS, "DATALOADER.NUM_WORKERS", str(workers))
     whole, broken = (ask(*words, task=task, output=tmp_path / name) for name in ("whole", "broken"))
-    run(whole)
+    run_trial(whole)
     moments = random.Random(workers)
     folder = broken.output
     killed(root, broken, lambda _: True, after=moments.uniform(0.2, 3))
@@ -58,7 +58,7 @@ def torn(folder: Path) -> set[str]:
     return {name for name in os.listdir(folder) if name.startswith(".model_")} if folder.is_dir() else set()  # noqa: PTH208
 
 
-def killed(root: Path, request: Request, moment: Callable[[set[str]], bool], after: float = 0.0) -> bool:
+def killed(root: Path, request: TrialRequest, moment: Callable[[set[str]], bool], after: float = 0.0) -> bool:
     """Start the trial and kill its process group `after` seconds after the moment came; whether it was running still.
 
     Args:

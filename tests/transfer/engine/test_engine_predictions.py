@@ -12,14 +12,14 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from common.errors import UserError
-from transfer.engine.fit import build
 from transfer.engine.predictions import COLOURS, LONGEST_SIDE, chosen, draw_predictions, picture
-from transfer.engine.prepare import Request, prepare
+from transfer.engine.prepare import TrialRequest, prepare
+from transfer.engine.trial import build_seeded_detector
 from transfer.tasks.records import Record, Thing
 from transfer.tasks.splits import Split
 from transfer.tasks.task import Dataset
 
-Ask = Callable[..., Request]
+Ask = Callable[..., TrialRequest]
 
 
 def records(count: int, every: int = 1) -> list[Record]:
@@ -90,7 +90,7 @@ def test_boxes_beyond_the_image_or_without_size_are_no_trouble(drawn: Callable[.
 
 def test_drawing_leaves_detector_and_randomness_as_they_were(ask: Ask, tmp_path: Path) -> None:
     prepared, task = prepare(ask(task="coco"))
-    model = build(prepared)
+    model = build_seeded_detector(prepared.cfg)
     model.train()
     state = {name: value.clone() for name, value in model.state_dict().items()}
     torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()

@@ -10,21 +10,18 @@ import pytest
 import torch
 
 from common.errors import UserError
-from transfer.engine import config
-from transfer.engine.config import Source
-from transfer.engine.guards import check_model, images_per_statistic, settle_norm
-from transfer.engine.prepare import Request, prepare
-from transfer.engine.preprocessing import settle_preprocessing
+from transfer.engine.config import LoadedConfig, load_config, scale_to_processes
+from transfer.engine.guards import check_model, images_per_statistic, resolve_norm
+from transfer.engine.prepare import TrialRequest, prepare, resolve_preprocessing
 from transfer.engine.result import comparable
-from transfer.engine.scaling import scale
 from transfer.weights.canonical import MSRA, TORCHVISION
 
-Ask = Callable[..., Request]
+Ask = Callable[..., TrialRequest]
 CPU = ("MODEL.DEVICE", "cpu")
 
 
-def loaded(root: Path, *words: str, task: str = "voc07") -> config.Loaded:
-    return config.load(Source(root / f"configs/transfer/{task}.yaml", None, (*CPU, *words)))
+def loaded(root: Path, *words: str, task: str = "voc07") -> LoadedConfig:
+    return load_config(root / f"configs/transfer/{task}.yaml", overrides=(*CPU, *words))
 
 
 def test_scratch_is_rgb_with_the_stride_on_the_3x3(ask: Ask) -> None:
@@ -35,7 +32,7 @@ def test_scratch_is_rgb_with_the_stride_on_the_3x3(ask: Ask) -> None:
 
 def test_the_block_goes_in_as_a_whole(root: Path) -> None:
     found = loaded(root)
-    settle_preprocessing(found.cfg, MSRA, found.set_keys)
+    resolve_preprocessing(found.cfg, MSRA, found.set_keys)
     assert found.cfg.INPUT.FORMAT == "BGR" and found.cfg.MODEL.RESNETS.STRIDE_IN_1X1
     assert found.cfg.MODEL.PIXEL_MEAN == [103.53, 116.28, 123.675] and found.cfg.MODEL.PIXEL_STD == [1.0, 1.0, 1.0]
 
@@ -56,24 +53,24 @@ def test_a_config_that_contradicts_the_weights_stops_the_run(ask: Ask, words: tu
 
 def test_a_config_that_agrees_with_the_weights_may_say_so(root: Path) -> None:
     found = loaded(root, "INPUT.FORMAT", "RGB", "MODEL.RESNETS.STRIDE_IN_1X1", "False")
-    settle_preprocessing(found.cfg, TORCHVISION, found.set_keys)
+    resolve_preprocessing(found.cfg, TORCHVISION, found.set_keys)
     assert list(TORCHVISION.std) == found.cfg.MODEL.PIXEL_STD
 
 
 def test_one_process_trains_plain_bn_and_says_so(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     cfg = loaded(root).cfg
     with caplog.at_level("INFO", logger="transfer"):
-        settle_norm(cfg, 1)
+        resolve_norm(cfg, 1)
     assert cfg.MODEL.RESNETS.NORM == "BN" and "naiveSyncBN becomes BN" in caplog.text
     cfg = loaded(root).cfg
-    settle_norm(cfg, 2)
+    resolve_norm(cfg, 2)
     assert cfg.MODEL.RESNETS.NORM == "naiveSyncBN"
 
 
 @pytest.mark.parametrize("norm", ["FrozenBN", "GN", ""])
 def test_a_norm_that_trains_no_batch_norm_is_refused(root: Path, norm: str) -> None:
     with pytest.raises(UserError, match=r"MODEL.RESNETS.NORM"):
-        settle_norm(loaded(root, "MODEL.RESNETS.NORM", norm or "''").cfg, 1)
+        resolve_norm(loaded(root, "MODEL.RESNETS.NORM", norm or "''").cfg, 1)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +80,7 @@ def test_a_norm_that_trains_no_batch_norm_is_refused(root: Path, norm: str) -> N
         (("MODEL.ROI_HEADS.NAME", "Res5ROIHeads"), "no extra norm after res5"),
         (("MODEL.ROI_HEADS.NAME", "Res5ROIHead"), "cannot build a detector .*Res5ROIHead"),
         (("MODEL.ROI_HEADS.NUM_CLASSES", "20"), "NUM_CLASSES is 20, but the task has 3 classes"),
-        (("SOLVER.REFERENCE_WORLD_SIZE", "8"), "say --reference-gpus N instead"),
+        (("SOLVER.REFERENCE_WORLD_SIZE", "8"), "--reference-gpus N"),
         (("TRANSFER.CLASSES", "['bus']"), "is not one of the task's"),
         (("TRANSFER.CHECK_COUNTS", "True"), "voc_2007_trainval has 16 images, published with 5011"),
         (("DATASETS.TRAIN", "['voc_2007_trianval']"), "did you mean voc_2007_trainval"),
@@ -142,10 +139,10 @@ def test_masks_as_rle_ask_for_bitmasks(ask: Ask, toy: Path, tmp_path: Path) -> N
 
 
 def test_the_walk_finds_a_norm_of_another_type(ask: Ask) -> None:
-    from transfer.engine.fit import build
+    from transfer.engine.trial import build_seeded_detector
 
     prepared, _ = prepare(ask())
-    model = build(prepared)
+    model = build_seeded_detector(prepared.cfg)
     assert check_model(model, prepared.cfg)["norms"] == 54  # 53 of a ResNet-50 and the extra one
     model.backbone.res3[0].conv1.norm = torch.nn.SyncBatchNorm(8)  # type: ignore[index, union-attr]
     with pytest.raises(UserError, match=r"backbone\.res3\.0\.conv1\.norm is a SyncBatchNorm, not the BatchNorm2d"):
@@ -155,7 +152,7 @@ def test_the_walk_finds_a_norm_of_another_type(ask: Ask) -> None:
 def test_fewer_gpus_change_batch_rate_and_schedule_together(root: Path) -> None:
     """The author's advice [moco issue 11]: batch 8, lr 0.01, twice the iterations."""
     cfg = loaded(root, task="voc0712").cfg
-    scaled = scale(cfg, reference_gpus=8, processes=4)
+    scaled = scale_to_processes(cfg, reference_gpus=8, processes=4)
     assert (scaled.SOLVER.IMS_PER_BATCH, scaled.SOLVER.BASE_LR, scaled.SOLVER.MAX_ITER) == (8, 0.01, 48000)
     assert (scaled.SOLVER.STEPS, scaled.SOLVER.WARMUP_ITERS, scaled.SOLVER.REFERENCE_WORLD_SIZE) == (
         (36000, 44000),
@@ -168,7 +165,7 @@ def test_fewer_gpus_change_batch_rate_and_schedule_together(root: Path) -> None:
 
 def test_as_many_gpus_as_the_recipe_s_change_nothing(root: Path) -> None:
     cfg = loaded(root).cfg
-    scaled = scale(cfg, reference_gpus=8, processes=8)
+    scaled = scale_to_processes(cfg, reference_gpus=8, processes=8)
     scaled.SOLVER.REFERENCE_WORLD_SIZE = 0
     assert scaled == cfg
 
@@ -199,8 +196,8 @@ def test_what_compares_and_what_does_not(
     root: Path, words: tuple[str, ...], processes: int, reasons: list[str]
 ) -> None:
     found = loaded(root, *words)
-    settle_norm(found.cfg, processes)
-    assert comparable(found.cfg, found.task_cfg, processes) == {"ok": not reasons, "reasons": reasons}
+    resolve_norm(found.cfg, processes)
+    assert comparable(found.cfg, found.protocol, processes) == {"ok": not reasons, "reasons": reasons}
 
 
 def test_statistics_cover_one_process_s_images_unless_synchronised(root: Path) -> None:

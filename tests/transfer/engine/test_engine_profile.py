@@ -12,7 +12,7 @@ import torch
 from common import profiling
 from common.errors import UserError
 from common.trace import BACKWARD, DATA, FORWARD, STEP, breakdown
-from transfer.engine.trial import run
+from transfer.engine.trial import run_trial
 
 
 @pytest.fixture(autouse=True)
@@ -28,8 +28,8 @@ def trained(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_profiled_trial_is_the_same_trial(ask: Any, tmp_path: Path) -> None:
-    without = run(ask(output=tmp_path / "without"))
-    profiled = run(ask(output=tmp_path / "with", profile=2))
+    without = run_trial(ask(output=tmp_path / "without"))
+    profiled = run_trial(ask(output=tmp_path / "with", profile=2))
     first, second = trained(tmp_path / "without"), trained(tmp_path / "with")
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
     assert without.content["metrics"] == profiled.content["metrics"]
@@ -47,18 +47,18 @@ def test_a_profiled_trial_is_the_same_trial(ask: Any, tmp_path: Path) -> None:
 
 def test_too_short_a_trial_is_refused_before_anything_is_written(ask: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--profile 4 needs 5 steps, but this run makes 4 more; ask for --profile 3"):
-        run(ask(profile=4))
+        run_trial(ask(profile=4))
     assert not (tmp_path / "trial").exists()
 
 
 def test_evaluation_is_not_profiled(ask: Any) -> None:
     with pytest.raises(UserError, match="--profile looks at training; leave it out with --eval-only"):
-        run(ask(profile=1, eval_only=True))
+        run_trial(ask(profile=1, eval_only=True))
 
 
 def test_a_diverged_trial_leaves_no_marks(ask: Any, tmp_path: Path) -> None:
     backward = torch.autograd.backward
-    outcome = run(ask("SOLVER.BASE_LR", "1e30", "SOLVER.WARMUP_ITERS", "0", profile=3))
+    outcome = run_trial(ask("SOLVER.BASE_LR", "1e30", "SOLVER.WARMUP_ITERS", "0", profile=3))
     assert outcome.status == "diverged"
     assert torch.autograd.backward is backward and not torch.autograd._profiler_enabled()
     assert not (tmp_path / "trial/profile").exists()

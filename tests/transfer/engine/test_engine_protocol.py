@@ -7,25 +7,24 @@ from pathlib import Path
 import pytest
 import yaml
 
-from transfer.engine import config
-from transfer.engine.config import Source
-from transfer.engine.guards import settle_norm
-from transfer.engine.result import comparable, flat, metric, settings
+from transfer.engine.config import LoadedConfig, defaults, flatten_config, load_config
+from transfer.engine.guards import resolve_norm
+from transfer.engine.result import comparable, metric, settings
 from transfer.report.expected import load as published
 
 CPU = ("MODEL.DEVICE", "cpu")
 TASKS = ("voc07", "voc07_vissl", "voc0712", "voc0712_trainval", "coco", "coco_2x")
 
 
-def own(root: Path, folder: Path, content: dict[str, object]) -> config.Loaded:
+def own(root: Path, folder: Path, content: dict[str, object]) -> LoadedConfig:
     file = folder / "own.yaml"
     file.write_text(yaml.safe_dump({"_BASE_": str(root / "configs/transfer/voc07.yaml"), **content}))
-    return config.load(Source(file, None, CPU))
+    return load_config(file, overrides=CPU)
 
 
-def reasons(found: config.Loaded) -> list[str]:
-    settle_norm(found.cfg, 8)
-    return list(comparable(found.cfg, found.task_cfg, 8)["reasons"])
+def reasons(found: LoadedConfig) -> list[str]:
+    resolve_norm(found.cfg, 8)
+    return list(comparable(found.cfg, found.protocol, 8)["reasons"])
 
 
 def test_a_file_of_one_s_own_that_says_voc07_must_be_voc07(root: Path, tmp_path: Path) -> None:
@@ -43,7 +42,7 @@ def test_a_task_of_another_name_is_its_own_protocol(root: Path, tmp_path: Path) 
 
 
 def test_the_result_says_whose_ap_it_is(root: Path, tmp_path: Path) -> None:
-    kinds = {task: metric(config.load(Source(root / f"configs/transfer/{task}.yaml", None, CPU)).cfg) for task in TASKS}
+    kinds = {task: metric(load_config(root / f"configs/transfer/{task}.yaml", overrides=CPU).cfg) for task in TASKS}
     assert kinds == {task: "coco" if task.startswith("coco") else "voc2007" for task in TASKS}
     splits = {"mine": {"LAYOUT": "voc", "FOLDER": "x", "IMAGE_SET": "test", "YEAR": 2012}}
     content = {"DATASETS": {"TEST": ["mine"]}, "TRANSFER": {"TASK": "mine", "SPLITS": splits}}
@@ -70,14 +69,14 @@ def test_there_is_a_file_for_each_row_with_evidence(root: Path) -> None:
 def test_a_row_s_evidence_changes_the_rate_and_its_warm_up_alone(root: Path, row: str, task: str) -> None:
     file = root / f"configs/transfer/{task}.yaml"
     overlay = root / f"configs/transfer/finetune/{row}.yaml"
-    plain, found = (config.load(Source(file, which, CPU)) for which in (None, overlay))
-    assert flat(found.cfg) == {**flat(plain.cfg), **FINETUNE[row]}
+    plain, found = (load_config(file, which, CPU) for which in (None, overlay))
+    assert flatten_config(found.cfg) == {**flatten_config(plain.cfg), **FINETUNE[row]}
     assert reasons(found) == [] and not found.cfg.TRANSFER.TOY
 
 
 def test_an_evaluation_may_use_another_number_of_processes_but_no_other_task() -> None:
     """A detector trained on eight GPUs is measured on one; there its synchronised norm is plain BN."""
-    from transfer.engine.identity import FORMAT, differences
+    from transfer.engine.trial_folder import FORMAT, differences
 
     trained = {"MODEL.RESNETS.NORM": "naiveSyncBN", "SOLVER.BASE_LR": 0.02, "DATASETS.TEST": ["a"]}
     theirs = {"format": FORMAT, "weights": "w", "processes": 8, "settings": trained}
@@ -89,25 +88,25 @@ def test_an_evaluation_may_use_another_number_of_processes_but_no_other_task() -
 
 @pytest.mark.parametrize(("key", "other"), [("CHANNELS_LAST", True), ("ROI_ALIGN", "separable")])
 def test_how_it_was_computed_binds_a_training_and_no_evaluation(key: str, other: object) -> None:
-    from transfer.engine.identity import FORMAT, differences
+    from transfer.engine.trial_folder import FORMAT, differences
 
-    settings = flat(config.defaults())
+    settings = flatten_config(defaults())
     theirs = {"format": FORMAT, "weights": "w", "processes": 1, "settings": settings}
     mine = {**theirs, "settings": {**settings, f"TRANSFER.{key}": other}}
     (said,) = differences(theirs, mine)
-    assert said == f"TRANSFER.{key} {settings[f'TRANSFER.{key}']} there, {other} asked for"
+    assert said == f"TRANSFER.{key} {settings[f'TRANSFER.{key}']} there, {other} requested"
     assert differences(theirs, mine, trains=False) == []
     del settings[f"TRANSFER.{key}"]  # begun before there was such a key
     assert differences(theirs, mine) == [said]
 
 
 def test_a_trial_begun_before_a_key_existed_goes_on_with_its_default() -> None:
-    from transfer.engine.identity import FORMAT, differences
+    from transfer.engine.trial_folder import FORMAT, differences
 
     old = {"SOLVER.BASE_LR": 0.02, "TRANSFER.PRECISE_BN": "fvcore"}
     theirs = {"format": FORMAT, "weights": "w", "processes": 1, "settings": old}
     now = {**old, "TRANSFER.CHANNELS_LAST": False}
     assert differences(theirs, {**theirs, "settings": now}) == []
     (said,) = differences(theirs, {**theirs, "settings": {**now, "TRANSFER.CHANNELS_LAST": True}})
-    assert said == "TRANSFER.CHANNELS_LAST False there, True asked for"
+    assert said == "TRANSFER.CHANNELS_LAST False there, True requested"
     assert len(differences(theirs, {**theirs, "settings": {**now, "TRANSFER.PRECISE_BN": "synchronised"}})) == 1

@@ -14,11 +14,11 @@ import torch
 from broken_off import assert_same_end, final, iterations
 
 from common.errors import Preempted
-from transfer.engine.hooks import Stopwatch
-from transfer.engine.prepare import Request
-from transfer.engine.trial import run
+from transfer.engine.prepare import TrialRequest
+from transfer.engine.trial import run_trial
+from transfer.engine.trial_hooks import Stopwatch
 
-Ask = Callable[..., Request]
+Ask = Callable[..., TrialRequest]
 # Precise BN and an evaluation in the middle draw random numbers too; masks make the sampler draw more.
 WORDS = ("SOLVER.MAX_ITER", "6", "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "2", "SOLVER.STEPS", "[4]")
 
@@ -26,7 +26,7 @@ WORDS = ("SOLVER.MAX_ITER", "6", "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PER
 @pytest.fixture
 def unbroken(ask: Ask, tmp_path: Path) -> Path:
     request = ask(*WORDS, task="coco", output=tmp_path / "unbroken")
-    run(request)
+    run_trial(request)
     return request.output
 
 
@@ -43,8 +43,8 @@ def test_broken_off_at_any_step_it_ends_the_same(
     with monkeypatch.context() as patch:
         patch.setattr(Stopwatch, "before_step", power_cut)
         with pytest.raises(RuntimeError, match="power cut"):
-            run(request)
-    assert run(replace(request, resume=True)).status == "done"
+            run_trial(request)
+    assert run_trial(replace(request, resume=True)).status == "done"
     assert_same_end(unbroken, request.output)
     logged = iterations(request.output)
     assert len(logged) == len(set(logged)) and max(logged) == max(iterations(unbroken))  # none is logged twice
@@ -52,10 +52,10 @@ def test_broken_off_at_any_step_it_ends_the_same(
 
 def test_two_runs_of_one_seed_are_the_same_and_of_two_seeds_are_not(ask: Ask, unbroken: Path, tmp_path: Path) -> None:
     again = ask(*WORDS, "DATALOADER.NUM_WORKERS", "2", task="coco", output=tmp_path / "again")
-    run(again)  # with two workers instead of none
+    run_trial(again)  # with two workers instead of none
     assert_same_end(unbroken, again.output)
     other = ask(*WORDS, task="coco", output=tmp_path / "other", seed=2)
-    run(other)
+    run_trial(other)
     assert not all(torch.equal(value, final(other.output)[name]) for name, value in final(unbroken).items())
 
 
@@ -64,7 +64,7 @@ def test_with_the_separable_roi_align_it_ends_the_same(
 ) -> None:
     words = (*WORDS, "TRANSFER.ROI_ALIGN", "separable", "TRANSFER.CHANNELS_LAST", "True")
     whole = ask(*words, task="coco", output=tmp_path / "whole")
-    run(whole)
+    run_trial(whole)
     request = ask(*words, task="coco")
 
     def power_cut(self: Stopwatch) -> None:
@@ -74,8 +74,8 @@ def test_with_the_separable_roi_align_it_ends_the_same(
     with monkeypatch.context() as patch:
         patch.setattr(Stopwatch, "before_step", power_cut)
         with pytest.raises(RuntimeError, match="power cut"):
-            run(request)
-    assert run(replace(request, resume=True)).status == "done"
+            run_trial(request)
+    assert run_trial(replace(request, resume=True)).status == "done"
     assert_same_end(whole.output, request.output)
 
 
@@ -92,9 +92,9 @@ def test_a_signal_to_the_group_leaves_the_loader_to_the_trainer(
     with monkeypatch.context() as patch:
         patch.setattr(Stopwatch, "before_step", preempted)
         with pytest.raises(Preempted):
-            run(request)
+            run_trial(request)
     assert not multiprocessing.active_children()
-    run(replace(request, resume=True))
+    run_trial(replace(request, resume=True))
     assert_same_end(unbroken, request.output)
 
 
@@ -111,11 +111,11 @@ def test_sigterm_stops_after_a_checkpoint_and_resume_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(Stopwatch, "before_step", preempted)
         with pytest.raises(Preempted):
-            run(request)
+            run_trial(request)
     assert signal.getsignal(signal.SIGTERM) is before
     assert (request.output / "last_checkpoint").read_text() == "model_0000002.pth"
     torn = request.output / ".model_0000003.pth.0a1b2c3d.tmp"
     torn.write_bytes(b"half of it")
-    run(replace(request, resume=True))
+    run_trial(replace(request, resume=True))
     assert not torn.exists()
     assert_same_end(unbroken, request.output)

@@ -13,9 +13,9 @@ import pytest
 from broken_off import assert_same_end, command
 
 from common.files import read_json
-from transfer.engine.prepare import Request
+from transfer.engine.prepare import TrialRequest
 
-Ask = Callable[..., Request]
+Ask = Callable[..., TrialRequest]
 pytestmark = pytest.mark.slow
 WORDS = ("SOLVER.IMS_PER_BATCH", "4", "SOLVER.CHECKPOINT_PERIOD", "2")
 
@@ -27,7 +27,7 @@ def environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith(places)}
 
 
-def result_of(request: Request, processes: list[subprocess.Popen[str]]) -> dict[str, Any]:
+def result_of(request: TrialRequest, processes: list[subprocess.Popen[str]]) -> dict[str, Any]:
     for process in processes:
         said, error = process.communicate(timeout=900)
         assert process.returncode == 0, f"{said}\n{error}"
@@ -50,7 +50,7 @@ def test_however_it_is_started_two_processes_train_the_same_detector(
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     results.append(result_of(torchrun, [start([*launcher, *command(root, torchrun)[1:]])]))
 
-    def tasks(request: Request, job: str, per_node: str, nodelist: str, local: tuple[str, str]) -> dict[str, Any]:
+    def tasks(request: TrialRequest, job: str, per_node: str, nodelist: str, local: tuple[str, str]) -> dict[str, Any]:
         step = {"SLURM_JOB_ID": job, "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}
         step |= {"SLURM_STEP_TASKS_PER_NODE": per_node, "SLURM_STEP_NODELIST": nodelist}
         ranks = [{"SLURM_PROCID": str(rank), "SLURM_LOCALID": local[rank]} for rank in range(2)]

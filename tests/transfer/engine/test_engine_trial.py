@@ -15,28 +15,32 @@ import yaml
 from common.errors import UserError
 from common.files import read_json
 from transfer.engine.checkpoint import Checkpoints
-from transfer.engine.prepare import Request
-from transfer.engine.trial import run
+from transfer.engine.prepare import TrialRequest
+from transfer.engine.trial import run_trial
 
-Ask = Callable[..., Request]
+Ask = Callable[..., TrialRequest]
 
 
 @pytest.fixture(scope="module")
 def voc(
     root: Path, toy: Path, narrow: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Request, dict[str, Any]]:
+) -> tuple[TrialRequest, dict[str, Any]]:
     """A finished trial on VOC with a checkpoint and an evaluation on the way."""
-    from transfer.engine.config import Source
-
     words = ("TRANSFER.DATA_ROOT", str(toy), "TEST.EVAL_PERIOD", "2", "SOLVER.CHECKPOINT_PERIOD", "1")
-    source = Source(root / "configs/transfer/voc07.yaml", narrow, words)
-    request = Request(source, "scratch", 1, tmp_path_factory.mktemp("runs") / "trial")
-    outcome = run(request)
+    request = TrialRequest(
+        config_file=root / "configs/transfer/voc07.yaml",
+        overlay=narrow,
+        overrides=words,
+        weights="scratch",
+        seed=1,
+        output=tmp_path_factory.mktemp("runs") / "trial",
+    )
+    outcome = run_trial(request)
     assert outcome.status == "done"
     return request, outcome.content
 
 
-def test_the_result_is_as_formats_md_says(voc: tuple[Request, dict[str, Any]], root: Path) -> None:
+def test_the_result_is_as_formats_md_says(voc: tuple[TrialRequest, dict[str, Any]], root: Path) -> None:
     request, result = voc
     assert (result["format"], result["status"], result["task"], result["seed"], result["toy"]) == (
         "transfer-result/1",
@@ -69,9 +73,9 @@ def test_the_result_is_as_formats_md_says(voc: tuple[Request, dict[str, Any]], r
     }
     assert result["weights"] == {"name": "scratch", "path": None, "sha256": None, "manifest": None}
     assert result["config"] == {
-        "file": str(request.source.file),
-        "overrides": list(request.source.overrides),
-        "overlay": str(request.source.overlay),
+        "file": str(request.config_file),
+        "overrides": list(request.overrides),
+        "overlay": str(request.overlay),
     }
     assert result["guards"] == {
         "weights_loaded": "scratch",
@@ -85,7 +89,7 @@ def test_the_result_is_as_formats_md_says(voc: tuple[Request, dict[str, Any]], r
     assert result == read_json(request.output / "result.json")
 
 
-def test_the_folder_holds_what_detectron2_s_users_expect(voc: tuple[Request, dict[str, Any]]) -> None:
+def test_the_folder_holds_what_detectron2_s_users_expect(voc: tuple[TrialRequest, dict[str, Any]]) -> None:
     request, _ = voc
     folder = request.output
     assert yaml.safe_load((folder / "config.yaml").read_text())["MODEL"]["ROI_HEADS"]["NUM_CLASSES"] == 3
@@ -98,60 +102,57 @@ def test_the_folder_holds_what_detectron2_s_users_expect(voc: tuple[Request, dic
     assert (folder / "last_checkpoint").read_text() == "model_final.pth"
 
 
-def test_detectron2_s_checkpointer_loads_the_final_checkpoint(voc: tuple[Request, dict[str, Any]]) -> None:
+def test_detectron2_s_checkpointer_loads_the_final_checkpoint(voc: tuple[TrialRequest, dict[str, Any]]) -> None:
     from detectron2.checkpoint import DetectionCheckpointer
 
-    from transfer.engine.fit import build
     from transfer.engine.prepare import prepare
+    from transfer.engine.trial import build_seeded_detector
 
     request, _ = voc
     prepared, _ = prepare(replace(request, resume=True))
-    model = build(prepared)
+    model = build_seeded_detector(prepared.cfg)
     DetectionCheckpointer(model).load(str(request.output / "model_final.pth"))
     saved = torch.load(request.output / "model_final.pth", weights_only=True)["model"]
     assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_a_finished_trial_stays_finished(voc: tuple[Request, dict[str, Any]], resume: bool) -> None:
+def test_a_finished_trial_stays_finished(voc: tuple[TrialRequest, dict[str, Any]], resume: bool) -> None:
     request, result = voc
     before = {file: file.stat().st_mtime_ns for file in request.output.iterdir()}
-    outcome = run(replace(request, resume=resume))
+    outcome = run_trial(replace(request, resume=resume))
     assert (outcome.status, outcome.content) == ("already", result)
     assert {file: file.stat().st_mtime_ns for file in request.output.iterdir()} == before
 
 
-def test_another_trial_is_not_mixed_into_a_folder(voc: tuple[Request, dict[str, Any]]) -> None:
+def test_another_trial_is_not_mixed_into_a_folder(voc: tuple[TrialRequest, dict[str, Any]]) -> None:
     request, _ = voc
-    with pytest.raises(UserError, match="holds another trial: SEED 1 there, 2 asked for; choose another --output"):
-        run(replace(request, seed=2))
-    other = replace(request.source, overrides=(*request.source.overrides, "SOLVER.BASE_LR", "0.1"))
-    with pytest.raises(UserError, match=r"SOLVER\.BASE_LR 0\.02 there, 0\.1 asked for"):
-        run(replace(request, source=other, resume=True))
+    with pytest.raises(UserError, match="holds another trial: SEED 1 there, 2 requested; choose another --output"):
+        run_trial(replace(request, seed=2))
+    other = (*request.overrides, "SOLVER.BASE_LR", "0.1")
+    with pytest.raises(UserError, match=r"SOLVER\.BASE_LR 0\.02 there, 0\.1 requested"):
+        run_trial(replace(request, overrides=other, resume=True))
 
 
-def test_settings_that_change_no_number_may_differ(voc: tuple[Request, dict[str, Any]]) -> None:
+def test_settings_that_change_no_number_may_differ(voc: tuple[TrialRequest, dict[str, Any]]) -> None:
     request, _ = voc
-    other = replace(
-        request.source,
-        overrides=(*request.source.overrides, "DATALOADER.NUM_WORKERS", "1", "SOLVER.CHECKPOINT_PERIOD", "9"),
-    )
-    assert run(replace(request, source=other)).status == "already"
+    other = (*request.overrides, "DATALOADER.NUM_WORKERS", "1", "SOLVER.CHECKPOINT_PERIOD", "9")
+    assert run_trial(replace(request, overrides=other)).status == "already"
 
 
-def test_eval_only_measures_the_newest_checkpoint_again(voc: tuple[Request, dict[str, Any]]) -> None:
+def test_eval_only_measures_the_newest_checkpoint_again(voc: tuple[TrialRequest, dict[str, Any]]) -> None:
     request, result = voc
-    outcome = run(replace(request, eval_only=True))
+    outcome = run_trial(replace(request, eval_only=True))
     assert outcome.status == "evaluated" and outcome.file.name == "evaluation.json"
     assert outcome.content["checkpoint"] == "model_final.pth" and outcome.content["iteration"] == 3
     assert outcome.content["metrics"] == result["metrics"]
     assert read_json(request.output / "result.json") == result
 
 
-def test_the_two_voc_evaluators_agree(voc: tuple[Request, dict[str, Any]]) -> None:
+def test_the_two_voc_evaluators_agree(voc: tuple[TrialRequest, dict[str, Any]]) -> None:
     request, result = voc
-    other = replace(request.source, overrides=(*request.source.overrides, "TRANSFER.EVALUATOR", "detectron2"))
-    metrics = run(replace(request, source=other, eval_only=True)).content["metrics"]["bbox"]
+    other = (*request.overrides, "TRANSFER.EVALUATOR", "detectron2")
+    metrics = run_trial(replace(request, overrides=other, eval_only=True)).content["metrics"]["bbox"]
     assert {key: metrics[key] for key in ("AP", "AP50", "AP75")} == pytest.approx(
         {key: result["metrics"]["bbox"][key] for key in ("AP", "AP50", "AP75")}, abs=1e-9
     )
@@ -159,11 +160,11 @@ def test_the_two_voc_evaluators_agree(voc: tuple[Request, dict[str, Any]]) -> No
 
 def test_eval_only_needs_a_trial(ask: Ask) -> None:
     with pytest.raises(UserError, match=r"--eval-only: .* holds no trial"):
-        run(ask(eval_only=True))
+        run_trial(ask(eval_only=True))
 
 
 def test_coco_measures_boxes_and_masks(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
-    outcome = run(ask(task="coco"))
+    outcome = run_trial(ask(task="coco"))
     assert set(outcome.content["metrics"]) == {"bbox", "segm"}
     assert set(outcome.content["metrics"]["segm"]["per_class"]) == {"bus", "cat", "sheep"}
     assert outcome.content["settings"]["evaluator"] == "hotcoco"
@@ -181,11 +182,11 @@ def test_an_unfinished_trial_asks_for_resume(ask: Ask, monkeypatch: pytest.Monke
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save_final", power_cut)
         with pytest.raises(RuntimeError, match="power cut"):
-            run(request)
+            run_trial(request)
     assert not (request.output / "result.json").exists()
     with pytest.raises(UserError, match=r"holds an unfinished trial \(model_0000002.pth\); add --resume"):
-        run(request)
-    assert run(replace(request, resume=True)).status == "done"
+        run_trial(request)
+    assert run_trial(replace(request, resume=True)).status == "done"
 
 
 def test_foreign_checkpoints_are_left_alone(ask: Ask) -> None:
@@ -193,18 +194,18 @@ def test_foreign_checkpoints_are_left_alone(ask: Ask) -> None:
     request.output.mkdir()
     (request.output / "last_checkpoint").write_text("model_0000005.pth")
     with pytest.raises(UserError, match="holds checkpoints of something else"):
-        run(request)
+        run_trial(request)
     assert [file.name for file in request.output.iterdir()] == ["last_checkpoint"]
 
 
 def test_a_torn_checkpoint_is_named(ask: Ask) -> None:
     request = ask("SOLVER.CHECKPOINT_PERIOD", "1", resume=True)
-    run(request)
+    run_trial(request)
     (request.output / "result.json").unlink()
     file = request.output / "model_final.pth"
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"model_final.pth is not a whole checkpoint"):
-        run(request)
+        run_trial(request)
     file.unlink()
     with pytest.raises(UserError, match=r"last_checkpoint names model_final.pth, which is not there"):
-        run(request)
+        run_trial(request)

@@ -13,12 +13,11 @@ import two_processes
 from torch import Tensor, nn
 
 from common import processes
-from transfer.engine.config import Source
-from transfer.engine.prepare import Request, prepare
-from transfer.engine.trial import run
+from transfer.engine.prepare import TrialRequest, prepare
+from transfer.engine.trial import run_trial
 from transfer.toy.build import Size, build
 
-Ask = Callable[..., Request]
+Ask = Callable[..., TrialRequest]
 TESTED = {"voc07": 7, "coco": 5}
 """Test images: a number that two processes cannot share evenly."""
 
@@ -30,8 +29,16 @@ def ranks(root: Path, narrow: Path, tmp_path_factory: pytest.TempPathFactory) ->
     words = ("TRANSFER.DATA_ROOT", str(folder / "toy/detection"))
     trials = {}
     for task in TESTED:
-        source = Source(root / f"configs/transfer/{task}.yaml", narrow, words)
-        trials[task] = prepare(Request(source, "scratch", 1, folder / task, num_gpus=2))[0]
+        request = TrialRequest(
+            config_file=root / f"configs/transfer/{task}.yaml",
+            overlay=narrow,
+            overrides=words,
+            weights="scratch",
+            seed=1,
+            output=folder / task,
+            num_gpus=2,
+        )
+        trials[task] = prepare(request)[0]
     processes.start(two_processes.work, (folder, root, trials), 2)
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
@@ -132,7 +139,7 @@ def test_both_ranks_learn_of_one_rank_s_divergence(ranks: list[dict[str, Any]]) 
 @pytest.mark.slow
 def test_a_trial_of_two_processes(ask: Ask, tmp_path: Path) -> None:
     words = ("SOLVER.IMS_PER_BATCH", "4", "SOLVER.CHECKPOINT_PERIOD", "2")
-    outcome = run(ask(*words, task="coco", num_gpus=2))
+    outcome = run_trial(ask(*words, task="coco", num_gpus=2))
     assert outcome.status == "done" and set(outcome.content["metrics"]) == {"bbox", "segm"}
     settings = outcome.content["settings"]
     assert (settings["num_processes"], settings["norm"], settings["total_batch"]) == (2, "naiveSyncBN", 4)
@@ -147,8 +154,8 @@ def test_a_process_s_user_error_is_one_line_here_too(ask: Ask) -> None:
     from common.errors import UserError
 
     request = ask("SOLVER.CHECKPOINT_PERIOD", "1", num_gpus=2, resume=True)
-    run(request)
+    run_trial(request)
     (request.output / "result.json").unlink()
     (request.output / "model_final.pth").write_bytes(b"torn")
     with pytest.raises(UserError, match=r"model_final.pth is not a whole checkpoint"):
-        run(request)
+        run_trial(request)

@@ -12,13 +12,12 @@ import torchvision
 
 from common.console import call
 from common.errors import EXIT_OK, UserError
-from transfer.engine.fit import build
-from transfer.engine.prepare import Request, prepare
-from transfer.engine.trial import run
+from transfer.engine.prepare import TrialRequest, prepare
+from transfer.engine.trial import build_seeded_detector, run_trial
 from transfer.engine.weights import find_weights, load_weights
 from transfer.weights.converted import read_converted
 
-Ask = Callable[..., Request]
+Ask = Callable[..., TrialRequest]
 WHOLE = ("MODEL.RESNETS.STEM_OUT_CHANNELS", "64", "MODEL.RESNETS.RES2_OUT_CHANNELS", "256")
 WHOLE += ("MODEL.RESNETS.WIDTH_PER_GROUP", "64", "SOLVER.MAX_ITER", "1", "SOLVER.STEPS", "[]")
 pytestmark = pytest.mark.slow  # a whole ResNet-50 is written, proven, and trained for one step
@@ -36,7 +35,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_trial_starts_from_exactly_these_tensors_and_says_so(ask: Ask, converted: Path) -> None:
-    outcome = run(ask(*WHOLE, weights=str(converted)))
+    outcome = run_trial(ask(*WHOLE, weights=str(converted)))
     assert outcome.content["guards"]["weights_loaded"] == "265/265 exact"
     weights = outcome.content["weights"]
     assert weights["path"] == str(converted) and len(weights["sha256"]) == 64
@@ -46,10 +45,10 @@ def test_a_trial_starts_from_exactly_these_tensors_and_says_so(ask: Ask, convert
 
 def test_a_tensor_that_did_not_arrive_stops_the_run(ask: Ask, converted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared, _ = prepare(ask(*WHOLE, weights=str(converted)))
-    model = build(prepared)
+    model = build_seeded_detector(prepared.cfg)
     assert load_weights(model, prepared.weights) == "265/265 exact"
     monkeypatch.setattr("transfer.engine.weights.DetectionCheckpointer.load", lambda self, path: None)
-    model = build(replace(prepared, cfg=prepared.cfg))
+    model = build_seeded_detector(prepared.cfg)
     with pytest.raises(UserError, match="/265 tensors of the weights are in the model"):
         load_weights(model, prepared.weights)
 

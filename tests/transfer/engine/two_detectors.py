@@ -14,10 +14,10 @@ from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from transfer.engine import data
-from transfer.engine.config import Source, load
-from transfer.engine.preprocessing import settle_preprocessing
-from transfer.engine.trainer import distributed
+from transfer.engine import detection_data as data
+from transfer.engine.config import load_config
+from transfer.engine.detection_trainer import wrap_distributed
+from transfer.engine.prepare import resolve_preprocessing
 from transfer.modeling import register
 from transfer.tasks.task import Dataset
 from transfer.weights.canonical import TORCHVISION
@@ -41,8 +41,8 @@ def unsampled(root: Path, task: str, norm: str) -> nn.Module:
     """The detector of a task, narrow, in float64; weights from one seed."""
     proposals = str(0 if task == "coco" else PROPOSALS)
     words = (*UNSAMPLED, "MODEL.RESNETS.NORM", norm, "MODEL.RPN.POST_NMS_TOPK_TRAIN", proposals)
-    loaded = load(Source(root / f"configs/transfer/{task}.yaml", None, words))
-    settle_preprocessing(loaded.cfg, TORCHVISION, loaded.set_keys)
+    loaded = load_config(root / f"configs/transfer/{task}.yaml", overrides=words)
+    resolve_preprocessing(loaded.cfg, TORCHVISION, loaded.set_keys)
     register()
     torch.manual_seed(0)
     model: nn.Module = build_model(loaded.cfg)
@@ -90,7 +90,7 @@ def step(model: nn.Module, batch: list[dict[str, Any]]) -> dict[str, Any]:
     for name, part in parts.items():
         if isinstance(part, nn.BatchNorm2d):
             count(name)
-    wrapped = distributed(model)  # to be kept: it averages the gradients for as long as it lives
+    wrapped = wrap_distributed(model)  # to be kept: it averages the gradients for as long as it lives
     with EventStorage(), parity_world.float64():
         losses = wrapped(batch)
     sum(losses.values()).backward()

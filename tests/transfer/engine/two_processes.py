@@ -12,10 +12,10 @@ from detectron2.utils import comm
 from fvcore.nn.precise_bn import update_bn_stats
 from torch import Tensor, nn
 
-from transfer.engine.divergence import Diverged, require_finite
-from transfer.engine.fit import evaluate
+from transfer.engine.guards import Diverged, require_finite
 from transfer.engine.precise_bn import update_synchronised
-from transfer.engine.prepare import Prepared, load_task_of
+from transfer.engine.prepare import PreparedTrial, load_task_of
+from transfer.engine.trial import evaluate
 
 
 def net(norm: type[nn.Module]) -> nn.Sequential:
@@ -38,7 +38,7 @@ def statistics(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in model.named_buffers() if "running" in name}
 
 
-def work(folder: Path, root: Path, trials: dict[str, Prepared]) -> None:
+def work(folder: Path, root: Path, trials: dict[str, PreparedTrial]) -> None:
     rank = comm.get_rank()
     found: dict[str, Any] = {"precise": precise(rank), "step": step(rank), "diverged": diverged(rank)}
     found["fvcore"] = fvcore_s(rank)
@@ -67,7 +67,7 @@ def detector_step(root: Path, task: str, rank: int) -> dict[str, Any]:
     return two_detectors.step(model, two_detectors.prescribed(task == "coco")[2 * rank : 2 * rank + 2])
 
 
-def evaluated(prepared: Prepared) -> dict[str, Any]:
+def evaluated(prepared: PreparedTrial) -> dict[str, Any]:
     """An evaluation of a detector that knows all answers, and of one that knows nothing of one image."""
     task = load_task_of(prepared.cfg)
     oracle, blinded = two_detectors.Oracle(task.test), two_detectors.Oracle(task.test, blind=4)

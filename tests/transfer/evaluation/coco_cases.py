@@ -15,8 +15,8 @@ import torch
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 
-from transfer.engine.data import catalogue
-from transfer.evaluation.coco import HotCOCOEvaluator
+from transfer.engine.detection_data import register_metadata
+from transfer.evaluation.coco_evaluator import HotCOCOEvaluator
 from transfer.tasks.splits import Split
 from transfer.tasks.task import Dataset, read
 
@@ -118,7 +118,7 @@ def theirs(dataset: Dataset, found: Batches, masks: bool = True) -> dict[str, di
     """Detectron2's and pycocotools' answer."""
     kinds = KINDS if masks else KINDS[:1]
     with contextlib.redirect_stdout(io.StringIO()):
-        return dict(answer(COCOEvaluator(catalogue(dataset), tasks=kinds, use_fast_impl=False), found) or {})
+        return dict(answer(COCOEvaluator(register_metadata(dataset), tasks=kinds, use_fast_impl=False), found) or {})
 
 
 def answer(evaluator: Any, found: Batches) -> Any:

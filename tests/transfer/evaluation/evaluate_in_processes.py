@@ -12,8 +12,8 @@ import numpy as np
 from detectron2.utils import comm
 
 from common import processes as starting
-from transfer.engine.data import catalogue
-from transfer.evaluation.build import build_evaluator
+from transfer.engine.detection_data import register_metadata
+from transfer.evaluation.evaluators import build_evaluator
 from transfer.tasks.task import Dataset
 
 
@@ -36,7 +36,7 @@ def measure(folder: Path) -> None:
     mine = found[:5] if rank == 0 else found[5:]
     said: dict[str, object] = {}
     for name in ("hotcoco", "pycocotools"):
-        evaluator = build_evaluator(name, dataset, catalogue(dataset), masks=True)
+        evaluator = build_evaluator(name, dataset, register_metadata(dataset), masks=True)
         with contextlib.redirect_stdout(io.StringIO()):
             said[name] = cases.answer(evaluator, mine)
         try:

@@ -11,7 +11,7 @@ import pytest
 from detectron2.structures import Instances
 
 from transfer.evaluation import coco
-from transfer.evaluation.build import metrics_of
+from transfer.evaluation.evaluators import metrics_of
 from transfer.tasks.classes import COCO
 from transfer.tasks.splits import Split
 from transfer.tasks.task import Dataset, read

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from transfer.evaluation.build import build_evaluator, metrics_of
+from transfer.evaluation.evaluators import build_evaluator, metrics_of
 from transfer.tasks.splits import Split
 from transfer.tasks.task import Dataset
 

@@ -10,9 +10,8 @@ import evaluate_in_processes
 import numpy as np
 import pytest
 
-from transfer.engine.data import catalogue
-from transfer.evaluation.build import build_evaluator
-from transfer.evaluation.once import check
+from transfer.engine.detection_data import register_metadata
+from transfer.evaluation.evaluators import build_evaluator, check_each_once
 
 
 @pytest.mark.parametrize("name", ["hotcoco", "pycocotools"])
@@ -25,7 +24,7 @@ def test_an_image_too_many_or_too_few_is_refused(tmp_path: Path, name: str, wron
     if wrong == "unknown":
         found[-1] = ({"image_id": 999}, found[-1][1])
     says = {"twice": "measured 2 times", "missing": "1 test images were not measured", "unknown": "does not list it"}
-    evaluator = build_evaluator(name, dataset, catalogue(dataset), masks=True)
+    evaluator = build_evaluator(name, dataset, register_metadata(dataset), masks=True)
     with pytest.raises(RuntimeError, match=says[wrong]):
         cases.answer(evaluator, found)
     evaluator.reset()
@@ -33,9 +32,9 @@ def test_an_image_too_many_or_too_few_is_refused(tmp_path: Path, name: str, wron
 
 
 def test_the_check_takes_each_image_once() -> None:
-    check(["a", "b"], ["b", "a"])
+    check_each_once(["a", "b"], ["b", "a"])
     with pytest.raises(RuntimeError, match="'a' was measured 2 times"):
-        check(["a", "b", "a"], ["a", "b"])
+        check_each_once(["a", "b", "a"], ["a", "b"])
 
 
 def test_two_processes_gather_every_image_once(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from detectron2.evaluation import PascalVOCDetectionEvaluator
 from detectron2.structures import Boxes, Instances
 
 from common.environment import ROOT
-from transfer.engine.data import catalogue
+from transfer.engine.detection_data import register_metadata
 from transfer.evaluation import voc, voc_metric
-from transfer.evaluation.voc import VOCEvaluator
+from transfer.evaluation.voc_evaluator import VOCEvaluator
 from transfer.evaluation.voc_metric import THRESHOLDS, Detections, Objects, average_precisions, rounded
 from transfer.tasks.classes import VOC
 from transfer.tasks.splits import Split
@@ -92,7 +92,7 @@ def test_the_digits_equal_detectron2_s(tmp_path: Path, seed: int) -> None:
 
 def check_equal(dataset: Dataset, found: Found) -> dict[str, float]:
     """Ours, after it was held against Detectron2's, each class's AP included."""
-    peer = PascalVOCDetectionEvaluator(catalogue(dataset))
+    peer = PascalVOCDetectionEvaluator(register_metadata(dataset))
     ours, theirs = measure(VOCEvaluator(dataset), found), measure(peer, found)
     for key in ("AP", "AP50", "AP75"):
         np.testing.assert_allclose(ours[key], theirs[key], rtol=0, atol=1e-9, equal_nan=True)
@@ -195,7 +195,7 @@ def test_a_metric_with_a_mistake_has_other_digits(
         labels = torch.tensor([thing.label for thing in record.things], dtype=torch.int64)
         instances_with_halves.pred_classes = torch.cat([instances.pred_classes, labels])
         output["instances"] = instances_with_halves
-    theirs = measure(PascalVOCDetectionEvaluator(catalogue(dataset)), found)
+    theirs = measure(PascalVOCDetectionEvaluator(register_metadata(dataset)), found)
     if mutation is not None:
         mutation(monkeypatch)
     ours = measure(VOCEvaluator(dataset), found)
@@ -215,7 +215,7 @@ def test_the_digits_equal_detectron2_s_on_the_real_annotations(real_data: Path) 
     found = detections(rng, dataset, most=20, decimals=3)
     ours, theirs = (
         measure(VOCEvaluator(dataset), found),
-        measure(PascalVOCDetectionEvaluator(catalogue(dataset)), found),
+        measure(PascalVOCDetectionEvaluator(register_metadata(dataset)), found),
     )
     assert {key: ours[key] for key in theirs} == pytest.approx(theirs, abs=1e-9)
     assert 0 < ours["AP50"] < 100

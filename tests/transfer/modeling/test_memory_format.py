@@ -11,7 +11,7 @@ from torch import nn
 
 from transfer.doctor.deep.arithmetic import arithmetic
 from transfer.engine import benchmarks as c4
-from transfer.engine.fit import build_detector
+from transfer.engine.trial import build_detector
 from transfer.modeling.memory_format import channels_last
 
 

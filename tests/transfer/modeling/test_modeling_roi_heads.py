@@ -15,7 +15,7 @@ from detectron2.modeling import build_model
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
 from torch import nn
 
-from transfer.engine.config import Source, load
+from transfer.engine.config import load_config
 from transfer.engine.guards import check_model
 from transfer.modeling import register
 from transfer.modeling.roi_heads import NAME, Res5ROIHeadsExtraNorm
@@ -29,7 +29,7 @@ TASKS = ("voc07", "voc07_vissl", "voc0712", "voc0712_trainval", "coco", "coco_2x
 def detector(root: Path, task: str) -> tuple[nn.Module, Any]:
     """The detector of a task as it trains on several GPUs, on torch's meta device: shapes without memory."""
     register()
-    cfg = load(Source(root / f"configs/transfer/{task}.yaml", None, ("MODEL.DEVICE", "meta"))).cfg
+    cfg = load_config(root / f"configs/transfer/{task}.yaml", overrides=("MODEL.DEVICE", "meta")).cfg
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(BENCHMARK[PUBLISHED[cfg.DATASETS.TEST[0]].layout])
     with torch.device("meta"):
         return build_model(cfg), cfg

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.ops import roi_align
 
 from transfer.engine import benchmarks as c4
-from transfer.engine.fit import build_detector
+from transfer.engine.trial import build_detector
 from transfer.modeling import benchmarks
 from transfer.modeling import roi_align as separable
 from transfer.modeling.roi_align import SeparableROIAlign, make_separable, separable_roi_align

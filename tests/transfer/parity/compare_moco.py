@@ -43,28 +43,28 @@ def ours(folder: Path, task: str, data: Path, steps: int, workers: int, words: t
     from detectron2.utils.events import EventStorage
     from moco_original import Enough, Record, state_of
 
-    from transfer.engine import data as loading
-    from transfer.engine.config import Source
-    from transfer.engine.fit import build
+    from transfer.engine import detection_data as loading
+    from transfer.engine.detection_trainer import DetectionTrainer
     from transfer.engine.precise_bn import update_synchronised
-    from transfer.engine.prepare import Request, prepare
-    from transfer.engine.randomness import sampler_seeds
-    from transfer.engine.trainer import Trainer
+    from transfer.engine.prepare import TrialRequest, prepare
+    from transfer.engine.seeding import sampler_seeds
+    from transfer.engine.trial import build_seeded_detector
 
     settings = ("TRANSFER.DATA_ROOT", str(data), "TRANSFER.CHECK_COUNTS", "False", *SMALL)
-    settings = (*settings, *loaders(workers), "TRANSFER.ORDER_OF_WORKERS", str(workers), *words)
-    source = Source(ROOT / f"configs/transfer/{task}.yaml", None, settings)
-    prepared, loaded = prepare(Request(source, "scratch", SEED, folder / "ours"))
+    settings = (*settings, *loaders(workers), *words)
+    file = ROOT / f"configs/transfer/{task}.yaml"
+    request = TrialRequest(config_file=file, overrides=settings, weights="scratch", seed=SEED, output=folder / "ours")
+    prepared, loaded = prepare(request)
     cfg, dicts = prepared.cfg, loading.training_dicts(loaded, prepared.cfg)
     seed = sampler_seeds(cfg.SEED, 1)[0]
-    stream = loading.training_batches(dicts, cfg, seed, stop=ORDER, workers=0)  # any number gives these
+    stream = loading.training_batches(dicts, cfg, seed, stop=ORDER, workers=0, order_of_workers=workers)
     order, batches = [], []
     for batch in stream:
         order.append([image["file_name"] for image in batch])
         batches += [batch] if len(batches) < steps else []
-    model = build(prepared)
+    model = build_seeded_detector(cfg)
     torch.save({"batches": batches, "state": state_of(model)}, folder / "recorded.pt")
-    trainer = Trainer(cfg, model)
+    trainer = DetectionTrainer(cfg, model)
     record = Record(steps, trainer._lr)
     trainer.register_hooks([hooks.LRScheduler(trainer.optimizer, trainer.scheduler), record])
     with contextlib.suppress(Enough):
@@ -84,7 +84,7 @@ def theirs(folder: Path, checkout: Path, task: str, data: Path, workers: int) ->
     from detectron2.utils.events import EventStorage
     from fvcore.nn.precise_bn import update_bn_stats
 
-    from transfer.engine.randomness import STEP, seed_torch
+    from transfer.engine.seeding import STEP, seed_torch
 
     original = moco_original.load(checkout)
     words = [*SMALL, *loaders(workers), "SEED", str(SEED), "OUTPUT_DIR", str(folder / "theirs")]
@@ -119,10 +119,10 @@ def seeded(batches: list[Any]) -> Any:
 
 def settings_of(cfg: Any) -> dict[str, Any]:
     """Every setting that may change a number; with one process naiveSyncBN is BN [detectron2: NaiveSyncBatchNorm]."""
-    from transfer.engine.result import flat
+    from transfer.engine.config import flatten_config
 
     skipped = ("TRANSFER.", "OUTPUT_DIR", "VERSION", "MODEL.WEIGHTS")
-    settings = {key: value for key, value in flat(cfg).items() if not key.startswith(skipped)}
+    settings = {key: value for key, value in flatten_config(cfg).items() if not key.startswith(skipped)}
     norm = settings["MODEL.RESNETS.NORM"]
     return {**settings, "MODEL.RESNETS.NORM": "BN" if norm == "naiveSyncBN" else norm}
 

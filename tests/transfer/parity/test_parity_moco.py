@@ -15,12 +15,11 @@ import pytest
 from detectron2.config import CfgNode
 from detectron2.engine import hooks
 
-from transfer.engine import config
-from transfer.engine.config import Source
-from transfer.engine.fit import build_model
-from transfer.engine.guards import settle_norm
-from transfer.engine.preprocessing import settle_preprocessing
-from transfer.engine.trainer import Trainer
+from transfer.engine.config import load_config
+from transfer.engine.detection_trainer import DetectionTrainer
+from transfer.engine.guards import resolve_norm
+from transfer.engine.prepare import resolve_preprocessing
+from transfer.engine.trial import build_model
 from transfer.modeling import register
 from transfer.tasks.classes import BENCHMARK
 from transfer.weights.canonical import TORCHVISION
@@ -33,11 +32,11 @@ CLOSE = 1e-8
 
 def settled(root: Path, task: str, *words: str) -> CfgNode:
     """The config of a narrow trial from scratch, as `prepare` settles it, without data on disk."""
-    loaded = config.load(Source(root / f"configs/transfer/{task}.yaml", None, (*parity_world.NARROW, *words)))
+    loaded = load_config(root / f"configs/transfer/{task}.yaml", overrides=(*parity_world.NARROW, *words))
     cfg = loaded.cfg
     cfg.SEED, cfg.MODEL.ROI_HEADS.NUM_CLASSES = parity_world.SEED, len(BENCHMARK["coco" if "coco" in task else "voc"])
-    settle_norm(cfg, 1)
-    settle_preprocessing(cfg, TORCHVISION, loaded.set_keys)
+    resolve_norm(cfg, 1)
+    resolve_preprocessing(cfg, TORCHVISION, loaded.set_keys)
     return cfg
 
 
@@ -46,7 +45,7 @@ def train(cfg: CfgNode) -> tuple[list[dict[str, float]], dict[str, float]]:
     register()
     model = build_model(cfg).double()
     model.load_state_dict(parity_world.initial_state(model))
-    trainer = Trainer(cfg, model)
+    trainer = DetectionTrainer(cfg, model)
     record = moco_original.Record(parity_world.STEPS, trainer._lr)
     trainer.register_hooks([hooks.LRScheduler(trainer.optimizer, trainer.scheduler), record])
     batches = parity_world.batches(cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.MASK_ON)

@@ -15,8 +15,7 @@ from common.console import call
 from common.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, UserError
 from tools.lr_search import main
 from transfer.report import reading
-from transfer.search.choose import choose
-from transfer.search.record import read_recorded
+from transfer.search.choice import choose, read_choice
 
 RESULT: dict[str, Any] = {
     "format": "transfer-result/1",
@@ -100,7 +99,7 @@ def test_nothing_to_choose_is_recorded_and_exit_1(tmp_path: Path, capsys: pytest
     assert "nothing chosen" in capsys.readouterr().out
     assert json.loads(file.read_text())["chosen"] is None
     with pytest.raises(UserError, match="nothing was chosen"):
-        read_recorded(file)
+        read_choice(file)
 
 
 def test_a_value_that_is_no_number_is_not_chosen(tmp_path: Path) -> None:
@@ -171,10 +170,10 @@ def test_choosing_again_replaces_the_record_of_the_same_search(tmp_path: Path) -
     words = ["--row", "r", "--task", "t", "--output", str(tmp_path / "out.json")]
     first = write(tmp_path, 0.02, 50.0)
     assert call(main, ["choose", str(first), *words]) == EXIT_OK
-    assert read_recorded(tmp_path / "out.json").lr == 0.02
+    assert read_choice(tmp_path / "out.json").lr == 0.02
     second = write(tmp_path, 0.1, 51.0)
     assert call(main, ["choose", str(first), str(second), *words]) == EXIT_OK
-    assert read_recorded(tmp_path / "out.json").lr == 0.1
+    assert read_choice(tmp_path / "out.json").lr == 0.1
 
 
 @pytest.mark.parametrize(
@@ -191,9 +190,9 @@ def test_a_record_serves_the_trials_it_was_made_for(tmp_path: Path, change: dict
     words = ["--row", "r", "--task", "t", "--output", str(file)]
     assert call(main, ["choose", str(write(tmp_path, 0.02, 50.0)), *words]) == EXIT_OK
     mine: dict[str, Any] = {"task": "voc07", "seed": 1, "total_batch": 16, "weights_sha256": "ab" * 32, "toy": False}
-    read_recorded(file).check(**mine)
+    read_choice(file).check_trial(**mine)
     with pytest.raises(UserError, match=message):
-        read_recorded(file).check(**{**mine, **change})
+        read_choice(file).check_trial(**{**mine, **change})
 
 
 @pytest.mark.parametrize(
@@ -207,10 +206,10 @@ def test_a_record_serves_the_trials_it_was_made_for(tmp_path: Path, change: dict
 def test_a_broken_record_is_named(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "f.json").write_text(content)
     with pytest.raises(UserError, match=message):
-        read_recorded(tmp_path / "f.json")
+        read_choice(tmp_path / "f.json")
 
 
 def test_choosing_imports_neither_torch_nor_detectron2(root: Path) -> None:
-    code = "import sys, transfer.search.choose, transfer.search.record, tools.lr_search\n"
+    code = "import sys, transfer.search.choice, transfer.search.choice, tools.lr_search\n"
     code += "sys.exit(bool({'torch', 'detectron2', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0

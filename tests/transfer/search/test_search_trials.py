@@ -148,7 +148,7 @@ def test_a_trial_does_not_take_a_point_s_folder(
 ) -> None:
     more = ("SOLVER.BASE_LR", "0.02", "SOLVER.WARMUP_ITERS", "0")
     assert call(transfer, words(root, world, searched / "0.02", *more, seed=9)) == EXIT_USAGE
-    assert "holds another trial: TRANSFER.ROLE lr_search there, trial asked for" in capsys.readouterr().err
+    assert "holds another trial: TRANSFER.ROLE lr_search there, trial requested" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -156,10 +156,10 @@ def test_a_trial_does_not_take_a_point_s_folder(
     [
         (["--role", "lr_search"], "--select-on is missing"),
         (["--select-on", "test"], "add --role lr_search"),
-        (["TRANSFER.ROLE", "lr_search"], "say --role on the command line instead"),
-        (["TRANSFER.SELECT_ON", "test"], "say --select-on on the command line instead"),
+        (["TRANSFER.ROLE", "lr_search"], "use --role on the command line instead"),
+        (["TRANSFER.SELECT_ON", "test"], "use --select-on on the command line instead"),
         ([*POINT, "heldout", "TRANSFER.HELDOUT.FRACTION", "1.0"], "must lie between 0 and 1"),
-        ([*POINT, "test", "--lr-from", "{record}"], "a point of a search has the lr of its grid"),
+        ([*POINT, "test", "--lr-from", "{record}"], "--lr-from"),
         (["--lr-from", "{record}", "SOLVER.BASE_LR", "0.1"], "both give the lr"),
         (["--lr-from", "{record}", "--seed", "9"], "the search used the seed 9"),
         (["--lr-from", "{record}", "SOLVER.IMS_PER_BATCH", "4"], "a total batch of 2, this trial has 4"),
@@ -193,18 +193,21 @@ def test_who_finds_every_held_out_object_and_no_other_has_an_ap_of_100(
     from detectron2.evaluation import COCOEvaluator, PascalVOCDetectionEvaluator
     from detectron2.structures import Boxes, BoxMode, Instances
 
-    from transfer.engine.config import Source
-    from transfer.engine.data import catalogue, to_detectron2
-    from transfer.engine.prepare import Request, prepare
+    from transfer.engine.detection_data import register_metadata, to_detectron2
+    from transfer.engine.prepare import TrialRequest, prepare
 
-    source = Source(
-        root / f"configs/transfer/{task}.yaml",
-        world / "narrow.yaml",
-        ("TRANSFER.DATA_ROOT", str(world / "toy/detection")),
+    request = TrialRequest(
+        config_file=root / f"configs/transfer/{task}.yaml",
+        overlay=world / "narrow.yaml",
+        overrides=("TRANSFER.DATA_ROOT", str(world / "toy/detection")),
+        weights="scratch",
+        seed=9,
+        output=tmp_path / "point",
+        role="lr_search",
+        select_on="heldout",
     )
-    request = Request(source, "scratch", 9, tmp_path / "point", role="lr_search", select_on="heldout")
     test = prepare(request)[1].test
-    name = catalogue(test)
+    name = register_metadata(test)
     evaluator = (
         PascalVOCDetectionEvaluator(name)
         if task == "voc07"

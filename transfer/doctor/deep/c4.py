@@ -11,7 +11,7 @@ from common.workload import FP32, Steps, Way
 if TYPE_CHECKING:
     import torch
 
-    from transfer.engine.trainer import Trainer
+    from transfer.engine.detection_trainer import DetectionTrainer
 
 SMALL = (
     *("MODEL.RESNETS.STEM_OUT_CHANNELS", "16", "MODEL.RESNETS.RES2_OUT_CHANNELS", "32"),
@@ -76,16 +76,16 @@ def image(draw: torch.Generator, height: int, width: int) -> dict[str, Any]:
 def config(device: str, overrides: tuple[str, ...]) -> Any:
     """VOC07's config as a trial from scratch in one process settles it."""
     from common.environment import ROOT
-    from transfer.engine.config import Source, load
-    from transfer.engine.guards import settle_norm
-    from transfer.engine.preprocessing import settle_preprocessing
+    from transfer.engine.config import load_config
+    from transfer.engine.guards import resolve_norm
+    from transfer.engine.prepare import resolve_preprocessing
     from transfer.weights.canonical import TORCHVISION
 
-    loaded = load(Source(ROOT / "configs/transfer/voc07.yaml", None, ("MODEL.DEVICE", device, *overrides)))
+    loaded = load_config(ROOT / "configs/transfer/voc07.yaml", overrides=("MODEL.DEVICE", device, *overrides))
     cfg = loaded.cfg
     cfg.SEED, cfg.MODEL.WEIGHTS, cfg.MODEL.ROI_HEADS.NUM_CLASSES = 0, "", CLASSES
-    settle_norm(cfg, 1)
-    settle_preprocessing(cfg, TORCHVISION, loaded.set_keys)
+    resolve_norm(cfg, 1)
+    resolve_preprocessing(cfg, TORCHVISION, loaded.set_keys)
     return cfg
 
 
@@ -106,17 +106,17 @@ def _steps(cfg: Any, batches: list[Batch], way: Way, scale: float = 2.0**16) -> 
     return Steps(step, trainer.detector, trainer.optimizer)
 
 
-def _trainer(cfg: Any, way: Way, scale: float) -> Trainer:
+def _trainer(cfg: Any, way: Way, scale: float) -> DetectionTrainer:
     """The trainer of a trial; half precision by Detectron2's AMPTrainer, as SOLVER.AMP has it."""
     import torch
     from detectron2.engine import AMPTrainer
 
-    from transfer.engine.fit import build_detector
-    from transfer.engine.trainer import Trainer
+    from transfer.engine.detection_trainer import DetectionTrainer
+    from transfer.engine.trial import build_detector
 
     cfg.TRANSFER.CHANNELS_LAST, cfg.TRANSFER.TF32 = way.channels_last, way.tf32
     torch.manual_seed(cfg.SEED)  # Detectron2 draws the weights on the CPU: they are the same on every device
-    trainer = Trainer(cfg, build_detector(cfg))
+    trainer = DetectionTrainer(cfg, build_detector(cfg))
     if way.precision != "fp32":
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}[way.precision]
         scaler = torch.amp.GradScaler("cuda", init_scale=scale, enabled=half is torch.float16)

@@ -16,13 +16,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common.errors import Preempted
-from transfer.engine.divergence import Diverged, Watched
-from transfer.engine.randomness import STEP, seed_torch
+from transfer.engine.guards import Diverged, FiniteLossGuard
+from transfer.engine.seeding import STEP, seed_torch
 
 logger = logging.getLogger(__name__)
 
 
-class Trainer(TrainerBase):
+class DetectionTrainer(TrainerBase):
     """Trains a detector; everything but the step itself is a hook's.
 
     Args:
@@ -41,7 +41,7 @@ class Trainer(TrainerBase):
         self.cfg, self.detector = cfg, model
         self.optimizer = build_optimizer(cfg, model)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
-        self.model = Watched(distributed(model), model.proposal_generator.rpn_head)  # type: ignore[union-attr, arg-type]
+        self.model = FiniteLossGuard(wrap_distributed(model), model.proposal_generator.rpn_head)  # type: ignore[union-attr, arg-type]
         stepper = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
         self.stepper: SimpleTrainer = stepper(self.model, (), self.optimizer)
         self.divergence: dict[str, Any] | None = None
@@ -96,7 +96,7 @@ class Trainer(TrainerBase):
         return float(self.optimizer.param_groups[0]["lr"])
 
 
-def distributed(model: nn.Module) -> nn.Module:
+def wrap_distributed(model: nn.Module) -> nn.Module:
     """The model in DistributedDataParallel where there are several processes; each keeps its own running statistics."""
     if comm.get_world_size() == 1:
         return model

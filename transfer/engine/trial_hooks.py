@@ -1,9 +1,11 @@
-"""The trial's own hooks: checkpoints, a stop on a signal, and the time that training took."""
+"""The trial's own hooks: checkpoints, a stop on a signal, the time of training, and `--profile`."""
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -12,7 +14,10 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from common.errors import Preempted
+from common.profiling import Profile
 from transfer.engine.checkpoint import Checkpoints
+
+logger = logging.getLogger(__name__)
 
 
 class Checkpointing(HookBase):
@@ -111,3 +116,39 @@ class Stopwatch(HookBase):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """From the checkpoint."""
         self.seconds, self.iterations = float(state["seconds"]), int(state["iterations"])
+
+
+class Profiling(HookBase):
+    """Profiles some steps of rank 0. To be the first hook, so that no other's time is in them.
+
+    Args:
+        folder: the trial's folder.
+        steps: how many.
+    """
+
+    def __init__(self, folder: Path, steps: int) -> None:
+        self.folder, self.steps = folder, steps
+        self.profile: Profile | None = None
+
+    def before_train(self) -> None:
+        """Nothing is profiled yet."""
+        device = next(self.trainer.detector.parameters()).device
+        self.profile = Profile(self.folder, self.steps, device, logger.info)
+
+    def before_step(self) -> None:
+        """Mark the step's parts where it is one of those."""
+        if self.profile is None:
+            return
+        stepper = self.trainer.stepper
+        assert stepper._data_loader_iter is not None  # asking for it makes it, in _data_loader_iter_obj
+        self.profile.before_step(self.trainer.iter, self.trainer.model, stepper, "_data_loader_iter_obj")
+
+    def after_step(self) -> None:
+        """All is as it was."""
+        if self.profile is not None:
+            self.profile.after_step(self.trainer.iter)
+
+    def after_train(self) -> None:
+        """However it ended."""
+        if self.profile is not None:
+            self.profile.abandon()

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ImageDetections:
     """The detections in one image; arrays instead of a dictionary each, which is what makes gathering them cheap.
 
     Attributes:
@@ -60,7 +60,7 @@ class HotCOCOEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         """Forget all detections."""
-        self.found: list[Found] = []
+        self.found: list[ImageDetections] = []
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
         """Take one batch's detections."""
@@ -84,7 +84,7 @@ class HotCOCOEvaluator(DatasetEvaluator):
         truth = hotcoco.COCO(str(self.annotations))
         return {kind: self._measure(truth, images, kind) for kind in kinds}
 
-    def _measure(self, truth: hotcoco.COCO, images: Sequence[Found], kind: str) -> dict[str, float]:
+    def _measure(self, truth: hotcoco.COCO, images: Sequence[ImageDetections], kind: str) -> dict[str, float]:
         rows = boxes_for_coco if kind == "bbox" else masks_for_coco
         evaluation = hotcoco.COCOeval(truth, truth.load_res(rows(images, self.category_ids)), kind)
         evaluation.evaluate()
@@ -95,10 +95,10 @@ class HotCOCOEvaluator(DatasetEvaluator):
         return summary(evaluation.eval["precision"], self.classes)
 
 
-def found_in(image_id: int, instances: Instances, masks: bool) -> Found:
+def found_in(image_id: int, instances: Instances, masks: bool) -> ImageDetections:
     """One image's detections as COCO has them, converted in float32 as Detectron2 converts them."""
     boxes = BoxMode.convert(instances.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS).cpu().numpy()
-    return Found(
+    return ImageDetections(
         image_id,
         instances.image_size,
         boxes,
@@ -108,7 +108,7 @@ def found_in(image_id: int, instances: Instances, masks: bool) -> Found:
     )
 
 
-def boxes_for_coco(images: Sequence[Found], category_ids: NDArray[np.int64]) -> NDArray[np.float64]:
+def boxes_for_coco(images: Sequence[ImageDetections], category_ids: NDArray[np.int64]) -> NDArray[np.float64]:
     """All detections as COCO's (N, 7) rows: image, x, y, width, height, score, category."""
     sizes = [len(found.scores) for found in images]
     columns = (
@@ -120,7 +120,7 @@ def boxes_for_coco(images: Sequence[Found], category_ids: NDArray[np.int64]) -> 
     return np.concatenate([column.astype(np.float64) for column in columns], axis=1)
 
 
-def masks_for_coco(images: Sequence[Found], category_ids: NDArray[np.int64]) -> list[dict[str, Any]]:
+def masks_for_coco(images: Sequence[ImageDetections], category_ids: NDArray[np.int64]) -> list[dict[str, Any]]:
     """All detections as COCO's results, without boxes: a mask counts as small by its own area, not by its box's."""
     rows = []
     for found in images:

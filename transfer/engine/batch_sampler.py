@@ -1,8 +1,8 @@
-"""Which images make which batch: Detectron2's sampler and aspect-ratio grouping, replayed on indices alone.
+"""Which images form which batch: Detectron2's sampler and aspect-ratio grouping, replayed on indices only.
 
-A batch list is a function of (sampler seed, rank, iteration): a run resumed at iteration k skips k lists, which
-decodes nothing. Detectron2 groups what its loader's workers hand over in turn, so its order depends on how many they
-are; `order_of_workers` says whose order is replayed, and any number of workers may do it.
+A batch list is a function of (sampler seed, rank, iteration): a run resumed at iteration k skips k lists, which decodes
+nothing. Detectron2 groups images in the order in which its loader's workers return them, so the batches depend on the
+number of workers; `order_of_workers` says which number is replayed, and any number of workers may load the result.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ import torch
 
 
 def index_stream(size: int, seed: int, rank: int, world_size: int) -> Iterator[int]:
-    """A rank's share of `shuffle(range(size)) + shuffle(range(size)) + …`, as Detectron2's TrainingSampler deals it."""
-    return itertools.islice(_shuffled_for_ever(size, seed), rank, None, world_size)
+    """A rank's share of `shuffle(range(size)) + shuffle(range(size)) + …`, split as by Detectron2's TrainingSampler."""
+    return itertools.islice(_infinite_shuffles(size, seed), rank, None, world_size)
 
 
-def _shuffled_for_ever(size: int, seed: int) -> Iterator[int]:
+def _infinite_shuffles(size: int, seed: int) -> Iterator[int]:
     generator = torch.Generator()
     generator.manual_seed(seed)
     while True:
         yield from torch.randperm(size, generator=generator).tolist()
 
 
-def dealt(indices: Iterator[int], chunk: int, workers: int) -> Iterator[int]:
-    """A rank's stream as Detectron2's loader hands it over from several workers.
+def interleave_workers(indices: Iterator[int], chunk: int, workers: int) -> Iterator[int]:
+    """A rank's stream in the order in which Detectron2's loader returns it from several workers.
 
-    Source: detectron2, data/common.py and torch's DataLoader: the workers take chunks in turn, then give single images
-    in turn.
+    Source: detectron2, data/common.py and torch's DataLoader: each worker in turn takes a chunk, then each in turn
+    returns one image.
 
     Args:
-        indices: the stream, without end.
+        indices: the stream, infinite.
         chunk: images of one rank's batch.
-        workers: how many; 0 and 1 change nothing.
+        workers: number of workers; 0 and 1 change nothing.
     """
     if workers < 2:
         yield from indices
@@ -49,8 +49,8 @@ def batch_stream(indices: Iterator[int], batch_size: int, wide: Sequence[bool] |
     Args:
         indices: a rank's stream.
         batch_size: images of one rank.
-        wide: for each image, whether it is wider than high; images of one kind share a batch, in the order in which
-            they come. None: no grouping.
+        wide: for each image, whether it is wider than high; a batch holds images of one kind, in the order of the
+            stream. None: no grouping.
     """
     groups: tuple[list[int], list[int]] = ([], [])
     for index in indices:
@@ -61,7 +61,7 @@ def batch_stream(indices: Iterator[int], batch_size: int, wide: Sequence[bool] |
             group.clear()
 
 
-class Batches:
+class DetectionBatchSampler:
     """The batch lists of one rank, from any iteration on; a sampler for `torch.utils.data.DataLoader(batch_size=None)`.
 
     Args:
@@ -71,8 +71,8 @@ class Batches:
         wide: see `batch_stream`.
         rank, world_size: this process among all.
         start: the first iteration wanted.
-        stop: one past the last; None for no end.
-        order_of_workers: images are grouped in the order in which so many workers of Detectron2's would give them.
+        stop: one past the last; None: infinite.
+        order_of_workers: see `interleave_workers`.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class Batches:
         seed: int,
         batch_size: int,
         wide: Sequence[bool] | None,
+        *,
         rank: int = 0,
         world_size: int = 1,
         start: int = 0,
@@ -95,7 +96,7 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[int, list[int]]]:
         """Yield (iteration, indices)."""
         indices = index_stream(self.size, self.seed, self.rank, self.world_size)
-        if self.wide is not None:  # without grouping a worker makes whole batches, and their order is the stream's
-            indices = dealt(indices, self.batch_size, self.order_of_workers)
+        if self.wide is not None:  # without grouping a worker returns whole batches, in the order of the stream
+            indices = interleave_workers(indices, self.batch_size, self.order_of_workers)
         stream = batch_stream(indices, self.batch_size, self.wide)
         return itertools.islice(enumerate(stream), self.start, self.stop)

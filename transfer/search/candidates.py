@@ -18,7 +18,7 @@ VALUES = ("AP", "AP50", "AP75")
 
 
 @dataclass(frozen=True)
-class Point:
+class Candidate:
     """What was found at one learning rate.
 
     Attributes:
@@ -38,7 +38,7 @@ class Point:
     about: Mapping[str, Any] | None = None
 
 
-def read_point(folder: Path, metric: str) -> Point | None:
+def read_candidate(folder: Path, metric: str) -> Candidate | None:
     """The point whose trial lies in `folder`.
 
     Args:
@@ -54,7 +54,7 @@ def read_point(folder: Path, metric: str) -> Point | None:
     file = folder / RESULT
     if not file.is_file():
         lr = _begun(folder / TRIAL)
-        return None if lr is None else Point(lr, "missing", folder=folder)
+        return None if lr is None else Candidate(lr, "missing", folder=folder)
     content = read_json(file)
     if not isinstance(content, dict) or content.get("format") != "transfer-result/1":
         raise UserError(f"{file}: is not the result of a trial; give the folders that tools/transfer.py wrote")
@@ -76,7 +76,7 @@ def read_point(folder: Path, metric: str) -> Point | None:
         raise UserError(
             f"{file}: lacks what docs/reference/formats.md asks of a result ({error!r}); run the point again"
         ) from error
-    return Point(lr, content["status"], value, folder, sha256_of(file), about)
+    return Candidate(lr, content["status"], value, folder, sha256_of(file), about)
 
 
 def _begun(file: Path) -> float | None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.files import read_json, write_json
-from transfer.search.points import Point, read_point
+from common.files import read_json, sha256_of, write_json
+from transfer.search.candidates import Candidate, read_candidate
 
 FORMAT = "lr-search/1"
 
@@ -77,7 +77,7 @@ def choose(folders: Sequence[Path], row: str, task: str, metric: str = "bbox/AP"
     return Choice(content, tuple(_warnings(points, chosen)))
 
 
-def best(points: Sequence[Point]) -> Point | None:
+def best(points: Sequence[Candidate]) -> Candidate | None:
     """The point with the highest value, the smallest lr among equals; None when none has a value."""
     measured = [point for point in points if point.value is not None]
     return min(measured, key=lambda point: (-(point.value or 0.0), point.lr), default=None)
@@ -103,14 +103,14 @@ def write_choice(choice: Choice, file: Path) -> None:
     write_json(file, choice.content)
 
 
-def _points(folders: Sequence[Path], metric: str, grid: Sequence[float]) -> list[Point]:
+def _points(folders: Sequence[Path], metric: str, grid: Sequence[float]) -> list[Candidate]:
     """The points in ascending order of lr, those of the grid that nobody ran among them."""
-    found: dict[float, Point] = {}
+    found: dict[float, Candidate] = {}
     for lr in grid:
         if not (math.isfinite(lr) and lr > 0):
             raise UserError(f"--grid {lr}: a learning rate is a positive number")
     for folder in folders:
-        point = read_point(folder, metric)
+        point = read_candidate(folder, metric)
         if point is None:
             if grid:
                 continue  # the grid says which lr is missing
@@ -124,11 +124,11 @@ def _points(folders: Sequence[Path], metric: str, grid: Sequence[float]) -> list
             raise UserError(f"{folder} and {found[point.lr].folder} are both points at lr {point.lr:g}; leave one out")
         found[point.lr] = point
     for lr in grid:
-        found.setdefault(lr, Point(lr, "missing"))
+        found.setdefault(lr, Candidate(lr, "missing"))
     return [found[lr] for lr in sorted(found)]
 
 
-def _common(points: Sequence[Point]) -> Mapping[str, Any]:
+def _common(points: Sequence[Candidate]) -> Mapping[str, Any]:
     """What the points share beside the lr."""
     ended = [point for point in points if point.about is not None]
     if not ended:
@@ -158,7 +158,7 @@ def _differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str =
     return found
 
 
-def _warnings(points: Sequence[Point], chosen: Point | None) -> list[str]:
+def _warnings(points: Sequence[Candidate], chosen: Candidate | None) -> list[str]:
     lines = []
     for point in points:
         if point.status == "missing":
@@ -172,3 +172,68 @@ def _warnings(points: Sequence[Point], chosen: Point | None) -> list[str]:
         side = "smallest" if chosen is points[0] else "largest"
         lines.append(f"the chosen lr {chosen.lr:g} is the {side} of the grid; a better one may lie beyond it")
     return lines
+
+
+@dataclass(frozen=True)
+class RecordedChoice:
+    """A choice as a trial takes it over.
+
+    Attributes:
+        file: where it is recorded.
+        sha256: of that file.
+        lr: the chosen learning rate.
+        content: the whole record.
+    """
+
+    file: Path
+    sha256: str
+    lr: float
+    content: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As a trial's result holds it."""
+        kept = {key: self.content[key] for key in ("row", "task", "seed", "split", "metric")}
+        return {"file": str(self.file), "sha256": self.sha256, "chosen": self.lr, **kept}
+
+    def check_trial(self, *, task: str, seed: int, total_batch: int, weights_sha256: str | None, toy: bool) -> None:
+        """See that the search was made for such a trial.
+
+        Raises:
+            UserError: for another task, other weights or another total batch; on toy data; or with the trial's own
+                seed.
+        """
+        theirs = self.content
+        pairs = (
+            ("the task", theirs["trial_task"], task),
+            ("the weights", theirs["weights"]["sha256"] or "scratch", weights_sha256 or "scratch"),
+            ("a total batch of", theirs["settings"]["total_batch"], total_batch),
+        )
+        for what, there, here in pairs:
+            if there != here:
+                raise UserError(f"--lr-from {self.file}: was searched for {what} {there}, this trial has {here}")
+        if theirs["toy"] and not toy:
+            raise UserError(f"--lr-from {self.file}: was searched with a toy config, this trial has none")
+        if theirs["seed"] == seed:
+            raise UserError(
+                f"--lr-from {self.file}: the search used the seed {seed}; a reported trial needs another one"
+            )
+
+
+def read_choice(file: Path) -> RecordedChoice:
+    """Read `lr_search.json`.
+
+    Raises:
+        UserError: it is missing, broken or of another format, or nothing was chosen.
+    """
+    content = read_json(file)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"--lr-from {file}: is not of format {FORMAT}; give what tools/lr_search.py choose wrote")
+    for key in ("row", "task", "trial_task", "seed", "split", "metric", "toy", "weights", "settings", "chosen"):
+        if key not in content:
+            raise UserError(f"--lr-from {file}: lacks {key!r}; ask tools/lr_search.py choose again")
+    chosen = content["chosen"]
+    if chosen is None:
+        raise UserError(f"--lr-from {file}: nothing was chosen, for no point has a value; search other rates")
+    if isinstance(chosen, bool) or not isinstance(chosen, (int, float)) or not (math.isfinite(chosen) and chosen > 0):
+        raise UserError(f"--lr-from {file}: chosen is {chosen!r}, not a learning rate")
+    return RecordedChoice(file, sha256_of(file), float(chosen), content)

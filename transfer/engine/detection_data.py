@@ -1,4 +1,4 @@
-"""From a task's records to batches on the model's doorstep, through Detectron2's mapper."""
+"""From a task's records to the model's input batches, through Detectron2's mapper."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from common.errors import UserError
 from common.processes import leave_signals_to_the_trainer
-from transfer.engine.batches import Batches
-from transfer.engine.randomness import AUGMENT, PRECISE_BN, numpy_seeded
+from transfer.engine.batch_sampler import DetectionBatchSampler
+from transfer.engine.config import ORDER_OF_WORKERS
+from transfer.engine.seeding import AUGMENT, PRECISE_BN, numpy_seeded
 from transfer.tasks import task as tasks
 from transfer.tasks.records import Record, Thing
 
@@ -106,10 +107,12 @@ def training_batches(
     dicts: list[dict[str, Any]],
     cfg: CfgNode,
     sampler_seed: int,
+    *,
     stream: int = AUGMENT,
     start: int = 0,
     stop: int | None = None,
     workers: int | None = None,
+    order_of_workers: int = ORDER_OF_WORKERS,
 ) -> Iterable[list[dict[str, Any]]]:
     """Mapped batches of this rank.
 
@@ -119,23 +122,29 @@ def training_batches(
         sampler_seed: seed of the image order.
         stream: the stream of the augmentations' randomness.
         start, stop: the iterations wanted.
-        workers: loader processes; None: DATALOADER.NUM_WORKERS. Any number gives the same batches, those that
-            TRANSFER.ORDER_OF_WORKERS of Detectron2's loader would give.
+        workers: loader processes; None: DATALOADER.NUM_WORKERS. Any number gives the same batches.
+        order_of_workers: the batches are those that so many workers of Detectron2's loader would give.
     """
     rank, world_size = comm.get_rank(), comm.get_world_size()
     wide = [image["width"] > image["height"] for image in dicts] if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None
-    # Detectron2 reads for precise BN without workers [detectron2: DefaultTrainer.build_hooks].
-    order = 0 if stream == PRECISE_BN else cfg.TRANSFER.ORDER_OF_WORKERS
-    each = cfg.SOLVER.IMS_PER_BATCH // world_size
-    batches = Batches(len(dicts), sampler_seed, each, wide, rank, world_size, start, stop, order)
-    dataset = MappedBatches(dicts, DatasetMapper(cfg, is_train=True), (cfg.SEED, stream, rank))
-    count = cfg.DATALOADER.NUM_WORKERS if workers is None else workers
+    batches = DetectionBatchSampler(
+        len(dicts),
+        sampler_seed,
+        cfg.SOLVER.IMS_PER_BATCH // world_size,
+        wide,
+        rank=rank,
+        world_size=world_size,
+        start=start,
+        stop=stop,
+        # Detectron2 loads for precise BN without workers [detectron2: DefaultTrainer.build_hooks].
+        order_of_workers=0 if stream == PRECISE_BN else order_of_workers,
+    )
     return DataLoader(
-        dataset,
+        MappedBatches(dicts, DatasetMapper(cfg, is_train=True), (cfg.SEED, stream, rank)),
         sampler=batches,
         batch_size=None,
         collate_fn=_as_is,
-        num_workers=count,
+        num_workers=cfg.DATALOADER.NUM_WORKERS if workers is None else workers,
         worker_init_fn=leave_signals_to_the_trainer,
         generator=torch.Generator(),  # else the loader draws a number from the generator that samples RoIs
     )
@@ -155,8 +164,8 @@ def test_batches(dataset: tasks.Dataset, cfg: CfgNode) -> Iterable[list[dict[str
     return loader
 
 
-def catalogue(dataset: tasks.Dataset) -> str:
-    """Describe a split to Detectron2's MetadataCatalog as `transfer/<split>`; asking again replaces it.
+def register_metadata(dataset: tasks.Dataset) -> str:
+    """Register a split with Detectron2's MetadataCatalog as `transfer/<split>`; a second call replaces it.
 
     Returns:
         The name in the catalogue.

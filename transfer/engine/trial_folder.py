@@ -1,0 +1,141 @@
+"""A trial's folder: which files end a trial, and whether the folder belongs to the trial that is requested.
+
+Two runs are the same trial when every setting that changes its numbers is the same; `trial.json` records them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from common.config import dotted_keys, value_of
+from common.errors import UserError
+from common.files import read_json, write_json
+from transfer.engine.checkpoint import LAST, Checkpoints
+from transfer.engine.config import ORDER_KEY, ORDER_OF_WORKERS, defaults
+
+IDENTITY, RESULT, EVALUATION = "trial.json", "result.json", "evaluation.json"
+"""Written when a trial begins, when it has ended, and by `--eval-only`."""
+FORMAT = "trial/1"
+NEUTRAL = (
+    "OUTPUT_DIR",
+    "MODEL.WEIGHTS",  # the weights' digest stands for their path
+    "DATALOADER.NUM_WORKERS",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "TRANSFER.KEEP_CHECKPOINTS",
+    "TRANSFER.DATA_ROOT",
+    "TRANSFER.CHECK_IMAGES",
+    "TRANSFER.EVALUATOR",
+    "TRANSFER.PREDICTIONS",
+    "VIS_PERIOD",
+    "VERSION",
+)
+"""Keys that may differ between two runs of one trial."""
+TRAINING = (
+    "SOLVER.",
+    "MODEL.RESNETS.NORM",
+    "DATALOADER.",
+    "TEST.EVAL_PERIOD",
+    "TRANSFER.CHANNELS_LAST",
+    "TRANSFER.ROI_ALIGN",
+)
+"""Keys, or their beginnings, that describe training and not what is measured. The norm's name is one of them: in
+evaluation every norm uses its running statistics."""
+
+
+def trial_identity(cfg: CfgNode, weights_sha256: str | None, processes: int) -> dict[str, Any]:
+    """The trial's identity as plain JSON types: resolved settings, digest of the weights, number of processes."""
+    settings = {key: _plain(value_of(cfg, key)) for key in dotted_keys(cfg) if key not in NEUTRAL}
+    settings[ORDER_KEY] = ORDER_OF_WORKERS
+    return {"format": FORMAT, "settings": settings, "weights": weights_sha256 or "scratch", "processes": processes}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def check_folder(
+    checkpoints: Checkpoints, mine: dict[str, Any], *, resume: bool, eval_only: bool, writes: bool
+) -> None:
+    """Check that the folder is this trial's or unused, and that nothing in it would be lost.
+
+    Args:
+        checkpoints: of the trial's folder.
+        mine: `trial_identity`.
+        resume, eval_only: as requested.
+        writes: this process writes `trial.json` where it is missing (rank 0, unless it only evaluates).
+
+    Raises:
+        UserError: one line that says what is wrong with the folder.
+    """
+    folder = checkpoints.folder
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output {folder} is a file; give a folder")
+    if eval_only and not (folder / IDENTITY).is_file():
+        raise UserError(f"--eval-only: {folder} holds no trial; give the --output of one")
+    _claim(folder, mine, writes, trains=not eval_only)
+    newest = checkpoints.newest()
+    if eval_only and newest is None:
+        raise UserError(f"--eval-only: {folder} has no checkpoint yet; train first")
+    if newest is not None and not (resume or eval_only or has_ended(folder)):
+        raise UserError(
+            f"{folder} holds an unfinished trial ({newest.name}); add --resume to continue it, or give another --output"
+        )
+    if writes and not os.access(folder, os.W_OK):
+        raise UserError(f"--output {folder} cannot be written; choose a folder you may write to")
+
+
+def has_ended(folder: Path) -> bool:
+    """Whether the trial in `folder` has ended."""
+    return (folder / RESULT).is_file()
+
+
+def _claim(folder: Path, mine: dict[str, Any], writes: bool, trains: bool) -> None:
+    """Record this trial's identity, or compare it with the recorded one; any number of processes may evaluate."""
+    file = folder / IDENTITY
+    if not file.exists():
+        if (folder / LAST).exists():
+            raise UserError(
+                f"{folder} holds checkpoints of something else (it has no {IDENTITY}); choose another --output"
+            )
+        if writes:
+            write_json(file, mine)
+        return
+    differing = differences(read_json(file), mine, trains)
+    if differing:
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise UserError(f"{folder} holds another trial: {'; '.join(differing[:3])}{more}; choose another --output")
+
+
+def differences(theirs: Any, mine: dict[str, Any], trains: bool = True) -> list[str]:
+    """Where a recorded identity and this trial's differ, as text.
+
+    Args:
+        theirs: content of `trial.json`.
+        mine: `trial_identity`.
+        trains: False: ignore what only training depends on.
+    """
+    if not isinstance(theirs, dict) or theirs.get("format") != FORMAT or not isinstance(theirs.get("settings"), dict):
+        return [f"{IDENTITY} is not of format {FORMAT}"]
+    found = []
+    for key in ("weights", "processes") if trains else ("weights",):
+        if theirs.get(key) != mine[key]:
+            found.append(f"{key} {theirs.get(key)} there, {mine[key]} requested")
+    now = mine["settings"]
+    before = {**_defaults_of(now), **theirs["settings"]}
+    for key in sorted({*before, *now}):
+        if before.get(key) != now.get(key) and (trains or not key.startswith(TRAINING)):
+            found.append(f"{key} {before.get(key)} there, {now.get(key)} requested")
+    return found
+
+
+def _defaults_of(settings: dict[str, Any]) -> dict[str, Any]:
+    """The defaults of the TRANSFER keys among them: a trial that began before a key existed ran with its default."""
+    usual = defaults()
+    known = {key for key in dotted_keys(usual) if key.startswith("TRANSFER.")}
+    return {key: _plain(value_of(usual, key)) for key in settings if key in known} | {ORDER_KEY: ORDER_OF_WORKERS}
