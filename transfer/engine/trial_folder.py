@@ -137,5 +137,6 @@ def differences(theirs: Any, mine: dict[str, Any], trains: bool = True) -> list[
 def _defaults_of(settings: dict[str, Any]) -> dict[str, Any]:
     """The defaults of the TRANSFER keys among them: a trial that began before a key existed ran with its default."""
     usual = defaults()
-    known = {key for key in dotted_keys(usual) if key.startswith("TRANSFER.")}
-    return {key: _plain(value_of(usual, key)) for key in settings if key in known} | {ORDER_KEY: ORDER_OF_WORKERS}
+    values = {key: _plain(value_of(usual, key)) for key in dotted_keys(usual) if key.startswith("TRANSFER.")}
+    values[ORDER_KEY] = ORDER_OF_WORKERS
+    return {key: value for key, value in values.items() if key in settings}

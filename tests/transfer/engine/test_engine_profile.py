@@ -52,7 +52,7 @@ def test_too_short_a_trial_is_refused_before_anything_is_written(ask: Any, tmp_p
 
 
 def test_evaluation_is_not_profiled(ask: Any) -> None:
-    with pytest.raises(UserError, match="--profile looks at training; leave it out with --eval-only"):
+    with pytest.raises(UserError, match="--profile"):
         run_trial(ask(profile=1, eval_only=True))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from detectron2.structures import Instances
 
-from transfer.evaluation import coco
+from transfer.evaluation import coco_evaluator as coco
 from transfer.evaluation.evaluators import metrics_of
 from transfer.tasks.classes import COCO
 from transfer.tasks.splits import Split

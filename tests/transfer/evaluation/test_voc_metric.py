@@ -15,7 +15,8 @@ from detectron2.structures import Boxes, Instances
 
 from common.environment import ROOT
 from transfer.engine.detection_data import register_metadata
-from transfer.evaluation import voc, voc_metric
+from transfer.evaluation import voc_evaluator as voc
+from transfer.evaluation import voc_metric
 from transfer.evaluation.voc_evaluator import VOCEvaluator
 from transfer.evaluation.voc_metric import THRESHOLDS, Detections, Objects, average_precisions, rounded
 from transfer.tasks.classes import VOC
