@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import types
 import typing
@@ -135,7 +136,7 @@ def _reason(problem: Any, key: KeyPath, model: type[BaseModel]) -> str:
     if kind == "value_error":
         return str(problem["ctx"]["error"])
     if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return f"must hold keys and values, not {'nothing' if value is None else f'a {type(value).__name__}'}"
+        return f"must hold keys and values, not {'null' if value is None else type(value).__name__}"
     shown = "" if isinstance(value, (dict, list)) else f", not {value!r}"
     return problem["msg"].replace("Input should be", "must be").replace("valid ", "") + shown
 
@@ -146,11 +147,17 @@ def _valid_keys(key: KeyPath, model: type[BaseModel]) -> list[str]:
     for part in key:
         if _is_model(current):
             field = current.model_fields.get(part)
-            current = None if field is None else field.annotation
+            current = _extra_value(current) if field is None else field.annotation
         else:  # a mapping with free keys, or a list
             current = typing.get_args(current)[-1] if typing.get_args(current) else None
         current = _without_none(current)
     return list(current.model_fields) if _is_model(current) else []
+
+
+def _extra_value(model: type[BaseModel]) -> Any:
+    """The type of the values under free keys, where a model declares `__pydantic_extra__: dict[str, …]`."""
+    declared = inspect.get_annotations(model, eval_str=True).get("__pydantic_extra__")
+    return typing.get_args(declared)[-1] if declared else None
 
 
 def _without_none(annotation: Any) -> Any:

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from common.files import atomic_write
+from common.formats.backbone import BackboneMetadata, Branch, Preprocessing
 
-FORMAT = "backbone/1"
 CLASSIFIER_FORMAT = "classifier/1"
 
 
@@ -24,7 +24,7 @@ def write_backbone(
     arch: str,
     preprocessing: dict[str, Any],
     origin: dict[str, Any],
-    branch: str = "online",
+    branch: Branch = "online",
 ) -> None:
     """Write a backbone file atomically.
 
@@ -36,13 +36,8 @@ def write_backbone(
         origin: where the weights come from; JSON types.
         branch: `online`, or `target` for a momentum encoder.
     """
-    metadata = {
-        "format": FORMAT,
-        "arch": arch,
-        "branch": branch,
-        "preprocessing": json.dumps(preprocessing, sort_keys=True),
-        "origin": json.dumps(origin, sort_keys=True),
-    }
+    block = Preprocessing.parse(preprocessing, path)
+    metadata = BackboneMetadata(arch=arch, branch=branch, preprocessing=block, origin=origin).encode()
     with atomic_write(path) as stream:
         stream.write(_sorted_header(safetensors.torch.save(tensors, metadata)))
 

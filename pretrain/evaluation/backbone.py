@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,17 +15,14 @@ from torchvision.models.resnet import Bottleneck
 
 from common.errors import UserError, nearest
 from common.files import sha256_of
+from common.formats.backbone import BACKBONE_FORMAT, PTH_METADATA, BackboneMetadata, Preprocessing
 from pretrain.models import ARCHITECTURES
 from pretrain.models.encoder import backbone_tensors, build_encoder
 
-FORMAT = "backbone/1"
-PTH_METADATA = "backbone_metadata"
-"""Where tools/convert.py's torchvision form carries what a safetensors file has as metadata."""
-
 
 @dataclass(frozen=True)
-class Preprocessing:
-    """How uint8 pixels become the network's input.
+class PixelNormalization:
+    """Transform of uint8 images to the network's input.
 
     Attributes:
         mean, std: for each channel in the network's order, on the 0…1 scale.
@@ -46,7 +42,7 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
-class Backbone:
+class LoadedBackbone:
     """A file's network and what is known of it.
 
     Attributes:
@@ -61,19 +57,19 @@ class Backbone:
     encoder: ResNet
     width: int
     arch: str
-    preprocessing: Preprocessing
+    preprocessing: PixelNormalization
     origin: dict[str, Any]
     path: Path
     sha256: str
 
 
-def preprocessing_of(block: Mapping[str, Any]) -> Preprocessing:
-    """The transformation that a file's preprocessing block (0…255 scale, docs/reference/formats.md) spells."""
-    scaled = [tuple(float(value) / 255 for value in block[key]) for key in ("mean", "std")]
-    return Preprocessing(scaled[0], scaled[1], block["channel_order"] == "BGR")
+def normalization_of(preprocessing: Preprocessing) -> PixelNormalization:
+    """The transform that a file's preprocessing describes (0…255 scale there, 0…1 here)."""
+    mean, std = (tuple(value / 255 for value in values) for values in (preprocessing.mean, preprocessing.std))
+    return PixelNormalization(mean, std, preprocessing.channel_order == "BGR")
 
 
-def read_backbone(path: str | Path) -> Backbone:
+def read_backbone(path: str | Path) -> LoadedBackbone:
     """Read a backbone file: pre-training's, or tools/convert.py's safetensors or torchvision form.
 
     Raises:
@@ -83,21 +79,18 @@ def read_backbone(path: str | Path) -> Backbone:
     if not file.is_file():
         raise UserError(f"weights {file} {'is a folder' if file.is_dir() else 'does not exist'}; name a backbone file")
     metadata, tensors = _read_safetensors(file) if _is_safetensors(file) else _read_pth(file)
-    if metadata.get("format") != FORMAT:
-        raise UserError(_foreign(file, f"it does not say that it is of the format {FORMAT}"))
-    arch = metadata.get("arch", "")
+    if metadata.get("format") != BACKBONE_FORMAT:
+        raise UserError(_foreign(file, f"it does not say that it is of the format {BACKBONE_FORMAT}"))
+    header = BackboneMetadata.parse(metadata, f"weights {file}")
+    arch = header.arch
     if arch not in ARCHITECTURES:
         raise UserError(f"weights {file}: arch is {arch!r}, which there is not; {nearest(arch, ARCHITECTURES)}")
-    try:
-        block, origin = json.loads(metadata["preprocessing"]), json.loads(metadata.get("origin") or "null")
-        preprocessing = preprocessing_of(block)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"weights {file}: its preprocessing or origin cannot be read ({error})") from error
     encoder, width = build_encoder(arch, zero_init_residual=False)
-    if block.get("stride_in_1x1"):
+    if header.preprocessing.stride_in_1x1:
         _stride_in_1x1(encoder)
     _fill(encoder, tensors, file, arch)
-    return Backbone(encoder.eval(), width, arch, preprocessing, origin or {}, file, sha256_of(file))
+    normalization = normalization_of(header.preprocessing)
+    return LoadedBackbone(encoder.eval(), width, arch, normalization, header.origin or {}, file, sha256_of(file))
 
 
 def _is_safetensors(file: Path) -> bool:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import ResNet
 
-from pretrain.evaluation.backbone import Preprocessing
+from pretrain.evaluation.backbone import PixelNormalization
 from pretrain.evaluation.data import FixedView, LabelledSet, Views, load_pictures
 from pretrain.evaluation.processes import rank, world_size
 
@@ -56,7 +56,7 @@ class Extractor:
 
     encoder: nn.Module
     width: int
-    preprocess: Callable[[torch.Tensor], torch.Tensor] | Preprocessing
+    preprocess: Callable[[torch.Tensor], torch.Tensor] | PixelNormalization
     precision: str = "fp32"
     channels_last: bool = False
 

@@ -11,7 +11,7 @@ from fvcore.common.config import CfgNode
 
 from common import environment
 from common.errors import UserError
-from pretrain.evaluation.backbone import Backbone
+from pretrain.evaluation.backbone import LoadedBackbone
 from pretrain.evaluation.config import settings
 from pretrain.evaluation.data import LabelledSet
 from pretrain.evaluation.processes import world_size
@@ -45,7 +45,7 @@ class Asked:
     epochs: int | None = None
 
 
-def origin_of(backbone: Backbone, asked: Asked) -> dict[str, Any]:
+def origin_of(backbone: LoadedBackbone, asked: Asked) -> dict[str, Any]:
     """The file's origin, with what the user declares where it has none.
 
     Raises:
@@ -63,7 +63,7 @@ def origin_of(backbone: Backbone, asked: Asked) -> dict[str, Any]:
 def build(
     asked: Asked,
     cfg: CfgNode,
-    backbone: Backbone,
+    backbone: LoadedBackbone,
     sets: tuple[LabelledSet, LabelledSet],
     metrics: Mapping[str, float] | None,
     divergence: Mapping[str, Any] | None,

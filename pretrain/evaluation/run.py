@@ -14,7 +14,7 @@ from common.console import Progress
 from common.errors import UserError
 from common.files import atomic_write, sha256_of
 from pretrain.evaluation import sources
-from pretrain.evaluation.backbone import Backbone, read_backbone
+from pretrain.evaluation.backbone import LoadedBackbone, read_backbone
 from pretrain.evaluation.config import settings
 from pretrain.evaluation.data import (
     EpochPieces,
@@ -99,7 +99,7 @@ def _identity(asked: Asked, cfg: CfgNode, sha256: str, sets: Sets | None = None)
     return identity
 
 
-def _extractor(backbone: Backbone, cfg: CfgNode, device: torch.device) -> Extractor:
+def _extractor(backbone: LoadedBackbone, cfg: CfgNode, device: torch.device) -> Extractor:
     layout = torch.channels_last if cfg.ENGINE.CHANNELS_LAST else torch.contiguous_format
     encoder = backbone.encoder.to(device).to(memory_format=layout).requires_grad_(False).eval()
     return Extractor(encoder, backbone.width, backbone.preprocessing, cfg.ENGINE.PRECISION, cfg.ENGINE.CHANNELS_LAST)
@@ -116,7 +116,7 @@ class _Teller:
             self.progress.step(count, note)
 
 
-def _knn(asked: Asked, cfg: CfgNode, backbone: Backbone, extractor: Extractor, sets: Sets) -> dict[str, Any]:
+def _knn(asked: Asked, cfg: CfgNode, backbone: LoadedBackbone, extractor: Extractor, sets: Sets) -> dict[str, Any]:
     start = time.perf_counter()
     tell = _Teller(sum(map(own_image_count, sets)), "features, images")
     view = FixedView(cfg.DATA.SIZE, cfg.DATA.RESIZE)
@@ -126,7 +126,7 @@ def _knn(asked: Asked, cfg: CfgNode, backbone: Backbone, extractor: Extractor, s
 
 
 def _linear(
-    asked: Asked, cfg: CfgNode, backbone: Backbone, extractor: Extractor, sets: Sets, folder: EvaluationFolder
+    asked: Asked, cfg: CfgNode, backbone: LoadedBackbone, extractor: Extractor, sets: Sets, folder: EvaluationFolder
 ) -> dict[str, Any]:
     start = time.perf_counter()
     state = _load_checkpoint(folder.checkpoint)

@@ -13,11 +13,14 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
+from common.formats.backbone import MSRA, PTH_METADATA, Preprocessing
 from pretrain.data.preprocessing import block, normalise
 from pretrain.engine.export import write_backbone
-from pretrain.evaluation.backbone import preprocessing_of, read_backbone
+from pretrain.evaluation.backbone import normalization_of, read_backbone
 from pretrain.evaluation.data import FixedView, RandomView, crop_and_flip
 from pretrain.models.encoder import backbone_tensors, build_encoder
+
+PREPROCESSING = Preprocessing.parse(block(), "pre-training's block")
 
 
 def test_our_own_file_is_the_encoder_it_came_from(weights: Path) -> None:
@@ -31,12 +34,12 @@ def test_our_own_file_is_the_encoder_it_came_from(weights: Path) -> None:
 
 def test_our_block_is_pre_trainings_normalisation_to_the_bit() -> None:
     images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
-    assert torch.equal(preprocessing_of(block())(images), normalise(images))
+    assert torch.equal(normalization_of(PREPROCESSING)(images), normalise(images))
 
 
 def test_a_bgr_block_is_honoured() -> None:
     images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
-    made = preprocessing_of({"channel_order": "BGR", "mean": [103.53, 116.28, 123.675], "std": [1.0, 1.0, 1.0]})(images)
+    made = normalization_of(MSRA)(images)
     mean = torch.tensor([103.53, 116.28, 123.675]).view(1, 3, 1, 1)
     torch.testing.assert_close(made, images[:, [2, 1, 0]].float() - mean, rtol=1e-5, atol=1e-4)
 
@@ -55,12 +58,10 @@ def test_a_stride_in_the_1x1_is_honoured(tmp_path: Path) -> None:
 
 def test_a_converted_file_of_torchvisions_names_is_read(weights: Path, tmp_path: Path) -> None:
     """tools/convert.py's `.pth`: a flat OrderedDict whose attribute says what a safetensors file's metadata says."""
-    from transfer.weights.containers import METADATA
-
     with safetensors.safe_open(weights, "pt") as stream:
         metadata = {**stream.metadata(), "origin": "null", "manifest": "{}"}
     state = OrderedDict(safetensors.torch.load_file(weights))
-    setattr(state, METADATA, metadata)
+    setattr(state, PTH_METADATA, metadata)
     torch.save(state, tmp_path / "w.pth")
     read = read_backbone(tmp_path / "w.pth")
     assert read.origin == {} and json.loads(metadata["preprocessing"])["channel_order"] == "RGB"
@@ -84,7 +85,7 @@ def test_the_fixed_view_and_normalisation_are_the_originals(width: int, height: 
             transforms.Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),
         ]
     )(photo(width, height))
-    ours = preprocessing_of(block())(FixedView(224, 256)(photo(width, height), 0, 0).unsqueeze(0))[0]
+    ours = normalization_of(PREPROCESSING)(FixedView(224, 256)(photo(width, height), 0, 0).unsqueeze(0))[0]
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
 
