@@ -93,7 +93,7 @@ def _inspect(args: argparse.Namespace, path: str, source: str, branch: str | Non
 
 
 def _convert(args: argparse.Namespace, path: str, source: str, branch: str | None) -> int:
-    from common.threads import one_thread
+    from common.training.distributed import one_thread
     from transfer.weights.convert import convert
 
     ignore_torchs_announcements()

@@ -94,9 +94,9 @@ def examine_deeply() -> list[Finding]:
 
 def first_process() -> bool:
     """Whether this is the one process of a job, or the only one, that prints."""
-    from common.processes import place_from_environment
+    from common.training.distributed import read_distributed_environment
 
-    place = place_from_environment()
+    place = read_distributed_environment()
     return place is None or place.rank == 0
 
 

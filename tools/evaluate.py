@@ -58,9 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = finished(asked, cfg)
     if result:
         return _say(f"{args.output} holds this evaluation, finished", result)
-    from common.processes import start
+    from common.training.distributed import launch
 
-    result = start(evaluate, (asked, cfg), args.num_gpus) or finished(asked, cfg)
+    result = launch(evaluate, (asked, cfg), args.num_gpus) or finished(asked, cfg)
     return _say("finished", result) if result else EXIT_OK
 
 

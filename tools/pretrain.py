@@ -41,10 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{folder.path} holds this run, finished: {_summary(result)}")
         return EXIT_OK
     ignore_torchs_announcements()
-    from common.processes import start
+    from common.training.distributed import launch
     from pretrain.engine.run import run as pretrain
 
-    start(pretrain, (cfg, Path(args.config_file).stem, args.output, args.resume, args.profile), args.num_gpus)
+    launch(pretrain, (cfg, Path(args.config_file).stem, args.output, args.resume, args.profile), args.num_gpus)
     what = folder.diverged()
     if what:
         print(f"diverged: {what}; the last good checkpoint is in {folder.path}", file=sys.stderr)

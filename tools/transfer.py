@@ -33,12 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run the trial, print its numbers."""
     args = _parse(argv)
     ignore_torchs_announcements()
-    from common.processes import place_from_environment
+    from common.training.distributed import read_distributed_environment
     from transfer.engine.prepare import TrialRequest
     from transfer.engine.trial import run_trial
 
     outcome = run_trial(TrialRequest(**vars(args) | {"overrides": tuple(args.overrides)}))
-    place = place_from_environment()
+    place = read_distributed_environment()
     if place is None or place.rank == 0:
         print(_summary(outcome))
     return EXIT_OK

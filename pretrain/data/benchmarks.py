@@ -12,7 +12,7 @@ from torchvision import transforms
 from torchvision.transforms import functional as F
 
 from common.measure import Comparison
-from common.threads import one_thread
+from common.training.distributed import one_thread
 from pretrain.data.augment import ADJUST, Recipe, View, draw
 from pretrain.data.dataset import Batch, TwoViews
 from pretrain.data.decode import decode

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from common.errors import UserError
-from common.processes import forked, leave_signals_to_the_trainer
+from common.training.distributed import ignore_stop_signals, start_workers
 from pretrain.data.dataset import Batch, TwoViews
 from pretrain.data.decode import CONDITIONS
 from pretrain.data.pipelines.base import Content
@@ -75,7 +75,7 @@ class Batches(Iterator[Batch]):
 
     def _receive(self) -> Generator[Batch, None, None]:
         """A generator, so that the processes start with the first batch and end with an error."""
-        for batch in forked(self.loader):
+        for batch in start_workers(self.loader):
             batch, views = self._finished(batch)
             assert batch.met is not None
             self.met += batch.met
@@ -111,6 +111,6 @@ def _start_worker(_worker: int) -> None:
 
     It must be able to finish its step, for which its workers are still needed.
     """
-    leave_signals_to_the_trainer(_worker)
+    ignore_stop_signals(_worker)
     if "cv2" in sys.modules:  # torch sees to its own threads
         sys.modules["cv2"].setNumThreads(1)

@@ -12,6 +12,7 @@ from fvcore.common.config import CfgNode
 
 from common.errors import UserError
 from common.profiling import require_steps
+from common.training.collectives import run_on_main_process
 from pretrain.data.index import ImageIndex, find_images
 from pretrain.engine.build import build_trainer, check_sizes, images_normalised
 from pretrain.engine.checkpoint import Checkpoints, load_latest, restore
@@ -29,7 +30,6 @@ from pretrain.engine.trainer import Diverged, Trainer
 from pretrain.engine.validation import ValidationMonitor, check_labels, validation_set
 from pretrain.engine.writers import build_writers
 from pretrain.evaluation.data import LabelledSet
-from pretrain.evaluation.processes import on_main_process
 from pretrain.methods import needs_labels
 from pretrain.optim.schedule import build_schedule, peak_lr
 
@@ -59,14 +59,14 @@ def run(cfg: CfgNode, recipe: str, output: str, resume: bool, profile: int = 0) 
     check_labels(cfg, index)
     require_steps(profile, len(index) // cfg.SOLVER.BATCH_SIZE * cfg.SOLVER.EPOCHS)
     bank, validation = monitored_sets(cfg), validation_set(cfg, index)
-    on_main_process(lambda: folder.claim(cfg, resume))
+    run_on_main_process(lambda: folder.claim(cfg, resume))
     with logging_to(folder.log, comm.is_main_process()):
         try:
             trainer, facts = _train(cfg, folder, index, bank, validation, device, profile)
         except Diverged as error:
             _log.error("stopped: %s; the last good checkpoint is kept", error)
             what = str(error)
-            on_main_process(lambda: folder.record_divergence(what))
+            run_on_main_process(lambda: folder.record_divergence(what))
             return
         if comm.is_main_process():
             write_result(cfg, recipe, folder, trainer, facts, index.classes or () if needs_labels(cfg.METHOD) else ())

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import functional as F
 
 from common.errors import UserError
-from common.processes import forked, leave_signals_to_the_trainer
+from common.training.distributed import ignore_stop_signals, start_workers
 from pretrain.data.augment import Recipe, draw, render
 from pretrain.data.decode import decode_rgb
 from pretrain.data.index import ImageIndex, find_images
@@ -187,10 +187,10 @@ def load_pictures(
         num_workers=min(workers, len(batches)),  # type: ignore[arg-type]
         collate_fn=collate,
         pin_memory=pin,
-        worker_init_fn=leave_signals_to_the_trainer,
+        worker_init_fn=ignore_stop_signals,
         generator=torch.Generator(),
     )
-    for batch in forked(loader):
+    for batch in start_workers(loader):
         if isinstance(batch, str):
             raise UserError(batch)
         yield batch

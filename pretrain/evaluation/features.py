@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+from detectron2.utils import comm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import ResNet
 
 from pretrain.evaluation.backbone import PixelNormalization
 from pretrain.evaluation.data import FixedView, LabelledSet, Views, load_pictures
-from pretrain.evaluation.processes import rank, world_size
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Autocast's format for a precision other than fp32."""
@@ -90,7 +90,7 @@ def numbers_of(chunk: int, images: int) -> range:
 
 def own_chunks(images: int) -> range:
     """The chunks that are this process's to compute."""
-    return range(rank(), chunk_count(images), world_size())
+    return range(comm.get_rank(), chunk_count(images), comm.get_world_size())
 
 
 def own_image_count(images: LabelledSet) -> int:

@@ -16,11 +16,11 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from detectron2.utils import comm
 
 from common.errors import UserError
 from pretrain.evaluation.data import FixedView, LabelledSet
 from pretrain.evaluation.features import Extractor, chunk_count, extract_chunks, numbers_of
-from pretrain.evaluation.processes import rank, world_size
 
 
 class Nearest(NamedTuple):
@@ -156,22 +156,22 @@ def neighbours(
 
 def _from_owner(part: torch.Tensor | None, chunk: int, count: int, extractor: Extractor) -> torch.Tensor:
     """A chunk of the queries' features, from the process that computed it to all."""
-    if world_size() == 1 and part is not None:
+    if comm.get_world_size() == 1 and part is not None:
         return part
-    owner = chunk % world_size()
+    owner = chunk % comm.get_world_size()
     template = next(extractor.encoder.parameters())
-    if part is None or rank() != owner:
+    if part is None or comm.get_rank() != owner:
         part = template.new_empty(count, extractor.width)
     dist.broadcast(part, owner)
     return part
 
 
 def _over_processes(nearest: Nearest) -> Nearest:
-    if world_size() == 1:
+    if comm.get_world_size() == 1:
         return nearest
     gathered = []
     for mine in nearest:
-        theirs = [torch.empty_like(mine) for _ in range(world_size())]
+        theirs = [torch.empty_like(mine) for _ in range(comm.get_world_size())]
         dist.all_gather(theirs, mine.contiguous())
         gathered.append(theirs)
     return merge(Nearest(*pair) for pair in zip(*gathered, strict=True))

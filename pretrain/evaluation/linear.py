@@ -14,14 +14,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common.errors import Preempted
+from common.training.collectives import sum_over_processes
 from pretrain.evaluation.data import EpochPieces
 from pretrain.evaluation.optimizer import build_optimizer, peak_lr
-from pretrain.evaluation.processes import sum_over_processes, world_size
 from pretrain.evaluation.sources import Batches, Share
 from pretrain.methods.parts.topk import hits
 from pretrain.optim.schedule import CosineByEpoch
@@ -125,12 +126,12 @@ class LinearProbe:
         logits = self.model(features)
         mean = F.cross_entropy(logits, labels) if len(labels) else logits.sum()
         # DistributedDataParallel averages over processes, whose parts may differ in size; alone, the factor is 1.
-        loss = mean * (len(labels) * world_size() / size)
+        loss = mean * (len(labels) * comm.get_world_size() / size)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         shared = sum_over_processes(torch.stack([loss.detach().double(), loss.new_tensor(stop_wanted).double()])).cpu()
-        value = float(shared[0]) / world_size()
+        value = float(shared[0]) / comm.get_world_size()
         if not math.isfinite(value):
             raise Diverged(self.progress.iteration, lr, f"the loss is {value}")
         self.progress.iteration += 1

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 
 from common import environment
@@ -14,7 +15,6 @@ from common.errors import UserError
 from pretrain.evaluation.backbone import LoadedBackbone
 from pretrain.evaluation.config import settings
 from pretrain.evaluation.data import LabelledSet
-from pretrain.evaluation.processes import world_size
 
 FORMAT = "evaluation-result/1"
 IMAGENET = {"classes": 1000, "training images": 1281167, "test images": 50000}
@@ -95,7 +95,7 @@ def build(
             **settings(cfg, asked.kind),
             **{name.replace(" ", "_"): value for name, value in sizes.items()},
             "augmentation": linear and not cfg.LINEAR.CACHE_FEATURES,
-            "num_processes": world_size(),
+            "num_processes": comm.get_world_size(),
         },
         "weights": {
             "name": asked.name or _name(backbone.path.resolve(), stem),

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 
 from common.console import Progress
 from common.errors import UserError
 from common.files import atomic_write, sha256_of
+from common.training.collectives import run_on_main_process
 from pretrain.evaluation import sources
 from pretrain.evaluation.backbone import LoadedBackbone, read_backbone
 from pretrain.evaluation.config import settings
@@ -28,7 +30,6 @@ from pretrain.evaluation.features import Extractor, own_image_count
 from pretrain.evaluation.folder import EvaluationFolder
 from pretrain.evaluation.knn import check_k, knn_accuracy
 from pretrain.evaluation.linear import Diverged, LinearProbe, build_classifier
-from pretrain.evaluation.processes import on_main_process, rank, world_size
 from pretrain.evaluation.result import Asked, build, origin_of
 from pretrain.evaluation.stop import stop_requests
 
@@ -69,7 +70,7 @@ def evaluate(asked: Asked, cfg: CfgNode) -> dict[str, Any]:
     folder = EvaluationFolder(asked.output) if asked.output is not None else None
     if folder:
         identity = _identity(asked, cfg, backbone.sha256, sets)
-        on_main_process(lambda: folder.claim(identity, asked.resume))
+        run_on_main_process(lambda: folder.claim(identity, asked.resume))
     extractor = _extractor(backbone, cfg, device)
     if asked.kind == "knn":
         result = _knn(asked, cfg, backbone, extractor, sets)
@@ -77,7 +78,7 @@ def evaluate(asked: Asked, cfg: CfgNode) -> dict[str, Any]:
         assert folder is not None  # the command line sees to it
         result = _linear(asked, cfg, backbone, extractor, sets, folder)
     if folder:
-        on_main_process(lambda: folder.write_result(result))
+        run_on_main_process(lambda: folder.write_result(result))
     return result
 
 
@@ -109,7 +110,7 @@ class _Teller:
     """Progress lines of the main process, counting images."""
 
     def __init__(self, total: int, label: str) -> None:
-        self.progress = Progress(total, label) if rank() == 0 and total else None
+        self.progress = Progress(total, label) if comm.is_main_process() and total else None
 
     def __call__(self, count: int, note: str = "") -> None:
         if self.progress:
@@ -135,7 +136,7 @@ def _linear(
 
     def save() -> None:
         content = {"format": CHECKPOINT_FORMAT, "seconds": before + time.perf_counter() - start, **probe.state()}
-        on_main_process(lambda: _write_checkpoint(folder, content, probe.progress.history))
+        run_on_main_process(lambda: _write_checkpoint(folder, content, probe.progress.history))
 
     divergence = None
     left = sum(probe.pieces.size(step) for step in range(probe.pieces.start, probe.pieces.stop))
@@ -174,7 +175,8 @@ def _probe(
     share = sources.test_share(extractor, test, fixed, workers, _Teller(own_image_count(test), "test features, images"))
     begin = state["progress"]["iteration"] if state else 0
     steps = -(-len(train) // linear.BATCH_SIZE)
-    pieces = EpochPieces(len(train), linear.BATCH_SIZE, cfg.SEED, begin, steps * linear.EPOCHS, rank(), world_size())
+    ranks = comm.get_rank(), comm.get_world_size()
+    pieces = EpochPieces(len(train), linear.BATCH_SIZE, cfg.SEED, begin, steps * linear.EPOCHS, *ranks)
     if linear.CACHE_FEATURES:
         tell = _Teller(own_image_count(train), "training features, images")
         features = sources.cache(folder.path, extractor, train, fixed, workers, tell)
@@ -201,7 +203,7 @@ def _load_checkpoint(path: Path) -> dict[str, Any] | None:
     Raises:
         UserError: it cannot be read.
     """
-    if not on_main_process(path.exists):
+    if not run_on_main_process(path.exists):
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

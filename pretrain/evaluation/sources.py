@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from detectron2.utils import comm
 
+from common.training.collectives import run_on_main_process
 from pretrain.evaluation.data import EpochPieces, FixedView, LabelledSet, RandomView, Views, load_pictures
 from pretrain.evaluation.features import Extractor, extract_chunks, numbers_of
-from pretrain.evaluation.processes import barrier, on_main_process
 
 CACHE = "features_train.npy"
 
@@ -49,16 +50,16 @@ def cache(
     file of that name is whole, and a run that is resumed uses it.
     """
     file = folder / CACHE
-    if not on_main_process(file.exists):
+    if not run_on_main_process(file.exists):
         shape = (len(images), extractor.width)
-        part = folder / on_main_process(lambda: _allocate(folder, shape))
+        part = folder / run_on_main_process(lambda: _allocate(folder, shape))
         rows = np.lib.format.open_memmap(part, mode="r+")
         for chunk, features in extract_chunks(extractor, images, view, workers, step):
             numbers = numbers_of(chunk, len(images))
             rows[numbers.start : numbers.stop] = features.cpu().numpy()
         rows.flush()
-        barrier()
-        on_main_process(lambda: str(part.replace(file)))
+        comm.synchronize()
+        run_on_main_process(lambda: str(part.replace(file)))
     return np.load(file, mmap_mode="r")
 
 

@@ -2,39 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from common.training.collectives import sum_over_processes
 from pretrain.models.replace import ModuleT, replace_batch_norm
 from pretrain.models.tracked_bn import TrackedBatchNorm
-
-
-class _SumOverProcesses(torch.autograd.Function):
-    """y = Σ over processes of x. Each process's loss depends on it, so its gradient is summed over them likewise."""
-
-    @staticmethod
-    def forward(_ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        total = x.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(_ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
-        total = grads[0].clone()
-        dist.all_reduce(total)
-        return total
-
-
-def sum_over_processes(x: torch.Tensor) -> torch.Tensor:
-    """The sum of the processes' x, the same on all; gradients flow back to each. Where there is one it is x itself."""
-    if not dist.is_initialized():
-        return x
-    total: torch.Tensor = _SumOverProcesses.apply(x)
-    return total
 
 
 class CPUSyncBatchNorm(TrackedBatchNorm):

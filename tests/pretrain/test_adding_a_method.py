@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from common.console import call
-from common.processes import start
+from common.training.distributed import launch
 from pretrain import methods
 from tools.pretrain import main
 
@@ -77,7 +77,7 @@ def _gradients(folder: str) -> None:
 
 def test_two_processes_are_one_with_the_joined_batch(folder: Path) -> None:
     for count in (1, 2):
-        start(_gradients, (str(folder),), count)
+        launch(_gradients, (str(folder),), count)
     (one, alone), (two, together) = (torch.load(folder / f"{count}.pt") for count in (1, 2))
     torch.testing.assert_close(two, one)
     torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-13)

@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
 from common.errors import UserError
-from common.processes import leave_signals_to_the_trainer
+from common.training.distributed import ignore_stop_signals
 from transfer.engine.batch_sampler import DetectionBatchSampler
 from transfer.engine.config import ORDER_OF_WORKERS
 from transfer.engine.seeding import AUGMENT, PRECISE_BN, numpy_seeded
@@ -145,7 +145,7 @@ def training_batches(
         batch_size=None,
         collate_fn=_as_is,
         num_workers=cfg.DATALOADER.NUM_WORKERS if workers is None else workers,
-        worker_init_fn=leave_signals_to_the_trainer,
+        worker_init_fn=ignore_stop_signals,
         generator=torch.Generator(),  # else the loader draws a number from the generator that samples RoIs
     )
 
@@ -160,7 +160,7 @@ def test_batches(dataset: tasks.Dataset, cfg: CfgNode) -> Iterable[list[dict[str
     loader = build_detection_test_loader(
         dicts, mapper=DatasetMapper(cfg, is_train=False), num_workers=cfg.DATALOADER.NUM_WORKERS
     )
-    loader.worker_init_fn = leave_signals_to_the_trainer
+    loader.worker_init_fn = ignore_stop_signals
     return loader
 
 

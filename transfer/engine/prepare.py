@@ -9,10 +9,10 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from common import processes
 from common.config import value_of
 from common.errors import UserError
 from common.profiling import require_steps
+from common.training import distributed
 from transfer.engine.checkpoint import LAST, Checkpoints
 from transfer.engine.config import (
     TRIAL,
@@ -115,7 +115,7 @@ def prepare(request: TrialRequest) -> tuple[PreparedTrial, Task]:
     """
     loaded = load_config(request.config_file, request.overlay, request.overrides)
     recorded = resolve_role(loaded, request.role, request.select_on, request.lr_from)
-    place = processes.place_from_environment()
+    place = distributed.read_distributed_environment()
     count = number_of_processes(request.num_gpus)
     cfg = _resolve(loaded, request, count)
     if request.profile and request.eval_only:
@@ -147,7 +147,7 @@ def prepare(request: TrialRequest) -> tuple[PreparedTrial, Task]:
 
 def number_of_processes(num_gpus: int) -> int:
     """How many processes train: torchrun's or Slurm's, else `num_gpus`."""
-    place = processes.place_from_environment()
+    place = distributed.read_distributed_environment()
     if num_gpus < 1:
         raise UserError(f"--num-gpus {num_gpus}: must be at least 1 (a CPU counts as one)")
     return num_gpus if place is None else place.world_size

@@ -18,9 +18,9 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 from torch import nn
 
-from common import processes
 from common.files import read_json, write_json, write_text
 from common.profiling import require_steps
+from common.training import distributed
 from transfer.engine.config import SEPARABLE
 from transfer.engine.detection_data import register_metadata, test_batches, training_batches, training_dicts
 from transfer.engine.detection_trainer import DetectionTrainer
@@ -69,8 +69,8 @@ def run_trial(request: TrialRequest) -> TrialOutcome:
     file = prepared.output / (EVALUATION if request.eval_only else RESULT)
     if not request.eval_only and file.is_file():
         return TrialOutcome("already", read_json(file), file)
-    spawned = prepared.processes if processes.place_from_environment() is None else 1
-    processes.start(run_process, (prepared, task if spawned == 1 else None), spawned)
+    spawned = prepared.processes if distributed.read_distributed_environment() is None else 1
+    distributed.launch(run_process, (prepared, task if spawned == 1 else None), spawned)
     content = read_json(file)
     return TrialOutcome("evaluated" if request.eval_only else str(content["status"]), content, file)
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
+from common.training.collectives import sum_over_processes
 from pretrain.methods.base import full_precision
-from pretrain.models.sync_bn import sum_over_processes
 
 
 def sinkhorn(scores: torch.Tensor, epsilon: float, steps: int) -> torch.Tensor:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from detectron2.utils import comm
 
-from common.processes import start
+from common.training.distributed import launch
 from pretrain.config import defaults
 from pretrain.data.index import find_images
 from pretrain.engine.build import build_trainer
@@ -129,7 +129,7 @@ def _synchronised(sync: bool, images: str) -> int:
 
 def test_in_double_precision_two_processes_of_8_are_one_of_16(tmp_path: Path, images: Path) -> None:
     for count in (1, 2):
-        start(_train_narrow, (str(tmp_path), str(images)), count)
+        launch(_train_narrow, (str(tmp_path), str(images)), count)
     one, two = (torch.load(tmp_path / f"{count}.pt") for count in (1, 2))
     assert apart(two["whole"], one["whole"]) < 1e-9
     for run in (one, two):  # saved and resumed on the way: the very same

@@ -10,7 +10,7 @@ import torch
 from detectron2.utils import comm
 from torch import nn
 
-from common.processes import start
+from common.training.distributed import launch
 from pretrain.config import defaults
 from pretrain.data.dataset import Batch
 from pretrain.engine.checkpoint import Checkpoints, load_latest, restore
@@ -89,7 +89,7 @@ def _train(folder: str) -> None:
 
 def test_two_processes_are_one_and_a_resumed_run_is_a_whole_one(tmp_path: Path) -> None:
     for count in (1, 2):
-        start(_train, (str(tmp_path),), count)
+        launch(_train, (str(tmp_path),), count)
     one, two = (torch.load(tmp_path / f"{count}.pt") for count in (1, 2))
     for name in RUNS:
         assert apart(two[name], one[name]) < 1e-9

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from common.errors import UserError
-from common.processes import start
+from common.training.distributed import launch
 from pretrain.evaluation import features as features_module
 from pretrain.evaluation.backbone import read_backbone
 from pretrain.evaluation.data import FixedView, labelled_sets
@@ -110,7 +110,7 @@ def test_two_processes_find_exactly_what_one_finds(
     monkeypatch.setattr(features_module, "CHUNK", 4)
     monkeypatch.setattr(features_module, "BATCH", 2)
     write_neighbours(weights, labelled, tmp_path / "one")
-    start(write_neighbours, (weights, labelled, tmp_path / "two"), 2)
+    launch(write_neighbours, (weights, labelled, tmp_path / "two"), 2)
     one, two = (torch.load(tmp_path / name) for name in ("one", "two"))
     assert len(one) == len(two) == 3
     for mine, other in zip(one, two, strict=True):

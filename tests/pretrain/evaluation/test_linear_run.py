@@ -15,13 +15,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from detectron2.utils import comm
 
-from common.processes import start
+from common.training.distributed import launch
 from pretrain.evaluation import sources
 from pretrain.evaluation.config import load
 from pretrain.evaluation.data import EpochPieces
 from pretrain.evaluation.linear import LinearProbe, build_classifier
-from pretrain.evaluation.processes import rank, world_size
 from pretrain.evaluation.sources import Share
 from tests.pretrain.evaluation.conftest import SMALL_LINEAR
 
@@ -145,19 +145,19 @@ def fit(out: Path) -> None:
     cfg = load(root / "configs/evaluation/linear_imagenet_lars_b4096_90ep.yaml", "linear", overrides=overrides)
     features = torch.randn(22, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(22) % 3
-    pieces = EpochPieces(22, 7, 0, 0, 8, rank(), world_size())
+    pieces = EpochPieces(22, 7, 0, 0, 8, comm.get_rank(), comm.get_world_size())
     batches = sources.cached(features.numpy(), SimpleNamespace(labels=labels), pieces, torch.device("cpu"))  # type: ignore[arg-type]
-    share = Share(features[rank() :: world_size()], labels[rank() :: world_size()])
+    share = Share(features[comm.get_rank() :: comm.get_world_size()], labels[comm.get_rank() :: comm.get_world_size()])
     probe = LinearProbe(build_classifier(5, 3, 0).double(), cfg.LINEAR, pieces, batches, share)
     probe.fit(lambda: None, 0, lambda: False, lambda *_: None)
-    if rank() == 0:
+    if comm.get_rank() == 0:
         torch.save({"state": probe.classifier.state_dict(), "history": probe.progress.history}, out)
 
 
 def test_two_processes_end_where_one_does(tmp_path: Path) -> None:
     """Also where a step's images are shared unequally, or one process has none (22 = 3 × 7 + 1)."""
     fit(tmp_path / "one")
-    start(fit, (tmp_path / "two",), 2)
+    launch(fit, (tmp_path / "two",), 2)
     one, two = (torch.load(tmp_path / name) for name in ("one", "two"))
     for name, tensor in one["state"].items():
         torch.testing.assert_close(two["state"][name], tensor, rtol=1e-12, atol=1e-14)

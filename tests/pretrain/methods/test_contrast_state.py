@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from detectron2.utils import comm
 
-from common.processes import start
+from common.training.distributed import launch
 from pretrain.data.dataset import Batch
 from pretrain.engine.trainer import Trainer
 from pretrain.methods import simclr, swav
@@ -88,7 +88,7 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of what one process and each of two ended with."""
     folder = tmp_path_factory.mktemp("ends")
     for count in (1, 2):
-        start(_work, (str(folder),), count)
+        launch(_work, (str(folder),), count)
     return folder
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from detectron2.utils import comm
 
-from common.processes import start
+from common.training.distributed import launch
 from pretrain.config import defaults
 from pretrain.data.dataset import Batch
 from pretrain.engine.trainer import Trainer
@@ -89,7 +89,7 @@ def _train_each(folder: str) -> None:
 def test_two_processes_are_one(tmp_path: Path) -> None:
     """In float64: sums in another order show in the last digits (2e-11 was measured); both hold the same bank."""
     for count in (1, 2):
-        start(_train_each, (str(tmp_path),), count)
+        launch(_train_each, (str(tmp_path),), count)
     for name in _methods():
         one, two, other = (torch.load(tmp_path / f"{name}_{place}.pt") for place in ("1_0", "2_0", "2_1"))
         assert one.keys() == two.keys()

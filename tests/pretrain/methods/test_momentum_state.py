@@ -11,7 +11,7 @@ import torch
 from detectron2.utils import comm
 from torch._dynamo.testing import CompileCounter
 
-from common.processes import start
+from common.training.distributed import launch
 from pretrain.data.dataset import Batch
 from pretrain.engine.trainer import Trainer
 from pretrain.methods import byol, moco
@@ -91,7 +91,7 @@ def _in_order(queue: torch.Tensor, step: int) -> torch.Tensor:
 def test_two_processes_are_one(tmp_path: Path) -> None:
     """In float64, batch normalisation over both: sums in another order show in the last digits."""
     for count in (1, 2):
-        start(_train_each, (str(tmp_path),), count)
+        launch(_train_each, (str(tmp_path),), count)
     for name in _methods():
         one, two, other = (torch.load(tmp_path / f"{name}_{place}.pt") for place in ("1_0", "2_0", "2_1"))
         assert one.keys() == two.keys()

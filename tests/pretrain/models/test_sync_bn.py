@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from common.processes import start
+from common.training.distributed import launch
 from pretrain.models.sync_bn import CPUSyncBatchNorm, synchronise_batch_norm
 from tests.pretrain.models.normed import small_network
 
@@ -39,7 +39,7 @@ def _one_of_two(folder: str) -> None:
 
 
 def test_statistics_and_gradients_are_those_of_the_whole_batch(tmp_path: Path) -> None:
-    start(_one_of_two, (str(tmp_path),), num_processes=2)
+    launch(_one_of_two, (str(tmp_path),), num_processes=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     whole = _gradients(small_network(), *_inputs())
     for name, expected in whole.items():

@@ -12,7 +12,7 @@ import two_detectors
 import two_processes
 from torch import Tensor, nn
 
-from common import processes
+from common.training import distributed
 from transfer.engine.prepare import TrialRequest, prepare
 from transfer.engine.trial import run_trial
 from transfer.toy.build import Size, build
@@ -39,7 +39,7 @@ def ranks(root: Path, narrow: Path, tmp_path_factory: pytest.TempPathFactory) ->
             num_gpus=2,
         )
         trials[task] = prepare(request)[0]
-    processes.start(two_processes.work, (folder, root, trials), 2)
+    distributed.launch(two_processes.work, (folder, root, trials), 2)
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -11,7 +11,7 @@ import coco_cases as cases
 import numpy as np
 from detectron2.utils import comm
 
-from common import processes as starting
+from common.training import distributed as starting
 from transfer.engine.detection_data import register_metadata
 from transfer.evaluation.evaluators import build_evaluator
 from transfer.tasks.task import Dataset
@@ -26,7 +26,7 @@ def world(folder: Path) -> tuple[Dataset, cases.Batches]:
 
 def run(folder: Path, processes: int) -> None:
     """Start them."""
-    starting.start(measure, (folder,), processes)
+    starting.launch(measure, (folder,), processes)
 
 
 def measure(folder: Path) -> None:

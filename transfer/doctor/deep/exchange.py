@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from common import processes
+from common.training import distributed
 from transfer.doctor.deep.children import Answer, in_processes
 from transfer.doctor.finding import Finding
 
@@ -51,7 +51,7 @@ class Exchange:
 
 def between_processes(count: int, seconds: float) -> Answer:
     """All-reduce between `count` processes of this machine, one a GPU where there are GPUs: an `Exchange`."""
-    port = str(processes.free_port())
+    port = str(distributed.find_free_port())
     env = [
         {
             "RANK": str(rank),
@@ -68,7 +68,7 @@ def between_processes(count: int, seconds: float) -> Answer:
 
 
 def _join_and_measure() -> Exchange:
-    exchange: Exchange = processes.start(measure)
+    exchange: Exchange = distributed.launch(measure)
     return exchange
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
-from common import processes
+from common.training import distributed
 from common.workload import Workload
 from transfer.doctor.deep.children import Answer, in_processes
 from transfer.doctor.deep.exchange import between_processes, judge, measure
@@ -39,7 +39,7 @@ def look(workloads: Sequence[Workload]) -> list[Finding]:
         import torch
     except Exception as error:
         return [Finding("deep", "missing", f"cannot import torch: {in_a_line(error)}", SETUP)]
-    place = processes.place_from_environment()
+    place = distributed.read_distributed_environment()
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if place is not None and place.world_size > 1:
         return _one_of_many(workloads, place, count)
@@ -108,7 +108,7 @@ def _skipped(workloads: Sequence[Workload]) -> list[Finding]:
     return [*findings, Finding("NCCL", "skipped", f"it joins GPUs; {why}")]
 
 
-def _one_of_many(workloads: Sequence[Workload], place: processes.Place, gpus: int) -> list[Finding]:
+def _one_of_many(workloads: Sequence[Workload], place: distributed.DistributedEnvironment, gpus: int) -> list[Finding]:
     """One process of torchrun's or Slurm's: its own GPU first (the first process without GPUs: its CPU), then together.
 
     The GPU is looked at in a process that is alone: a trainer would else average over all of them.
@@ -121,7 +121,7 @@ def _one_of_many(workloads: Sequence[Workload], place: processes.Place, gpus: in
         found = _on_cpu(workloads)
     name = f"{socket.gethostname()}, process {place.local_rank}"
     found = [dataclasses.replace(one, subject=f"{one.subject} ({name})") for one in found]
-    gathered: list[Finding] = processes.start(_together, (found, step))
+    gathered: list[Finding] = distributed.launch(_together, (found, step))
     return [*gathered, *([] if gpus else _skipped(workloads))] if place.rank == 0 else found
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from common.processes import start
+from common.training.distributed import launch
 from pretrain.methods.parts.gather import gathered
 from pretrain.methods.parts.queue import Queue
 from pretrain.methods.parts.shuffle import on_shuffled
@@ -59,7 +59,7 @@ def _one_of_two(folder: str) -> None:
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder: Path = tmp_path_factory.mktemp("both")
-    start(_one_of_two, (str(folder),), 2)
+    launch(_one_of_two, (str(folder),), 2)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

@@ -1,4 +1,4 @@
-"""Starting processes: the place from the environment, and two real gloo processes on a CPU."""
+"""Launching processes: the distributed environment, and two real gloo processes on a CPU."""
 
 from __future__ import annotations
 
@@ -14,16 +14,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from common import processes
 from common.errors import Preempted, UserError
-from common.processes import Place, first_host, place_from_environment, start, tasks_per_node
+from common.training import distributed
+from common.training.distributed import (
+    DistributedEnvironment,
+    first_host,
+    launch,
+    parse_tasks_per_node,
+    read_distributed_environment,
+)
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test inherits a place from torchrun or Slurm."""
+def no_inherited_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test inherits an environment from torchrun or Slurm."""
     for name in list(os.environ):
         if name in NAMES or name.startswith("SLURM_"):
             monkeypatch.delenv(name)
@@ -50,54 +56,54 @@ def step(monkeypatch: pytest.MonkeyPatch, **values: object) -> None:
 
 
 def test_nobody_gave_a_place() -> None:
-    assert place_from_environment() is None
+    assert read_distributed_environment() is None
 
 
 def test_torchrun_gives_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
     environ(monkeypatch, RANK=5, WORLD_SIZE=8, LOCAL_RANK=1, LOCAL_WORLD_SIZE=4, MASTER_ADDR="a", MASTER_PORT=1)
-    assert place_from_environment() == Place(5, 8, 1, 4, "env://")
+    assert read_distributed_environment() == DistributedEnvironment(5, 8, 1, 4, "env://")
 
 
-def test_torchrun_with_one_process_needs_no_rendezvous(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchrun_with_one_process_needs_no_init_method(monkeypatch: pytest.MonkeyPatch) -> None:
     environ(monkeypatch, RANK=0, WORLD_SIZE=1, LOCAL_RANK=0, MASTER_ADDR="a")
-    assert place_from_environment() == Place()
+    assert read_distributed_environment() == DistributedEnvironment()
 
 
 def test_srun_gives_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
     step(monkeypatch)
-    place = place_from_environment()
-    assert place is not None and place.rendezvous is not None
-    assert (place.rank, place.world_size, place.local_rank, place.local_size) == (3, 4, 1, 2)
-    assert place.rendezvous.startswith("tcp://gpu07:")
+    environment = read_distributed_environment()
+    assert environment is not None and environment.init_method is not None
+    assert (environment.rank, environment.world_size, environment.local_rank, environment.local_size) == (3, 4, 1, 2)
+    assert environment.init_method.startswith("tcp://gpu07:")
 
 
 def test_steps_and_jobs_meet_at_ports_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     ports = set()
     for job, number in ((41, 0), (41, 1), (42, 0), (19999, 3)):
         step(monkeypatch, SLURM_JOB_ID=job, SLURM_STEP_ID=number)
-        place = place_from_environment()
-        assert place is not None and place.rendezvous is not None
-        ports.add(int(place.rendezvous.rpartition(":")[2]))
+        environment = read_distributed_environment()
+        assert environment is not None and environment.init_method is not None
+        ports.add(int(environment.init_method.rpartition(":")[2]))
     assert len(ports) == 4 and all(1024 < port < 32768 for port in ports)
 
 
 def test_a_batch_script_or_interactive_shell_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """They see the job's numbers; joining on them would wait for tasks that nobody started."""
     environ(monkeypatch, SLURM_JOB_ID=41, SLURM_PROCID=0, SLURM_LOCALID=0, SLURM_NTASKS=4)
-    assert place_from_environment() is None
+    assert read_distributed_environment() is None
     environ(monkeypatch, SLURM_STEP_ID=4294967290, SLURM_STEP_NUM_TASKS=1)
-    assert place_from_environment() is None
+    assert read_distributed_environment() is None
 
 
 def test_uneven_tasks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     step(monkeypatch, SLURM_STEP_TASKS_PER_NODE="2,1", SLURM_STEP_NUM_TASKS=3)
     with pytest.raises(UserError, match=r"2,1.*ntasks-per-node"):
-        place_from_environment()
+        read_distributed_environment()
 
 
 @pytest.mark.parametrize(("text", "count"), [("4", 4), ("8(x16)", 8), ("2(x2),2", 2)])
 def test_tasks_per_node(text: str, count: int) -> None:
-    assert tasks_per_node(text) == count
+    assert parse_tasks_per_node(text) == count
 
 
 @pytest.mark.parametrize(
@@ -117,19 +123,19 @@ def test_first_host(nodelist: str, host: str) -> None:
 
 
 def test_one_process_runs_right_here_and_returns() -> None:
-    assert start(lambda a, b: a + b, (1, 2)) == 3
+    assert launch(lambda a, b: a + b, (1, 2)) == 3
 
 
 def test_more_gpus_than_there_are_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(UserError, match=r"--num-gpus 4: this machine has 2"):
-        start(print, num_processes=4)
+        launch(print, num_processes=4)
 
 
 def test_num_gpus_against_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     environ(monkeypatch, RANK=0, WORLD_SIZE=4, LOCAL_RANK=0, LOCAL_WORLD_SIZE=2, MASTER_ADDR="a", MASTER_PORT=1)
     with pytest.raises(UserError, match="4 processes are running already"):
-        start(print, num_processes=3)
+        launch(print, num_processes=3)
 
 
 def _sum_ranks(folder: str) -> None:
@@ -177,19 +183,19 @@ def _bug(_: str) -> None:
 
 
 def test_two_processes_join_one_group(tmp_path: Path) -> None:
-    assert start(_sum_ranks, (str(tmp_path),), num_processes=2) is None
+    assert launch(_sum_ranks, (str(tmp_path),), num_processes=2) is None
     assert (tmp_path / "0").read_text() == "0 0 2 2 3.0"
     assert (tmp_path / "1").read_text() == "1 1 2 2 3.0"
 
 
 def test_a_user_error_in_a_process_stays_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^the file is missing$"):
-        start(_refuse_on_one, (str(tmp_path),), num_processes=2)
+        launch(_refuse_on_one, (str(tmp_path),), num_processes=2)
 
 
 def test_a_stop_waits_for_every_process(tmp_path: Path) -> None:
     with pytest.raises(Preempted, match="at iteration 7"):
-        start(_stop, (str(tmp_path),), num_processes=2)
+        launch(_stop, (str(tmp_path),), num_processes=2)
     assert (tmp_path / "checkpoint").read_text() == "whole"
 
 
@@ -207,7 +213,7 @@ def test_a_signal_to_the_first_process_reaches_those_it_spawned(tmp_path: Path) 
     teller = threading.Thread(target=tell)
     teller.start()
     with pytest.raises(Preempted, match="told to"):
-        start(_stop_when_told, (str(tmp_path),), num_processes=2)
+        launch(_stop_when_told, (str(tmp_path),), num_processes=2)
     teller.join()
     assert sorted(path.name for path in tmp_path.glob("saved*")) == ["saved0", "saved1"]
     assert signal.getsignal(signal.SIGTERM) == before
@@ -215,7 +221,7 @@ def test_a_signal_to_the_first_process_reaches_those_it_spawned(tmp_path: Path) 
 
 def test_a_bug_in_a_process_keeps_its_traceback(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="ZeroDivisionError: ours") as caught:
-        start(_bug, (str(tmp_path),), num_processes=2)
+        launch(_bug, (str(tmp_path),), num_processes=2)
     assert not isinstance(caught.value, UserError)
 
 
@@ -223,15 +229,15 @@ def test_the_free_port_is_free() -> None:
     import socket
 
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", processes.free_port()))
+        probe.bind(("127.0.0.1", distributed.find_free_port()))
 
 
 FORGOTTEN = """
 import multiprocessing, signal, sys, time
-from common.processes import leave_signals_to_the_trainer, start
+from common.training.distributed import ignore_stop_signals, launch
 
 def loader(ready):
-    leave_signals_to_the_trainer(0)
+    ignore_stop_signals(0)
     ready.set()
     time.sleep(600)
 
@@ -242,7 +248,7 @@ def train():
     if len(sys.argv) > 1:
         raise KeyError("broken")
 
-start(train, ())
+launch(train, ())
 """
 
 
@@ -265,6 +271,6 @@ class _Frozen(torch.utils.data.Dataset[int]):
 
 def test_a_loaders_processes_leave_alone_what_they_inherit() -> None:
     loader = torch.utils.data.DataLoader(_Frozen(), batch_size=None, num_workers=2)
-    assert all(count > 1000 for count in processes.forked(loader))
+    assert all(count > 1000 for count in distributed.start_workers(loader))
     assert gc.get_freeze_count() == 0
-    assert list(processes.forked([1, 2])) == [1, 2]
+    assert list(distributed.start_workers([1, 2])) == [1, 2]
