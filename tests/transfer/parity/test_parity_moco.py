@@ -26,8 +26,14 @@ from transfer.weights.canonical import TORCHVISION
 
 GOLDEN = json.loads(Path(__file__).with_name("moco_losses.json").read_text())
 TASKS = tuple(moco_original.CONFIGS)
-CLOSE = 1e-8
-"""Relative. Another order of summation (two threads) moves a loss of the tenth step by 1e-12."""
+CLOSE = {"voc0712_trainval": (*(1e-8,) * 7, 1e-6, 3e-5, 3e-4), "coco_2x": (1e-8,) * 10}
+"""Relative tolerance of each step's losses. A difference in the last bit grows about tenfold a step, and a hundredfold
+where it moves a proposal's border. Measured, largest of all losses, by step, with torch's plainest kernels
+(ATEN_CPU_CAPABILITY=default, ONEDNN_MAX_CPU_ISA=SSE41) against AVX-512's:
+voc0712_trainval 8e-15 9e-15 5e-14 6e-14 5e-14 9e-13 5e-12 8e-09 6e-07 4e-06 (AVX2: 6e-11 1e-10 2e-9 1e-8 in the last
+four), coco_2x 1e-14 … 2e-10. Two threads change less. A change of recipe shows in the first three steps."""
+TRAINED = {"voc0712_trainval": 1e-2, "coco_2x": 1e-8}
+"""The same for the trained tensors; measured 4e-4 and 8e-12."""
 
 
 def settled(root: Path, task: str, *words: str) -> CfgNode:
@@ -55,16 +61,13 @@ def train(cfg: CfgNode) -> tuple[list[dict[str, float]], dict[str, float]]:
     return record.rows, parity_world.digest(state) if "roi_heads.res5.norm.weight" in state else {}
 
 
-def flat(rows: list[dict[str, float]]) -> dict[str, float]:
-    return {f"step {step} {name}": value for step, row in enumerate(rows) for name, value in row.items()}
-
-
 @pytest.mark.parametrize("task", TASKS)
 def test_ten_steps_are_the_original_s(root: Path, task: str) -> None:
     rows, trained = train(settled(root, task))
     assert ("loss_mask" in rows[0]) == (task == "coco_2x")
-    assert flat(rows) == pytest.approx(flat(GOLDEN[task]["steps"]), rel=CLOSE)
-    assert trained == pytest.approx(GOLDEN[task]["trained"], rel=CLOSE)
+    for step, (row, golden) in enumerate(zip(rows, GOLDEN[task]["steps"], strict=True)):
+        assert row == pytest.approx(golden, rel=CLOSE[task][step]), f"step {step}"
+    assert trained == pytest.approx(GOLDEN[task]["trained"], rel=TRAINED[task])
 
 
 @pytest.mark.parametrize(
@@ -89,8 +92,9 @@ def test_a_change_of_recipe_shows(root: Path, words: tuple[str, ...], first: int
     rows, _ = train(cfg)
     losses = [{name: value for name, value in row.items() if "loss" in name} for row in rows]
     golden = [{name: value for name, value in row.items() if "loss" in name} for row in GOLDEN[task]["steps"]]
-    same = [mine == pytest.approx(theirs, rel=CLOSE) for mine, theirs in zip(losses, golden, strict=True)]
-    assert same.index(False) == first and not all(same[first:])
+    steps = zip(losses, golden, CLOSE[task], strict=True)
+    same = [mine == pytest.approx(theirs, rel=close) for mine, theirs, close in steps]
+    assert same.index(False) == first and not any(same[first : first + 3])
 
 
 def test_the_golden_file_says_where_it_is_from() -> None:
