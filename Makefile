@@ -69,4 +69,4 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 bench: $(READY)
-	$(BIN)/python tools/bench.py
+	$(BIN)/python -m benchmarks

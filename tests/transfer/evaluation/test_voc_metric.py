@@ -137,7 +137,7 @@ def test_the_digits_equal_detectron2_s_in_a_thousand_small_cases(tmp_path: Path)
 @pytest.mark.slow
 def test_the_digits_equal_detectron2_s_at_full_size(tmp_path: Path) -> None:
     """4,952 images with 60 boxes each, as many as VOC2007's test split at a low threshold."""
-    from transfer.benchmarks import random_detections, random_set
+    from benchmarks.evaluators import random_detections, random_set
 
     dataset = random_set(tmp_path / "VOC2007", 4952)
     values = check_equal(dataset, random_detections(dataset, 60))

@@ -9,8 +9,8 @@ import torch
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from benchmarks import c4_step as c4
 from transfer.doctor.deep.arithmetic import arithmetic
-from transfer.engine import benchmarks as c4
 from transfer.engine.trial import build_detector
 from transfer.modeling.memory_format import channels_last
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.ops import roi_align
 
-from transfer.engine import benchmarks as c4
+from benchmarks import c4_step as c4
+from benchmarks import roi_align as roi_align_benchmark
 from transfer.engine.trial import build_detector
-from transfer.modeling import benchmarks
 from transfer.modeling import roi_align as separable
 from transfer.modeling.roi_align import SeparableROIAlign, make_separable, separable_roi_align
 
@@ -223,7 +223,7 @@ def test_the_layer_is_a_key(name: str, layer: type[nn.Module]) -> None:
 
 
 def test_the_bench_s_row_holds_and_refuses_other_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "values and gradients" in benchmarks.roi_align(6, 8, 4, channels=16).equal()
-    monkeypatch.setattr(benchmarks, "SeparableROIAlign", lambda *words: ROIAlign(*words[:3], aligned=False))
+    assert "values and gradients" in roi_align_benchmark.roi_align(6, 8, 4, channels=16).equal()
+    monkeypatch.setattr(roi_align_benchmark, "SeparableROIAlign", lambda *words: ROIAlign(*words[:3], aligned=False))
     with pytest.raises(AssertionError, match="values or gradients differ"):
-        benchmarks.roi_align(6, 8, 4, channels=16).equal()
+        roi_align_benchmark.roi_align(6, 8, 4, channels=16).equal()

@@ -1,4 +1,4 @@
-"""What `make bench` measures: the rows are there, their equality checks can fail, and its tables and JSON hold them."""
+"""`make bench`: its rows exist, their equality checks can fail, and the JSON holds them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ import pytest
 import torch
 from detectron2.engine import SimpleTrainer
 
+from benchmarks import c4_step as c4
+from benchmarks import evaluators, input_pipelines
+from benchmarks import simsiam_step as steps
+from benchmarks.__main__ import isolated_benchmarks, main, paired_benchmarks
+from benchmarks.paired import PairedBenchmark
 from common.console import call
-from common.measure import Comparison
-from pretrain import benchmarks as pretraining
 from pretrain.config import defaults
-from pretrain.costs import costs as pretraining_costs
-from pretrain.engine import benchmarks as steps
 from pretrain.methods import build_method
-from tools.bench import main
-from transfer.costs import costs as transfer_costs
-from transfer.engine import benchmarks as c4
 
 
 @pytest.mark.parametrize(
@@ -27,7 +25,7 @@ from transfer.engine import benchmarks as c4
 )
 def test_wrong_use_is_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert call(main, words) == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith("bench.py: error:")
+    assert capsys.readouterr().err.splitlines()[-1].startswith("python -m benchmarks: error:")
 
 
 def test_costs_as_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -35,29 +33,30 @@ def test_costs_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(capsys.readouterr().out)
     assert found["comparisons"] == [] and found["machine"]["cores"] >= 1
     (row,) = found["costs"]
-    assert row["what"] == "lr_search.py --help, cold" and row["seconds"] > 0 and row["peak_mib"] > 1
+    assert row["name"] == "lr_search.py --help, cold" and row["seconds"] > 0 and row["peak_mib"] > 1
 
 
 def test_costs_cover_every_command_line_and_three_curves() -> None:
-    found = [*pretraining_costs(), *transfer_costs()]
+    found = list(isolated_benchmarks())
     root = Path(__file__).parents[2]
     tools = {file.stem for file in (root / "tools").glob("*.py")} - {"__init__", "install_detectron2"}
-    assert {cost.what.split(".py")[0] for cost in found if "--help" in cost.what} == tools
+    assert {cost.name.split(".py")[0] for cost in found if "--help" in cost.name} == tools
     sizes: dict[str, list[int]] = {}
     for cost in found:
-        sizes.setdefault(cost.what, []).append(cost.size)
+        sizes.setdefault(cost.name, []).append(cost.size)
     for curve in ("list of a folder, first time", "launch.py plan, cold", "COCO evaluation, boxes"):
         assert len(sizes[curve]) == 3 and sizes[curve] == sorted(sizes[curve])
-    assert all(cost.proves for cost in found)
-    assert [cost.size for cost in found if cost.what == "list of a folder, cached"] == [100_000]
+    assert all(cost.expected for cost in found)
+    assert [cost.size for cost in found if cost.name == "list of a folder, cached"] == [100_000]
 
 
 def test_comparisons_have_a_step_of_each_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretraining, "input_pipelines", lambda _folder: iter(()))
-    made = Comparison("a step", "", lambda: None, lambda: None, lambda: "", 1, "steps")
+    made = PairedBenchmark("a step", "", lambda: None, lambda: None, lambda: "", 1, "steps")
     monkeypatch.setattr(steps, "simsiam_step", lambda: made)
     monkeypatch.setattr(c4, "c4_step", lambda task: made)
-    assert list(pretraining.comparisons(tmp_path)) == [made] and list(c4.comparisons()) == [made, made]
+    for module in (input_pipelines, evaluators):
+        monkeypatch.setattr(module, "benchmarks", lambda _folder: iter(()))
+    assert list(paired_benchmarks(tmp_path)).count(made) == 3
 
 
 def _narrow_simsiam() -> tuple[object, object, list[torch.Tensor]]:

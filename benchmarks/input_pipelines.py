@@ -1,4 +1,4 @@
-"""What `make bench` measures of the input pipelines, each beside Pillow as the released code uses it."""
+"""Benchmarks of the input pipelines, each against Pillow as the released code uses it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 from torchvision import transforms
 from torchvision.transforms import functional as F
 
-from common.measure import Comparison
+from benchmarks.paired import PairedBenchmark
 from common.training.distributed import one_thread
 from pretrain.data.augment import ADJUST, Recipe, View, draw
 from pretrain.data.dataset import Batch, TwoViews
@@ -27,10 +27,10 @@ from pretrain.data.sampler import EpochBatches
 SIZE = 224
 COUNT = 32
 LIMITS = {"pil": 1e-6, "opencv": 2.0, "crops": 2.0}
-"""How far a pipeline's views may be from torchvision's with the same draws: the mean over a view, in levels of 255."""
+"""Largest mean difference of a view from torchvision's with the same random parameters, in levels of 255."""
 
 
-def comparisons(folder: Path) -> Iterator[Comparison]:
+def benchmarks(folder: Path) -> Iterator[PairedBenchmark]:
     """All of them; `folder` is a scratch folder for images."""
     draw_photos(folder)
     index = find_images(str(folder))
@@ -40,10 +40,10 @@ def comparisons(folder: Path) -> Iterator[Comparison]:
     yield loader_processes(index)
 
 
-def two_views(index: ImageIndex, way: str) -> Comparison:
-    """Decoding and two views on one core: what a loader process does; with `pil` normalisation too, as the peer does.
+def two_views(index: ImageIndex, way: str) -> PairedBenchmark:
+    """Decode and compute two views on one core, as a loader process does; `pil` normalizes too, as the peer does.
 
-    The fast pipelines leave that, and `crops` all but the crop, to the training device.
+    The fast pipelines leave normalization, and `crops` all but the crop, to the training device.
     """
     ours = TwoViews(index, Recipe(SIZE), seed=0, way=way)
     reference = _torchvision_views()
@@ -65,13 +65,13 @@ def two_views(index: ImageIndex, way: str) -> Comparison:
 
     what = {"crops": "the crops of two {}² views, crops"}.get(way, "two {}² views, {}").format(SIZE, way)
     peer = "torchvision transforms on PIL, as the released code composes them"
-    return Comparison(
+    return PairedBenchmark(
         f"{what}, 1 core", peer, one_thread()(run_ours), one_thread()(run_theirs), equal, len(index), "images"
     )
 
 
-def decoding(index: ImageIndex) -> Comparison:
-    """JPEG files to RGB pixels, with the header's checks."""
+def decoding(index: ImageIndex) -> PairedBenchmark:
+    """Decode JPEG files to RGB pixels, with the checks of the header."""
     fast = pipeline("opencv")
 
     def run(pixels_of: Callable[[Image.Image, bytes], object]) -> list[object]:
@@ -85,13 +85,13 @@ def decoding(index: ImageIndex) -> Comparison:
         assert all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs), "the pixels differ"
         return "same pixels"
 
-    return Comparison(
+    return PairedBenchmark(
         "decoding, opencv, 1 core", "Pillow", lambda: run(fast.pixels), run_theirs, equal, COUNT, "images"
     )
 
 
-def loader_processes(index: ImageIndex, steps: int = 96) -> Comparison:
-    """Two loader processes beside one, their start included; what is the training device's to do is left out."""
+def loader_processes(index: ImageIndex, steps: int = 96) -> PairedBenchmark:
+    """Time two loader processes against one, their start included, without the work of the training device."""
     dataset = TwoViews(index, Recipe(SIZE), seed=0, way="opencv")
 
     def load(workers: int) -> int:
@@ -107,11 +107,11 @@ def loader_processes(index: ImageIndex, steps: int = 96) -> Comparison:
 
     count = steps * len(index)
     what = f"two {SIZE}² views, opencv, 2 loader processes"
-    return Comparison(what, "the same with 1", lambda: load(2), lambda: load(1), equal, count, "images")
+    return PairedBenchmark(what, "the same with 1", lambda: load(2), lambda: load(1), equal, count, "images")
 
 
 def draw_photos(folder: Path, count: int = COUNT) -> None:
-    """JPEGs of ImageNet's usual size in pixels and bytes (500×375, about 90 kB), with structure at all scales."""
+    """Write JPEGs of ImageNet's usual size (500×375, about 90 kB) with structure at all scales."""
     (folder / "train" / "any").mkdir(parents=True, exist_ok=True)
     for number in range(count):
         rng = np.random.default_rng(number)
@@ -125,7 +125,7 @@ def draw_photos(folder: Path, count: int = COUNT) -> None:
 
 
 def _torchvision_views() -> transforms.Compose:
-    """The peer: the same recipe by torchvision's own random transforms, normalised on the CPU."""
+    """The peer: the same augmentation by torchvision's random transforms, normalized on the CPU."""
     blur = transforms.RandomApply([transforms.Lambda(_pil_blur)], p=0.5)
     jitter = transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8)
     crop = transforms.RandomResizedCrop(SIZE, scale=(0.2, 1.0))

@@ -1,4 +1,4 @@
-"""What `make bench` measures of the detector's layers: the separable RoIAlign beside torchvision's."""
+"""Benchmark of the separable RoIAlign against torchvision's."""
 
 from __future__ import annotations
 
@@ -9,35 +9,34 @@ import torch
 from detectron2.layers import ROIAlign
 from torch import Tensor
 
-from common.measure import Comparison
+from benchmarks.paired import PairedBenchmark
 from transfer.modeling.roi_align import SeparableROIAlign
 
 LIMIT = 1e-4
-"""How far pooled values and gradients may be apart, relative to the largest: float32 sums in another order."""
+"""Largest difference of pooled values and gradients relative to the largest value: float32 sums in another order."""
 
 BINS, STRIDE = 14, 16
-"""Of a C4 detector's RoIs, and of its features."""
+"""Bins of an RoI and stride of the features in a C4 detector."""
 
 
-def comparisons() -> Iterator[Comparison]:
-    """At the size of a training step on images of 800 × 1344 with a quarter of its RoIs."""
+def benchmarks() -> Iterator[PairedBenchmark]:
+    """The size of a training step on images of 800 × 1344 with a quarter of its RoIs."""
     yield roi_align(height=50, width=84, rois=128)
 
 
-def roi_align(height: int, width: int, rois: int, images: int = 2, channels: int = 1024) -> Comparison:
-    """Pooling and its backward pass.
+def roi_align(height: int, width: int, rois: int, images: int = 2, channels: int = 1024) -> PairedBenchmark:
+    """Time pooling and its backward pass.
 
-    Each has the features and the gradient in the order it meets in a detector: ours channels-last, the peer's in
-    PyTorch's default.
+    Each has the memory format it has in a detector: ours channels-last, the peer's contiguous.
 
     Args:
         height, width: of the features.
-        rois: an image; 3 to 53 % of the features' height and of their width.
+        rois: RoIs per image; each is 3 to 53 % of the features' height and width.
         images, channels: of the features.
     """
 
     @functools.cache
-    def passes() -> tuple[Callable[[], tuple[Tensor, Tensor]], ...]:  # made when they are asked for
+    def passes() -> tuple[Callable[[], tuple[Tensor, Tensor]], ...]:
         torch.manual_seed(0)
         whole = torch.tensor([width, height]) * STRIDE
         first = torch.rand(images * rois, 2) * 0.7
@@ -70,4 +69,4 @@ def roi_align(height: int, width: int, rois: int, images: int = 2, channels: int
 
     what = f"RoIAlign and its gradient, {images} images' features {channels}×{height}×{width}, {rois} RoIs each"
     peer = "torchvision's RoIAlign"
-    return Comparison(what, peer, lambda: passes()[0](), lambda: passes()[1](), equal, images * rois, "RoIs")
+    return PairedBenchmark(what, peer, lambda: passes()[0](), lambda: passes()[1](), equal, images * rois, "RoIs")

@@ -1,4 +1,4 @@
-"""What `make bench` measures of fine-tuning: a step of the C4 detector beside MoCo's detection code's."""
+"""Benchmark of a training step of the C4 detector against MoCo's detection code."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from benchmarks.paired import PairedBenchmark
 from common.environment import ROOT
-from common.measure import Comparison
 from transfer.engine.config import load_config
 from transfer.engine.detection_trainer import DetectionTrainer
 from transfer.engine.guards import resolve_norm
@@ -27,38 +27,37 @@ from transfer.modeling.memory_format import channels_last
 from transfer.modeling.roi_align import make_separable
 
 LOSS_LIMIT = 1e-4
-"""How far the losses of a step may be apart, relative to the step's total: float32 sums in another order."""
+"""Largest difference of a step's losses relative to their sum: float32 sums in another order."""
 
 OBJECTS = 4
-"""Annotated in each image; Detectron2 adds them to the proposals."""
+"""Annotated objects in each image; Detectron2 adds them to the proposals."""
 
 Batch = list[dict[str, Any]]
 Stepper = Callable[[], dict[str, float]]
 
 
-def comparisons() -> Iterator[Comparison]:
+def benchmarks() -> Iterator[PairedBenchmark]:
     """A step for VOC, and one with masks for COCO."""
     yield c4_step("voc0712_trainval")
     yield c4_step("coco")
 
 
-def c4_step(task: str, images: int = 2, rois: int = 16, height: int = 192, width: int = 256) -> Comparison:
-    """A step at full width, as a trial makes it with TRANSFER.CHANNELS_LAST and `TRANSFER.ROI_ALIGN separable`.
+def c4_step(task: str, images: int = 2, rois: int = 16, height: int = 192, width: int = 256) -> PairedBenchmark:
+    """Time a step of full width as a trial runs it with TRANSFER.CHANNELS_LAST and `TRANSFER.ROI_ALIGN separable`.
 
-    The peer makes it as MoCo's detection code lets Detectron2 make it: PyTorch's default memory layout, torchvision's
-    RoIAlign, its own loop.
-    Images and RoIs are few, so that two cores do; their proportion is about that of the real step (512 RoIs for an
-    image of 800 × 1200), whose time is for the greater part res5's on the RoIs. All proposals there are get trained on:
-    which of more are drawn hangs on the order of nearly equal scores, so on rounding.
+    The peer is Detectron2's step as MoCo's detection code uses it: PyTorch's default memory layout, torchvision's
+    RoIAlign, Detectron2's loop. Images and RoIs are few, to suit two cores; their ratio is about that of the real step
+    (512 RoIs for an image of 800 × 1200), where res5 on the RoIs takes most of the time. All proposals are trained on:
+    a sample would depend on the order of nearly equal scores, so on rounding.
 
     Args:
-        task: whose config.
-        images, rois: images a batch, and RoIs an image.
+        task: name of the config.
+        images, rois: images per batch, RoIs per image.
         height, width: of an image, in pixels.
     """
 
     @functools.cache
-    def steppers() -> tuple[Stepper, Stepper]:  # made when they are asked for: a row that is not wanted costs nothing
+    def steppers() -> tuple[Stepper, Stepper]:  # created lazily: a row that --only leaves out costs nothing
         cfg = small_config(task, images, rois)
         model = random_detector(cfg)
         batch = random_batch(images, height, width, cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.MASK_ON)
@@ -77,13 +76,13 @@ def c4_step(task: str, images: int = 2, rois: int = 16, height: int = 192, width
 
     what = f"C4 step, {task}, {images} images {height}×{width}, {rois} RoIs each, channels-last, separable RoIAlign"
     peer = "MoCo's detection code's: Detectron2's loop, contiguous"
-    return Comparison(what, peer, lambda: steppers()[0](), lambda: steppers()[1](), equal, 1, "steps")
+    return PairedBenchmark(what, peer, lambda: steppers()[0](), lambda: steppers()[1](), equal, 1, "steps")
 
 
 def random_detector(cfg: CfgNode) -> nn.Module:
-    """A detector whose residual blocks add little, as trained ones do.
+    """A detector whose residual blocks add little, as in a trained one.
 
-    One whose blocks all add their share makes much of rounding: proposals move, and two equal ways part.
+    With plain random weights rounding errors grow: proposals move, and equal implementations diverge.
     """
     torch.manual_seed(0)
     model = build_detector(cfg)
@@ -94,7 +93,7 @@ def random_detector(cfg: CfgNode) -> nn.Module:
 
 
 def small_config(task: str, images: int, rois: int) -> CfgNode:
-    """A task's config with as many images and RoIs as two cores can do, on the CPU."""
+    """A task's config on the CPU, with few images and RoIs."""
     words = (
         *("MODEL.DEVICE", "cpu", "SOLVER.IMS_PER_BATCH", str(images), "MODEL.MASK_ON", str(task.startswith("coco"))),
         *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", str(rois), "MODEL.ROI_HEADS.POSITIVE_FRACTION", "1.0"),
@@ -108,9 +107,9 @@ def small_config(task: str, images: int, rois: int) -> CfgNode:
 
 
 def our_stepper(model: nn.Module, cfg: CfgNode, batch: Batch) -> Stepper:
-    """Our trainer's own step on a copy of the model, guards included."""
+    """The trainer's step on a copy of the model, guards included."""
     trainer = DetectionTrainer(cfg, channels_last(make_separable(copy.deepcopy(model))).train())
-    trainer.stepper.data_loader = ForEver(batch)
+    trainer.stepper.data_loader = RepeatedBatch(batch)
     trainer.iter = 0
     storage = EventStorage(0)
 
@@ -124,11 +123,11 @@ def our_stepper(model: nn.Module, cfg: CfgNode, batch: Batch) -> Stepper:
 
 
 def their_stepper(model: nn.Module, cfg: CfgNode, batch: Batch) -> Stepper:
-    """Detectron2's step as its DefaultTrainer, MoCo's base, makes it; torch is seeded as ours is, to sample alike."""
+    """The step of Detectron2's DefaultTrainer, MoCo's base class; torch is seeded as in ours, to sample equally."""
     own = copy.deepcopy(model).train()
     optimizer = build_optimizer(cfg, own)
-    build_lr_scheduler(cfg, optimizer)  # sets the first step's rate, which neither side changes
-    trainer = SimpleTrainer(own, ForEver(batch), optimizer)
+    build_lr_scheduler(cfg, optimizer)  # sets the learning rate of the first step, which neither side changes
+    trainer = SimpleTrainer(own, RepeatedBatch(batch), optimizer)
     trainer.iter = 0
     storage = EventStorage(0)
 
@@ -142,8 +141,8 @@ def their_stepper(model: nn.Module, cfg: CfgNode, batch: Batch) -> Stepper:
     return step
 
 
-class ForEver:
-    """The same batch again and again."""
+class RepeatedBatch:
+    """An endless loader of one batch."""
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
@@ -158,7 +157,7 @@ def _losses(storage: EventStorage) -> dict[str, float]:
 
 
 def random_batch(images: int, height: int, width: int, classes: int, masks: bool) -> Batch:
-    """Images of noise with a few objects each, as Detectron2's mapper hands them over."""
+    """Images of noise with a few objects each, in the format of Detectron2's mapper."""
     rng = np.random.default_rng(0)
     batch: Batch = []
     for _ in range(images):

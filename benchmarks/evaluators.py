@@ -1,4 +1,4 @@
-"""What `make bench` measures of transfer, each beside its peer."""
+"""Benchmarks of the VOC and COCO metrics and of the planner, each against its peer."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ import torch
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator, pascal_voc_evaluation
 from detectron2.structures import Boxes, Instances
 
+from benchmarks.paired import PairedBenchmark
 from common.environment import ROOT
-from common.measure import Comparison
-from transfer.engine.benchmarks import comparisons as steps
 from transfer.engine.detection_data import register_metadata
 from transfer.evaluation.coco_evaluator import HotCOCOEvaluator
 from transfer.evaluation.voc_evaluator import VOCEvaluator
-from transfer.modeling.benchmarks import comparisons as layers
 from transfer.tasks.classes import COCO, VOC
 from transfer.tasks.records import Record
 from transfer.tasks.splits import Split
@@ -31,25 +29,22 @@ from transfer.tasks.task import Dataset, read
 Found = list[tuple[dict[str, Any], dict[str, Any]]]
 
 
-def comparisons(folder: Path) -> Iterator[Comparison]:
-    """All of them; `folder` is a scratch folder."""
+def benchmarks(folder: Path) -> Iterator[PairedBenchmark]:
+    """The evaluators; `folder` is a scratch folder."""
     yield from voc_evaluation(folder / "VOC2007")
     yield coco_evaluation(folder / "coco", "bbox", images=400, detections=100)
     yield coco_evaluation(folder / "coco_masks", "segm", images=100, detections=50)
-    yield from steps()
-    yield from layers()
-    yield cold_plan()
 
 
-def voc_evaluation(folder: Path, images: int = 400, detections: int = 60) -> Iterator[Comparison]:
-    """VOC07's metric from detections in memory, with the annotations read already and with their reading."""
+def voc_evaluation(folder: Path, images: int = 400, detections: int = 60) -> Iterator[PairedBenchmark]:
+    """Compute VOC07's metric of detections in memory, without and with reading the annotations."""
     dataset = random_set(folder, images)
     found = random_detections(dataset, detections)
 
     def ours() -> dict[str, float]:
         return _answer(VOCEvaluator(dataset), found)["bbox"]
 
-    def theirs() -> dict[str, float]:  # it keeps what it has parsed
+    def theirs() -> dict[str, float]:  # it caches parsed files
         return _answer(PascalVOCDetectionEvaluator(register_metadata(dataset)), found)["bbox"]
 
     def ours_reading() -> dict[str, float]:
@@ -62,11 +57,11 @@ def voc_evaluation(folder: Path, images: int = 400, detections: int = 60) -> Ite
     peer = "Detectron2's PascalVOCDetectionEvaluator"
     for how, mine, its in (("XML parsed before", ours, theirs), ("parsing the XML", ours_reading, theirs_reading)):
         what = f"VOC07 metric, {images} images × {detections} boxes, {how}"
-        yield Comparison(what, peer, mine, its, _equality(mine, its), images, "images")
+        yield PairedBenchmark(what, peer, mine, its, _equality(mine, its), images, "images")
 
 
-def coco_evaluation(folder: Path, kind: str, images: int, detections: int) -> Comparison:
-    """COCO's metric as a whole: the annotation file read, detections taken (masks encoded), everything computed.
+def coco_evaluation(folder: Path, kind: str, images: int, detections: int) -> PairedBenchmark:
+    """Compute COCO's metric: read the annotation file, process detections (encode masks), evaluate.
 
     Args:
         folder: where the annotation file is written.
@@ -86,7 +81,7 @@ def coco_evaluation(folder: Path, kind: str, images: int, detections: int) -> Co
 
     what = f"COCO {'boxes and masks' if kind == 'segm' else 'boxes'}, {images} images × {detections}, whole call"
     peer = "Detectron2's COCOEvaluator with pycocotools"
-    return Comparison(what, peer, ours, theirs, _equality(ours, theirs), images, "images")
+    return PairedBenchmark(what, peer, ours, theirs, _equality(ours, theirs), images, "images")
 
 
 def _answer(evaluator: DatasetEvaluator, found: Found) -> Any:
@@ -107,7 +102,7 @@ def _equality(ours: Callable[[], dict[str, float]], theirs: Callable[[], dict[st
 
 
 def random_coco(folder: Path, images: int) -> Dataset:
-    """A COCO set of 640 × 480 images with 7 objects each on average, drawn as a rhombus."""
+    """Write a COCO set of 640 × 480 images with 7 rhombus-shaped objects each on average."""
     rng, (width, height) = np.random.default_rng(0), (640, 480)
     folder.mkdir(parents=True)
     annotations: list[dict[str, Any]] = []
@@ -133,7 +128,7 @@ def random_coco(folder: Path, images: int) -> Dataset:
 
 
 def random_coco_detections(dataset: Dataset, count: int, masks: bool) -> Found:
-    """Detections near the objects and elsewhere; ten images' masks serve all, for they are large."""
+    """Detections near the objects and elsewhere; the masks of ten images are reused, because they are large."""
     rng = np.random.default_rng(1)
     found: Found = []
     kept: list[tuple[Boxes, torch.Tensor]] = []
@@ -172,7 +167,7 @@ def _ellipses(instances: Instances) -> torch.Tensor:
 
 
 def random_set(folder: Path, images: int) -> Dataset:
-    """A VOC2007 split with 1 to 5 objects an image, a tenth of them difficult."""
+    """Write a VOC2007 split with 1 to 5 objects per image, a tenth of them difficult."""
     rng = np.random.default_rng(0)
     for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (folder / name).mkdir(parents=True)
@@ -194,7 +189,7 @@ def _random_object(rng: np.random.Generator) -> str:
 
 
 def random_detections(dataset: Dataset, count: int) -> Found:
-    """`count` detections an image: one near each object, the others anywhere."""
+    """`count` detections per image: one near each object, the others anywhere."""
     rng = np.random.default_rng(1)
     return [
         ({"image_id": record.image_id}, {"instances": _instances(record, count, rng)}) for record in dataset.records
@@ -213,8 +208,8 @@ def _instances(record: Any, count: int, rng: np.random.Generator) -> Instances:
     return instances
 
 
-def cold_plan() -> Comparison:
-    """`launch.py plan` from a cold start, beside the start of a Python that imports torch to do the same."""
+def cold_plan() -> PairedBenchmark:
+    """Time `launch.py plan` from a cold start against the start of a Python that imports torch."""
     command = [sys.executable, str(ROOT / "tools" / "launch.py"), "plan", str(ROOT / "configs/experiments/demo.yaml")]
 
     def run(words: list[str]) -> Callable[[], str]:
@@ -226,6 +221,6 @@ def cold_plan() -> Comparison:
         return "same plan twice"
 
     torch_start = [sys.executable, "-c", "import torch"]
-    return Comparison(
+    return PairedBenchmark(
         "launch.py plan, cold", "python -c 'import torch'", run(command), run(torch_start), equal, 1, "starts"
     )

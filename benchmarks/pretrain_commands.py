@@ -1,20 +1,20 @@
-"""What pre-training's parts cost: the list of a large folder, a loader process, the start of its command lines."""
+"""Benchmarks of pre-training: listing a large folder, a loader process, the start of its command lines."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.costs import CALL, Cost, Work
+from benchmarks.isolated import CALL, Benchmark, Work
 
 FOLDERS = 100
-"""Class folders of the made tree."""
+"""Class folders of the generated tree."""
 
 
-def costs() -> Iterator[Cost]:
-    """All of them. The functions named here get ready in the process that is measured."""
+def benchmarks() -> Iterator[Benchmark]:
+    """All of them. The functions named here prepare their inputs in the process that is measured."""
     for tool in ("pretrain", "evaluate"):
-        yield Cost(f"{tool}.py --help, cold", (f"tools/{tool}.py", "--help"), 1, "starts", "usage:")
+        yield Benchmark(f"{tool}.py --help, cold", (f"tools/{tool}.py", "--help"), 1, "starts", "usage:")
     for count in (1_000, 10_000, 100_000):
         yield _call("list of a folder, first time", "listed", count, "images", "{folder}")
     yield _call("list of a folder, cached", "listed_again", 100_000, "images", "{folder}")
@@ -23,12 +23,14 @@ def costs() -> Iterator[Cost]:
     yield _call("a loader process: two 224² views by opencv", "loaded", 128, "images", "{folder}", "opencv")
 
 
-def _call(what: str, function: str, count: int, unit: str, *more: str) -> Cost:
-    return Cost(what, (CALL, f"pretrain.costs:{function}", str(count), *more), count, unit, f"{count} {unit}")
+def _call(name: str, function: str, count: int, unit: str, *more: str) -> Benchmark:
+    return Benchmark(
+        name, (CALL, f"benchmarks.pretrain_commands:{function}", str(count), *more), count, unit, f"{count} {unit}"
+    )
 
 
 def make_tree(count: int, folder: str) -> Path:
-    """A tree of empty files with images' names, in class folders."""
+    """Create a tree of empty files with images' names, in class folders."""
     top = Path(folder) / f"tree{count}"
     if not top.exists():
         for number in range(FOLDERS):
@@ -39,7 +41,7 @@ def make_tree(count: int, folder: str) -> Path:
 
 
 def listed(count: str, folder: str) -> Work:
-    """Listing a tree that no cache knows."""
+    """List a tree that is not cached."""
     from pretrain.data.index import find_images
 
     top = make_tree(int(count), folder)
@@ -47,24 +49,24 @@ def listed(count: str, folder: str) -> Work:
 
 
 def listed_again(count: str, folder: str) -> Work:
-    """Taking a tree's list from the cache."""
+    """Read a tree's list from the cache."""
     import time
 
     from pretrain.data.index import find_images
     from pretrain.data.index_cache import SETTLED
 
     top, cache = make_tree(int(count), folder), str(Path(folder) / "cache")
-    time.sleep(SETTLED / 1e9)  # a folder that has just changed is not believed
+    time.sleep(SETTLED / 1e9)  # a folder that has just changed is not cached
     find_images(str(top), cache)
     return lambda: f"{len(find_images(str(top), cache))} images"
 
 
 def loaded(count: str, folder: str, way: str) -> Work:
-    """What one loader process does for a batch of `count` images: read, decode, two views."""
+    """Read and decode a batch of `count` images and compute two views, as one loader process does."""
     import torch
 
+    from benchmarks.input_pipelines import SIZE, draw_photos
     from pretrain.data.augment import Recipe
-    from pretrain.data.benchmarks import SIZE, draw_photos
     from pretrain.data.dataset import Batch, TwoViews
     from pretrain.data.index import find_images
 

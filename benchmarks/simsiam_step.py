@@ -1,18 +1,18 @@
-"""What `make bench` measures of training: a step of SimSiam beside the released code's."""
+"""Benchmark of a SimSiam training step against the released code's step."""
 
 from __future__ import annotations
 
 import copy
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from detectron2.utils.events import EventStorage
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from common.measure import Comparison
+from benchmarks.paired import PairedBenchmark
 from pretrain.config import defaults
 from pretrain.data.dataset import Batch
 from pretrain.engine.trainer import Trainer
@@ -22,18 +22,13 @@ from pretrain.methods.simsiam import SimSiam
 from pretrain.optim.optimizer import build_optimizer
 
 LOSS_LIMIT = 1e-4
-"""How far the losses of a step may be apart: float32 sums in another order, of cosines that begin near 0."""
+"""Largest difference of a step's losses: float32 sums in another order, of cosines that start near 0."""
 
 Stepper = Callable[[], float]
 
 
-def comparisons() -> Iterator[Comparison]:
-    """All of them."""
-    yield simsiam_step()
-
-
-def simsiam_step(batch: int = 8, size: int = 224) -> Comparison:
-    """A step of SimSiam on a ResNet-50 as the trainer makes it with ENGINE.CHANNELS_LAST, monitors and guards included.
+def simsiam_step(batch: int = 8, size: int = 224) -> PairedBenchmark:
+    """Time a step of the trainer with ENGINE.CHANNELS_LAST on a ResNet-50, monitors and guards included.
 
     Args:
         batch: images.
@@ -41,7 +36,7 @@ def simsiam_step(batch: int = 8, size: int = 224) -> Comparison:
     """
 
     @functools.cache
-    def steppers() -> tuple[Stepper, Stepper]:  # made when they are asked for: a row that is not wanted costs nothing
+    def steppers() -> tuple[Stepper, Stepper]:  # created lazily: a row that --only leaves out costs nothing
         cfg = defaults()
         cfg.SOLVER.BATCH_SIZE = batch
         torch.manual_seed(0)
@@ -57,11 +52,11 @@ def simsiam_step(batch: int = 8, size: int = 224) -> Comparison:
 
     peer = "the released code's step: contiguous, loss read by item()"
     what = f"SimSiam R50 step, batch {batch} at {size}²"
-    return Comparison(what, peer, lambda: steppers()[0](), lambda: steppers()[1](), equal, batch, "images")
+    return PairedBenchmark(what, peer, lambda: steppers()[0](), lambda: steppers()[1](), equal, batch, "images")
 
 
 def our_stepper(method: Method, cfg: CfgNode, views: Sequence[torch.Tensor]) -> Stepper:
-    """Our trainer's own step on a copy of the method; views come in channels-last order, as our loader gives them."""
+    """The trainer's step on a copy of the method; views are channels-last, as our loader returns them."""
     own = copy.deepcopy(method).to(memory_format=torch.channels_last)
     ready = tuple(view.contiguous(memory_format=torch.channels_last) for view in views)
     batches = itertools.repeat(Batch(ready, torch.arange(len(ready[0]))))
@@ -78,9 +73,9 @@ def our_stepper(method: Method, cfg: CfgNode, views: Sequence[torch.Tensor]) -> 
 
 
 def their_stepper(method: Method, cfg: CfgNode, views: Sequence[torch.Tensor]) -> Stepper:
-    """The step that the released code describes, written anew: the same networks, each view through them in turn.
+    """The released code's step, re-implemented: the same networks, one forward pass per view.
 
-    It reads the loss after each step (its meters want a number) and makes neither of our guards.
+    It reads the loss after each step, for its meters, and has neither of our guards.
     """
     assert isinstance(method, SimSiam) and method.predictor is not None
     own = copy.deepcopy(method).train()

@@ -1,4 +1,4 @@
-"""What something costs in a process of its own: wall-clock seconds and the memory at its peak."""
+"""Wall-clock seconds and peak memory of a command or a function in a process of its own."""
 
 from __future__ import annotations
 
@@ -21,46 +21,46 @@ Work = Callable[[], str]
 
 
 @dataclass(frozen=True)
-class Cost:
-    """One thing whose cost is measured.
+class Benchmark:
+    """A command or a function whose time and memory are measured.
 
     Attributes:
-        what: it.
-        words: a command line whose whole run is measured, from the start of its process; or, after `CALL`, the name of
-            a function (`module:function`) and its arguments: it gets ready and returns the work that is measured.
-        size: how many units it is done to; 0 where it has none.
-        unit: what a unit is.
-        proves: what must stand in what the command prints or the work returns.
-        prepare: makes in the scratch folder what it needs; not measured.
+        name: what is measured.
+        words: a command line, measured from the start of its process; or, after `CALL`, the name of a function
+            (`module:function`) and its arguments: the function prepares and returns the work that is measured.
+        size: number of units it processes; 0 where it has none.
+        unit: name of a unit.
+        expected: text that must be in the command's output or in what the work returns.
+        prepare: creates the inputs in the scratch folder; not measured.
     """
 
-    what: str
+    name: str
     words: tuple[str, ...]
     size: int = 0
     unit: str = ""
-    proves: str = ""
+    expected: str = ""
     prepare: Callable[[Path], None] | None = None
 
 
 @dataclass(frozen=True)
-class Spent:
-    """What a cost was found to be.
+class Measurement:
+    """The result of a `Benchmark`.
 
     Attributes:
-        what, size, unit: as in `Cost`.
+        name, size, unit: as in `Benchmark`.
         seconds: wall clock.
-        peak_mib: the process's resident memory at its peak, in MiB.
-        added_mib: by how much the peak is above what it held before the work; for a command line the same as the peak.
-        said: what the work returned, or the first line that the command printed.
+        peak_mib: peak resident memory of the process, in MiB.
+        added_mib: the peak less what the process held before the work; for a command line equal to the peak.
+        output: what the work returned, or the first line that the command printed.
     """
 
-    what: str
+    name: str
     size: int
     unit: str
     seconds: float
     peak_mib: float
     added_mib: float
-    said: str
+    output: str
 
 
 CALL = "call"
@@ -71,24 +71,24 @@ pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=[(os.PO
 _, status, usage = os.wait4(pid, 0)
 print(json.dumps([os.waitstatus_to_exitcode(status), time.perf_counter() - start, usage.ru_maxrss]))
 """
-"""Starts a command and waits for it. It is small: a process's peak begins with the memory of the one that made it."""
+"""Starts a command and waits for it. It is small because a process's peak starts at its parent's memory."""
 
 
-def measure_cost(cost: Cost, folder: Path) -> Spent:
-    """Run it in a fresh process.
+def measure_benchmark(benchmark: Benchmark, folder: Path) -> Measurement:
+    """Run a benchmark in a fresh process.
 
     Args:
-        cost: what to measure; `{folder}` in its words stands for `folder`.
+        benchmark: what to measure; `{folder}` in its words is replaced by `folder`.
         folder: a scratch folder.
 
     Raises:
-        AssertionError: it failed, or did not print what proves that it did its work.
+        AssertionError: it failed, or its output lacks the expected text.
     """
-    if cost.prepare is not None:
-        cost.prepare(folder)
-    words = [word.format(folder=folder) for word in cost.words]
+    if benchmark.prepare is not None:
+        benchmark.prepare(folder)
+    words = [word.format(folder=folder) for word in benchmark.words]
     calls = words[0] == CALL
-    command = [sys.executable, "-m", "common.costs", *words[1:]] if calls else [sys.executable, *words]
+    command = [sys.executable, "-m", "benchmarks.isolated", *words[1:]] if calls else [sys.executable, *words]
     log = folder / "output.txt"
     with open(log, "w") as stream:
         starter = [sys.executable, "-I", "-S", "-c", STARTER, *command]
@@ -96,12 +96,14 @@ def measure_cost(cost: Cost, folder: Path) -> Spent:
     code, seconds, kilobytes = json.loads(done.stdout)
     printed = log.read_text(errors="replace").strip()
     assert code == 0, f"exit code {code}: {printed[-500:]}"
-    assert cost.proves in printed, f"{cost.proves!r} is not in what it printed: {printed[-500:]}"
+    assert benchmark.expected in printed, f"{benchmark.expected!r} is not in its output: {printed[-500:]}"
     if calls:
         found = json.loads(printed.splitlines()[-1])
-        return Spent(cost.what, cost.size, cost.unit, **found)
+        return Measurement(benchmark.name, benchmark.size, benchmark.unit, **found)
     peak = kilobytes * 1024 / MIB
-    return Spent(cost.what, cost.size, cost.unit, seconds, peak, peak, printed.splitlines()[0] if printed else "")
+    return Measurement(
+        benchmark.name, benchmark.size, benchmark.unit, seconds, peak, peak, printed.splitlines()[0] if printed else ""
+    )
 
 
 def _environment() -> dict[str, str]:
@@ -109,7 +111,7 @@ def _environment() -> dict[str, str]:
 
 
 def machine() -> dict[str, object]:
-    """Where figures come from: processor, cores, torch, and how busy the machine is with other things."""
+    """Describe the machine: processor, cores, versions, load average."""
     model = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     return {
         "processor": model.group(1) if model else platform.processor(),
@@ -121,25 +123,25 @@ def machine() -> dict[str, object]:
 
 
 def call(name: str, arguments: Sequence[str]) -> dict[str, object]:
-    """Get a function's work ready, do it, and say what it took; to be called in a process of its own.
+    """Prepare a function's work, run it and return what it took; for a process of its own.
 
     Args:
         name: `module:function`.
-        arguments: of the function, as text.
+        arguments: the function's arguments, as text.
     """
     module, _, function = name.partition(":")
     work: Work = getattr(importlib.import_module(module), function)(*arguments)
     before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     start = time.perf_counter()
-    said = work()
+    output = work()
     seconds = time.perf_counter() - start
     peak = _resident("VmHWM")
-    return {"seconds": seconds, "peak_mib": peak, "added_mib": peak - before, "said": said}
+    return {"seconds": seconds, "peak_mib": peak, "added_mib": peak - before, "output": output}
 
 
 def _resident(name: str) -> float:
-    """A line of this process's memory in MiB: `VmRSS` now, `VmHWM` at the peak."""
+    """This process's resident memory in MiB: `VmRSS` now, `VmHWM` at the peak."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(name + ":"):
             return int(line.split()[1]) * 1024 / MIB

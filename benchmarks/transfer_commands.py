@@ -1,4 +1,4 @@
-"""What transfer's parts cost: the start of its command lines, a conversion, an evaluation; each at several sizes."""
+"""Benchmarks of transfer: the start of its command lines, a conversion, an evaluation; each at several sizes."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from common.costs import CALL, Cost, Work
+from benchmarks.isolated import CALL, Benchmark, Work
 
-TOOLS = ("bench", "convert", "data", "doctor", "launch", "lr_search", "table", "transfer")
+TOOLS = ("convert", "data", "doctor", "launch", "lr_search", "table", "transfer")
 PER_IMAGE = 50
-"""Detections in an image of the made COCO sets."""
+"""Detections in an image of the generated COCO sets."""
 
 
-def costs() -> Iterator[Cost]:
-    """All of them. The functions named here get ready in the process that is measured."""
+def benchmarks() -> Iterator[Benchmark]:
+    """All of them. The functions named here prepare their inputs in the process that is measured."""
     for tool in TOOLS:
-        yield Cost(f"{tool}.py --help, cold", (f"tools/{tool}.py", "--help"), 1, "starts", "usage:")
+        yield Benchmark(f"{tool}.py --help, cold", (f"tools/{tool}.py", "--help"), 1, "starts", "usage:")
     for jobs in (10, 100, 1000):
         file = f"{{folder}}/jobs{jobs}.yaml"
         made = _experiment(jobs)
-        yield Cost("launch.py plan, cold", ("tools/launch.py", "plan", file), jobs, "jobs", f"s{jobs} ", made)
-        yield Cost("launch.py status, cold", ("tools/launch.py", "status", file), jobs, "jobs", f"s{jobs} ", made)
+        yield Benchmark("launch.py plan, cold", ("tools/launch.py", "plan", file), jobs, "jobs", f"s{jobs} ", made)
+        yield Benchmark("launch.py status, cold", ("tools/launch.py", "status", file), jobs, "jobs", f"s{jobs} ", made)
     for trials in (10, 100):
         command = ("tools/table.py", f"{{folder}}/trials{trials}", "--format", "md")
-        yield Cost("table.py, cold", command, trials, "trials", f"| {trials} ", _trials(trials))
-    yield Cost(
+        yield Benchmark("table.py, cold", command, trials, "trials", f"| {trials} ", _trials(trials))
+    yield Benchmark(
         "convert.py, with its proof",
         ("tools/convert.py", "{folder}/r50.pth", "{folder}/r50.pkl"),
         1,
@@ -35,17 +35,17 @@ def costs() -> Iterator[Cost]:
         _weights,
     )
     for count in (8, 32):
-        call = (CALL, "transfer.costs:mapped", str(count), "{folder}")
-        yield Cost("a loader process: images for fine-tuning on VOC", call, count, "images", f"{count} images")
+        call = (CALL, "benchmarks.transfer_commands:mapped", str(count), "{folder}")
+        yield Benchmark("a loader process: images for fine-tuning on VOC", call, count, "images", f"{count} images")
     for images in (100, 400, 1600):
         for kind in ("boxes", "masks"):
             name, count = f"COCO evaluation, {kind}", images * PER_IMAGE
-            words = (CALL, "transfer.costs:evaluated", str(images), kind, "{folder}")
-            yield Cost(name, words, count, "detections", f"{count} detections")
+            words = (CALL, "benchmarks.transfer_commands:evaluated", str(images), kind, "{folder}")
+            yield Benchmark(name, words, count, "detections", f"{count} detections")
 
 
 def _experiment(jobs: int) -> Callable[[Path], None]:
-    """An experiment of scratch on VOC07 with `jobs` trials, as `submit` leaves it before the first has run."""
+    """Write an experiment of scratch on VOC07 with `jobs` trials, as `submit` leaves it before the first one starts."""
 
     def prepare(folder: Path) -> None:
         from transfer.experiment.build import build
@@ -68,7 +68,7 @@ def _experiment(jobs: int) -> Callable[[Path], None]:
 
 
 def _trials(count: int) -> Callable[[Path], None]:
-    """Finished trials of scratch on VOC07, as `tools/table.py` reads them."""
+    """Write finished trials of scratch on VOC07, as `tools/table.py` reads them."""
 
     def prepare(folder: Path) -> None:
         for seed in range(1, count + 1):
@@ -100,7 +100,7 @@ def _result(seed: int) -> dict[str, Any]:
 
 
 def _weights(folder: Path) -> None:
-    """A ResNet-50 in torchvision's layout; a conversion that was there is gone."""
+    """Write a ResNet-50 in torchvision's layout and remove an earlier conversion."""
     import torch
     import torchvision
 
@@ -109,7 +109,7 @@ def _weights(folder: Path) -> None:
 
 
 def mapped(count: str, folder: str) -> Work:
-    """What one loader process does for `count` images of VOC's size: read, decode, resize to 480 … 800, flip."""
+    """Read, decode, resize to 480 … 800 and flip `count` images of VOC's size, as one loader process does."""
     import numpy as np
     import torch
     from detectron2.data import DatasetMapper
@@ -134,8 +134,8 @@ def mapped(count: str, folder: str) -> Work:
 
 
 def evaluated(images: str, kind: str, folder: str) -> Work:
-    """COCO's metric of detections in memory, the annotation file read; masks encoded from whole pasted ones."""
-    from transfer.benchmarks import random_coco, random_coco_detections
+    """Compute COCO's metric of detections in memory; the annotation file is read, masks are encoded."""
+    from benchmarks.evaluators import random_coco, random_coco_detections
     from transfer.evaluation.coco_evaluator import HotCOCOEvaluator
 
     masks = kind == "masks"
