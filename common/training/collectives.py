@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from detectron2.utils import comm
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from common.errors import UserError
 
@@ -90,6 +93,20 @@ class _GatherWithGradient(torch.autograd.Function):
 def rank_offset(x: torch.Tensor) -> int:
     """The index of this process's first row in `all_gather(x)`."""
     return comm.get_rank() * len(x)
+
+
+def wrap_distributed(module: nn.Module) -> nn.Module:
+    """The module in DistributedDataParallel, which averages gradients; with a single process the module itself.
+
+    Buffers are not broadcast: each process keeps its own running statistics.
+    """
+    if not is_distributed():
+        return module
+    device = next(module.parameters()).device
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # newer versions of torch rename the last argument
+        device_ids = [device.index] if device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=device_ids, broadcast_buffers=False)
 
 
 def run_on_main_process(action: Callable[[], T]) -> T:

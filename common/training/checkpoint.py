@@ -1,0 +1,123 @@
+"""Checkpoint files: written atomically, numbered by iteration, the newest ones kept."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.utils import comm
+
+from common.errors import UserError
+from common.files import atomic_write, write_text
+
+LAST = "last_checkpoint"
+"""The file that names the newest checkpoint, as Detectron2 calls it."""
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` by `torch.save`, atomically: the file is complete or absent."""
+    with atomic_write(path) as stream:
+        torch.save(content, stream)
+
+
+def load_checkpoint(path: Path, reject: Callable[[Any], str | None], remedy: str) -> dict[str, Any]:
+    """Read a checkpoint; tensors are on the CPU. Nothing of the file is executed (`weights_only`).
+
+    Args:
+        path: the file.
+        reject: given the content, says why it is not the expected checkpoint, or None.
+        remedy: what the user should do; ends the message.
+
+    Raises:
+        UserError: the file is damaged or something else.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises half a dozen types for a file that is not its own
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise UserError(f"checkpoint {path} cannot be used ({reason}); {remedy}") from error
+    why = "it holds no keys and values" if not isinstance(content, dict) else reject(content)
+    if why:
+        raise UserError(f"checkpoint {path} cannot be used ({why}); {remedy}")
+    return dict(content)
+
+
+class CheckpointFolder:
+    """The numbered checkpoints of one run, `<prefix>_<number>.pth`. The main process writes and removes.
+
+    Args:
+        folder: the run's folder.
+        prefix: of the files' names.
+    """
+
+    def __init__(self, folder: Path, prefix: str) -> None:
+        self.folder, self.prefix = folder, prefix
+        self._name = re.compile(rf"{re.escape(prefix)}_(\d{{7,}})\.pth")
+
+    def path(self, number: int) -> Path:
+        """The file of the checkpoint with this number."""
+        return self.folder / f"{self.prefix}_{number:07d}.pth"
+
+    def number(self, name: str) -> int | None:
+        """The number in a file's name; None for other files."""
+        match = self._name.fullmatch(name)
+        return int(match.group(1)) if match else None
+
+    def files(self) -> list[Path]:
+        """All numbered checkpoints, oldest first. Each is complete, because it was renamed into place."""
+        found = [(self.number(path.name), path) for path in self.folder.glob(f"{self.prefix}_*.pth")]
+        return [path for _, path in sorted((number, path) for number, path in found if number is not None)]
+
+    def newest(self) -> Path | None:
+        """The checkpoint with the highest number, the same on all processes; every process must call it."""
+        names: list[str] = [path.name for path in self.files()[-1:]]
+        # On a shared file system the newest file may not be visible on every node yet: the main process decides.
+        chosen: list[str] = comm.all_gather(names)[0]
+        return self.folder / chosen[0] if chosen else None
+
+    def write(self, name: str, content: dict[str, Any]) -> Path:
+        """Write a checkpoint, and its name to `last_checkpoint`. Called by the main process only."""
+        path = self.folder / name
+        save_checkpoint(path, content)
+        write_text(self.folder / LAST, name + "\n")
+        return path
+
+    def last(self) -> Path | None:
+        """The checkpoint that `last_checkpoint` names; None when there is no such file.
+
+        Raises:
+            UserError: it names a file that does not exist.
+        """
+        try:
+            name = (self.folder / LAST).read_text().strip()
+        except FileNotFoundError:
+            return None
+        path = self.folder / name
+        if not path.is_file():
+            raise UserError(
+                f"{self.folder / LAST} names {name}, which does not exist; restore it, or start in another --output"
+            )
+        return path
+
+    def remove_partial(self) -> None:
+        """Remove temporary files of a process that was killed while it wrote. Called by the main process only."""
+        for partial in self.folder.glob(f".{self.prefix}_*.pth.*.tmp"):
+            partial.unlink(missing_ok=True)
+
+
+def random_state() -> dict[str, Any]:
+    """The state of this process's global random generators: Python's, torch's and the GPU's."""
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    return {"python": random.getstate(), "torch": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Restore `random_state`; a GPU's state is ignored where there is no GPU now."""
+    random.setstate(state["python"])
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
