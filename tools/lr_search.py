@@ -1,4 +1,4 @@
-"""The search of the fine-tuning learning rate: choose among points that were run, and record the choice."""
+"""The search of the fine-tuning learning rate: choose among candidates that were run, and record the choice."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ EXAMPLES = """examples:
   python tools/transfer.py --config-file configs/transfer/voc07.yaml --weights simsiam.pkl --seed 1 \\
       --lr-from runs/search/lr_search.json --output runs/voc07/1 --num-gpus 8 --resume
 
-the highest value wins, a tie goes to the smaller lr; points that diverged or are missing are recorded and said.
-exit codes: 0 chosen; 1 no point has a value (recorded as such); 2 wrong use, nothing written.
+the highest value wins, a tie goes to the smaller lr; candidates that diverged or are missing are recorded and named.
+exit codes: 0 chosen; 1 no candidate has a value (recorded as such); 2 wrong use, nothing written.
 """
 
 
@@ -31,12 +31,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse and hand over to the verb."""
     parser = Parser(prog="lr_search.py", description=__doc__, epilog=EXAMPLES)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    chooser = verbs.add_parser("choose", help="choose the best of the points in RESULT_DIR …", epilog=EXAMPLES)
-    chooser.add_argument("folders", nargs="+", type=Path, metavar="RESULT_DIR", help="a point's trial folder")
-    chooser.add_argument("--row", required=True, metavar="R", help="the row, as the record is to name it")
-    chooser.add_argument("--task", required=True, metavar="T", help="the task, as the record is to name it")
+    chooser = verbs.add_parser("choose", help="choose the best of the candidates in RESULT_DIR …", epilog=EXAMPLES)
+    chooser.add_argument("folders", nargs="+", type=Path, metavar="RESULT_DIR", help="a candidate's trial folder")
+    chooser.add_argument("--row", required=True, metavar="R", help="the row's name in the record")
+    chooser.add_argument("--task", required=True, metavar="T", help="the task's name in the record")
     chooser.add_argument("--output", required=True, type=Path, metavar="F", help="the record: lr_search.json")
-    chooser.add_argument("--metric", default="bbox/AP", metavar="M", help="what is to be high (default: bbox/AP)")
+    chooser.add_argument("--metric", default="bbox/AP", metavar="M", help="metric to maximise (default: bbox/AP)")
     chooser.add_argument(
         "--grid", nargs="+", type=float, default=[], metavar="LR", help="every lr that was to be tried"
     )
@@ -46,17 +46,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _choose(args: Namespace) -> int:
     from transfer.search.choice import choose, write_choice
 
-    choice = choose(args.folders, args.row, args.task, args.metric, args.grid)
+    choice = choose(args.folders, row=args.row, task=args.task, metric=args.metric, grid=args.grid)
     write_choice(choice, args.output)
-    for point in choice.content["points"]:
-        value = "-" if point["value"] is None else f"{point['value']:.2f}"
-        print(f"lr {point['lr']:<8g} {args.metric} {value:>6s}  {point['status']}")
+    record = choice.record
+    for candidate in record.points:
+        value = "-" if candidate.value is None else f"{candidate.value:.2f}"
+        print(f"lr {candidate.lr:<8g} {args.metric} {value:>6s}  {candidate.status}")
     for line in choice.warnings:
         print(f"note: {line}")
-    if choice.chosen is None:
-        print(f"nothing chosen: no point has a value; recorded in {args.output}")
+    if record.chosen is None:
+        print(f"nothing chosen: no candidate has a value; recorded in {args.output}")
         return EXIT_FAILURE
-    print(f"chosen on {choice.content['split']}: lr {choice.chosen:g}; recorded in {args.output}")
+    print(f"chosen on {record.split}: lr {record.chosen:g}; recorded in {args.output}")
     return EXIT_OK
 
 

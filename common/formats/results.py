@@ -19,7 +19,8 @@ LR_SEARCH: Final = "lr-search/1"
 RESULT_FILE, LR_SEARCH_FILE = "result.json", "lr_search.json"
 
 Name = Annotated[str, Field(min_length=1)]
-Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+# VOC 2007's metric sums eleven rounded parts: a perfect detector has an AP of 100.00000000000003.
+Percent = Annotated[float, Field(ge=0, le=100 + 1e-9, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 

@@ -10,7 +10,15 @@ from typing import Any
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import DefaultTrainer
 
-from common.config import dotted_keys, load_with_base, merge_overrides, merge_strict, overlay_section, value_of
+from common.config import (
+    KeyChanges,
+    dotted_keys,
+    load_with_base,
+    merge_overrides,
+    merge_strict,
+    overlay_section,
+    value_of,
+)
 from common.environment import ROOT
 from common.errors import UserError, nearest
 from transfer.search.choice import RecordedChoice, read_choice
@@ -29,6 +37,7 @@ ORDER_OF_WORKERS = 4
 default, which MoCo's configs leave as it is. Part of the protocol, whatever DATALOADER.NUM_WORKERS is."""
 ORDER_KEY = "TRANSFER.ORDER_OF_WORKERS"
 """Was a config key; `trial.json` still records it."""
+KEY_CHANGES = KeyChanges(removed={ORDER_KEY: f"it is {ORDER_OF_WORKERS}, as in Detectron2 and MoCo; remove it"})
 
 
 def defaults() -> CfgNode:
@@ -86,35 +95,25 @@ def load_config(file: Path, overlay: Path | None = None, overrides: Sequence[str
         UserError: a file is missing or broken, a key unknown, a value of another type or not one of the valid ones.
     """
     cfg = defaults()
-    values = _drop_constants(load_with_base(file), str(file))
+    values = _without_removed_keys(load_with_base(file), str(file))
     set_keys = dict.fromkeys(dotted_keys(values), str(file))
     merge_strict(cfg, values, str(file))
     protocol = _protocol(cfg, file)
     if overlay is not None:
-        values = _drop_constants(overlay_section(overlay, "transfer"), str(overlay))
+        values = _without_removed_keys(overlay_section(overlay, "transfer"), str(overlay))
         set_keys |= dict.fromkeys(dotted_keys(values), str(overlay))
         merge_strict(cfg, values, str(overlay))
-    if ORDER_KEY in overrides[::2]:
-        raise UserError(f"{COMMAND_LINE}: {_is_constant()}")
-    merge_overrides(cfg, overrides)
+    merge_overrides(cfg, overrides, COMMAND_LINE, KEY_CHANGES)
     set_keys |= dict.fromkeys(overrides[::2], COMMAND_LINE)
     check_values(cfg, str(file))
     return LoadedConfig(cfg, protocol, set_keys)
 
 
-def _drop_constants(values: dict[str, Any], where: str) -> dict[str, Any]:
-    """A stored config may still hold what used to be a key, with the value that it has now."""
+def _without_removed_keys(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """The values with today's keys; a config that an earlier run stored may hold the constant's own value."""
     section = values.get("TRANSFER")
-    key = ORDER_KEY.rpartition(".")[2]
-    if not isinstance(section, dict) or key not in section:
-        return values
-    if section[key] != ORDER_OF_WORKERS:
-        raise UserError(f"{where}: {_is_constant()}")
-    return {**values, "TRANSFER": {name: value for name, value in section.items() if name != key}}
-
-
-def _is_constant() -> str:
-    return f"{ORDER_KEY} is no key any more: it is {ORDER_OF_WORKERS}, as in Detectron2 and MoCo; remove it"
+    stored = isinstance(section, dict) and section.get(ORDER_KEY.rpartition(".")[2]) == ORDER_OF_WORKERS
+    return KEY_CHANGES.apply(values, where, recorded=stored)
 
 
 def _protocol(cfg: CfgNode, file: Path) -> CfgNode:

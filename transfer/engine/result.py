@@ -8,13 +8,13 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from common.environment import describe
+from common.formats.results import RESULT_FILE, TRANSFER, TransferResult
 from transfer.engine.config import flatten_config
 from transfer.engine.guards import images_per_statistic
 from transfer.engine.prepare import PreparedTrial
 from transfer.tasks import heldout
 from transfer.tasks.splits import find_split
 
-FORMAT = "transfer-result/1"
 TOTAL_BATCH = 16
 """The total batch of every published row."""
 PROTOCOL = (
@@ -45,7 +45,7 @@ def trial_result(
     metrics: dict[str, Any] | None,
     divergence: dict[str, Any] | None,
     timing: dict[str, Any],
-) -> dict[str, Any]:
+) -> TransferResult:
     """The result of a trial that ended, trained or diverged.
 
     Args:
@@ -56,8 +56,8 @@ def trial_result(
         timing: in seconds.
     """
     cfg, request = prepared.cfg, prepared.request
-    return {
-        "format": FORMAT,
+    content = {
+        "format": TRANSFER,
         "status": "diverged" if divergence else "done",
         "task": cfg.TRANSFER.TASK,
         "seed": cfg.SEED,
@@ -77,6 +77,7 @@ def trial_result(
         "timing": timing,
         **prepared.search,
     }
+    return TransferResult.parse(content, request.output / RESULT_FILE)
 
 
 def settings(cfg: CfgNode, processes: int, evaluator: str) -> dict[str, Any]:

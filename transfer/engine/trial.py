@@ -19,6 +19,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from common.files import read_json, write_json, write_text
+from common.formats.results import RESULT_FILE
 from common.profiling import require_steps
 from common.training import distributed
 from transfer.engine.config import SEPARABLE
@@ -31,7 +32,7 @@ from transfer.engine.predictions import draw_predictions
 from transfer.engine.prepare import PreparedTrial, TrialRequest, load_task_of, prepare
 from transfer.engine.result import trial_result
 from transfer.engine.seeding import PRECISE_BN, sampler_seeds, seed_torch
-from transfer.engine.trial_folder import EVALUATION, RESULT
+from transfer.engine.trial_folder import EVALUATION_FILE
 from transfer.engine.trial_hooks import Checkpointing, Profiling, StopOnSignal, Stopwatch
 from transfer.engine.weights import load_weights
 from transfer.evaluation.evaluators import build_evaluator, metrics_of
@@ -66,7 +67,7 @@ def run_trial(request: TrialRequest) -> TrialOutcome:
         Preempted: stopped on a signal, after a checkpoint.
     """
     prepared, task = prepare(request)
-    file = prepared.output / (EVALUATION if request.eval_only else RESULT)
+    file = prepared.output / (EVALUATION_FILE if request.eval_only else RESULT_FILE)
     if not request.eval_only and file.is_file():
         return TrialOutcome("already", read_json(file), file)
     spawned = prepared.processes if distributed.read_distributed_environment() is None else 1
@@ -222,8 +223,8 @@ class _Training:
             "eval_seconds": self.evaluation[1] if self.evaluation else None,
             "seconds_per_iteration": watch.seconds / watch.iterations if watch.iterations else None,
         }
-        content = trial_result(prepared, guards=guards, metrics=metrics, divergence=trainer.divergence, timing=timing)
-        write_json(prepared.output / RESULT, content)
+        result = trial_result(prepared, guards=guards, metrics=metrics, divergence=trainer.divergence, timing=timing)
+        result.write(prepared.output / RESULT_FILE)
 
 
 def evaluate(model: nn.Module, prepared: PreparedTrial, task: Task) -> dict[str, Any] | None:
@@ -248,4 +249,4 @@ def _evaluate_only(prepared: PreparedTrial, task: Task) -> None:
     if comm.is_main_process():
         metrics = metrics_of(answer or {}, task.test)
         about = {"checkpoint": newest.name, "iteration": content["iteration"], "evaluator": prepared.evaluator}
-        write_json(prepared.output / EVALUATION, {"format": "transfer-evaluation/1", **about, "metrics": metrics})
+        write_json(prepared.output / EVALUATION_FILE, {"format": "transfer-evaluation/1", **about, "metrics": metrics})

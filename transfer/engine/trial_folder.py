@@ -14,11 +14,12 @@ from detectron2.config import CfgNode
 from common.config import dotted_keys, value_of
 from common.errors import UserError
 from common.files import read_json, write_json
+from common.formats.results import RESULT_FILE
 from transfer.engine.checkpoint import LAST, Checkpoints
 from transfer.engine.config import ORDER_KEY, ORDER_OF_WORKERS, defaults
 
-IDENTITY, RESULT, EVALUATION = "trial.json", "result.json", "evaluation.json"
-"""Written when a trial begins, when it has ended, and by `--eval-only`."""
+IDENTITY_FILE, EVALUATION_FILE = "trial.json", "evaluation.json"
+"""Written when a trial begins, and by `--eval-only`."""
 FORMAT = "trial/1"
 NEUTRAL = (
     "OUTPUT_DIR",
@@ -76,7 +77,7 @@ def check_folder(
     folder = checkpoints.folder
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder} is a file; give a folder")
-    if eval_only and not (folder / IDENTITY).is_file():
+    if eval_only and not (folder / IDENTITY_FILE).is_file():
         raise UserError(f"--eval-only: {folder} holds no trial; give the --output of one")
     _claim(folder, mine, writes, trains=not eval_only)
     newest = checkpoints.newest()
@@ -92,16 +93,16 @@ def check_folder(
 
 def has_ended(folder: Path) -> bool:
     """Whether the trial in `folder` has ended."""
-    return (folder / RESULT).is_file()
+    return (folder / RESULT_FILE).is_file()
 
 
 def _claim(folder: Path, mine: dict[str, Any], writes: bool, trains: bool) -> None:
     """Record this trial's identity, or compare it with the recorded one; any number of processes may evaluate."""
-    file = folder / IDENTITY
+    file = folder / IDENTITY_FILE
     if not file.exists():
         if (folder / LAST).exists():
             raise UserError(
-                f"{folder} holds checkpoints of something else (it has no {IDENTITY}); choose another --output"
+                f"{folder} holds checkpoints of something else (it has no {IDENTITY_FILE}); choose another --output"
             )
         if writes:
             write_json(file, mine)
@@ -121,7 +122,7 @@ def differences(theirs: Any, mine: dict[str, Any], trains: bool = True) -> list[
         trains: False: ignore what only training depends on.
     """
     if not isinstance(theirs, dict) or theirs.get("format") != FORMAT or not isinstance(theirs.get("settings"), dict):
-        return [f"{IDENTITY} is not of format {FORMAT}"]
+        return [f"{IDENTITY_FILE} is not of format {FORMAT}"]
     found = []
     for key in ("weights", "processes") if trains else ("weights",):
         if theirs.get(key) != mine[key]:

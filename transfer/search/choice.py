@@ -9,78 +9,74 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.files import read_json, sha256_of, write_json
+from common.files import read_json, sha256_of
+from common.formats.results import LR_SEARCH, HeldOutPart, LrCandidate, LrSearchRecord
 from transfer.search.candidates import Candidate, read_candidate
-
-FORMAT = "lr-search/1"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a search found.
+    """The result of a search.
 
     Attributes:
-        content: of `lr_search.json`, as docs/reference/formats.md has it.
+        record: content of `lr_search.json`.
         warnings: what a reader of the choice should know, a line each.
     """
 
-    content: dict[str, Any]
+    record: LrSearchRecord
     warnings: tuple[str, ...]
 
-    @property
-    def chosen(self) -> float | None:
-        """The learning rate; None when no point has a value."""
-        chosen = self.content["chosen"]
-        return None if chosen is None else float(chosen)
 
-
-def choose(folders: Sequence[Path], row: str, task: str, metric: str = "bbox/AP", grid: Sequence[float] = ()) -> Choice:
-    """Choose among the points that lie in `folders`.
+def choose(
+    folders: Sequence[Path], *, row: str, task: str, metric: str = "bbox/AP", grid: Sequence[float] = ()
+) -> Choice:
+    """Choose among the candidates in `folders`.
 
     Args:
-        folders: the points' trials.
-        row, task: what the record calls them: keys of an experiment, or any name.
-        metric: what is to be as high as possible: `bbox/AP`, `segm/AP`, ….
-        grid: every lr that was to be tried; one without a folder is a missing point.
+        folders: the candidates' trials.
+        row, task: their names in the record: keys of an experiment, or any name.
+        metric: the metric to maximise: `bbox/AP`, `segm/AP`, ….
+        grid: every lr that was to be tried; one without a folder is a missing candidate.
 
     Raises:
-        UserError: a folder holds no point, two hold the same one, or they are not of one search.
+        UserError: a folder holds no candidate, two hold the same one, or they are not of one search.
     """
-    points = _points(folders, metric, grid)
-    about = _common(points)
-    chosen = best(points)
-    content = {
-        "format": FORMAT,
-        "row": row,
-        "task": task,
-        "trial_task": about["task"],
-        "seed": about["seed"],
-        "split": about["settings"]["test_split"],
-        "select_on": about["select_on"],
-        "heldout": about["heldout"],
-        "metric": metric,
-        "points": [
-            {
-                "lr": point.lr,
-                "value": point.value,
-                "status": point.status,
-                "folder": None if point.folder is None else str(point.folder),
-                "result_sha256": point.sha256,
-            }
-            for point in points
-        ],
-        "chosen": None if chosen is None else chosen.lr,
-        "weights": about["weights"],
-        "settings": about["settings"],
-        "toy": about["toy"],
-    }
-    return Choice(content, tuple(_warnings(points, chosen)))
+    candidates = _read_candidates(folders, metric, grid)
+    shared = _shared_by_all(candidates)
+    chosen = best(candidates)
+    heldout = shared["heldout"]
+    record = LrSearchRecord(
+        row=row,
+        task=task,
+        trial_task=shared["task"],
+        seed=shared["seed"],
+        split=shared["settings"]["test_split"],
+        select_on=shared["select_on"],
+        heldout=None if heldout is None else HeldOutPart(**heldout),
+        metric=metric,
+        points=[_as_recorded(candidate) for candidate in candidates],
+        chosen=None if chosen is None else chosen.lr,
+        weights=shared["weights"],
+        settings=shared["settings"],
+        toy=shared["toy"],
+    )
+    return Choice(record, tuple(_warnings(candidates, chosen)))
 
 
-def best(points: Sequence[Candidate]) -> Candidate | None:
-    """The point with the highest value, the smallest lr among equals; None when none has a value."""
-    measured = [point for point in points if point.value is not None]
-    return min(measured, key=lambda point: (-(point.value or 0.0), point.lr), default=None)
+def _as_recorded(candidate: Candidate) -> LrCandidate:
+    return LrCandidate(
+        lr=candidate.lr,
+        value=candidate.value,
+        status=candidate.status,  # type: ignore[arg-type]
+        folder=None if candidate.folder is None else str(candidate.folder),
+        result_sha256=candidate.sha256,
+    )
+
+
+def best(candidates: Sequence[Candidate]) -> Candidate | None:
+    """The candidate with the highest value, the smallest lr among equals; None when none has a value."""
+    measured = [candidate for candidate in candidates if candidate.value is not None]
+    return min(measured, key=lambda candidate: (-(candidate.value or 0.0), candidate.lr), default=None)
 
 
 def write_choice(choice: Choice, file: Path) -> None:
@@ -91,60 +87,58 @@ def write_choice(choice: Choice, file: Path) -> None:
     """
     if file.exists():
         there = read_json(file)
-        mine = choice.content
-        if not isinstance(there, dict) or there.get("format") != FORMAT:
+        if not isinstance(there, dict) or there.get("format") != LR_SEARCH:
             raise UserError(f"--output {file} is no record of a search; choose another name")
-        for key in ("row", "task"):
-            if there.get(key) != mine[key]:
+        for key, mine in (("row", choice.record.row), ("task", choice.record.task)):
+            if there.get(key) != mine:
                 raise UserError(
-                    f"--output {file} records the search of {key} {there.get(key)!r}, not of {mine[key]!r}; "
+                    f"--output {file} records the search of {key} {there.get(key)!r}, not of {mine!r}; "
                     "choose another name"
                 )
-    write_json(file, choice.content)
+    choice.record.write(file)
 
 
-def _points(folders: Sequence[Path], metric: str, grid: Sequence[float]) -> list[Candidate]:
-    """The points in ascending order of lr, those of the grid that nobody ran among them."""
+def _read_candidates(folders: Sequence[Path], metric: str, grid: Sequence[float]) -> list[Candidate]:
+    """The candidates in ascending order of lr, those of the grid that were not run included."""
     found: dict[float, Candidate] = {}
     for lr in grid:
         if not (math.isfinite(lr) and lr > 0):
             raise UserError(f"--grid {lr}: a learning rate is a positive number")
     for folder in folders:
-        point = read_candidate(folder, metric)
-        if point is None:
+        candidate = read_candidate(folder, metric)
+        if candidate is None:
             if grid:
                 continue  # the grid says which lr is missing
             raise UserError(
                 f"{folder} holds neither result.json nor trial.json, so its lr is unknown; "
-                "run the point, leave the folder out, or name every lr with --grid"
+                "run the candidate, remove the folder, or name every lr with --grid"
             )
-        if grid and point.lr not in grid:
-            raise UserError(f"{folder}: its lr {point.lr:g} is not in --grid; add it or leave the folder out")
-        if point.lr in found:
-            raise UserError(f"{folder} and {found[point.lr].folder} are both points at lr {point.lr:g}; leave one out")
-        found[point.lr] = point
+        lr = candidate.lr
+        if grid and lr not in grid:
+            raise UserError(f"{folder}: its lr {lr:g} is not in --grid; add it or remove the folder")
+        if lr in found:
+            raise UserError(f"{folder} and {found[lr].folder} are both candidates at lr {lr:g}; remove one")
+        found[lr] = candidate
     for lr in grid:
         found.setdefault(lr, Candidate(lr, "missing"))
     return [found[lr] for lr in sorted(found)]
 
 
-def _common(points: Sequence[Candidate]) -> Mapping[str, Any]:
-    """What the points share beside the lr."""
-    ended = [point for point in points if point.about is not None]
+def _shared_by_all(candidates: Sequence[Candidate]) -> Mapping[str, Any]:
+    """What the candidates have in common besides the lr."""
+    ended = [(candidate, candidate.shared) for candidate in candidates if candidate.shared is not None]
     if not ended:
-        raise UserError("no point has ended, so there is nothing to choose from; run them first")
-    first = ended[0]
-    assert first.about is not None
-    for other in ended[1:]:
-        assert other.about is not None
-        differing = _differences(first.about, other.about)
+        raise UserError("no candidate has ended, so there is nothing to choose from; run them first")
+    first, shared = ended[0]
+    for other, others in ended[1:]:
+        differing = _differences(shared, others)
         if differing:
             key, (here, there) = next(iter(differing.items()))
             raise UserError(
-                f"{other.folder} and {first.folder} are not points of one search: {key} is {there} and {here}; "
+                f"{other.folder} and {first.folder} are not candidates of one search: {key} is {there} and {here}; "
                 "only the lr may differ"
             )
-    return first.about
+    return shared
 
 
 def _differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
@@ -158,62 +152,62 @@ def _differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str =
     return found
 
 
-def _warnings(points: Sequence[Candidate], chosen: Candidate | None) -> list[str]:
+def _warnings(candidates: Sequence[Candidate], chosen: Candidate | None) -> list[str]:
     lines = []
-    for point in points:
-        if point.status == "missing":
-            where = f" ({point.folder} has no result)" if point.folder else ""
-            lines.append(f"lr {point.lr:g} is missing{where}; the choice was made without it")
-        elif point.status == "diverged":
-            lines.append(f"lr {point.lr:g} diverged")
-        elif point.value is None:
-            lines.append(f"lr {point.lr:g} has no value")
-    if chosen is not None and len(points) > 1 and chosen in (points[0], points[-1]):
-        side = "smallest" if chosen is points[0] else "largest"
+    for candidate in candidates:
+        if candidate.status == "missing":
+            where = f" ({candidate.folder} has no result)" if candidate.folder else ""
+            lines.append(f"lr {candidate.lr:g} is missing{where}; the choice was made without it")
+        elif candidate.status == "diverged":
+            lines.append(f"lr {candidate.lr:g} diverged")
+        elif candidate.value is None:
+            lines.append(f"lr {candidate.lr:g} has no value")
+    if chosen is not None and len(candidates) > 1 and chosen in (candidates[0], candidates[-1]):
+        side = "smallest" if chosen is candidates[0] else "largest"
         lines.append(f"the chosen lr {chosen.lr:g} is the {side} of the grid; a better one may lie beyond it")
     return lines
 
 
 @dataclass(frozen=True)
 class RecordedChoice:
-    """A choice as a trial takes it over.
+    """A recorded choice, whose learning rate a trial takes.
 
     Attributes:
-        file: where it is recorded.
+        file: the record.
         sha256: of that file.
         lr: the chosen learning rate.
-        content: the whole record.
+        record: the file's content.
     """
 
     file: Path
     sha256: str
     lr: float
-    content: dict[str, Any]
+    record: LrSearchRecord
 
     def as_dict(self) -> dict[str, Any]:
         """As a trial's result holds it."""
-        kept = {key: self.content[key] for key in ("row", "task", "seed", "split", "metric")}
-        return {"file": str(self.file), "sha256": self.sha256, "chosen": self.lr, **kept}
+        names = {key: getattr(self.record, key) for key in ("row", "task", "seed", "split", "metric")}
+        return {"file": str(self.file), "sha256": self.sha256, "chosen": self.lr, **names}
 
     def check_trial(self, *, task: str, seed: int, total_batch: int, weights_sha256: str | None, toy: bool) -> None:
-        """See that the search was made for such a trial.
+        """Check that the search was made for such a trial.
 
         Raises:
             UserError: for another task, other weights or another total batch; on toy data; or with the trial's own
                 seed.
         """
-        theirs = self.content
+        record = self.record
         pairs = (
-            ("the task", theirs["trial_task"], task),
-            ("the weights", theirs["weights"]["sha256"] or "scratch", weights_sha256 or "scratch"),
-            ("a total batch of", theirs["settings"]["total_batch"], total_batch),
+            ("the task", record.trial_task, task),
+            ("the weights", (record.weights or {}).get("sha256") or "scratch", weights_sha256 or "scratch"),
+            ("a total batch of", (record.settings or {}).get("total_batch"), total_batch),
         )
         for what, there, here in pairs:
             if there != here:
                 raise UserError(f"--lr-from {self.file}: was searched for {what} {there}, this trial has {here}")
-        if theirs["toy"] and not toy:
+        if record.toy and not toy:
             raise UserError(f"--lr-from {self.file}: was searched with a toy config, this trial has none")
-        if theirs["seed"] == seed:
+        if record.seed == seed:
             raise UserError(
                 f"--lr-from {self.file}: the search used the seed {seed}; a reported trial needs another one"
             )
@@ -223,17 +217,16 @@ def read_choice(file: Path) -> RecordedChoice:
     """Read `lr_search.json`.
 
     Raises:
-        UserError: it is missing, broken or of another format, or nothing was chosen.
+        UserError: it is missing, damaged or of another format, or nothing was chosen.
     """
+    where, remedy = f"--lr-from {file}", "run tools/lr_search.py choose again"
     content = read_json(file)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"--lr-from {file}: is not of format {FORMAT}; give what tools/lr_search.py choose wrote")
-    for key in ("row", "task", "trial_task", "seed", "split", "metric", "toy", "weights", "settings", "chosen"):
-        if key not in content:
-            raise UserError(f"--lr-from {file}: lacks {key!r}; ask tools/lr_search.py choose again")
-    chosen = content["chosen"]
-    if chosen is None:
-        raise UserError(f"--lr-from {file}: nothing was chosen, for no point has a value; search other rates")
-    if isinstance(chosen, bool) or not isinstance(chosen, (int, float)) or not (math.isfinite(chosen) and chosen > 0):
-        raise UserError(f"--lr-from {file}: chosen is {chosen!r}, not a learning rate")
-    return RecordedChoice(file, sha256_of(file), float(chosen), content)
+    if not isinstance(content, dict) or content.get("format") != LR_SEARCH:
+        raise UserError(f"{where}: is not of format {LR_SEARCH}; give what tools/lr_search.py choose wrote")
+    record = LrSearchRecord.parse(content, where, remedy)
+    for key in ("trial_task", "seed", "toy", "weights", "settings"):
+        if getattr(record, key) is None:
+            raise UserError(f"{where}: {key}: is missing; {remedy}")
+    if record.chosen is None:
+        raise UserError(f"{where}: nothing was chosen, because no candidate has a value; search other rates")
+    return RecordedChoice(file, sha256_of(file), record.chosen, record)

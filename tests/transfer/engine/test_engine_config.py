@@ -123,7 +123,7 @@ def test_the_overlay_marks_what_is_made_with_it_as_toy(root: Path, overlay: str)
         (("DATASETS.TEST", "('voc_2007_test', 'voc_2007_val')"), "DATASETS.TEST exactly one"),
         (("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"), "only TrainingSampler is replayed"),
         (("SOLVER.AMP.ENABLED", "True"), "SOLVER.AMP.ENABLED needs a GPU"),
-        (("TRANSFER.ORDER_OF_WORKERS", "2"), "command line: TRANSFER.ORDER_OF_WORKERS is no key any more"),
+        (("TRANSFER.ORDER_OF_WORKERS", "2"), "command line: TRANSFER.ORDER_OF_WORKERS no longer exists"),
         (("TRANSFER.KEEP_CHECKPOINTS", "0"), "KEEP_CHECKPOINTS must be at least 1"),
     ],
 )

@@ -55,7 +55,7 @@ def write(folder: Path, lr: float, value: float | None, **changes: Any) -> Path:
 def test_the_highest_value_wins_and_a_tie_goes_to_the_smaller_rate(tmp_path: Path) -> None:
     values = {0.1: 51.0, 0.02: 51.0, 0.01: 49.0, 0.2: 50.0}
     folders = [write(tmp_path, lr, value) for lr, value in values.items()]
-    content = choose(folders, "simsiam", "voc07").content
+    content = choose(folders, row="simsiam", task="voc07").record.as_dict()
     assert content["chosen"] == 0.02
     assert [(point["lr"], point["value"]) for point in content["points"]] == sorted(values.items())
     assert (content["split"], content["seed"], content["metric"]) == ("voc_2007_test", 1000, "bbox/AP")
@@ -88,7 +88,7 @@ def test_the_record_says_what_diverged_and_what_is_missing(tmp_path: Path, capsy
 @pytest.mark.parametrize(("best", "side"), [(0.01, "smallest"), (0.1, "largest")])
 def test_a_choice_at_the_grid_s_edge_is_said(tmp_path: Path, best: float, side: str) -> None:
     folders = [write(tmp_path, lr, 50.0 + (lr == best)) for lr in (0.01, 0.02, 0.1)]
-    assert any(f"{side} of the grid" in line for line in choose(folders, "r", "t").warnings)
+    assert any(f"{side} of the grid" in line for line in choose(folders, row="r", task="t").warnings)
 
 
 def test_nothing_to_choose_is_recorded_and_exit_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,27 +104,27 @@ def test_nothing_to_choose_is_recorded_and_exit_1(tmp_path: Path, capsys: pytest
 
 def test_a_value_that_is_no_number_is_not_chosen(tmp_path: Path) -> None:
     folders = [write(tmp_path, 0.01, 0.0), write(tmp_path, 0.02, 5.0, metrics={"bbox": {"AP": None}})]
-    choice = choose(folders, "r", "t")
-    assert choice.chosen == 0.01 and "lr 0.02 has no value" in choice.warnings
+    choice = choose(folders, row="r", task="t")
+    assert choice.record.chosen == 0.01 and "lr 0.02 has no value" in choice.warnings
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 1001}, "not points of one search: seed is 1001 and 1000"),
+        ({"seed": 1001}, "seed is 1001 and 1000"),
         ({"weights__sha256": "cd" * 32}, "weights.sha256"),
         ({"settings__iterations": 100}, "settings.iterations is 100 and 9000"),
         ({"select_on": "heldout"}, "select_on is heldout and test"),
-        ({"role": "trial"}, "is a reported trial, no point of a search"),
-        ({"format": "x"}, "not the result of a trial"),
-        ({"weights": None}, "lacks what docs/reference/formats.md asks"),
-        ({"settings__lr": 0.02}, "are both points at lr 0.02"),
+        ({"role": "trial"}, "--role lr_search"),
+        ({"format": "x"}, "tools/transfer.py"),
+        ({"weights": None}, "result.json: weights"),
+        ({"settings__lr": 0.02}, "at lr 0.02"),
     ],
 )
 def test_what_is_no_point_of_the_search_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     folders = [write(tmp_path, 0.02, 50.0), write(tmp_path, 0.1, 51.0, **changes)]
     with pytest.raises(UserError, match=message):
-        choose(folders, "r", "t")
+        choose(folders, row="r", task="t")
 
 
 @pytest.mark.parametrize(
@@ -156,14 +156,14 @@ def test_wrong_use_is_one_line_and_nothing_is_written(
 def test_an_empty_folder_needs_a_grid_to_be_a_missing_point(tmp_path: Path) -> None:
     folders = [write(tmp_path, 0.02, 50.0), tmp_path / "nobody"]
     with pytest.raises(UserError, match=r"nobody holds neither result\.json nor trial\.json"):
-        choose(folders, "r", "t")
-    assert choose(folders, "r", "t", grid=[0.02, 0.1]).content["points"][1]["status"] == "missing"
+        choose(folders, row="r", task="t")
+    assert choose(folders, row="r", task="t", grid=[0.02, 0.1]).record.points[1].status == "missing"
 
 
 def test_no_point_that_ended_is_refused(tmp_path: Path) -> None:
     (tmp_path / "trial.json").write_text(json.dumps({"settings": {"SOLVER.BASE_LR": 0.1}}))
-    with pytest.raises(UserError, match="no point has ended"):
-        choose([tmp_path], "r", "t")
+    with pytest.raises(UserError, match="no candidate has ended"):
+        choose([tmp_path], row="r", task="t")
 
 
 def test_choosing_again_replaces_the_record_of_the_same_search(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_record_serves_the_trials_it_was_made_for(tmp_path: Path, change: dict
     [
         ("{", "not JSON"),
         ("[]", "is not of format lr-search/1"),
-        ('{"format": "lr-search/1"}', "lacks 'row'"),
+        ('{"format": "lr-search/1"}', "f.json: row: is missing"),
     ],
 )
 def test_a_broken_record_is_named(tmp_path: Path, content: str, message: str) -> None:
@@ -210,6 +210,6 @@ def test_a_broken_record_is_named(tmp_path: Path, content: str, message: str) ->
 
 
 def test_choosing_imports_neither_torch_nor_detectron2(root: Path) -> None:
-    code = "import sys, transfer.search.choice, transfer.search.choice, tools.lr_search\n"
+    code = "import sys, transfer.search.candidates, transfer.search.choice, tools.lr_search\n"
     code += "sys.exit(bool({'torch', 'detectron2', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
