@@ -49,8 +49,12 @@ evaluation every norm uses its running statistics."""
 
 def trial_identity(cfg: CfgNode, weights_sha256: str | None, processes: int) -> dict[str, Any]:
     """The trial's identity as plain JSON types: resolved settings, digest of the weights, number of processes."""
-    settings = {key: _plain(value_of(cfg, key)) for key in dotted_keys(cfg) if key not in NEUTRAL}
-    settings[ORDER_KEY] = ORDER_OF_WORKERS
+    settings: dict[str, Any] = {}
+    for key in dotted_keys(cfg):
+        if key == "TRANSFER.CHANNELS_LAST":
+            settings[ORDER_KEY] = ORDER_OF_WORKERS  # where it stood as a key: the file's bytes stay the same
+        if key not in NEUTRAL:
+            settings[key] = _plain(value_of(cfg, key))
     return {"format": FORMAT, "settings": settings, "weights": weights_sha256 or "scratch", "processes": processes}
 
 
