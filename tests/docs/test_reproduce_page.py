@@ -21,7 +21,10 @@ COMMAND = re.compile(r"python tools/(\w+)\.py([^\n\"`]*)")
 
 def commands() -> list[tuple[str, list[str]]]:
     """(tool, words) of every command on the page."""
-    return [(tool, shlex.split(words.replace("\\$", "$"))) for tool, words in COMMAND.findall(PAGE.read_text())]
+    return [
+        (tool, shlex.split(words.replace("\\$", "$")))
+        for tool, words in COMMAND.findall(re.sub(r"\\\n\s*", "", PAGE.read_text()))
+    ]
 
 
 def test_the_config_files_are_there(root: Path) -> None:
