@@ -1,7 +1,8 @@
 """Generate the reference pages from the code: `python docs/generate.py` writes them, `--check` compares only.
 
 `reference/keys.md` lists every config key with its default and the comment above it, read from the functions that
-define the defaults.
+define the defaults. The tables of fields in `reference/formats.md` and the JSON schemas in `reference/schemas/` come
+from the models of `common/formats`.
 """
 
 from __future__ import annotations
@@ -10,14 +11,23 @@ import argparse
 import ast
 import importlib
 import inspect
+import json
+import pkgutil
+import re
 import sys
 import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any, get_args
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import common.formats  # noqa: E402
+from common.formats import FileFormat  # noqa: E402
+
 REFERENCE = ROOT / "docs" / "reference"
 KEYS_HEAD = """# Config keys
 
@@ -133,9 +143,75 @@ def keys_page() -> str:
     return "\n".join(parts)
 
 
+def models() -> dict[str, type[FileFormat]]:
+    """Every model of `common/formats` by its class name."""
+    names = [m.name for m in pkgutil.iter_modules(common.formats.__path__)]
+    modules = [importlib.import_module(f"common.formats.{name}") for name in names]
+    found = [value for module in modules for value in vars(module).values() if inspect.isclass(value)]
+    return {one.__name__: one for one in found if issubclass(one, FileFormat) and one is not FileFormat}
+
+
+def fields_table(name: str) -> str:
+    """A model's fields, and those of the models inside it, as one table."""
+    return "\n".join(["| key | type | meaning |", "|---|---|---|", *_fields(models()[name], "")])
+
+
+def _fields(model: type[FileFormat], prefix: str) -> Iterator[str]:
+    schema = model.model_json_schema()
+    for key, field in model.model_fields.items():
+        name = field.alias or key
+        kind = _type(schema["properties"][name])
+        default = "" if field.is_required() else " (optional)"
+        text = (field.description or "").replace("|", "\\|")
+        yield f"| `{prefix}{name}` | {kind}{default} | {text} |"
+        for inner in _models_in(field.annotation):
+            many = "[]" if kind.startswith("list") else ".*" if kind.startswith("object of") else ""
+            yield from _fields(inner, f"{prefix}{name}{many}.")
+
+
+def _models_in(annotation: Any) -> Iterator[type[FileFormat]]:
+    if inspect.isclass(annotation) and issubclass(annotation, FileFormat):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)
+
+
+def _type(schema: dict[str, Any]) -> str:
+    """A field's type in words: `string`, `list of number`, `object or null` …"""
+    if "anyOf" in schema:
+        return " or ".join(dict.fromkeys(_type(one) for one in schema["anyOf"]))
+    if "const" in schema or "enum" in schema:
+        return " or ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
+    kind = schema.get("type", "object" if "$ref" in schema else "any")
+    if kind == "array":
+        return f"list of {_type(schema['items'])}" if schema.get("items") else "list"
+    inner = schema.get("additionalProperties")
+    return f"object of {_type(inner)}" if kind == "object" and isinstance(inner, dict) and inner else kind
+
+
+def formats_page() -> str:
+    """`reference/formats.md`: the text that is there, with each table of fields made anew."""
+
+    def fill(match: re.Match[str]) -> str:
+        return f"<!-- fields: {match[1]} -->\n{fields_table(match[1])}\n<!-- end -->"
+
+    text = (REFERENCE / "formats.md").read_text()
+    return re.sub(r"<!-- fields: (\w+) -->.*?<!-- end -->", fill, text, flags=re.DOTALL)
+
+
+def schemas() -> dict[Path, str]:
+    """A JSON schema for each model that is a whole file."""
+    found = {}
+    for model in models().values():
+        if "format" in model.model_fields:
+            name = str(model.model_fields["format"].default).replace("/", "-")
+            found[REFERENCE / "schemas" / f"{name}.json"] = json.dumps(model.model_json_schema(), indent=1) + "\n"
+    return found
+
+
 def pages() -> dict[Path, str]:
     """Every generated file with its text."""
-    return {REFERENCE / "keys.md": keys_page()}
+    return {REFERENCE / "keys.md": keys_page(), REFERENCE / "formats.md": formats_page(), **schemas()}
 
 
 def main(words: list[str] | None = None) -> int:
@@ -143,15 +219,15 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a page is out of date")
     args = parser.parse_args(words)
-    stale = [path for path, text in pages().items() if not path.is_file() or path.read_text() != text]
+    texts = pages()
+    stale = [path for path, text in texts.items() if not path.is_file() or path.read_text() != text]
     for path in stale:
         if not args.check:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(pages()[path])
+            path.write_text(texts[path])
         print(("out of date: " if args.check else "written: ") + str(path.relative_to(ROOT)))
     return int(args.check and bool(stale))
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
     raise SystemExit(main())
