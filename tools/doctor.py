@@ -1,4 +1,4 @@
-"""Look at what this machine has for the project, and say what to do about what it has not."""
+"""Check what this machine has for the project, and say what to do about what is missing."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ EXAMPLES = """examples:
   torchrun --nnodes 2 --node-rank 0|1 --nproc-per-node 8 --master-addr HOST --master-port 29500 tools/doctor.py --deep
   srun --nodes 2 --ntasks-per-node 8 --gpus-per-node 8 python tools/doctor.py --deep
 
-exit 0: everything that is needed is there; 1: something is missing or computes wrong numbers (each such line says what
+exit 0: everything required is there; 1: something is missing or computes wrong numbers (each such line says what
 to do)
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, look, print."""
+    """Parse the command line, check, print."""
     parser = Parser(prog="doctor.py", description=__doc__, epilog=EXAMPLES)
     parser.add_argument(
         "--data-root",
@@ -43,15 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--deep",
         action="store_true",
-        help="then train on each GPU: losses against the CPU's, half precision, speed, memory, all-reduce "
-        "(some two minutes; without a GPU, what the CPU can show)",
+        help="also train on each GPU: losses against the CPU's, half precision, speed, memory, all-reduce "
+        "(about two minutes; without a GPU, what can be checked on the CPU); needs a checkout, see tests/gpu",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
     args = parser.parse_args(argv)
     from transfer.doctor.finding import healthy, render
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own, at import: they are no findings
+        warnings.simplefilter("ignore")  # torch's, at import
         findings = examine(args.data_root)
         if args.deep:
             findings += examine_deeply()
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def examine(data_root: Path | None = None) -> list[Finding]:
-    """Everything the doctor looks at, in the order it is printed."""
+    """Run every check that needs no training, in the order of the output."""
     from common.environment import ROOT, commit
     from tools.install_detectron2 import GIT_COMMIT, VERSION
     from transfer.doctor import data, machine, software
@@ -84,20 +84,24 @@ def examine(data_root: Path | None = None) -> list[Finding]:
 
 
 def examine_deeply() -> list[Finding]:
-    """What training on this machine's devices shows."""
-    from pretrain.doctor import SimSiam
-    from transfer.doctor.deep.c4 import Detector
-    from transfer.doctor.deep.look import look
+    """Train on this machine's devices (`tests/gpu`, which only a checkout has)."""
+    from common.environment import ROOT
+    from transfer.doctor.finding import Finding
 
-    return look((SimSiam(), Detector()))
+    if not (ROOT / "tests" / "gpu" / "verify.py").is_file():
+        advice = "run `python tools/doctor.py --deep` in a checkout of the repository"
+        return [Finding("deep", "skipped", f"{ROOT} has no tests/gpu, which only a checkout has", advice)]
+    from tests.gpu.verify import examine_devices
+
+    return examine_devices()
 
 
 def first_process() -> bool:
-    """Whether this is the one process of a job, or the only one, that prints."""
+    """Whether this is the process that prints: the only one, or rank 0."""
     from common.training.distributed import read_distributed_environment
 
-    place = read_distributed_environment()
-    return place is None or place.rank == 0
+    environment = read_distributed_environment()
+    return environment is None or environment.rank == 0
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from benchmarks import c4_step as c4
-from transfer.doctor.deep.arithmetic import arithmetic
+from tests.gpu.numerics import backend_precision
 from transfer.engine.trial import build_detector
 from transfer.modeling.memory_format import channels_last
 
@@ -84,7 +84,7 @@ def test_tf32_is_off_unless_asked_for(asked: bool) -> None:
     cfg.MODEL.RESNETS.update({"STEM_OUT_CHANNELS": 8, "RES2_OUT_CHANNELS": 16, "WIDTH_PER_GROUP": 4})
     assert cfg.TRANSFER.TF32 is False
     cfg.TRANSFER.TF32 = asked
-    with arithmetic(tf32=not asked, benchmark=False):
+    with backend_precision(tf32=not asked, benchmark=False):
         build_detector(cfg)
         assert torch.backends.cudnn.allow_tf32 is asked
         assert torch.get_float32_matmul_precision() == ("high" if asked else "highest")

@@ -1,4 +1,4 @@
-"""A workload that trains in microseconds, and GPUs that are none."""
+"""A workload that trains in microseconds, and a simulated GPU."""
 
 from __future__ import annotations
 
@@ -10,34 +10,38 @@ import pytest
 import torch
 from torch import nn
 
-from common.workload import FP32, Steps, Way
+from tests.gpu.workloads import FP32, PrecisionConfig, TrainStep
 
 
 @dataclasses.dataclass(frozen=True)
 class Tiny:
-    """A linear model; `spoil` is called with a training that does not run on the CPU as it should.
+    """A linear model; `spoil` changes every second training.
 
     Attributes:
         spoil: changes the second training of two, or raises.
     """
 
-    spoil: Callable[[Steps], Steps] = lambda steps: steps
+    spoil: Callable[[TrainStep], TrainStep] = lambda steps: steps
     name: str = "Tiny"
     real: str = "a linear layer"
     images: int = 4
-    ways: tuple[Way, ...] = (Way(), Way("bf16"), Way("bf16", compiled=True))
+    precisions: tuple[PrecisionConfig, ...] = (
+        PrecisionConfig(),
+        PrecisionConfig("bf16"),
+        PrecisionConfig("bf16", compiled=True),
+    )
     more_images: tuple[int, ...] = (8, 16)
     benchmark: bool = True
     on_cpu: tuple[str, ...] = ()
-    made: list[Way] = dataclasses.field(default_factory=list)
+    made: list[PrecisionConfig] = dataclasses.field(default_factory=list)
 
-    def small(self, device: str, way: Way = FP32) -> Steps:
-        """The first is golden, the second is spoilt."""
-        self.made.append(way)
-        steps = self.full(device, way, 4)
+    def small(self, device: str, precision: PrecisionConfig = FP32) -> TrainStep:
+        """The first training is the reference, the second is passed to `spoil`."""
+        self.made.append(precision)
+        steps = self.full(device, precision, 4)
         return steps if len(self.made) % 2 else self.spoil(steps)
 
-    def full(self, device: str, way: Way, images: int) -> Steps:
+    def full(self, device: str, precision: PrecisionConfig, images: int) -> TrainStep:
         """On the CPU, whatever the device."""
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 1))
@@ -51,7 +55,7 @@ class Tiny:
             optimizer.step()
             return float(loss.detach())
 
-        return Steps(step, model, optimizer)
+        return TrainStep(step, model, optimizer)
 
 
 @pytest.fixture
@@ -62,7 +66,7 @@ def tiny() -> Callable[..., Tiny]:
 
 @pytest.fixture
 def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch.cuda answers as if there were a card with 80 GiB."""
+    """torch.cuda behaves as with one GPU of 80 GiB."""
     answers: dict[str, Any] = {
         "is_available": lambda: True,
         "device_count": lambda: 1,

@@ -1,4 +1,4 @@
-"""The whole look, with GPUs that are none: speed, memory, a GPU that hangs, and a machine without."""
+"""All checks on simulated GPUs: speed, memory, a GPU that hangs, and a machine without GPUs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from common.workload import FP32, Way
-from transfer.doctor.deep import look as module
-from transfer.doctor.deep import speed
-from transfer.doctor.deep.children import Answer
-from transfer.doctor.deep.exchange import BUCKET, GRADIENTS, Exchange
-from transfer.doctor.deep.look import look, on_gpu
-from transfer.doctor.deep.operators import operators
+from tests.gpu import speed
+from tests.gpu import verify as module
+from tests.gpu.exchange import BUCKET, GRADIENTS, AllReduceTiming
+from tests.gpu.numerics import check_operators
+from tests.gpu.processes import ProcessResult
+from tests.gpu.verify import examine_devices, examine_gpu
+from tests.gpu.workloads import FP32, PrecisionConfig
 from transfer.doctor.finding import Finding
 
 Tiny = Callable[..., Any]
@@ -28,21 +28,21 @@ def state_of(findings: list[Finding], subject: str) -> str:
 
 @pytest.fixture
 def exchanged(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """All-reduce takes no time; how many processes were asked for."""
-    asked: list[int] = []
+    """All-reduce takes no time; the requested numbers of processes."""
+    requested: list[int] = []
 
-    def between(count: int, _seconds: float) -> Answer:
-        asked.append(count)
-        return Answer(Exchange("nccl", count, {BUCKET: 1e-3, GRADIENTS: 4e-3}, True))
+    def between(count: int, _seconds: float) -> ProcessResult:
+        requested.append(count)
+        return ProcessResult(AllReduceTiming("nccl", count, {BUCKET: 1e-3, GRADIENTS: 4e-3}, True))
 
-    monkeypatch.setattr(module, "between_processes", between)
-    return asked
+    monkeypatch.setattr(module, "all_reduce_between_processes", between)
+    return requested
 
 
-def test_a_machine_without_gpus_says_what_it_left_out(
+def test_a_machine_without_gpus_reports_skipped_checks(
     tiny: Tiny, exchanged: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    findings = look((tiny(),))
+    findings = examine_devices((tiny(),))
     assert state_of(findings, "Tiny fp32 on cpu") == "ok" and exchanged == [2]
     skipped = {finding.subject for finding in findings if finding.state == "skipped"}
     assert skipped == {"GPU against CPU", "Tiny AMP", "Tiny speed and memory", "NCCL"}
@@ -53,14 +53,14 @@ def test_a_machine_without_gpus_says_what_it_left_out(
 
 def test_without_torch(monkeypatch: pytest.MonkeyPatch, tiny: Tiny) -> None:
     monkeypatch.setitem(module.sys.modules, "torch", None)
-    (finding,) = look((tiny(),))
+    (finding,) = examine_devices((tiny(),))
     assert finding.state == "missing" and "make setup" in finding.advice
 
 
-def test_a_gpu_is_looked_at_from_end_to_end(tiny: Tiny, one_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "operators", lambda _device: operators("cpu"))
-    monkeypatch.setattr(speed, "in_processes", lambda target, calls, _seconds: [Answer(target(*calls[0]))])
-    findings, fastest = on_gpu((tiny(),), 0)
+def test_all_checks_of_one_gpu(tiny: Tiny, one_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "check_operators", lambda _device: check_operators("cpu"))
+    monkeypatch.setattr(speed, "run_in_processes", lambda target, calls, _seconds: [ProcessResult(target(*calls[0]))])
+    findings, fastest = examine_gpu((tiny(),), 0)
     assert {finding.state for finding in findings} == {"ok"}, findings
     subjects = [finding.subject for finding in findings]
     assert subjects == [
@@ -82,13 +82,19 @@ def test_every_gpu_has_a_process_and_one_that_is_lost_is_wrong(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     calls: list[Any] = []
 
-    def in_processes(target: Any, asked: Any, seconds: float, env: Any) -> list[Answer]:
-        calls.append((target, [index for _, index in asked], env))
-        return [Answer(([Finding("a", "ok", "")], 0.1)), Answer(error="no answer within 300 s"), Answer(([], 0.2))]
+    def run_in_processes(target: Any, calls_: Any, seconds: float, env: Any) -> list[ProcessResult]:
+        calls.append((target, [index for _, index in calls_], env))
+        return [
+            ProcessResult(([Finding("a", "ok", "")], 0.1)),
+            ProcessResult(error="no answer within 300 s"),
+            ProcessResult(([], 0.2)),
+        ]
 
-    monkeypatch.setattr(module, "in_processes", in_processes)
-    findings = look((tiny(),))
-    assert calls[0][:2] == (on_gpu, [0, 1, 2]) and {int(one["OMP_NUM_THREADS"]) >= 1 for one in calls[0][2]} == {True}
+    monkeypatch.setattr(module, "run_in_processes", run_in_processes)
+    findings = examine_devices((tiny(),))
+    assert calls[0][:2] == (examine_gpu, [0, 1, 2]) and {int(one["OMP_NUM_THREADS"]) >= 1 for one in calls[0][2]} == {
+        True
+    }
     assert state_of(findings, "a") == "ok" and state_of(findings, "cuda:1") == "wrong"
     assert exchanged == [3] and state_of(findings, "all-reduce") == "ok"
 
@@ -96,37 +102,37 @@ def test_every_gpu_has_a_process_and_one_that_is_lost_is_wrong(
 def test_images_that_do_not_fit(tiny: Tiny, one_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     full = type(tiny()).full
 
-    def limited(self: Any, device: str, way: Way, images: int) -> Any:
+    def limited(self: Any, device: str, precision: PrecisionConfig, images: int) -> Any:
         if images > 8:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return full(self, device, way, images)
+        return full(self, device, precision, images)
 
     monkeypatch.setattr(type(tiny()), "full", limited)
-    finding = speed.memory(tiny(), "cuda:0", time.monotonic() + 60)
+    finding = speed.measure_memory(tiny(), "cuda:0", time.monotonic() + 60)
     assert finding.state == "ok" and finding.found.endswith("4: 3.0 GiB, 8: 3.0 GiB, 16: does not fit")
     with pytest.raises(torch.OutOfMemoryError):
-        speed.timed(tiny(), "cuda:0", FP32, 16)
+        speed.time_steps(tiny(), "cuda:0", FP32, 16)
 
 
-def test_what_there_is_no_time_for_is_left_out(tiny: Tiny, one_gpu: None) -> None:
+def test_checks_without_time_left_are_skipped(tiny: Tiny, one_gpu: None) -> None:
     seconds: list[float] = []
-    findings = speed.speeds(tiny(), "cuda:0", time.monotonic() - 1, seconds)
+    findings = speed.measure_speeds(tiny(), "cuda:0", time.monotonic() - 1, seconds)
     assert [finding.state for finding in findings] == ["skipped", "skipped", "ok", "skipped"] and not seconds
     assert "no time was left" in findings[0].found and "no time was left" in findings[2].found
-    later = speed.speeds(tiny(), "cuda:0", time.monotonic() + speed.LEAST_FOR_COMPILE - 1, seconds)
-    assert later[-1].state == "skipped" and "torch.compile does not end" in later[-1].found and len(seconds) == 2
+    later = speed.measure_speeds(tiny(), "cuda:0", time.monotonic() + speed.LEAST_FOR_COMPILE - 1, seconds)
+    assert later[-1].state == "skipped" and "too few for torch.compile" in later[-1].found and len(seconds) == 2
 
 
 def test_a_compiler_that_takes_too_long_or_fails(tiny: Tiny, one_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "in_processes", lambda *_: [Answer(error="no answer within 40 s")])
-    finding = speed.speeds(tiny(), "cuda:0", time.monotonic() + 100, [])[-1]
+    monkeypatch.setattr(speed, "run_in_processes", lambda *_: [ProcessResult(error="no answer within 40 s")])
+    finding = speed.measure_speeds(tiny(), "cuda:0", time.monotonic() + 100, [])[-1]
     assert (finding.state, finding.found) == ("skipped", "torch.compile: no answer within 40 s")
 
 
 def test_operators_agree_with_themselves_and_a_wrong_one_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     import torchvision.ops
 
-    assert operators("cpu").state == "ok"
+    assert check_operators("cpu").state == "ok"
     pool = torchvision.ops.roi_align
     calls: list[int] = []
 
@@ -135,4 +141,4 @@ def test_operators_agree_with_themselves_and_a_wrong_one_is_found(monkeypatch: p
         return pool(*args) * (1 + 1e-3 * (len(calls) - 1))
 
     monkeypatch.setattr(torchvision.ops, "roi_align", second_differs)
-    assert operators("cpu").state == "wrong"
+    assert check_operators("cpu").state == "wrong"

@@ -1,4 +1,4 @@
-"""The workloads on a GPU that is none: all that a forward pass touches lies there, up to where it must compute."""
+"""The workloads on a fake GPU: every tensor of the forward pass is on the device."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 import pretrain.methods
-from common.workload import Way
-from pretrain.doctor import SimSiam
-from transfer.doctor.deep import c4
-from transfer.engine import fit
+from tests.gpu import workloads
+from tests.gpu.workloads import PrecisionConfig, SimSiamWorkload
+from transfer.engine import trial
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available() and torch.__version__ < (2, 14),
@@ -29,7 +28,7 @@ class BackwardReached(Exception):
 
 
 def _with_driver(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What asks for a driver while it runs finds one."""
+    """Pretend that there is a driver while `function` runs."""
 
     def call(*args: Any, **more: Any) -> Any:
         with pytest.MonkeyPatch.context() as patch:
@@ -41,7 +40,7 @@ def _with_driver(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _on_the_gpu(build: Callable[..., Any]) -> Callable[..., Any]:
-    """Built there at once: fake parameters cannot be moved."""
+    """Build on the GPU: fake parameters cannot be moved."""
 
     def call(*args: Any) -> Any:
         with torch.device("cuda"):
@@ -57,8 +56,8 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     for kind in (torch.autocast, torch.amp.GradScaler):
         monkeypatch.setattr(kind, "__init__", _with_driver(kind.__init__))
-    monkeypatch.setattr(c4, "config", _with_driver(c4.config))
-    monkeypatch.setattr(fit, "build_model", _on_the_gpu(detectron2.modeling.build_model))
+    monkeypatch.setattr(workloads, "detector_config", _with_driver(workloads.detector_config))
+    monkeypatch.setattr(trial, "build_model", _on_the_gpu(detectron2.modeling.build_model))
     monkeypatch.setattr(pretrain.methods, "build_method", _on_the_gpu(pretrain.methods.build_method))
     monkeypatch.setattr(nn.Module, "to", lambda module, *_args, **_more: module)
     monkeypatch.setattr(torch.Tensor, "backward", reached)
@@ -67,9 +66,9 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("way", [Way(), Way("bf16"), Way("fp16")], ids=str)
-def test_simsiam_stays_on_the_device(fake_gpu: None, way: Way) -> None:
-    steps = SimSiam().small("cuda", way)
+@pytest.mark.parametrize("precision", [PrecisionConfig(), PrecisionConfig("bf16"), PrecisionConfig("fp16")], ids=str)
+def test_simsiam_stays_on_the_device(fake_gpu: None, precision: PrecisionConfig) -> None:
+    steps = SimSiamWorkload().small("cuda", precision)
     with pytest.raises(BackwardReached):
         steps.step()
 
@@ -77,8 +76,8 @@ def test_simsiam_stays_on_the_device(fake_gpu: None, way: Way) -> None:
 @pytest.mark.parametrize("size", ["small", "full"])
 def test_the_detectors_networks_stay_on_the_device(fake_gpu: None, size: str) -> None:
     """Detectron2 computes with the images' sizes before the first layer, which a fake tensor cannot."""
-    detector = c4.Detector()
-    steps = detector.small("cuda") if size == "small" else detector.full("cuda", Way(), 1)
+    detector = workloads.DetectorWorkload()
+    steps = detector.small("cuda") if size == "small" else detector.full("cuda", PrecisionConfig(), 1)
     with pytest.raises(DataDependentOutputException):
         steps.step()
     features = steps.model.backbone(torch.zeros(1, 3, 64, 64, device="cuda"))["res4"]  # type: ignore[operator, index]
@@ -87,7 +86,7 @@ def test_the_detectors_networks_stay_on_the_device(fake_gpu: None, size: str) ->
 
 
 def test_a_tensor_left_on_the_cpu_fails(fake_gpu: None) -> None:
-    steps = SimSiam().small("cuda")
+    steps = SimSiamWorkload().small("cuda")
     convolution = next(module for module in steps.model.modules() if isinstance(module, nn.Conv2d))
     convolution.weight = nn.Parameter(convolution.weight.detach().cpu())
     with pytest.raises(RuntimeError, match="device"):
