@@ -20,7 +20,7 @@ class Named(Protocol):
     """A benchmark, which `--only` selects by its name."""
 
     @property
-    def name(self) -> str: ...  # noqa: D102
+    def name(self) -> str: ...
 
 
 AnyBenchmark = TypeVar("AnyBenchmark", bound=Named)
