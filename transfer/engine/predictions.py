@@ -1,11 +1,9 @@
-"""A few test images with the trial's detections and the annotated objects drawn on them."""
+"""A few test images with the trial's detections and the annotated objects drawn on them, by Detectron2's Visualizer."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +11,10 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from detectron2.evaluation.evaluator import inference_context
 from detectron2.structures import BoxMode, Instances
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from detectron2.utils.visualizer import Visualizer
+from PIL import Image, ImageOps
 from torch import nn
+from torch.nn.functional import interpolate
 
 from common.files import atomic_write
 from transfer.engine.detection_data import to_detectron2
@@ -27,25 +26,11 @@ FOLDER = "predictions"
 THRESHOLD = 0.5
 """Detections below this score are not drawn."""
 LONGEST_SIDE = 640
+CAPTION_HEIGHT = 26
 COLOURS = ("#e6194b", "#0082c8", "#f58231", "#911eb4", "#008080", "#aa6e28", "#e6beff", "#ffe119", "#46f0f0", "#d2f53c")
-TRUTH = "#ffffff"
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """One box to draw.
-
-    Attributes:
-        box: x0, y0, x1, y1 in the picture's pixels.
-        text: what stands at it.
-        colour: of the box and behind the text.
-        detected: a solid line, the text at the box's top; else a dashed one, the text at its bottom.
-    """
-
-    box: tuple[float, float, float, float]
-    text: str
-    colour: str
-    detected: bool
+ANNOTATED = "#ffffff"
+FONT_POINTS = 10
+"""At Detectron2's 100 dots per inch; a character is about 0.85 pixels wide a point."""
 
 
 def draw_predictions(model: nn.Module, dataset: Dataset, cfg: CfgNode, folder: Path) -> list[Path]:
@@ -83,7 +68,7 @@ def chosen(records: list[Record], count: int) -> list[Record]:
 
 
 def picture(record: Record, found: Instances, dataset: Dataset) -> Image.Image:
-    """The image with masks filled, detections' boxes solid, objects' dashed, and a line below that says so.
+    """The image with detections (solid boxes, filled masks), annotated objects (dashed boxes) and a caption below.
 
     Args:
         record: the image; its file is turned upright as its EXIF data says, as the detector saw it.
@@ -93,97 +78,53 @@ def picture(record: Record, found: Instances, dataset: Dataset) -> Image.Image:
     with Image.open(record.file) as file:
         image = ImageOps.exif_transpose(file).convert("RGB")
     scale = LONGEST_SIDE / max(image.size)
-    size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
+    width, height = (max(round(side * scale), 1) for side in image.size)
+    pixels = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))
+    view = Visualizer(np.pad(pixels, ((0, CAPTION_HEIGHT), (0, 0), (0, 0))))
     shown = found[found.scores >= THRESHOLD]
-    shown = shown[torch.argsort(shown.scores, stable=True)]  # the surest on top
-    colours = [COLOURS[label % len(COLOURS)] for label in shown.pred_classes.tolist()]
-    if shown.has("pred_masks"):
-        image = _filled(image, shown.pred_masks.numpy(), colours)
-    image = image.resize(size, Image.Resampling.LANCZOS)
-    boxes = [*_truth(record, dataset, scale), *_detections(shown, dataset.classes, colours, scale)]
-    _draw(image, boxes)
-    return _captioned(image, _caption(found, len(shown), len(record.things)))
+    shown = shown[torch.argsort(shown.scores, stable=True)]  # the highest score on top
+    _draw_annotations(view, record, dataset, scale)
+    _draw_detections(view, shown, dataset, scale)
+    caption = _caption(found, len(shown), len(record.things))
+    points = min(FONT_POINTS, (width - 12) / (0.85 * len(caption)))
+    view.draw_text(caption, (6, height + 4), font_size=points, color=ANNOTATED, horizontal_alignment="left")
+    return Image.fromarray(view.output.get_image())
 
 
-def _detections(shown: Instances, classes: tuple[str, ...], colours: list[str], scale: float) -> list[Drawn]:
-    rows = zip(
-        (shown.pred_boxes.tensor * scale).tolist(), shown.scores.tolist(), shown.pred_classes.tolist(), colours,
-        strict=True,
-    )  # fmt: skip
-    return [Drawn(tuple(box), f"{classes[label]} {score:.2f}", colour, True) for box, score, label, colour in rows]
-
-
-def _truth(record: Record, dataset: Dataset, scale: float) -> list[Drawn]:
-    drawn = []
-    for thing, entry in zip(record.things, to_detectron2(record, dataset.split.layout)["annotations"], strict=True):
-        box = BoxMode.convert(list(map(float, entry["bbox"])), entry["bbox_mode"], BoxMode.XYXY_ABS)
+def _draw_annotations(view: Visualizer, record: Record, dataset: Dataset, scale: float) -> None:
+    entries = to_detectron2(record, dataset.split.layout)["annotations"]
+    for thing, entry in zip(record.things, entries, strict=True):
+        corners = BoxMode.convert(list(map(float, entry["bbox"])), entry["bbox_mode"], BoxMode.XYXY_ABS)
+        box = [side * scale for side in corners]
+        view.draw_box(box, alpha=1, edge_color="black")  # white dashes on black are visible on any image
+        view.draw_box(box, alpha=1, edge_color=ANNOTATED, line_style="--")
         mark = " (difficult)" if thing.difficult else " (crowd)" if thing.crowd else ""
-        corners = tuple(side * scale for side in box)
-        drawn.append(Drawn(corners, dataset.classes[thing.label] + mark, TRUTH, False))
-    return drawn
+        _label(view, dataset.classes[thing.label] + mark, box, ANNOTATED, at_bottom=True)
 
 
-def _filled(image: Image.Image, masks: NDArray[np.bool_], colours: list[str]) -> Image.Image:
-    """Masks in their class's colour, half transparent."""
-    for mask, colour in zip(masks, colours, strict=True):
-        image.paste(Image.new("RGB", image.size, colour), mask=Image.fromarray(mask.astype(np.uint8) * 115))
-    return image
+def _draw_detections(view: Visualizer, shown: Instances, dataset: Dataset, scale: float) -> None:
+    height, width = view.img.shape[0] - CAPTION_HEIGHT, view.img.shape[1]
+    for index, label in enumerate(shown.pred_classes.tolist()):
+        colour = COLOURS[label % len(COLOURS)]
+        if shown.has("pred_masks"):
+            mask = interpolate(shown.pred_masks[index].float()[None, None], (height, width))[0, 0].numpy() > 0
+            mask = np.pad(mask, ((0, CAPTION_HEIGHT), (0, 0)))
+            view.draw_binary_mask(mask, color=colour, alpha=0.45, area_threshold=0)
+        x0, y0, x1, y1 = (shown.pred_boxes.tensor[index] * scale).tolist()
+        box = [x0, y0, max(x0, x1), max(y0, y1)]
+        view.draw_box(box, alpha=1, edge_color=colour)
+        _label(view, f"{dataset.classes[label]} {shown.scores[index]:.2f}", box, colour)
+
+
+def _label(view: Visualizer, text: str, box: list[float], colour: str, at_bottom: bool = False) -> None:
+    """A text at the box's top or bottom left, within the image."""
+    height, width = view.img.shape[0] - CAPTION_HEIGHT, view.img.shape[1]
+    line = 2 * FONT_POINTS
+    x = min(max(box[0], 0), max(width - 0.85 * FONT_POINTS * len(text), 0))
+    y = min(max(box[3] - line if at_bottom else box[1], 0), max(height - line, 0))
+    view.draw_text(text, (x + 2, y + 2), font_size=FONT_POINTS, color=colour, horizontal_alignment="left")
 
 
 def _caption(found: Instances, shown: int, objects: int) -> str:
     best = f"; the best has {float(found.scores.max()):.2f}" if len(found) and not shown else ""
     return f"solid: {shown} detected, score at least {THRESHOLD:.2f}{best}   dashed: {objects} annotated"
-
-
-def _draw(image: Image.Image, boxes: list[Drawn]) -> None:
-    draw, font = ImageDraw.Draw(image), _font(15)
-    for one in boxes:
-        if one.detected:
-            draw.rectangle(_ordered(one.box), outline=one.colour, width=3)
-        else:
-            _dashed(draw, one.box)
-    for one in boxes:  # all texts above all lines
-        _label(draw, image.size, one, font)
-
-
-def _ordered(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-    x0, y0, x1, y1 = box
-    return x0, y0, max(x0, x1), max(y0, y1)
-
-
-def _dashed(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float], dash: int = 8) -> None:
-    """White dashes on black, to be seen on any image."""
-    x0, y0, x1, y1 = _ordered(box)
-    for start, end in (((x0, y0), (x1, y0)), ((x0, y1), (x1, y1)), ((x0, y0), (x0, y1)), ((x1, y0), (x1, y1))):
-        draw.line((start, end), fill="black", width=2)
-        length = max(abs(end[0] - start[0]), abs(end[1] - start[1]), 1.0)
-        for at in np.arange(0, length, 2 * dash):
-            a, b = at / length, min(at + dash, length) / length
-            points = [(start[0] + part * (end[0] - start[0]), start[1] + part * (end[1] - start[1])) for part in (a, b)]
-            draw.line(points, fill=TRUTH, width=2)
-
-
-def _label(draw: ImageDraw.ImageDraw, size: tuple[int, int], one: Drawn, font: Any) -> None:
-    x0, y0, _, y1 = one.box
-    left, top, right, bottom = draw.textbbox((0, 0), one.text, font=font)
-    width, height = right - left + 6, bottom - top + 4
-    x = min(max(x0, 0), max(size[0] - width, 0))
-    y = min(max(y0 if one.detected else y1 - height, 0), max(size[1] - height, 0))
-    draw.rectangle((x, y, x + width, y + height), fill=one.colour)
-    bright = sum(weight * int(one.colour[at : at + 2], 16) for weight, at in ((0.3, 1), (0.59, 3), (0.11, 5))) > 140
-    draw.text((x + 3 - left, y + 2 - top), one.text, fill="black" if bright else "white", font=font)
-
-
-def _captioned(image: Image.Image, text: str) -> Image.Image:
-    """The image with a strip below; the text shrinks where the image is narrow."""
-    points = 15
-    while points > 7 and _font(points).getlength(text) > image.width - 12:
-        points -= 1
-    canvas = Image.new("RGB", (image.width, image.height + 26), "black")
-    canvas.paste(image)
-    ImageDraw.Draw(canvas).text((6, image.height + 4), text, fill="white", font=_font(points))
-    return canvas
-
-
-def _font(points: int) -> Any:
-    return ImageFont.load_default(points)
