@@ -1,4 +1,4 @@
-"""The training loop: Detectron2's step and hooks, and a clean end for a run that diverges."""
+"""The training loop: Detectron2's step and hooks, and a recorded end of a run that diverges."""
 
 from __future__ import annotations
 
@@ -6,34 +6,33 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.engine import AMPTrainer, SimpleTrainer, TrainerBase
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from common.errors import Preempted
-from transfer.engine.guards import Diverged, FiniteLossGuard
+from common.training.collectives import wrap_distributed
+from common.training.divergence import Diverged
+from transfer.engine.guards import FiniteLossGuard
 from transfer.engine.seeding import STEP, seed_torch
 
 logger = logging.getLogger(__name__)
 
 
 class DetectionTrainer(TrainerBase):
-    """Trains a detector; everything but the step itself is a hook's.
+    """Trains a detector; hooks do everything but the step itself.
 
     Args:
         cfg: the resolved config, `SEED` included.
-        model: the detector, on its device, not wrapped.
+        model: the detector, on its device, not in DistributedDataParallel.
 
     Attributes:
-        detector: the model as it was given.
+        detector: `model`.
         optimizer, scheduler: Detectron2's, built from `cfg`.
-        stepper: Detectron2's SimpleTrainer or AMPTrainer, which makes the step.
-        divergence: None, or what a result says of a run that diverged.
+        stepper: Detectron2's SimpleTrainer or AMPTrainer, which runs the step.
+        divergence: None, or the `divergence` of the result.
     """
 
     def __init__(self, cfg: CfgNode, model: nn.Module) -> None:
@@ -50,35 +49,26 @@ class DetectionTrainer(TrainerBase):
         """Train from iteration `start` to `SOLVER.MAX_ITER`, or until a loss is no longer finite.
 
         Args:
-            batches: this rank's batches, the first of them iteration `start`'s.
-            start: the first iteration to do; MAX_ITER when only the hooks' `after_train` is left.
+            batches: this rank's batches from iteration `start` on.
+            start: the first iteration; MAX_ITER when only the hooks' `after_train` remains.
 
         Raises:
             Preempted: a hook stopped the run after a checkpoint.
         """
         self.stepper.data_loader = batches
-        self.iter = self.start_iter = start
-        self.max_iter = self.cfg.SOLVER.MAX_ITER
-        with EventStorage(start) as self.storage:
-            try:
-                self.before_train()
-                for self.iter in range(start, self.max_iter):  # noqa: B020
-                    self.before_step()
-                    self.run_step()
-                    self.after_step()
-                self.iter = self.max_iter
-            except Diverged as error:
-                self.divergence = {"iteration": self.iter, "lr": self._lr(), "what": str(error)}
-                logger.error("diverged at iteration %d, lr %g: %s", self.iter, self._lr(), error)
-            except Preempted as stop:
-                logger.info("stopped: %s", stop)
-                raise
-            finally:
-                self.after_train()
-                self.stepper.reset_data_loader(tuple)  # the loader's processes end with it
+        try:
+            self.train(start, self.cfg.SOLVER.MAX_ITER)
+        except Diverged as error:
+            self.divergence = Diverged(error.what, self.iter, [self._lr()]).record()
+            logger.error("diverged at iteration %d, lr %g: %s", self.iter, self._lr(), error.what)
+        except Preempted as stop:
+            logger.info("stopped: %s", stop)
+            raise
+        finally:
+            self.stepper.reset_data_loader(tuple)  # ends the loader's processes
 
     def run_step(self) -> None:
-        """One step; its RoI and anchor sampling depends on (seed, rank, iteration) alone."""
+        """One step; its RoI and anchor sampling depends only on (seed, rank, iteration)."""
         seed_torch(self.cfg.SEED, STEP, comm.get_rank(), self.iter)
         self.stepper.iter = self.iter
         self.stepper.run_step()
@@ -88,19 +78,9 @@ class DetectionTrainer(TrainerBase):
         return {**super().state_dict(), "stepper": self.stepper.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up where `state_dict` was taken."""
+        """Restore `state_dict`."""
         super().load_state_dict(state_dict)
         self.stepper.load_state_dict(state_dict["stepper"])
 
     def _lr(self) -> float:
         return float(self.optimizer.param_groups[0]["lr"])
-
-
-def wrap_distributed(model: nn.Module) -> nn.Module:
-    """The model in DistributedDataParallel where there are several processes; each keeps its own running statistics."""
-    if comm.get_world_size() == 1:
-        return model
-    on_gpu = next(model.parameters()).is_cuda
-    return DistributedDataParallel(
-        model, device_ids=[torch.cuda.current_device()] if on_gpu else None, broadcast_buffers=False
-    )

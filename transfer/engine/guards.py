@@ -13,6 +13,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.training.divergence import Diverged
 
 logger = logging.getLogger(__name__)
 
@@ -78,10 +79,6 @@ def check_model(model: nn.Module, cfg: CfgNode) -> dict[str, Any]:
     if "roi_heads.res5.norm" not in norms:
         raise UserError("the head has no extra norm after res5; set MODEL.ROI_HEADS.NAME Res5ROIHeadsExtraNorm")
     return {"extra_norm": True, "frozen": 0, "norm": expected.__name__, "norms": len(norms)}
-
-
-class Diverged(Exception):
-    """A loss or a prediction is no longer finite; the message says which and what it is."""
 
 
 class FiniteLossGuard(nn.Module):

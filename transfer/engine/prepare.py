@@ -13,7 +13,7 @@ from common.config import value_of
 from common.errors import UserError
 from common.profiling import require_steps
 from common.training import distributed
-from transfer.engine.checkpoint import LAST, Checkpoints
+from common.training.checkpoint import LAST
 from transfer.engine.config import (
     TRIAL,
     LoadedConfig,
@@ -25,7 +25,7 @@ from transfer.engine.config import (
 )
 from transfer.engine.detection_data import training_dicts
 from transfer.engine.guards import check_model, resolve_norm
-from transfer.engine.trial_folder import check_folder, has_ended, trial_identity
+from transfer.engine.trial_folder import TrialCheckpoints, check_folder, has_ended, trial_identity
 from transfer.engine.weights import Weights, find_weights
 from transfer.modeling import register
 from transfer.tasks.heldout import HeldOut, hold_out
@@ -102,9 +102,9 @@ class PreparedTrial:
         return self.request.output
 
     @property
-    def checkpoints(self) -> Checkpoints:
+    def checkpoints(self) -> TrialCheckpoints:
         """The trial's checkpoints."""
-        return Checkpoints(self.output, self.cfg.TRANSFER.KEEP_CHECKPOINTS)
+        return TrialCheckpoints(self.output, self.cfg.TRANSFER.KEEP_CHECKPOINTS)
 
 
 def prepare(request: TrialRequest) -> tuple[PreparedTrial, Task]:

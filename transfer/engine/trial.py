@@ -22,18 +22,19 @@ from common.files import read_json, write_json, write_text
 from common.formats.results import RESULT_FILE
 from common.profiling import require_steps
 from common.training import distributed
+from common.training.hooks import ProfileSteps, StopOnSignal
+from common.training.logs import METRICS, log_to_folder, truncate_metrics
 from transfer.engine.config import SEPARABLE
 from transfer.engine.detection_data import register_metadata, test_batches, training_batches, training_dicts
 from transfer.engine.detection_trainer import DetectionTrainer
 from transfer.engine.guards import check_model
-from transfer.engine.logs import logging_to, trim_metrics
 from transfer.engine.precise_bn import PreciseBN
 from transfer.engine.predictions import draw_predictions
 from transfer.engine.prepare import PreparedTrial, TrialRequest, load_task_of, prepare
 from transfer.engine.result import trial_result
 from transfer.engine.seeding import PRECISE_BN, sampler_seeds, seed_torch
 from transfer.engine.trial_folder import EVALUATION_FILE
-from transfer.engine.trial_hooks import Checkpointing, Profiling, StopOnSignal, Stopwatch
+from transfer.engine.trial_hooks import Stopwatch, WriteCheckpoints
 from transfer.engine.weights import load_weights
 from transfer.evaluation.evaluators import build_evaluator, metrics_of
 from transfer.modeling import register
@@ -42,6 +43,8 @@ from transfer.modeling.roi_align import make_separable
 from transfer.tasks.task import Task
 
 logger = logging.getLogger(__name__)
+LOG_LEVELS = dict.fromkeys(("detectron2", "fvcore", "common", "transfer"), logging.INFO)
+LOG_FORMAT = logging.Formatter("%(asctime)s %(name)s: %(message)s", datefmt="%m-%d %H:%M:%S")
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,8 @@ def run_process(prepared: PreparedTrial, task: Task | None = None) -> None:
     Raises:
         Preempted: stopped on a signal, after a checkpoint.
     """
-    with logging_to(prepared.output, comm.get_rank()):
+    prepared.output.mkdir(parents=True, exist_ok=True)
+    with log_to_folder(prepared.output, LOG_LEVELS, rank=comm.get_rank(), rank_files=True, formatter=LOG_FORMAT):
         task = task or load_task_of(prepared.cfg)
         if prepared.request.eval_only:
             _evaluate_only(prepared, task)
@@ -133,7 +137,7 @@ class _Training:
         prepared, cfg = self.prepared, self.prepared.cfg
         if comm.is_main_process():
             write_text(prepared.output / "config.yaml", cfg.dump())
-        prepared.checkpoints.remove_torn()
+            prepared.checkpoints.remove_partial()
         model = build_seeded_detector(cfg)
         guards = {"weights_loaded": load_weights(model, prepared.weights), **check_model(model, cfg)}
         logger.info("guards: %s", guards)
@@ -143,7 +147,7 @@ class _Training:
         start = checkpoint["iteration"] + 1 if checkpoint else 0
         require_steps(prepared.request.profile, cfg.SOLVER.MAX_ITER - start)
         if comm.is_main_process():
-            trim_metrics(prepared.output, start)  # before the writers open the file
+            truncate_metrics(prepared.output / METRICS, start)  # before the writers open the file
         self.trainer.register_hooks(self._hooks())
         if checkpoint:
             self._restore(checkpoint)
@@ -155,7 +159,7 @@ class _Training:
 
     def _newest_checkpoint(self) -> dict[str, Any] | None:
         """The newest checkpoint's content; None at the trial's beginning."""
-        newest = self.prepared.checkpoints.newest()
+        newest = self.prepared.checkpoints.last()
         if newest is None:
             return None
         logger.info("resuming from %s", newest)
@@ -171,9 +175,9 @@ class _Training:
         """Detectron2's hooks with the trial's own, and checkpoints last: what they hold is written already."""
         prepared, cfg, trainer = self.prepared, self.prepared.cfg, self.trainer
         main, profile = comm.is_main_process(), prepared.request.profile
-        checkpointing = Checkpointing(prepared.checkpoints, cfg.SOLVER.CHECKPOINT_PERIOD)
+        checkpointing = WriteCheckpoints(prepared.checkpoints, cfg.SOLVER.CHECKPOINT_PERIOD)
         return [
-            Profiling(prepared.output, profile) if profile and main else None,  # first: no other hook's time is in it
+            ProfileSteps(prepared.output, profile, self._batch_iterator) if profile and main else None,
             self.stopwatch,
             hooks.IterationTimer(),
             hooks.LRScheduler(trainer.optimizer, trainer.scheduler),
@@ -181,8 +185,13 @@ class _Training:
             hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
             hooks.PeriodicWriter(default_writers(str(prepared.output), cfg.SOLVER.MAX_ITER)) if main else None,
             checkpointing,  # after the writer: a trial killed between the two writes the lines of its last steps again
-            StopOnSignal(checkpointing),
+            StopOnSignal(checkpointing.save),
         ]
+
+    def _batch_iterator(self) -> tuple[Any, str]:
+        stepper = self.trainer.stepper
+        assert stepper._data_loader_iter is not None  # this property creates the iterator in _data_loader_iter_obj
+        return stepper, "_data_loader_iter_obj"
 
     def _evaluate(self) -> dict[str, Any]:
         trainer = self.trainer
@@ -240,7 +249,7 @@ def evaluate(model: nn.Module, prepared: PreparedTrial, task: Task) -> dict[str,
 
 
 def _evaluate_only(prepared: PreparedTrial, task: Task) -> None:
-    newest = prepared.checkpoints.newest()
+    newest = prepared.checkpoints.last()
     assert newest is not None
     content = prepared.checkpoints.load(newest)
     model = build_seeded_detector(prepared.cfg)

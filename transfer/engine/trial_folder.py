@@ -1,23 +1,28 @@
-"""A trial's folder: which files end a trial, and whether the folder belongs to the trial that is requested.
+"""A trial's folder: its checkpoints, and whether it belongs to the trial that is requested.
 
 Two runs are the same trial when every setting that changes its numbers is the same; `trial.json` records them.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 
 from common.config import dotted_keys, value_of
 from common.errors import UserError
 from common.files import read_json, write_json
 from common.formats.results import RESULT_FILE
-from transfer.engine.checkpoint import LAST, Checkpoints
+from common.training.checkpoint import LAST, CheckpointFolder, load_checkpoint
 from transfer.engine.config import ORDER_KEY, ORDER_OF_WORKERS, defaults
 
+logger = logging.getLogger(__name__)
+
+FINAL = "model_final.pth"
 IDENTITY_FILE, EVALUATION_FILE = "trial.json", "evaluation.json"
 """Written when a trial begins, and by `--eval-only`."""
 FORMAT = "trial/1"
@@ -47,6 +52,53 @@ TRAINING = (
 evaluation every norm uses its running statistics."""
 
 
+class TrialCheckpoints(CheckpointFolder):
+    """The checkpoints of one trial. Names and the `model` entry are Detectron2's, so its tools load these files.
+
+    Args:
+        folder: the trial's folder.
+        keep: number of numbered checkpoints that are kept.
+    """
+
+    def __init__(self, folder: Path, keep: int = 1) -> None:
+        super().__init__(folder, "model")
+        self.keep = keep
+
+    def save(self, model: dict[str, Any], trainer: dict[str, Any], iteration: int) -> None:
+        """Write a checkpoint to resume from, then remove the oldest.
+
+        Args:
+            model: the detector's state dict.
+            trainer: state of optimizer, schedule and hooks.
+            iteration: the iteration just done, counted from 0.
+        """
+        self._save(self.path(iteration).name, {"model": model, "trainer": trainer, "iteration": iteration})
+        if comm.is_main_process():
+            for old in self.files()[: -self.keep]:
+                old.unlink()
+
+    def save_final(self, model: dict[str, Any], iteration: int) -> None:
+        """Write the trained detector, without the trainer's state: all that evaluation needs."""
+        self._save(FINAL, {"model": model, "iteration": iteration})
+
+    def _save(self, name: str, content: dict[str, Any]) -> None:
+        if comm.is_main_process():
+            logger.info("wrote checkpoint %s", self.write(name, content))
+
+    @staticmethod
+    def load(path: Path) -> dict[str, Any]:
+        """Read a checkpoint; tensors are on the CPU.
+
+        Raises:
+            UserError: it is damaged or no checkpoint of a trial.
+        """
+
+        def reject(content: dict[str, Any]) -> str | None:
+            return None if {"model", "iteration"} <= content.keys() else "it is not a checkpoint of a trial"
+
+        return load_checkpoint(path, reject, "remove it to start over, or choose another --output")
+
+
 def trial_identity(cfg: CfgNode, weights_sha256: str | None, processes: int) -> dict[str, Any]:
     """The trial's identity as plain JSON types: resolved settings, digest of the weights, number of processes."""
     settings: dict[str, Any] = {}
@@ -65,7 +117,7 @@ def _plain(value: Any) -> Any:
 
 
 def check_folder(
-    checkpoints: Checkpoints, mine: dict[str, Any], *, resume: bool, eval_only: bool, writes: bool
+    checkpoints: TrialCheckpoints, mine: dict[str, Any], *, resume: bool, eval_only: bool, writes: bool
 ) -> None:
     """Check that the folder is this trial's or unused, and that nothing in it would be lost.
 
@@ -84,7 +136,7 @@ def check_folder(
     if eval_only and not (folder / IDENTITY_FILE).is_file():
         raise UserError(f"--eval-only: {folder} holds no trial; give the --output of one")
     _claim(folder, mine, writes, trains=not eval_only)
-    newest = checkpoints.newest()
+    newest = checkpoints.last()
     if eval_only and newest is None:
         raise UserError(f"--eval-only: {folder} has no checkpoint yet; train first")
     if newest is not None and not (resume or eval_only or has_ended(folder)):

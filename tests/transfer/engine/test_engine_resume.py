@@ -113,7 +113,7 @@ def test_sigterm_stops_after_a_checkpoint_and_resume_goes_on(
         with pytest.raises(Preempted):
             run_trial(request)
     assert signal.getsignal(signal.SIGTERM) is before
-    assert (request.output / "last_checkpoint").read_text() == "model_0000002.pth"
+    assert (request.output / "last_checkpoint").read_text().strip() == "model_0000002.pth"
     torn = request.output / ".model_0000003.pth.0a1b2c3d.tmp"
     torn.write_bytes(b"half of it")
     run_trial(replace(request, resume=True))

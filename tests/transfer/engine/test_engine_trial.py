@@ -14,9 +14,9 @@ import yaml
 
 from common.errors import UserError
 from common.files import read_json
-from transfer.engine.checkpoint import Checkpoints
 from transfer.engine.prepare import TrialRequest
 from transfer.engine.trial import run_trial
+from transfer.engine.trial_folder import TrialCheckpoints
 
 Ask = Callable[..., TrialRequest]
 
@@ -99,7 +99,7 @@ def test_the_folder_holds_what_detectron2_s_users_expect(voc: tuple[TrialRequest
     assert "guards" in (folder / "log.txt").read_text()
     # Three numbered checkpoints were written (the fourth iteration's is the final one), the last is kept.
     assert sorted(file.name for file in folder.glob("*.pth")) == ["model_0000002.pth", "model_final.pth"]
-    assert (folder / "last_checkpoint").read_text() == "model_final.pth"
+    assert (folder / "last_checkpoint").read_text().strip() == "model_final.pth"
 
 
 def test_detectron2_s_checkpointer_loads_the_final_checkpoint(voc: tuple[TrialRequest, dict[str, Any]]) -> None:
@@ -180,7 +180,7 @@ def test_an_unfinished_trial_asks_for_resume(ask: Ask, monkeypatch: pytest.Monke
         raise RuntimeError("power cut")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "save_final", power_cut)
+        patch.setattr(TrialCheckpoints, "save_final", power_cut)
         with pytest.raises(RuntimeError, match="power cut"):
             run_trial(request)
     assert not (request.output / "result.json").exists()
@@ -204,8 +204,8 @@ def test_a_torn_checkpoint_is_named(ask: Ask) -> None:
     (request.output / "result.json").unlink()
     file = request.output / "model_final.pth"
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"model_final.pth is not a whole checkpoint"):
+    with pytest.raises(UserError, match=r"model_final.pth cannot be used"):
         run_trial(request)
     file.unlink()
-    with pytest.raises(UserError, match=r"last_checkpoint names model_final.pth, which is not there"):
+    with pytest.raises(UserError, match=r"last_checkpoint names model_final.pth"):
         run_trial(request)

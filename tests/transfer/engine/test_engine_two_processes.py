@@ -157,5 +157,5 @@ def test_a_process_s_user_error_is_one_line_here_too(ask: Ask) -> None:
     run_trial(request)
     (request.output / "result.json").unlink()
     (request.output / "model_final.pth").write_bytes(b"torn")
-    with pytest.raises(UserError, match=r"model_final.pth is not a whole checkpoint"):
+    with pytest.raises(UserError, match=r"model_final.pth cannot be used"):
         run_trial(request)

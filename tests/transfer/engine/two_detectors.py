@@ -14,9 +14,9 @@ from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
+from common.training.collectives import wrap_distributed
 from transfer.engine import detection_data as data
 from transfer.engine.config import load_config
-from transfer.engine.detection_trainer import wrap_distributed
 from transfer.engine.prepare import resolve_preprocessing
 from transfer.modeling import register
 from transfer.tasks.task import Dataset

@@ -12,7 +12,8 @@ from detectron2.utils import comm
 from fvcore.nn.precise_bn import update_bn_stats
 from torch import Tensor, nn
 
-from transfer.engine.guards import Diverged, require_finite
+from common.training.divergence import Diverged
+from transfer.engine.guards import require_finite
 from transfer.engine.precise_bn import update_synchronised
 from transfer.engine.prepare import PreparedTrial, load_task_of
 from transfer.engine.trial import evaluate
