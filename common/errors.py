@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
@@ -47,3 +47,9 @@ def nearest(word: str, valid: Iterable[str], count: int = 3) -> str:
         return "none is valid here"
     more = ", …" if len(names) > 12 else ""
     return f"valid: {', '.join(names[:12])}{more}"
+
+
+def abbreviate(names: Sequence[str], count: int = 3) -> str:
+    """The first `count` names, and how many more there are."""
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more

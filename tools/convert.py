@@ -1,4 +1,4 @@
-"""Convert any ResNet-50 checkpoint for Detectron2's C4 detector, with the proof that nothing was lost."""
+"""Convert any ResNet-50 checkpoint for Detectron2's C4 detector, and verify that nothing was lost."""
 
 from __future__ import annotations
 
@@ -22,44 +22,45 @@ EPILOG = """examples:
   python tools/convert.py --inspect checkpoint.pth
   python tools/convert.py --list-zoo
 
-The layout is found by what the file holds. The output appears only once it is proven: loaded by Detectron2's own
-checkpointer into Faster and Mask R-CNN C4, every tensor equal, features equal to the source's. Exit 2: nothing written.
+The layout is recognised by the file's content. The output appears only after it is verified: loaded by Detectron2's
+own checkpointer into Faster and Mask R-CNN C4, every tensor equal, features equal to the source's. Exit 2: nothing is
+written.
 """
 
 
 def parser() -> Parser:
-    """The command line."""
-    made = Parser(prog="python tools/convert.py", description=__doc__, epilog=EPILOG)
-    made.add_argument("input", metavar="IN", nargs="?", help="a checkpoint, or zoo:NAME")
-    made.add_argument("output", metavar="OUT", nargs="?", help="the file to write; its manifest goes beside it")
-    made.add_argument("--source", default="auto", metavar="NAME", help="the checkpoint's layout; found if not given")
-    made.add_argument("--branch", choices=("online", "target"), help="which encoder, where there are two")
-    made.add_argument("--to", metavar="TARGET", help="detectron2, torchvision or safetensors; OUT's ending says it too")
-    made.add_argument("--verify", action=argparse.BooleanOptionalAction, default=True, help="prove the written file")
-    made.add_argument("--trust-checkpoint", action="store_true", help="let the file's own pickle run code")
-    made.add_argument("--inspect", action="store_true", help="say what IN holds and what would be converted; no OUT")
-    made.add_argument("--list-zoo", action="store_true", help="list the public checkpoints that zoo:NAME can name")
-    return made
+    """Build the parser of the command line."""
+    options = Parser(prog="python tools/convert.py", description=__doc__, epilog=EPILOG)
+    options.add_argument("input", metavar="IN", nargs="?", help="a checkpoint, or zoo:NAME")
+    options.add_argument("output", metavar="OUT", nargs="?", help="the file to write; its manifest is put beside it")
+    options.add_argument("--source", default="auto", metavar="NAME", help="IN's layout; by default it is recognised")
+    options.add_argument("--branch", choices=("online", "target"), help="which encoder, if there are two")
+    options.add_argument("--to", metavar="FORMAT", help="detectron2, torchvision or safetensors; default: OUT's ending")
+    options.add_argument("--verify", action=argparse.BooleanOptionalAction, default=True, help="compare OUT with IN")
+    options.add_argument("--trust-checkpoint", action="store_true", help="let the file's pickle run code")
+    options.add_argument("--inspect", action="store_true", help="describe IN and what would be converted; no OUT")
+    options.add_argument("--list-zoo", action="store_true", help="list the public checkpoints that zoo:NAME can name")
+    return options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code."""
-    words = parser()
-    args = words.parse_args(argv)
+    """Run the command line and return the exit code."""
+    options = parser()
+    args = options.parse_args(argv)
     if args.list_zoo:
         if args.input:
-            words.error("--list-zoo takes no file")
+            options.error("--list-zoo takes no file")
         return _list_zoo()
     if args.input is None:
-        words.error("IN is missing")
+        options.error("IN is missing")
     if args.inspect != (args.output is None):
-        words.error("--inspect takes no OUT" if args.inspect else "OUT is missing")
-    path, source, branch = _resolved(args)
+        options.error("--inspect takes no OUT" if args.inspect else "OUT is missing")
+    path, source, branch = _resolve_input(args)
     return _inspect(args, path, source, branch) if args.inspect else _convert(args, path, source, branch)
 
 
-def _resolved(args: argparse.Namespace) -> tuple[str, str, str | None]:
-    """The input as a path; a zoo entry also says its layout and branch, unless the user did."""
+def _resolve_input(args: argparse.Namespace) -> tuple[str, str, str | None]:
+    """Path, layout and branch of the input; a zoo entry's layout and branch are the defaults."""
     from transfer.weights import zoo
 
     path, entry = zoo.resolve(args.input, megabytes(args.input))
@@ -71,23 +72,23 @@ def _resolved(args: argparse.Namespace) -> tuple[str, str, str | None]:
 def _list_zoo() -> int:
     from transfer.weights import zoo
 
-    for name, entry in zoo.entries().items():
-        numbers = ", ".join(f"{key} {_number(value)}" for key, value in entry.published.items()) or "unknown"
-        here = "downloaded" if entry.file.exists() else "not downloaded"
-        print(f"zoo:{name}\n  {entry.title} · {entry.layout}, {entry.branch} · {entry.licence} · {here}")
+    for name, entry in zoo.read_zoo().items():
+        numbers = ", ".join(f"{key} {_format_number(value)}" for key, value in entry.published.items()) or "unknown"
+        state = "downloaded" if entry.file.exists() else "not downloaded"
+        print(f"zoo:{name}\n  {entry.title} · {entry.layout}, {entry.branch} · {entry.licence} · {state}")
         print(f"  published: {numbers} ({entry.source})\n  {entry.url}")
     return EXIT_OK
 
 
-def _number(value: object) -> str:
+def _format_number(value: object) -> str:
     return "/".join(str(part) for part in value) if isinstance(value, list) else str(value)
 
 
 def _inspect(args: argparse.Namespace, path: str, source: str, branch: str | None) -> int:
-    from transfer.weights import containers
-    from transfer.weights.inspect_file import describe_file
+    from transfer.weights.containers import read_checkpoint
+    from transfer.weights.inspect_checkpoint import describe_checkpoint
 
-    for line in describe_file(containers.load(path, args.trust_checkpoint), source, branch):
+    for line in describe_checkpoint(read_checkpoint(path, args.trust_checkpoint), source, branch):
         print(line)
     return EXIT_OK
 
@@ -98,17 +99,17 @@ def _convert(args: argparse.Namespace, path: str, source: str, branch: str | Non
 
     ignore_torchs_announcements()
     trust = args.trust_checkpoint
-    with one_thread():  # hashing and copying: on a busy machine, two would mostly wait for one another
+    with one_thread():  # hashing and copying do not gain from more threads
         done = convert(path, args.output, source=source, branch=branch, to=args.to, verify=args.verify, trust=trust)
-    taken = done.manifest["source"]
-    print(f"{taken['path']}: {taken['layout']}, {taken['branch']} ({taken['rule']})")
-    for item in done.manifest["left_out"]:
-        print(f"left out: {item['name']} ({item['why']})")
-    if done.manifest["converted_up"]:
-        print(f"converted up to float32: {len(done.manifest['converted_up'])} tensors")
+    manifest, read = done.manifest, done.manifest.source
+    print(f"{read.path}: {read.layout}, {read.branch} ({read.rule})")
+    for item in manifest.left_out:
+        print(f"dropped: {item.name} ({item.why})")
+    if manifest.converted_up:
+        print(f"converted up to float32: {len(manifest.converted_up)} tensors")
     for warning in done.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    print(done.proof.line() if done.proof else f"{done.manifest['count']} tensors · not verified")
+    print(manifest.proof.summary() if manifest.proof else f"{manifest.count} tensors · not verified")
     print(f"written: {done.out}")
     return EXIT_OK
 

@@ -73,11 +73,19 @@ class FileFormat(BaseModel):
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values with the file's keys, ready for JSON or YAML."""
-        return self.model_dump(mode="json", by_alias=True)
+        # Not mode="json": that copies every key, and a pickle of the content would contain each of them many times.
+        content: dict[str, Any] = _lists_for_tuples(self.model_dump(by_alias=True))
+        return content
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write as indented JSON, atomically."""
         write_json(path, self.as_dict())
+
+
+def _lists_for_tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _lists_for_tuples(inner) for key, inner in value.items()}
+    return [_lists_for_tuples(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def key_lines(text: str) -> dict[KeyPath, int]:

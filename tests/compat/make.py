@@ -304,14 +304,14 @@ def weights() -> None:
     """A ResNet-50 whose every tensor is a constant: it packs well."""
     import torch
 
-    from transfer.weights import architecture
+    from transfer.weights.resnet import tensor_shapes
 
     folder = BASE / "weights"
     folder.mkdir()
     whole = BASE / "whole_weights"
     whole.mkdir()
     tensors = {}
-    for index, (name, shape) in enumerate(architecture.shapes("resnet50").items()):
+    for index, (name, shape) in enumerate(tensor_shapes("resnet50").items()):
         tensors[name] = torch.full(shape, 0.5 + index / 1024 if "running_var" in name else index / 2**20)
     torch.save(tensors, whole / "resnet50-00000000.pth")
     for end, to in (("pkl", "detectron2"), ("safetensors", "safetensors")):

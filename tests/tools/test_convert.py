@@ -44,9 +44,9 @@ def test_what_a_conversion_prints(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert call(main, [str(source), str(out)]) == EXIT_OK
     shown = capsys.readouterr()
     assert shown.err == ""
-    first, *left, proof, written = shown.out.splitlines()
+    first, *dropped, proof, written = shown.out.splitlines()
     assert first == f"{source}: simsiam, online (state_dict holds module.encoder.* and module.predictor.*)"
-    assert left[:2] == ["left out: module.encoder.fc.* (projector)", "left out: module.predictor.* (predictor)"]
+    assert dropped[:2] == ["dropped: module.encoder.fc.* (projector)", "dropped: module.predictor.* (predictor)"]
     assert proof.startswith("265/265 tensors · forward max |Δ| ") and proof.endswith(" · detectron2 load exact")
     assert written == f"written: {out}"
     assert call(main, [str(source), str(out), "--no-verify"]) == EXIT_OK
@@ -70,7 +70,7 @@ def test_inspect_says_what_is_there_and_what_would_be_converted(
         "layout: moco (state_dict holds module.encoder_q.*, module.encoder_k.*)",
         "branch: online, 265 tensors and 53 counters",
         "branch: target, 265 tensors and 53 counters",
-        "left out: module.queue (queue)",
+        "dropped: module.queue (queue)",
         "converted up to float32: 265 tensors",
         "would convert: online branch, resnet50, 265/265 tensors, RGB, stride on the 3×3",
     ):
@@ -83,7 +83,7 @@ def test_inspect_describes_what_it_would_not_convert(tmp_path: Path, capsys: pyt
     source = save(tmp_path / "part.pth.tar", simsiam(tensors))
     assert call(main, ["--inspect", str(source)]) == EXIT_OK
     out = capsys.readouterr().out
-    assert "ResNet: state_dict: module.encoder.* (not whole, or of another kind)" in out
+    assert "ResNet: state_dict: module.encoder.* (incomplete, or of another kind)" in out
     assert "would not convert: " in out and "1 are missing: layer2.0.conv1.weight" in out
     assert call(main, ["--inspect", str(save(tmp_path / "no.pth", {"epoch": 3}))]) == EXIT_OK
     assert "layout: none (" in capsys.readouterr().out

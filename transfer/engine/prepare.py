@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 
 from common.config import value_of
 from common.errors import UserError
+from common.formats.backbone import Preprocessing
 from common.profiling import require_steps
 from common.training import distributed
 from common.training.checkpoint import LAST
@@ -32,8 +33,7 @@ from transfer.tasks.heldout import HeldOut, hold_out
 from transfer.tasks.images import require_images
 from transfer.tasks.splits import data_root
 from transfer.tasks.task import Task, load_task
-from transfer.weights.canonical import Preprocessing
-from transfer.weights.preprocessing import apply_to, detectron2_values
+from transfer.weights.converted import apply_preprocessing, detectron2_values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +190,7 @@ def resolve_preprocessing(cfg: CfgNode, block: Preprocessing, set_keys: Mapping[
                 f"{set_keys[key]}: {key} is {found}, but the weights need {needed}; remove the key: "
                 "it belongs to the weights"
             )
-    apply_to(cfg, block)
+    apply_preprocessing(cfg, block)
 
 
 def load_task_of(cfg: CfgNode) -> Task:

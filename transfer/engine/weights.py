@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.files import sha256_of
-from transfer.weights import architecture, zoo
-from transfer.weights.canonical import TORCHVISION, Preprocessing
+from common.formats.backbone import TORCHVISION, Preprocessing
+from common.formats.manifest import Manifest
+from transfer.weights import zoo
+from transfer.weights.convert import ensure_converted
 from transfer.weights.converted import check_loaded, read_converted
-from transfer.weights.prepare import as_converted
+from transfer.weights.resnet import depth_of
 
 SCRATCH = "scratch"
 ZOO = zoo.PREFIX
@@ -34,12 +36,13 @@ class Weights:
     block: Preprocessing
     path: Path | None = None
     sha256: str | None = None
-    manifest: dict[str, Any] | None = None
+    manifest: Manifest | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As a result holds it."""
         path = None if self.path is None else str(self.path)
-        return {"name": self.name, "path": path, "sha256": self.sha256, "manifest": self.manifest}
+        manifest = None if self.manifest is None else self.manifest.as_dict()
+        return {"name": self.name, "path": path, "sha256": self.sha256, "manifest": manifest}
 
 
 def find_weights(text: str, depth: int, folder: Path, *, single_process: bool = True) -> Weights:
@@ -59,15 +62,14 @@ def find_weights(text: str, depth: int, folder: Path, *, single_process: bool = 
         return Weights(SCRATCH, TORCHVISION)
     path = _from_zoo(text, folder, single_process) if text.startswith(ZOO) else Path(text)
     _, manifest = read_converted(path)
-    found = architecture.depth_of(manifest["arch"])
+    found = depth_of(manifest.arch)
     if found != depth:
         raise UserError(
-            f"{path} is a {manifest['arch']}, but MODEL.RESNETS.DEPTH is {depth}; "
-            "use weights of that depth or set the key"
+            f"{path} is a {manifest.arch}, but MODEL.RESNETS.DEPTH is {depth}; use weights of that depth or set the key"
         )
-    origin = manifest.get("origin") or {}
+    origin = manifest.origin or {}
     name = str(origin.get("method") or path.stem)
-    return Weights(name, Preprocessing.from_dict(manifest["preprocessing"], str(path)), path, sha256_of(path), manifest)
+    return Weights(name, manifest.preprocessing, path, sha256_of(path), manifest)
 
 
 def _from_zoo(text: str, folder: Path, single_process: bool) -> Path:
@@ -80,10 +82,10 @@ def _from_zoo(text: str, folder: Path, single_process: bool) -> Path:
     made = folder / "weights.pkl"
     if made.exists():
         source, _ = zoo.resolve(text, download_allowed=False)
-        if read_converted(made)[1]["source"]["sha256"] == sha256_of(source):
+        if read_converted(made)[1].source.sha256 == sha256_of(source):
             return made
         raise UserError(f"{made} was made from something else than {text}; choose another --output")
-    return as_converted(text, folder)
+    return ensure_converted(text, folder)
 
 
 def load_weights(model: nn.Module, weights: Weights) -> str:

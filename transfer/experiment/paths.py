@@ -34,5 +34,5 @@ def checkpoint(weights: str) -> Path:
     Raises:
         UserError: `zoo:NAME` with a name that the zoo does not have.
     """
-    entry = zoo.find(weights)
+    entry = zoo.find_entry(weights)
     return absolute(weights) if entry is None else entry.file

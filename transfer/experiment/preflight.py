@@ -58,7 +58,7 @@ def problems(experiment: Experiment, source: Source) -> Iterator[str]:
 def downloads(experiment: Experiment) -> Iterator[tuple[str, str]]:
     """The zoo's checkpoints that rows name and that are not here, as (row's key, `zoo:NAME`)."""
     for key, row in experiment.rows.items():
-        entry = zoo.find(row.weights or "")
+        entry = zoo.find_entry(row.weights or "")
         if entry is not None and not entry.file.exists():
             yield key, str(row.weights)
 
@@ -69,7 +69,7 @@ def _files(experiment: Experiment) -> Iterator[tuple[str, Path]]:
     for key, row in experiment.rows.items():
         if row.pretrain:
             yield f"rows.{key}.pretrain.config", paths.config_file(row.pretrain.config)
-        if row.weights and zoo.find(row.weights) is None:
+        if row.weights and zoo.find_entry(row.weights) is None:
             yield f"rows.{key}.weights", paths.absolute(row.weights)
     for key, task in experiment.tasks.items():
         yield f"tasks.{key}.config", paths.config_file(task.config)

@@ -26,7 +26,7 @@ from transfer.experiment.slurm.executor import Slurm
 from transfer.experiment.spec import Experiment
 from transfer.experiment.store import Store
 from transfer.weights import zoo
-from transfer.weights.download import Report
+from transfer.weights.download import ProgressCallback
 
 EXECUTORS: dict[str, Callable[[], Executor]] = {Local.name: Local, Debug.name: Debug, Slurm.name: Slurm}
 SUBMIT_LOCK = "submit.lock"
@@ -77,7 +77,7 @@ def open_experiment(path: str, sets: Sequence[str] = (), tools: Tools | None = N
     return Opened(experiment, source, build(experiment, source, tools, digests), Store(run_dir), digests)
 
 
-def download_weights(path: str, sets: Sequence[str], report: Callable[[str], Report]) -> None:
+def download_weights(path: str, sets: Sequence[str], report: Callable[[str], ProgressCallback]) -> None:
     """Download the zoo's checkpoints that an experiment names: here, on the submitting side, not in a job.
 
     Args:
@@ -89,7 +89,7 @@ def download_weights(path: str, sets: Sequence[str], report: Callable[[str], Rep
     """
     experiment, _ = load(path, sets)
     for row in experiment.rows.values():
-        entry = zoo.find(row.weights or "")
+        entry = zoo.find_entry(row.weights or "")
         if entry is not None and not entry.file.exists():
             zoo.fetch(entry, report(str(row.weights)))
 

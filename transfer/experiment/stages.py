@@ -79,7 +79,7 @@ class Stages:
             weights = producer.fingerprint
             layout, branch = row.source, row.branch
         else:
-            entry = zoo.find(row.weights or "")
+            entry = zoo.find_entry(row.weights or "")
             checkpoint = paths.checkpoint(row.weights or "")
             # Not downloaded yet: `plan` names it, `submit` downloads it and then knows its digest.
             weights = self.digests.of(checkpoint) if entry is None or checkpoint.exists() else str(row.weights)

@@ -1,1 +1,1 @@
-"""Any ResNet checkpoint in, a proven Detectron2 file out: readers, the canonical backbone, writers and the proof."""
+"""Convert ResNet checkpoints to Detectron2: layouts, the backbone's tensors, output formats and their verification."""

@@ -1,4 +1,4 @@
-"""From a checkpoint to a proven file: read, write aside, prove, put in place; or nothing at all."""
+"""Convert a checkpoint: read, write to a hidden folder, verify, move into place. On any error nothing is written."""
 
 from __future__ import annotations
 
@@ -6,34 +6,30 @@ import os
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from common.errors import UserError
-from common.files import write_json
-from transfer.weights import manifest as manifests
-from transfer.weights import reference
-from transfer.weights.canonical import Backbone
-from transfer.weights.proof import Proof
-from transfer.weights.read import read_backbone
-from transfer.weights.targets import Target, check_fits, target_of
+from common.formats.manifest import Manifest
+from transfer.weights import zoo
+from transfer.weights.converted import build_manifest, has_manifest, manifest_path
+from transfer.weights.download import ProgressCallback
+from transfer.weights.normalize import read_backbone
+from transfer.weights.output_formats import OutputFormat, check_stride, choose_output_format
+from transfer.weights.resnet import Backbone
+from transfer.weights.verify import resnet_features
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a conversion did.
+    """A finished conversion.
 
     Attributes:
         out: the written file.
-        manifest: as written beside and inside it.
-        proof: None when it was not asked for.
+        manifest: as written beside and inside it; its proof is None without verification.
         warnings: what the user should know.
     """
 
     out: Path
-    manifest: dict[str, Any]
-    proof: Proof | None
+    manifest: Manifest
     warnings: list[str] = field(default_factory=list)
 
 
@@ -47,64 +43,61 @@ def convert(
     verify: bool = True,
     trust: bool = False,
 ) -> Conversion:
-    """Convert a checkpoint; the output and its manifest appear only when everything went well.
+    """Convert a checkpoint; the output and its manifest appear only if everything succeeded.
 
     Args:
         path: any checkpoint of a known layout.
-        out: the file to write; its manifest goes beside it.
+        out: the file to write; its manifest is written beside it.
         source: a layout's name, or `auto`.
         branch: `online`, `target`, or None for the layout's own default.
-        to: a target's name, or None for what `out`'s ending means.
-        verify: whether the written file is proven against the source.
-        trust: let the checkpoint's own pickle run.
+        to: an output format's name, or None for the one that the ending of `out` implies.
+        verify: compare the written file with the source.
+        trust: let the checkpoint's pickle run code.
 
     Raises:
-        UserError: anything that is wrong with the input, the options or the proof.
+        UserError: the input or an option is wrong, or the verification failed.
     """
     out = Path(out)
-    target = target_of(out, to)
-    _check_place(Path(path), out)
+    output = choose_output_format(out, to)
+    _check_replaceable(Path(path), out)
     backbone = read_backbone(path, source, branch, trust)
-    check_fits(target, backbone.preprocessing, str(path))
-    expected = reference.features(backbone) if verify else None
-    with _folder_beside(out) as folder:
-        aside = Path(folder) / out.name
-        manifest = _write(aside, target, backbone)
+    check_stride(output, backbone.preprocessing, str(path))
+    expected = resnet_features(backbone.arch, backbone.tensors, backbone.preprocessing) if verify else None
+    with _hidden_folder(out) as folder:
+        hidden = Path(folder) / out.name
+        manifest = _write(hidden, output, backbone)
         warnings = backbone.warnings
-        del backbone  # the proof needs digests and features alone: peak memory stays low
-        proof = None
+        del backbone  # verification needs digests and features only: peak memory stays low
         if expected is not None:
-            proof = target.prove(aside, manifest, expected)
-            manifest = _sealed(aside, target, {**manifest, "proof": proof.as_dict()})
-        write_json(manifests.beside(out), manifest)
-        _put(aside, out)
-    return Conversion(out, manifest, proof, warnings)
+            proof = output.verify(hidden, manifest, expected)
+            manifest = _write_proof(hidden, output, manifest.model_copy(update={"proof": proof}))
+        manifest.write(manifest_path(out))
+        _move(hidden, out)
+    return Conversion(out, manifest, warnings)
 
 
-def _write(path: Path, target: Target, backbone: Backbone) -> dict[str, Any]:
-    manifest = manifests.build(backbone, target.rename)
-    tensors = {target.rename(name): tensor for name, tensor in backbone.tensors.items()}
-    target.write(path, tensors, manifest)
+def _write(path: Path, output: OutputFormat, backbone: Backbone) -> Manifest:
+    manifest = build_manifest(backbone, output.rename)
+    tensors = {output.rename(name): tensor for name, tensor in backbone.tensors.items()}
+    output.write(path, tensors, manifest)
     return manifest
 
 
-def _sealed(path: Path, target: Target, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Write the proven tensors once more, now with the proof in the manifest inside, and read them back."""
-    tensors: dict[str, torch.Tensor] = target.read(path)[0]
-    target.write(path, tensors, manifest)
-    del tensors
-    return target.read(path)[1]
+def _write_proof(path: Path, output: OutputFormat, manifest: Manifest) -> Manifest:
+    """Write the verified tensors again with the proof in the manifest, and read the file back."""
+    output.write(path, output.read(path)[0], manifest)
+    return output.read(path)[1]
 
 
-def _put(aside: Path, out: Path) -> None:
-    """Flush the file to disk, then give it its name. The manifest lies there already: the one inside is the truth."""
-    with open(aside, "rb") as stream:
+def _move(hidden: Path, out: Path) -> None:
+    """Flush the file to disk, then rename it. The manifest beside it exists by then; the one inside counts."""
+    with open(hidden, "rb") as stream:
         os.fsync(stream.fileno())
-    aside.replace(out)
+    hidden.replace(out)
 
 
-def _folder_beside(out: Path) -> tempfile.TemporaryDirectory[str]:
-    """A hidden folder on the output's file system, so that putting the output in place is a rename."""
+def _hidden_folder(out: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder on the output's file system, so that the output is moved into place by a rename."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         return tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)
@@ -112,13 +105,34 @@ def _folder_beside(out: Path) -> tempfile.TemporaryDirectory[str]:
         raise UserError(f"cannot write {out}: {error.strerror}; choose a folder you may write to") from error
 
 
-def _check_place(path: Path, out: Path) -> None:
-    """The output may replace an earlier output of this tool, and nothing else."""
+def _check_replaceable(path: Path, out: Path) -> None:
+    """The output may replace an earlier output of this tool, but no other file."""
     if out.is_dir():
         raise UserError(f"{out} is a folder; name a file in it")
     if not out.exists():
         return
     if path.exists() and out.samefile(path):
         raise UserError(f"{out} is the input itself; choose another name for the output")
-    if not manifests.is_ours(manifests.beside(out)):
+    if not has_manifest(out):
         raise UserError(f"{out} exists and was not written by this tool (no manifest beside it); choose another name")
+
+
+def ensure_converted(
+    weights: str, folder: str | Path, download_allowed: bool = False, progress: ProgressCallback | None = None
+) -> Path:
+    """A converted `.pkl` for `read_converted`: the given one, or a new one from a checkpoint of any known layout.
+
+    Args:
+        weights: `zoo:NAME`, a converted `.pkl`, or any checkpoint.
+        folder: where `weights.pkl` is written if it is needed.
+        download_allowed: whether the network may be used; False on compute nodes.
+        progress: called during a download.
+
+    Raises:
+        UserError: the zoo has no such name, the file is missing, or it cannot be converted.
+    """
+    path, entry = zoo.resolve(weights, progress, download_allowed)
+    if entry is None and Path(path).suffix == ".pkl" and has_manifest(path):
+        return Path(path)
+    source, branch = (entry.layout, entry.branch) if entry else ("auto", None)
+    return convert(path, Path(folder) / "weights.pkl", source=source, branch=branch).out

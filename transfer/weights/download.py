@@ -1,4 +1,4 @@
-"""Fetching one large file over HTTP: goes on where it broke off, appears only when whole, trusts no server."""
+"""Download one large file over HTTP: interrupted downloads are resumed, and only a complete file gets its name."""
 
 from __future__ import annotations
 
@@ -19,82 +19,84 @@ from typing import IO, Any
 
 from common.errors import UserError
 
-PIECE = 1 << 20
+CHUNK = 1 << 20
 ATTEMPTS = 6
-"""Tries in a row that bring not one byte more before it is given up."""
+"""Attempts in a row without a single new byte after which the download fails."""
 
-Report = Callable[[int, int | None], None]
+ProgressCallback = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True)
-class Response:
-    """An answer, as far as it matters: where its body starts, how long the whole is, and which version it is of."""
+class _Body:
+    """A response's body: its first byte's position, the file's length, and the file's version."""
 
     start: int
     total: int | None
     version: str
 
 
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Redirects are followed, but never from https to something weaker or to another scheme."""
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Follow redirects, but never from https to http or to another scheme."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         scheme = newurl.split(":", 1)[0].lower()
         if scheme != "https" and not (scheme == "http" and req.type == "http"):
-            raise UserError(f"{req.full_url} leads to {newurl}, which is not https; refused")
+            raise UserError(f"{req.full_url} redirects to {newurl}, which is not https; refused")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def download(url: str, target: Path, report: Report | None = None, pause: float = 1.0, timeout: float = 60.0) -> None:
-    """Fetch `url` to `target`.
+def download(
+    url: str, target: Path, progress: ProgressCallback | None = None, pause: float = 1.0, timeout: float = 60.0
+) -> None:
+    """Download `url` to `target`.
 
-    The bytes gather in `target` + `.part`, which a later call goes on with, if the server still has the same version
-    (ETag or Last-Modified). Two processes that fetch the same file wait for one another.
+    The bytes are stored in `target` + `.part`. A later call resumes it if the server still has the same version (ETag
+    or Last-Modified). If several processes download the same file, one does and the others wait.
 
     Args:
         url: http or https.
-        target: where the whole file appears.
-        report: called with (bytes so far, bytes in all or None).
-        pause: seconds before the first new try; doubled after each that brought nothing.
-        timeout: seconds without a byte after which a connection is given up.
+        target: path of the complete file.
+        progress: called with (bytes so far, total bytes or None).
+        pause: seconds before the first new attempt; doubled after each one without a new byte.
+        timeout: seconds without a byte after which a connection is closed.
 
     Raises:
-        UserError: the server refuses, lies about the length, or breaks off too often.
+        UserError: the server refuses, sends more than it announced, or disconnects too often.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     with _locked(part.with_name(part.name + ".lock")):
-        if target.exists():  # another process has fetched it meanwhile
+        if target.exists():  # another process has downloaded it meanwhile
             return
-        fruitless, wait = 0, pause
+        failures, wait = 0, pause
         while True:
             before = _size(part)
             try:
-                _fetch_on(url, part, report, timeout)
+                _resume(url, part, progress, timeout)
                 break
-            except _BrokenOff as broken:
-                fruitless, wait = (0, pause) if _size(part) > before else (fruitless + 1, wait * 2)
-                if fruitless >= ATTEMPTS:
+            except _ConnectionLost as lost:
+                failures, wait = (0, pause) if _size(part) > before else (failures + 1, wait * 2)
+                if failures >= ATTEMPTS:
                     raise UserError(
-                        f"{url} broke off {ATTEMPTS} times in a row ({broken}); ask again later: "
-                        f"{_size(part)} bytes are kept"
-                    ) from broken
+                        f"{url}: the connection was lost {ATTEMPTS} times in a row ({lost}); "
+                        f"run the command again later to resume after {_size(part)} bytes"
+                    ) from lost
                 time.sleep(wait)
         with open(part, "rb") as stream:
             os.fsync(stream.fileno())
         part.replace(target)
-        _memo(part).unlink(missing_ok=True)
+        _version_file(part).unlink(missing_ok=True)
 
 
-class _BrokenOff(Exception):
-    """The connection ended too early; what came is kept."""
+class _ConnectionLost(Exception):
+    """The connection ended early; the bytes received so far stay in the `.part` file."""
 
 
-def _fetch_on(url: str, part: Path, report: Report | None, timeout: float) -> None:
-    """Ask for what is missing and append it; start anew when the server has another version or cannot resume."""
-    have, version = _size(part), _version(part)
+def _resume(url: str, part: Path, progress: ProgressCallback | None, timeout: float) -> None:
+    """Request the missing bytes and append them; start over if the server has another version or cannot resume."""
+    have, version = _size(part), _read_version(part)
     headers = {"User-Agent": "ssl-detection-transfer", "Accept-Encoding": "identity"}
     if have and version:
         headers |= {"Range": f"bytes={have}-", "If-Range": version}
@@ -102,87 +104,88 @@ def _fetch_on(url: str, part: Path, report: Report | None, timeout: float) -> No
         have = 0
     request = urllib.request.Request(url, headers=headers)
     try:
-        with urllib.request.build_opener(_Redirects).open(request, timeout=timeout) as answer:
-            response = _response(answer, have, url)
-            _remember(part, response.version)
-            _append(answer, part, response, report)
+        with urllib.request.build_opener(_SafeRedirects).open(request, timeout=timeout) as response:
+            body = _parse_headers(response, have, url)
+            _write_version(part, body.version)
+            _append(response, part, body, progress)
     except urllib.error.HTTPError as error:
-        _refused(error, url, part)
+        _handle_http_error(error, url, part)
     except (http.client.HTTPException, OSError) as error:  # URLError, timeouts, TLS: all are OSErrors
         reason = getattr(error, "reason", error)
         if isinstance(reason, socket.gaierror):
-            raise UserError(f"{url}: the host cannot be found; run it where there is a network") from error
-        raise _BrokenOff(str(reason) or type(reason).__name__) from error
+            raise UserError(f"{url}: the host cannot be found; run the command on a machine with a network") from error
+        raise _ConnectionLost(str(reason) or type(reason).__name__) from error
 
 
-def _refused(error: urllib.error.HTTPError, url: str, part: Path) -> None:
-    """An HTTP error: a part that no longer fits is thrown away, a busy server is asked again, the rest is final."""
+def _handle_http_error(error: urllib.error.HTTPError, url: str, part: Path) -> None:
+    """Delete a part that no longer fits, try again if the server is busy, and fail on any other HTTP error."""
     if error.code == 416:
         part.unlink(missing_ok=True)
-        raise _BrokenOff("the kept part no longer fits the file") from error
+        raise _ConnectionLost("the .part file no longer fits the file") from error
     if error.code in (408, 429) or error.code >= 500:
-        raise _BrokenOff(f"HTTP {error.code}") from error
-    raise UserError(f"{url}: HTTP {error.code} {error.reason}; fetch the file by hand and give its path") from error
+        raise _ConnectionLost(f"HTTP {error.code}") from error
+    raise UserError(f"{url}: HTTP {error.code} {error.reason}; download the file by hand and pass its path") from error
 
 
-def _response(answer: http.client.HTTPResponse, have: int, url: str) -> Response:
-    """What the server says it sends.
+def _parse_headers(response: http.client.HTTPResponse, have: int, url: str) -> _Body:
+    """What the server announces.
 
     Raises:
-        UserError: a web page, or a piece that does not begin where it was asked to.
+        UserError: a web page, or a range that does not begin where it was requested.
     """
-    kind = (answer.headers.get("Content-Type") or "").split(";")[0].strip()
+    kind = (response.headers.get("Content-Type") or "").split(";")[0].strip()
     if kind in ("text/html", "application/xhtml+xml"):
-        raise UserError(f"{url} answers with a web page, not the file; fetch the file by hand and give its path")
-    version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
-    length = answer.headers.get("Content-Length")
+        raise UserError(f"{url} sends a web page, not the file; download the file by hand and pass its path")
+    version = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+    length = response.headers.get("Content-Length")
     length = length if length is not None and length.isdigit() else None
-    if answer.status != 206:
-        return Response(0, int(length) if length else None, version)
-    piece = re.match(r"bytes (\d+)-\d+/(\d+|\*)$", answer.headers.get("Content-Range", ""))
-    if piece is None or int(piece[1]) != have:
-        raise UserError(f"{url}: asked for bytes from {have}, the server sent {answer.headers.get('Content-Range')!r}")
-    return Response(have, int(piece[2]) if piece[2].isdigit() else None, version)
+    if response.status != 206:
+        return _Body(0, int(length) if length else None, version)
+    content_range = re.match(r"bytes (\d+)-\d+/(\d+|\*)$", response.headers.get("Content-Range", ""))
+    if content_range is None or int(content_range[1]) != have:
+        sent = response.headers.get("Content-Range")
+        raise UserError(f"{url}: requested the bytes from {have}, the server sent {sent!r}")
+    return _Body(have, int(content_range[2]) if content_range[2].isdigit() else None, version)
 
 
-def _append(answer: http.client.HTTPResponse, part: Path, response: Response, report: Report | None) -> None:
-    """Write the body; a body shorter than announced is broken off, one that is longer is a lie."""
-    done = response.start
-    with open(part, "r+b" if response.start else "wb") as stream:
+def _append(response: http.client.HTTPResponse, part: Path, body: _Body, progress: ProgressCallback | None) -> None:
+    """Write the body; a shorter one than announced is a lost connection, a longer one is an error."""
+    done = body.start
+    with open(part, "r+b" if body.start else "wb") as stream:
         stream.seek(done)
         stream.truncate()
-        while piece := answer.read(PIECE):
-            _write(stream, piece, part)
-            done += len(piece)
-            if report:
-                report(done, response.total)
-    if response.total is not None and done < response.total:
-        raise _BrokenOff(f"{done} of {response.total} bytes came")
-    if response.total is not None and done > response.total:
+        while chunk := response.read(CHUNK):
+            _write(stream, chunk, part)
+            done += len(chunk)
+            if progress:
+                progress(done, body.total)
+    if body.total is not None and done < body.total:
+        raise _ConnectionLost(f"{done} of {body.total} bytes received")
+    if body.total is not None and done > body.total:
         part.unlink()
-        raise UserError(f"the server said {response.total} bytes and sent {done}; nothing is kept")
+        raise UserError(f"{part}: the server announced {body.total} bytes and sent {done}; the download was deleted")
 
 
-def _write(stream: IO[bytes], piece: bytes, part: Path) -> None:
+def _write(stream: IO[bytes], chunk: bytes, part: Path) -> None:
     try:
-        stream.write(piece)
+        stream.write(chunk)
         stream.flush()
     except OSError as error:
-        raise UserError(f"cannot write {part}: {error.strerror}; make room and ask again") from error
+        raise UserError(f"cannot write {part}: {error.strerror}; free some space and run the command again") from error
 
 
-def _memo(part: Path) -> Path:
+def _version_file(part: Path) -> Path:
     return part.with_name(part.name + ".json")
 
 
-def _remember(part: Path, version: str) -> None:
-    _memo(part).write_text(json.dumps({"version": version}))
+def _write_version(part: Path, version: str) -> None:
+    _version_file(part).write_text(json.dumps({"version": version}))
 
 
-def _version(part: Path) -> str:
-    """Which version the kept part is of; a weak ETag cannot promise the same bytes."""
+def _read_version(part: Path) -> str:
+    """The version of the `.part` file; empty if unknown. A weak ETag does not guarantee the same bytes."""
     try:
-        version = json.loads(_memo(part).read_text())["version"]
+        version = json.loads(_version_file(part).read_text())["version"]
     except (OSError, ValueError, KeyError, TypeError):
         return ""
     return version if isinstance(version, str) and not version.startswith("W/") else ""
@@ -195,5 +198,5 @@ def _size(part: Path) -> int:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     with open(path, "w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)  # let go when the file is closed, and by the kernel after a kill
+        fcntl.flock(stream, fcntl.LOCK_EX)  # released when the file is closed, and by the kernel after a kill
         yield

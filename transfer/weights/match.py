@@ -1,4 +1,4 @@
-"""What a reader says of a file: whose layout it is, why, and which tensors its encoders hold."""
+"""How a layout recognises a checkpoint: `Match`, the result, and `PrefixLayout`, for layouts that differ in names."""
 
 from __future__ import annotations
 
@@ -8,25 +8,28 @@ from typing import Any, Protocol
 
 import torch
 
-from transfer.weights.canonical import TORCHVISION, LeftOut, Preprocessing
-from transfer.weights.containers import Content
+from common.formats.backbone import TORCHVISION, Preprocessing
+from common.formats.manifest import DroppedTensor
+from transfer.weights.containers import CheckpointFile
 
 Tensors = Mapping[str, torch.Tensor]
+Rename = Callable[[str], str | None]
+"""A tensor's name in the checkpoint → torchvision's name, or None for a tensor that is not part of a ResNet."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Match:
-    """A layout found in a file.
+    """A layout recognised in a file.
 
     Attributes:
-        layout: the reader's name.
-        rule: what in the file made the reader take it.
+        layout: the layout's name.
+        rule: what in the file it was recognised by.
         branches: `online` and/or `target` → tensors, torchvision-named; counters and a classifier may be among them.
-        default: the branch taken unless the user names one: the one the layout's own authors evaluate.
-        left_out: what lies outside the branches, and why it is left.
-        preprocessing: what images the weights were trained on.
+        default: the branch to read by default: the one that the layout's authors evaluate.
+        dropped: tensors outside the branches, and why they are not used.
+        preprocessing: how images were prepared in training.
         arch: the architecture, where the file names it.
-        origin: how the weights were trained, where the file says.
+        origin: how the weights were trained, where the file says so.
         warnings: what the user should know.
     """
 
@@ -34,7 +37,7 @@ class Match:
     rule: str
     branches: Mapping[str, Tensors]
     default: str = "online"
-    left_out: tuple[LeftOut, ...] = ()
+    dropped: tuple[DroppedTensor, ...] = ()
     preprocessing: Preprocessing = TORCHVISION
     arch: str | None = None
     origin: dict[str, Any] | None = None
@@ -44,61 +47,68 @@ class Match:
 class Layout(Protocol):
     """A reader of one family of checkpoints."""
 
-    name: str
-    title: str
-
-    def match(self, content: Content) -> Match | None:
-        """The layout as found in the file; None when the file is not of this family."""
+    @property
+    def name(self) -> str:
+        """What `--source` calls it."""
         ...
 
-    def expects(self) -> str:
-        """What a file of this layout holds, in words, for an error when it was asked for and is not there."""
+    @property
+    def title(self) -> str:
+        """The project or method."""
+        ...
+
+    def match(self, checkpoint: CheckpointFile) -> Match | None:
+        """Recognise the layout; None if the file is not of this family."""
+        ...
+
+    def describe(self) -> str:
+        """What a file of this layout contains, for the error if `--source` names it and the file does not fit."""
         ...
 
 
-def keep(name: str) -> str | None:
-    """The renaming of layouts that use torchvision's own names."""
+def same_name(name: str) -> str:
+    """The renaming of layouts with torchvision's own names."""
     return name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PrefixLayout:
-    """A layout told by where its state dict lies and what its encoders' names begin with.
+    """A layout that is recognised by where its state dict is and by the prefixes of its encoders.
 
     Attributes:
         name: what `--source` calls it.
-        title: what people call it.
-        containers: nested keys under which the state dict may lie; `()` is the file's top level.
-        online: prefixes of the encoder that is trained by gradient; the first that is there is taken.
+        title: the project or method.
+        containers: nested keys under which the state dict may be; `()` is the file's top level.
+        online: prefixes of the encoder that is trained by gradient; the first one present is used.
         target: prefixes of its momentum copy.
-        default: the branch its authors evaluate.
-        heads: name or prefix → why it is left out.
-        needs: prefixes of which at least one must be there besides the encoder (what tells it from its kin).
-        lacks: prefixes that must not be there.
-        rename: name under the prefix → torchvision's name, or None for what is not of a ResNet.
+        default: the branch that its authors evaluate.
+        heads: name or prefix → why it is dropped.
+        needs: prefixes of which at least one must be present besides the encoder, to exclude related layouts.
+        lacks: prefixes that must not be present.
+        rename: applied to the name after the prefix.
     """
 
     name: str
     title: str
-    containers: tuple[tuple[str, ...], ...]
+    containers: tuple[tuple[str, ...], ...] = (("state_dict",),)
     online: tuple[str, ...]
     target: tuple[str, ...] = ()
     default: str = "online"
     heads: Mapping[str, str] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
-    rename: Callable[[str], str | None] = keep
+    rename: Rename = same_name
 
-    def match(self, content: Content) -> Match | None:
+    def match(self, checkpoint: CheckpointFile) -> Match | None:
         """See `Layout`."""
         for container in self.containers:
-            tensors = content.tensors(*container)
-            found = self._match_in(tensors, ".".join(container) or "the file")
-            if found is not None:
-                return found
+            tensors = checkpoint.tensors(*container)
+            match = self._match_in(tensors, ".".join(container) or "the file")
+            if match is not None:
+                return match
         return None
 
-    def expects(self) -> str:
+    def describe(self) -> str:
         """See `Layout`."""
         where = " or ".join(".".join(c) if c else "the top level" for c in self.containers)
         prefixes = " or ".join(f"{p}*" if p else "unprefixed names" for p in (*self.online, *self.target))
@@ -108,18 +118,21 @@ class PrefixLayout:
         evidence = [need for need in self.needs if any(k.startswith(need) for k in tensors)]
         if (self.needs and not evidence) or any(k.startswith(lack) for k in tensors for lack in self.lacks):
             return None
-        chosen = {"online": self._prefix(tensors, self.online), "target": self._prefix(tensors, self.target)}
-        prefixes = {branch: prefix for branch, prefix in chosen.items() if prefix is not None}
+        found = {"online": self._find_prefix(tensors, self.online), "target": self._find_prefix(tensors, self.target)}
+        prefixes = {branch: prefix for branch, prefix in found.items() if prefix is not None}
         if not prefixes:
             return None
         body = {name: tensor for name, tensor in tensors.items() if not name.startswith(tuple(self.heads))}
-        branches = {branch: under(body, prefix, self.rename) for branch, prefix in prefixes.items()}
         named = ", ".join(f"{prefix or 'unprefixed names'}{'*' if prefix else ''}" for prefix in prefixes.values())
-        rule = f"{where} holds {named}" + (f" and {evidence[0]}*" if evidence else "")
-        left = left_out(tensors, prefixes, self.heads, self.rename)
-        return Match(self.name, rule, branches, self.default, left)
+        return Match(
+            layout=self.name,
+            rule=f"{where} holds {named}" + (f" and {evidence[0]}*" if evidence else ""),
+            branches={branch: select_prefix(body, prefix, self.rename) for branch, prefix in prefixes.items()},
+            default=self.default,
+            dropped=list_dropped(tensors, tuple(prefixes.values()), self.heads, self.rename),
+        )
 
-    def _prefix(self, tensors: Tensors, prefixes: tuple[str, ...]) -> str | None:
+    def _find_prefix(self, tensors: Tensors, prefixes: tuple[str, ...]) -> str | None:
         """The first prefix under which a ResNet begins."""
         for prefix in prefixes:
             names = {self.rename(k[len(prefix) :]) for k in tensors if k.startswith(prefix)}
@@ -128,30 +141,27 @@ class PrefixLayout:
         return None
 
 
-def under(tensors: Tensors, prefix: str, rename: Callable[[str], str | None] = keep) -> dict[str, torch.Tensor]:
-    """The tensors whose names begin with `prefix`, by the name that `rename` gives the rest."""
-    found = {}
+def select_prefix(tensors: Tensors, prefix: str, rename: Rename = same_name) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with `prefix`, renamed."""
+    selected = {}
     for name, tensor in tensors.items():
         if name.startswith(prefix):
             new = rename(name[len(prefix) :])
             if new is not None:
-                found[new] = tensor
-    return found
+                selected[new] = tensor
+    return selected
 
 
-def left_out(
-    tensors: Tensors,
-    prefixes: Mapping[str, str],
-    heads: Mapping[str, str],
-    rename: Callable[[str], str | None] = keep,
-) -> tuple[LeftOut, ...]:
-    """What lies outside the branches or is a known head, grouped by module, each with why it is not needed."""
+def list_dropped(
+    tensors: Tensors, prefixes: tuple[str, ...], heads: Mapping[str, str], rename: Rename = same_name
+) -> tuple[DroppedTensor, ...]:
+    """What is outside the encoders' prefixes or is a known head, grouped by module."""
     groups: dict[str, str] = {}
     for name in tensors:
         head = next((h for h in heads if name.startswith(h)), None)
         if head is not None:
             groups.setdefault(head if head in tensors else f"{head.rstrip('.')}.*", heads[head])
-        elif not any(name.startswith(p) and rename(name[len(p) :]) is not None for p in prefixes.values()):
+        elif not any(name.startswith(p) and rename(name[len(p) :]) is not None for p in prefixes):
             group = f"{name.rsplit('.', 1)[0]}.*" if "." in name else name
             groups.setdefault(group, "not of the backbone")
-    return tuple(LeftOut(name, why) for name, why in groups.items())
+    return tuple(DroppedTensor(name=name, why=why) for name, why in groups.items())

@@ -1,10 +1,10 @@
-"""Detectron2's names for a ResNet's tensors, and torchvision's for Detectron2's."""
+"""Rename a ResNet's tensors between torchvision, Detectron2, numbered children and Caffe2."""
 
 from __future__ import annotations
 
 import re
 
-_FORWARD = (
+_TO_DETECTRON2 = (
     (r"^conv1\.", "stem.conv1."),
     (r"^bn1\.", "stem.conv1.norm."),
     (r"^layer(\d)\.", lambda m: f"res{int(m[1]) + 1}."),
@@ -12,7 +12,7 @@ _FORWARD = (
     (r"\.downsample\.0\.", ".shortcut."),
     (r"\.downsample\.1\.", ".shortcut.norm."),
 )
-_BACK = (
+_TO_TORCHVISION = (
     (r"^stem\.conv1\.norm\.", "bn1."),
     (r"^stem\.conv1\.", "conv1."),
     (r"^res(\d)\.", lambda m: f"layer{int(m[1]) - 1}."),
@@ -24,29 +24,29 @@ _BACK = (
 
 def to_detectron2(name: str) -> str:
     """`layer1.0.bn1.weight` → `res2.0.conv1.norm.weight`."""
-    for pattern, new in _FORWARD:
+    for pattern, new in _TO_DETECTRON2:
         name = re.sub(pattern, new, name)
     return name
 
 
 def to_torchvision(name: str) -> str:
     """`res2.0.conv1.norm.weight` → `layer1.0.bn1.weight`."""
-    for pattern, new in _BACK:
+    for pattern, new in _TO_TORCHVISION:
         name = re.sub(pattern, new, name)
     return name
 
 
 def in_detector(name: str) -> str:
-    """Where a C4 detector holds a tensor of Detectron2's ResNet: res5 in the RoI heads, the rest in the backbone."""
+    """The name of a ResNet's tensor in a C4 detector: res5 is in the RoI heads, all others in the backbone."""
     return f"roi_heads.{name}" if name.startswith("res5.") else f"backbone.{name}"
 
 
 _CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4", "9": "fc"}
-"""A ResNet's children in order, as `nn.Sequential(*resnet.children())` numbers them; 2, 3 and 8 hold no tensors."""
+"""A ResNet's children in order, as `nn.Sequential(*resnet.children())` numbers them; 2, 3 and 8 have no tensors."""
 
 
 def from_children(name: str) -> str | None:
-    """`4.0.conv1.weight` → `layer1.0.conv1.weight`; a name that does not begin with a number stays."""
+    """`4.0.conv1.weight` → `layer1.0.conv1.weight`; a name that does not begin with a number is unchanged."""
     first, _, rest = name.partition(".")
     if not first.isdigit():
         return name

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from common.errors import UserError
+from common.formats.backbone import MSRA, TORCHVISION
 from transfer.engine.config import LoadedConfig, load_config, scale_to_processes
 from transfer.engine.guards import check_model, images_per_statistic, resolve_norm
 from transfer.engine.prepare import TrialRequest, prepare, resolve_preprocessing
 from transfer.engine.result import comparable
-from transfer.weights.canonical import MSRA, TORCHVISION
 
 Ask = Callable[..., TrialRequest]
 CPU = ("MODEL.DEVICE", "cpu")

@@ -39,7 +39,7 @@ def test_a_trial_starts_from_exactly_these_tensors_and_says_so(ask: Ask, convert
     assert outcome.content["guards"]["weights_loaded"] == "265/265 exact"
     weights = outcome.content["weights"]
     assert weights["path"] == str(converted) and len(weights["sha256"]) == 64
-    assert weights["manifest"] == read_converted(converted)[1]
+    assert weights["manifest"] == read_converted(converted)[1].as_dict()
     assert weights["name"] == "own"
 
 

@@ -14,13 +14,13 @@ from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
+from common.formats.backbone import TORCHVISION
 from common.training.collectives import wrap_distributed
 from transfer.engine import detection_data as data
 from transfer.engine.config import load_config
 from transfer.engine.prepare import resolve_preprocessing
 from transfer.modeling import register
 from transfer.tasks.task import Dataset
-from transfer.weights.canonical import TORCHVISION
 
 PROPOSALS, OBJECTS = 20, 2
 """An image's proposals on VOC (none on COCO, whose mask loss is a mean over objects) and its objects."""

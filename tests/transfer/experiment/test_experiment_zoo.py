@@ -24,6 +24,12 @@ class Quiet(SimpleHTTPRequestHandler):
         self.asked.append(self.path)
 
 
+def small(url: str) -> zoo.ZooCheckpoint:
+    return zoo.ZooCheckpoint(
+        name="small", title="", url=url, layout="simsiam", branch="online", licence="none", source="this test"
+    )
+
+
 @pytest.fixture
 def served(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """A zoo of one checkpoint that lies on a server on this machine; what was asked of the server."""
@@ -34,9 +40,9 @@ def served(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/small.pth"
-    entry = zoo.Entry("small", "a small one", url, "simsiam", "online", "none", "this test")
+    entry = small(url)
     monkeypatch.setenv(zoo.FOLDER_VARIABLE, str(cache))
-    monkeypatch.setattr(zoo, "entries", lambda path=None: {"small": entry})
+    monkeypatch.setattr(zoo, "read_zoo", lambda path=None: {"small": entry})
     yield asked
     server.shutdown()
     server.server_close()
@@ -75,8 +81,8 @@ def test_a_name_the_zoo_lacks_is_one_line(world: World, served: list[str], capsy
 def test_a_server_that_is_gone_leaves_nothing(
     world: World, served: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    entry = zoo.Entry("small", "", "http://127.0.0.1:9/none.pth", "simsiam", "online", "", "")
-    monkeypatch.setattr(zoo, "entries", lambda path=None: {"small": entry})
+    entry = small("http://127.0.0.1:9/none.pth")
+    monkeypatch.setattr(zoo, "read_zoo", lambda path=None: {"small": entry})
     monkeypatch.setattr("transfer.weights.download.time.sleep", lambda seconds: None)
     use(world, "zoo:small")
     assert world.launch("submit") == 2

@@ -15,6 +15,7 @@ import pytest
 from detectron2.config import CfgNode
 from detectron2.engine import hooks
 
+from common.formats.backbone import TORCHVISION
 from transfer.engine.config import load_config
 from transfer.engine.detection_trainer import DetectionTrainer
 from transfer.engine.guards import resolve_norm
@@ -22,7 +23,6 @@ from transfer.engine.prepare import resolve_preprocessing
 from transfer.engine.trial import build_model
 from transfer.modeling import register
 from transfer.tasks.classes import BENCHMARK
-from transfer.weights.canonical import TORCHVISION
 
 GOLDEN = json.loads(Path(__file__).with_name("moco_losses.json").read_text())
 TASKS = tuple(moco_original.CONFIGS)

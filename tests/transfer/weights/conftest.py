@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.transfer.weights.made_checkpoints import resnet
-from transfer.weights import proof
+from transfer.weights import verify
 
 
 @pytest.fixture(scope="session")
@@ -41,14 +41,14 @@ def _built() -> dict[str, torch.nn.Module]:
 
 @pytest.fixture
 def shared_detectors(monkeypatch: pytest.MonkeyPatch, _built: dict[str, torch.nn.Module]) -> None:
-    """Let proofs use the same built detectors again, blanked as new ones would be: saves a second a proof."""
-    build = proof.blank_detector
+    """Reuse the built detectors in every verification, filled with NaN as new ones are; saves a second each."""
+    build = verify.build_nan_detector
 
     def reuse(cfg: Any) -> torch.nn.Module:
         key = cfg.dump()
         if key not in _built:
             _built[key] = build(cfg)
-        proof.blank(_built[key])
+        verify.fill_nan(_built[key])
         return _built[key]
 
-    monkeypatch.setattr(proof, "blank_detector", reuse)
+    monkeypatch.setattr(verify, "build_nan_detector", reuse)

@@ -14,8 +14,8 @@ import torch
 from common.errors import UserError
 from common.files import write_text
 from tests.transfer.weights import recorded
-from transfer.weights.read import read_backbone
-from transfer.weights.readers import by_name
+from transfer.weights.normalize import read_backbone
+from transfer.weights.readers import LAYOUTS_BY_NAME
 
 DOCS = Path(__file__).resolve().parents[3] / "docs/reference/weights.md"
 BEGIN, END = "<!-- layouts: begin -->", "<!-- layouts: end -->"
@@ -53,7 +53,7 @@ def places(name: str) -> str:
 
 def ordered() -> list[str]:
     """Recorded checkpoints in the order of the readers."""
-    order = list(by_name())
+    order = list(LAYOUTS_BY_NAME)
     return sorted(recorded.names(), key=lambda name: (order.index(recorded.record(name)["layout"]), name))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from transfer.weights import architecture
+from transfer.weights.resnet import COUNTER, tensor_shapes
 
 
 def resnet(arch: str = "resnet50", seed: int = 0, counters: bool = True) -> dict[str, torch.Tensor]:
@@ -20,7 +20,7 @@ def resnet(arch: str = "resnet50", seed: int = 0, counters: bool = True) -> dict
     generator = torch.Generator().manual_seed(seed)
     block = torch.randn(2_600_000, generator=generator) * 0.03
     found: dict[str, torch.Tensor] = {}
-    for index, (name, shape) in enumerate(architecture.shapes(arch).items()):
+    for index, (name, shape) in enumerate(tensor_shapes(arch).items()):
         size = math.prod(shape)
         if len(shape) == 4:
             start = (index * 997) % (block.numel() - size)
@@ -28,7 +28,7 @@ def resnet(arch: str = "resnet50", seed: int = 0, counters: bool = True) -> dict
         else:
             found[name] = _norm(name, size, generator)
         if counters and name.endswith("running_var"):
-            found[name.replace("running_var", architecture.COUNTER)] = torch.tensor(1000)
+            found[name.replace("running_var", COUNTER)] = torch.tensor(1000)
     return found
 
 
@@ -40,7 +40,7 @@ def _norm(name: str, size: int, generator: torch.Generator) -> torch.Tensor:
 
 def bare(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Without counters: what a backbone must hold."""
-    return {name: tensor for name, tensor in tensors.items() if not name.endswith(architecture.COUNTER)}
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith(COUNTER)}
 
 
 def prefixed(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -21,13 +21,14 @@ from safetensors.torch import save as save_safetensors
 
 from common.console import call
 from common.errors import EXIT_OK, EXIT_USAGE
+from common.formats.backbone import TORCHVISION, BackboneMetadata
+from common.formats.manifest import SourceFile
 from tests.transfer.weights.made_checkpoints import bare, moco, resnet, same, simsiam
 from tools.convert import main
-from transfer.weights import backbone_file, manifest
-from transfer.weights.canonical import Backbone, Preprocessing, Source
-from transfer.weights.converted import read_converted
+from transfer.weights.converted import build_manifest, read_converted
 from transfer.weights.names import to_detectron2, to_torchvision
-from transfer.weights.writers import detectron2
+from transfer.weights.output_formats import OUTPUT_FORMATS
+from transfer.weights.resnet import Backbone
 
 pytestmark = pytest.mark.usefixtures("shared_detectors")
 
@@ -41,17 +42,16 @@ def _torch(tree: Any, legacy: bool = False) -> bytes:
 
 
 def _safetensors(tensors: Tensors) -> bytes:
-    block = '{"channel_order": "RGB", "mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375], '
-    held = {"arch": "resnet50", "branch": "online", "preprocessing": block + '"stride_in_1x1": false}'}
+    metadata = BackboneMetadata(arch="resnet50", branch="online", preprocessing=TORCHVISION)
     cloned = {name: tensor.clone() for name, tensor in tensors.items()}
-    return save_safetensors(cloned, metadata={"format": backbone_file.FORMAT, **held})
+    return save_safetensors(cloned, metadata=metadata.encode())
 
 
 def _ours(tensors: Tensors, folder: Path) -> bytes:
-    source = Source("checkpoint.pth", "0" * 64, 1, "simsiam", "made", "online")
-    backbone = Backbone("resnet50", tensors, Preprocessing(), source)
+    source = SourceFile(path="checkpoint.pth", sha256="0" * 64, bytes=1, layout="simsiam", rule="made", branch="online")
+    backbone = Backbone(arch="resnet50", tensors=tensors, preprocessing=TORCHVISION, source=source)
     named = {to_detectron2(name): tensor for name, tensor in tensors.items()}
-    detectron2.write(folder / "ours.pkl", named, manifest.build(backbone, to_detectron2))
+    OUTPUT_FORMATS["detectron2"].write(folder / "ours.pkl", named, build_manifest(backbone, to_detectron2))
     return (folder / "ours.pkl").read_bytes()
 
 
@@ -79,8 +79,8 @@ def outcome(path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> Ten
     code = call(main, [str(path), str(out)])
     error = capsys.readouterr().err
     if code == EXIT_OK:
-        tensors, held = read_converted(out)
-        assert held["proof"]["tensors"] == "265/265"
+        tensors, manifest = read_converted(out)
+        assert manifest.proof is not None and manifest.proof.tensors == "265/265"
         return {to_torchvision(name): tensor.clone() for name, tensor in tensors.items()}
     assert code == EXIT_USAGE, error
     assert error.startswith("error: ") and error.count("\n") == 1 and "Traceback" not in error

@@ -12,16 +12,16 @@ import pytest
 import torch
 
 from common.errors import UserError
+from common.formats.backbone import MSRA, TORCHVISION
 from tests.transfer.weights import layout_table, recorded
 from tests.transfer.weights.made_checkpoints import bare, heads, moco, prefixed, resnet, same, save, simsiam
-from transfer.weights import architecture, containers, manifest
-from transfer.weights.canonical import MSRA, TORCHVISION
-from transfer.weights.canonicalise import canonicalise
+from transfer.weights.containers import read_checkpoint
 from transfer.weights.convert import convert
-from transfer.weights.converted import read_converted
+from transfer.weights.converted import build_manifest, read_converted
 from transfer.weights.names import to_torchvision
-from transfer.weights.read import choose, find, read_backbone
-from transfer.weights.readers import by_name, layouts
+from transfer.weights.normalize import choose_branch, find_layout, normalize_state_dict, read_backbone
+from transfer.weights.readers import LAYOUTS, LAYOUTS_BY_NAME
+from transfer.weights.resnet import counter_names, tensor_shapes
 
 pytestmark = pytest.mark.usefixtures("shared_detectors")
 
@@ -48,19 +48,19 @@ def _arrays(value: Any) -> Any:
 def test_a_recorded_layout_is_found_and_its_branches_are_not_mixed_up(name: str, tmp_path: Path) -> None:
     source, encoders = written(name, tmp_path)
     stored = recorded.record(name)
-    content = containers.load(source)
-    match = find(content)
+    content = read_checkpoint(source)
+    match = find_layout(content)
     assert match.layout == stored["layout"] and match.default == ("target" if match.layout == "dino" else "online")
     for branch in ("online", "target"):
         there = [key for key in encoders if any(mark in key for mark in TARGETS) == (branch == "target")]
         assert (branch in match.branches) == bool(there)
         if there:
-            backbone = canonicalise(content, match, choose(match, branch, str(source)))
+            backbone = normalize_state_dict(content, match, choose_branch(match, branch, str(source)))
             assert any(same(backbone.tensors, encoders[key]) for key in there)
             assert backbone.preprocessing == (MSRA if match.layout == "caffe2" else TORCHVISION)
         else:
             with pytest.raises(UserError, match=f"has no {branch} encoder"):
-                choose(match, branch, str(source))
+                choose_branch(match, branch, str(source))
 
 
 QUICK = ("simsiam", "caffe2_msra")
@@ -72,20 +72,20 @@ QUICK = ("simsiam", "caffe2_msra")
 def test_a_recorded_layout_is_converted_and_proven(name: str, tmp_path: Path) -> None:
     source, encoders = written(name, tmp_path)
     done = convert(source, tmp_path / "out.pkl")
-    assert done.proof is not None and done.proof.tensors == "265/265"
+    assert done.manifest.proof is not None and done.manifest.proof.tensors == "265/265"
     got = {to_torchvision(key): value for key, value in read_converted(tmp_path / "out.pkl")[0].items()}
     assert any(same(got, tensors) for tensors in encoders.values())
 
 
 def test_every_layout_has_a_recorded_checkpoint() -> None:
     """A reader without a test of true names does not get in; the two exceptions hold nothing of anybody else's."""
-    assert {recorded.record(name)["layout"] for name in recorded.names()} == set(layouts()) - {"own", "same_padding"}
-    assert all(layout.name == name for name, layout in by_name().items())
+    assert {recorded.record(name)["layout"] for name in recorded.names()} == set(LAYOUTS) - {"own", "same_padding"}
+    assert all(layout.name == name for name, layout in LAYOUTS_BY_NAME.items())
 
 
 def test_what_is_left_out_is_named_with_the_reason(tmp_path: Path) -> None:
     source, _ = written("moco_v2", tmp_path)
-    left = {item.name: item.why for item in read_backbone(source).left_out}
+    left = {item.name: item.why for item in read_backbone(source).dropped}
     assert left["module.encoder_q.fc.*"] == "projector"
     assert left["module.queue"] == "queue"
     assert left["target encoder"] == "momentum branch"
@@ -95,7 +95,7 @@ def test_what_is_left_out_is_named_with_the_reason(tmp_path: Path) -> None:
 def test_an_ambiguous_file_is_refused_with_its_candidates(tmp_path: Path) -> None:
     both = {**simsiam(resnet())["state_dict"], **moco(resnet(seed=1), resnet(seed=2))["state_dict"]}
     source = save(tmp_path / "both.pth", {"state_dict": both})
-    with pytest.raises(UserError, match=r"could be of 2 layouts.*--source simsiam.*--source moco") as refusal:
+    with pytest.raises(UserError, match=r"2 layouts.*--source simsiam.*--source moco") as refusal:
         read_backbone(source)
     assert "\n" not in str(refusal.value)
     assert same(read_backbone(source, source="moco").tensors, bare(resnet(seed=1)))
@@ -103,11 +103,11 @@ def test_an_ambiguous_file_is_refused_with_its_candidates(tmp_path: Path) -> Non
 
 def test_an_unknown_prefix_is_taken_only_when_asked_for(tmp_path: Path) -> None:
     source = save(tmp_path / "unknown.pth", {"weights": prefixed(resnet(), "student.body.")})
-    with pytest.raises(UserError, match=r"a whole resnet50 in weights: student\.body\.\*; --source any takes it"):
+    with pytest.raises(UserError, match=r"resnet50 in weights: student\.body\.\*; .*--source any"):
         read_backbone(source)
     assert same(read_backbone(source, source="any").tensors, bare(resnet()))
     two = save(tmp_path / "two.pth", {**prefixed(resnet(), "a."), **prefixed(resnet(seed=1), "b.")})
-    with pytest.raises(UserError, match=r"holds 2 ResNets: the file: a\.\*, the file: b\.\*"):
+    with pytest.raises(UserError, match=r"2 ResNets: the file: a\.\*, the file: b\.\*"):
         read_backbone(two, source="any")
 
 
@@ -117,8 +117,8 @@ def test_deeper_nets(arch: str, tmp_path: Path) -> None:
     tensors = resnet(arch)
     source = save(tmp_path / "deep.pth", {**tensors, **heads("fc.weight")})
     done = convert(source, tmp_path / "out.pkl")
-    assert done.manifest["arch"] == arch and done.proof is not None
-    assert done.proof.tensors == f"{len(bare(tensors))}/{len(bare(tensors))}"
+    assert done.manifest.arch == arch and done.manifest.proof is not None
+    assert done.manifest.proof.tensors == f"{len(bare(tensors))}/{len(bare(tensors))}"
 
 
 @pytest.mark.parametrize("suffix", [".pth", pytest.param(".safetensors", marks=pytest.mark.slow)])
@@ -127,10 +127,10 @@ def test_there_and_back_again_gives_the_same_bits(suffix: str, tmp_path: Path) -
     source = save(tmp_path / "checkpoint.pth.tar", simsiam(tensors))
     convert(source, tmp_path / "first.pkl")
     back = convert(tmp_path / "first.pkl", tmp_path / f"back{suffix}")
-    assert back.proof is not None and back.proof.line().endswith("torchvision load exact")
+    assert back.manifest.proof is not None and back.manifest.proof.torchvision_load == "exact"
     assert same(read_backbone(tmp_path / f"back{suffix}").tensors, bare(tensors))
     again = convert(tmp_path / f"back{suffix}", tmp_path / "second.pkl")
-    assert again.manifest["tensors"] == read_converted(tmp_path / "first.pkl")[1]["tensors"]
+    assert again.manifest.tensors == read_converted(tmp_path / "first.pkl")[1].tensors
 
 
 def test_torchvision_itself_loads_the_pth(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_torchvision_itself_loads_the_pth(tmp_path: Path) -> None:
 def test_caffe_weights_are_not_written_under_torchvisions_names(tmp_path: Path) -> None:
     source, _ = written("caffe2_msra", tmp_path)
     for name in ("out.pth", "out.safetensors"):
-        with pytest.raises(UserError, match="stride lies on the 1×1"):
+        with pytest.raises(UserError, match=r"1×1.*--to detectron2"):
             convert(source, tmp_path / name)
 
 
@@ -157,7 +157,7 @@ def test_caffe_weights_with_folded_norms_are_refused(tmp_path: Path) -> None:
     folded = {k.replace("gamma", "s").replace("beta", "b"): v for k, v in content.items() if "running" not in k}
     source = tmp_path / "R-50.pkl"
     source.write_bytes(pickle.dumps({"blobs": _arrays(folded)}, protocol=2))
-    with pytest.raises(UserError, match="folded into an affine layer"):
+    with pytest.raises(UserError, match="folded"):
         read_backbone(source)
 
 
@@ -184,7 +184,7 @@ def test_mocos_own_converters_output(tmp_path: Path) -> None:
     source.write_bytes(pickle.dumps({"model": model, "__author__": "MOCO", "matching_heuristics": True}))
     backbone = read_backbone(source)
     assert same(backbone.tensors, next(iter(encoders.values())))
-    assert [(item.name, item.why) for item in backbone.left_out] == [("stem.fc.0.*", "projector")]
+    assert [(item.name, item.why) for item in backbone.dropped] == [("stem.fc.0.*", "projector")]
 
 
 @pytest.mark.parametrize("layout", ["torchvision", "caffe2_msra", "detectron2"])
@@ -222,7 +222,7 @@ def test_plain_safetensors(tmp_path: Path) -> None:
 def test_narrow_weights_are_converted_up_and_it_is_said(dtype: torch.dtype, tmp_path: Path) -> None:
     narrow = {k: v.to(dtype) if v.is_floating_point() else v for k, v in resnet().items()}
     done = convert(save(tmp_path / "half.pth.tar", simsiam(narrow)), tmp_path / "out.pkl")
-    assert len(done.manifest["converted_up"]) == 265
+    assert len(done.manifest.converted_up) == 265
     got = {to_torchvision(key): value for key, value in read_converted(tmp_path / "out.pkl")[0].items()}
     assert same(got, {name: tensor.float() for name, tensor in bare(narrow).items()})
 
@@ -253,9 +253,7 @@ def test_dead_channels_are_mentioned(tmp_path: Path) -> None:
 def test_nets_that_pad_with_same_are_refused(tree: Any, tmp_path: Path) -> None:
     source = tmp_path / "pretrain_res50x1.pkl"
     source.write_bytes(pickle.dumps(tree))
-    with pytest.raises(
-        UserError, match=r"TensorFlow \((res_net50/~/initial_conv|base_model/conv2d/kernel)\): its net pads with SAME"
-    ):
+    with pytest.raises(UserError, match=r"TensorFlow \((res_net50/~/initial_conv|base_model/conv2d/kernel)\): .*SAME"):
         read_backbone(source)
 
 
@@ -282,17 +280,17 @@ def test_the_own_layout_is_read(tmp_path: Path) -> None:
     save_file(tensors, path, {**held, "preprocessing": json.dumps(TORCHVISION.as_dict())})
     backbone = read_backbone(path)
     assert same(backbone.tensors, tensors) and backbone.source.branch == "target"
-    assert manifest.build(backbone)["toy"] is True and backbone.origin == {"method": "byol", "toy": True}
+    assert build_manifest(backbone, str).toy is True and backbone.origin == {"method": "byol", "toy": True}
     for key, value, message in (
-        ("preprocessing", "{", "metadata preprocessing is not JSON"),
-        ("preprocessing", '{"channel_order": "GBR"}', "channel_order must be RGB or BGR, not 'GBR'"),
+        ("preprocessing", "{", "preprocessing: is not JSON"),
+        ("preprocessing", '{"channel_order": "GBR"}', "preprocessing.channel_order: .*'RGB' or 'BGR', not 'GBR'"),
         (
             "preprocessing",
             '{"channle_order": "RGB"}',
-            "unknown preprocessing key 'channle_order'; did you mean",
+            "preprocessing.channle_order: unknown key; did you mean channel_order",
         ),
-        ("branch", "both", "branch must be online or target, not 'both'"),
-        ("arch", "resnet18_cifar", "says it is a resnet18_cifar"),
+        ("branch", "both", "branch: .*'online' or 'target', not 'both'"),
+        ("arch", "resnet18_cifar", "resnet18_cifar"),
     ):
         save_file(tensors, path, {**held, "preprocessing": json.dumps(TORCHVISION.as_dict()), key: value})
         with pytest.raises(UserError, match=message):
@@ -306,7 +304,7 @@ def test_names_and_shapes_are_torchvisions_own(arch: str) -> None:
     with torch.device("meta"):
         state = getattr(torchvision.models, arch)().state_dict()
     body = {name: tuple(tensor.shape) for name, tensor in state.items() if not name.startswith("fc.")}
-    shapes, counters = architecture.shapes(arch), architecture.counters(arch)
+    shapes, counters = tensor_shapes(arch), counter_names(arch)
     assert {**shapes, **dict.fromkeys(counters, ())} == body
     wanted = {"resnet50": (265, 53), "resnet101": (520, 104), "resnet152": (775, 155)}
     assert (len(shapes), len(counters)) == wanted[arch]

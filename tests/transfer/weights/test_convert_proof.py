@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pickle
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,14 @@ import pytest
 import torch
 
 from common.errors import UserError
+from common.formats.backbone import MSRA, TORCHVISION, Preprocessing
+from common.formats.manifest import Proof
 from tests.transfer.weights.made_checkpoints import bare, moco, same, save, simsiam
-from transfer.weights import proof, reference
-from transfer.weights.canonical import MSRA, TORCHVISION, Preprocessing
+from transfer.weights import verify
 from transfer.weights.convert import convert
 from transfer.weights.converted import check_loaded, read_converted
 from transfer.weights.names import to_detectron2, to_torchvision
-from transfer.weights.read import read_backbone
+from transfer.weights.normalize import read_backbone
 
 pytestmark = pytest.mark.usefixtures("shared_detectors")
 
@@ -37,56 +37,48 @@ def converted(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Pat
 
 def test_a_good_file_is_proven_and_says_so(checkpoint: Path, tmp_path: Path, r50: dict[str, torch.Tensor]) -> None:
     done = convert(checkpoint, tmp_path / "out.pkl")
-    assert done.proof is not None
-    assert done.proof.line().startswith("265/265 tensors · forward max |Δ| ")
-    assert done.proof.line().endswith(" · detectron2 load exact")
+    assert done.manifest.proof is not None
+    summary = done.manifest.proof.summary()
+    assert summary.startswith("265/265 tensors · forward max |Δ| ") and summary.endswith(" · detectron2 load exact")
     tensors, manifest = read_converted(tmp_path / "out.pkl")
-    assert manifest["proof"] == done.proof.as_dict() and manifest["count"] == 265
+    assert manifest == done.manifest and manifest.count == 265
     assert same({to_torchvision(name): tensor for name, tensor in tensors.items()}, bare(r50))
     assert {p.name for p in tmp_path.iterdir()} == {"out.pkl", "out.manifest.json"}
 
 
 def test_the_proof_looks_at_faster_and_at_mask_rcnn(converted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
-    build = proof.blank_detector
-    monkeypatch.setattr(proof, "blank_detector", lambda cfg: seen.append(cfg.MODEL.MASK_ON) or build(cfg))
-    _prove(converted)
+    build = verify.build_nan_detector
+    monkeypatch.setattr(verify, "build_nan_detector", lambda cfg: seen.append(cfg.MODEL.MASK_ON) or build(cfg))
+    _verify(converted)
     assert seen == [False, True]
 
 
-def _prove(path: Path, block: Preprocessing | None = None, reference_block: Preprocessing = TORCHVISION) -> proof.Proof:
+def _verify(path: Path, written: Preprocessing = TORCHVISION, source: Preprocessing = TORCHVISION) -> Proof:
     tensors, manifest = read_converted(path)
-    backbone = read_backbone_of(tensors, manifest, reference_block)
-    if block is not None:
-        manifest = {**manifest, "preprocessing": block.as_dict()}
-    return proof.prove_detectron2(path, manifest, reference.features(backbone))
-
-
-def read_backbone_of(tensors: dict[str, torch.Tensor], manifest: dict[str, Any], block: Preprocessing) -> Any:
-    from transfer.weights.canonical import Backbone, Source
-
     named = {to_torchvision(name): tensor for name, tensor in tensors.items()}
-    return Backbone(manifest["arch"], named, block, Source(**manifest["source"]))
+    expected = verify.resnet_features(manifest.arch, named, source)
+    return verify.verify_detectron2(path, manifest.model_copy(update={"preprocessing": written}), expected)
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        dataclasses.replace(TORCHVISION, channel_order="BGR"),
-        dataclasses.replace(TORCHVISION, stride_in_1x1=True),
-        dataclasses.replace(TORCHVISION, std=(1.0, 1.0, 1.0)),
-        dataclasses.replace(TORCHVISION, mean=TORCHVISION.mean[::-1]),
+        TORCHVISION.model_copy(update={"channel_order": "BGR"}),
+        TORCHVISION.model_copy(update={"stride_in_1x1": True}),
+        TORCHVISION.model_copy(update={"std": (1.0, 1.0, 1.0)}),
+        TORCHVISION.model_copy(update={"mean": TORCHVISION.mean[::-1]}),
         MSRA,
     ],
     ids=["bgr", "stride", "std", "mean order", "msra"],
 )
 def test_a_wrong_preprocessing_block_fails_the_forward_check(converted: Path, wrong: Preprocessing) -> None:
     with pytest.raises(UserError, match=r"features differ from the source's at (stem|res3)"):
-        _prove(converted, wrong)
+        _verify(converted, wrong)
 
 
 def test_msra_weights_are_proven_against_a_net_with_the_stride_on_the_1x1(converted: Path) -> None:
-    assert _prove(converted, MSRA, MSRA).tensors == "265/265"
+    assert _verify(converted, MSRA, MSRA).tensors == "265/265"
 
 
 def _damaged(converted: Path, out: Path, change: Any) -> Path:
@@ -134,7 +126,7 @@ def test_known_silent_failures_are_errors(converted: Path, tmp_path: Path, chang
     bad = _damaged(converted, tmp_path / "bad.pkl", change)
     manifest = read_converted(converted)[1]
     with pytest.raises(UserError, match=missing):
-        proof.prove_detectron2(bad, manifest, {})
+        verify.verify_detectron2(bad, manifest, {})
     with pytest.raises(UserError):
         read_converted(bad)
 
@@ -145,12 +137,14 @@ def test_a_tensor_that_should_stay_new_may_not_come_with_the_file(converted: Pat
 
     bad = _damaged(converted, tmp_path / "bad.pkl", change)
     with pytest.raises(UserError, match=r"(?s)Detectron2 cannot load it .*proposal_generator\.rpn_head\.conv\.bias"):
-        proof.prove_detectron2(bad, read_converted(converted)[1], {})
+        verify.verify_detectron2(bad, read_converted(converted)[1], {})
 
 
 def test_a_failed_proof_leaves_no_file(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    features = reference.features
-    monkeypatch.setattr(reference, "features", lambda b: {k: v * 1.001 for k, v in features(b).items()})
+    def wrong(*arguments: Any) -> dict[str, torch.Tensor]:
+        return {k: v * 1.001 for k, v in verify.resnet_features(*arguments).items()}
+
+    monkeypatch.setattr("transfer.weights.convert.resnet_features", wrong)
     with pytest.raises(UserError, match="features differ"):
         convert(checkpoint, tmp_path / "out.pkl")
     assert list(tmp_path.iterdir()) == []
@@ -168,18 +162,18 @@ def test_features_equal_torchvisions_own(checkpoint: Path, r50: dict[str, torch.
     )
     body = torch.nn.Sequential(*list(net.eval().children())[:-2])
     with torch.no_grad():
-        wanted = body(transform(reference.fixed_image())[None])
-    got = reference.features(read_backbone(checkpoint))["res5"]
+        wanted = body(transform(verify.fixed_image())[None])
+    got = verify.resnet_features("resnet50", read_backbone(checkpoint).tensors, TORCHVISION)["res5"]
     assert (got - wanted).abs().max() <= 1e-4 * wanted.abs().max()
 
 
 def test_check_loaded_on_a_detector_in_training(converted: Path) -> None:
     tensors, manifest = read_converted(converted)
-    cfg = proof.c4_config("resnet50", Preprocessing.from_dict(manifest["preprocessing"], ""), mask=True)
-    model = proof.blank_detector(cfg)
+    cfg = verify.c4_config("resnet50", manifest.preprocessing, mask=True)
+    model = verify.build_nan_detector(cfg)
     with pytest.raises(UserError, match=r"0/265 .*backbone\.stem\.conv1\.weight"):
         check_loaded(model, tensors)
-    proof.load(model, converted)
+    verify.load_checkpoint(model, converted)
     assert check_loaded(model, tensors) == "265/265 exact"
     with torch.no_grad():
         model.roi_heads.res5[1].conv2.weight[3, 1] += 1e-3
@@ -192,7 +186,7 @@ def test_names_go_there_and_back_and_are_detectron2s_own(r50: dict[str, torch.Te
 
     from transfer.weights.names import in_detector
 
-    cfg = proof.c4_config("resnet50", TORCHVISION, mask=False)
+    cfg = verify.c4_config("resnet50", TORCHVISION, mask=False)
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res5"]
     from detectron2.layers import ShapeSpec
 
@@ -212,14 +206,12 @@ def test_moco_branches(tmp_path: Path, r50: dict[str, torch.Tensor], other_r50: 
 def test_a_conversion_killed_before_the_end_is_done_by_asking_again(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from transfer.weights import convert as module
-
-    def killed(aside: Path, out: Path) -> None:
+    def killed(hidden: Path, out: Path) -> None:
         raise KeyboardInterrupt
 
     out = tmp_path / "out.pkl"
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_put", killed)
+        patch.setattr("transfer.weights.convert._move", killed)
         with pytest.raises(KeyboardInterrupt):
             convert(checkpoint, out, verify=False)
     assert not out.exists()
@@ -233,7 +225,7 @@ def test_a_file_of_the_old_conversion_stays_whole_until_the_new_one_takes_its_pl
     out = tmp_path / "out.pkl"
     convert(checkpoint, out, verify=False)
     before = out.read_bytes()
-    monkeypatch.setattr(proof, "TOLERANCE", -1.0)
+    monkeypatch.setattr(verify, "TOLERANCE", -1.0)
     with pytest.raises(UserError, match="features differ"):
         convert(checkpoint, out)
     assert out.read_bytes() == before

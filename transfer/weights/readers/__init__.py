@@ -1,47 +1,44 @@
-"""One reader a source layout. Adding one is one file with a LAYOUT, and its name in this list."""
+"""One layout for each family of checkpoints: those that differ in names only are in `prefixes`, others have a file."""
 
 from __future__ import annotations
 
-from importlib import import_module
-
 from transfer.weights.match import Layout
-
-NAMES = (
-    "own",
-    "simsiam",
-    "lincls",
-    "moco",
-    "mocov3",
-    "swav",
-    "dino",
-    "barlowtwins",
-    "pycontrast",
-    "byol",
-    "same_padding",
-    "vissl",
-    "openmmlab",
-    "solo",
-    "lightly",
-    "torchvision",
-    "caffe2",
-    "detectron2",
+from transfer.weights.readers import (
+    any,
+    byol,
+    caffe2,
+    detectron2,
+    dino,
+    openmmlab,
+    own,
+    prefixes,
+    pycontrast,
+    same_padding,
 )
-"""Modules of this package, in the order of PROTOCOL's table: those that find themselves."""
 
-ASKED = ("any",)
-"""Those that are taken only by `--source`."""
+_AUTOMATIC: tuple[Layout, ...] = (
+    own.LAYOUT,
+    prefixes.SIMSIAM,
+    prefixes.LINCLS,
+    prefixes.MOCO,
+    prefixes.MOCO_V3,
+    prefixes.SWAV,
+    dino.LAYOUT,
+    prefixes.BARLOW_TWINS,
+    pycontrast.LAYOUT,
+    byol.LAYOUT,
+    same_padding.LAYOUT,
+    prefixes.VISSL,
+    openmmlab.LAYOUT,
+    prefixes.SOLO,
+    prefixes.LIGHTLY,
+    prefixes.TORCHVISION,
+    caffe2.LAYOUT,
+    detectron2.LAYOUT,
+)
 
+LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in _AUTOMATIC}
+"""The layouts that are recognised by a file's content, by their `--source` name."""
 
-def layouts() -> dict[str, Layout]:
-    """Every layout that can find itself, by its `--source` name."""
-    return {name: _load(name) for name in NAMES}
-
-
-def by_name() -> dict[str, Layout]:
-    """Every layout that `--source` can name."""
-    return {name: _load(name) for name in (*NAMES, *ASKED)}
-
-
-def _load(name: str) -> Layout:
-    layout: Layout = import_module(f"{__name__}.{name}").LAYOUT
-    return layout
+LAYOUTS_BY_NAME: dict[str, Layout] = {**LAYOUTS, any.LAYOUT.name: any.LAYOUT}
+"""All layouts that `--source` can name."""

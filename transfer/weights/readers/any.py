@@ -1,37 +1,43 @@
-"""No layout at all: the one whole ResNet that lies in the file, wherever that is. Only when the user asks for it."""
+"""The only complete ResNet of a file, under whatever prefix; never automatic.
+
+An unknown prefix might be the momentum branch, or another method's teacher.
+"""
 
 from __future__ import annotations
 
 from common.errors import UserError
-from transfer.weights.containers import Content
-from transfer.weights.match import Match, left_out
-from transfer.weights.survey import survey
+from transfer.weights.containers import CheckpointFile
+from transfer.weights.find_resnets import find_resnets
+from transfer.weights.match import Match, list_dropped
 
 
 class AnyPrefix:
-    """Never found by itself: a prefix nobody knows might be the momentum branch, or a teacher of another method."""
+    """Takes a file with exactly one complete ResNet."""
 
     name = "any"
     title = "the only whole ResNet in the file (never automatic)"
 
-    def match(self, content: Content) -> Match | None:
+    def match(self, checkpoint: CheckpointFile) -> Match | None:
         """See `match.Layout`.
 
         Raises:
             UserError: there are several.
         """
-        found = survey(content)
+        found = find_resnets(checkpoint)
         if len(found) > 1:
-            raise UserError(f"{content.path} holds {len(found)} ResNets: {', '.join(f.where for f in found)}")
+            places = ", ".join(resnet.where for resnet in found)
+            raise UserError(f"{checkpoint.path} contains {len(found)} ResNets: {places}")
         if not found:
             return None
         only = found[0]
-        left = left_out(content.tensors(*only.container), {"online": only.prefix}, {}, only.rename)
         return Match(
-            self.name, f"the only ResNet in the file is {only.where}", {"online": only.tensors}, "online", left
+            layout=self.name,
+            rule=f"the only ResNet in the file is {only.where}",
+            branches={"online": only.tensors},
+            dropped=list_dropped(checkpoint.tensors(*only.container), (only.prefix,), {}, only.rename),
         )
 
-    def expects(self) -> str:
+    def describe(self) -> str:
         """See `match.Layout`."""
         return "ResNet with torchvision's names under any prefix"
 

@@ -1,9 +1,10 @@
-"""DINO's full checkpoint (facebookresearch/dino): student and teacher, of which DINO itself evaluates the teacher."""
+"""DINO's full checkpoint (facebookresearch/dino): student and teacher. DINO itself evaluates the teacher."""
 
 from __future__ import annotations
 
-from transfer.weights.containers import Content
-from transfer.weights.match import LeftOut, Match, left_out, under
+from common.formats.manifest import DroppedTensor
+from transfer.weights.containers import CheckpointFile
+from transfer.weights.match import Match, list_dropped, select_prefix
 
 PREFIXES = ("module.backbone.", "backbone.")
 
@@ -14,25 +15,31 @@ class Dino:
     name = "dino"
     title = "DINO (full checkpoint)"
 
-    def match(self, content: Content) -> Match | None:
+    def match(self, checkpoint: CheckpointFile) -> Match | None:
         """See `match.Layout`."""
         branches, rules = {}, []
-        left: list[LeftOut] = []
+        dropped: list[DroppedTensor] = []
         for branch, container in (("online", "student"), ("target", "teacher")):
-            tensors = content.tensors(container)
+            tensors = checkpoint.tensors(container)
             prefix = next((p for p in PREFIXES if f"{p}conv1.weight" in tensors), None)
             if prefix is None:
                 continue
-            branches[branch] = under(tensors, prefix)
+            branches[branch] = select_prefix(tensors, prefix)
             head = prefix.replace("backbone.", "head.")
-            found = left_out(tensors, {branch: prefix}, {head: "projector"})
-            left += [LeftOut(f"{container}.{item.name}", item.why) for item in found]
+            for item in list_dropped(tensors, (prefix,), {head: "projector"}):
+                dropped.append(DroppedTensor(name=f"{container}.{item.name}", why=item.why))
             rules.append(f"{container} holds {prefix}*")
         if not branches:
             return None
-        return Match(self.name, " and ".join(rules), branches, "target", tuple(left))
+        return Match(
+            layout=self.name,
+            rule=" and ".join(rules),
+            branches=branches,
+            default="target",
+            dropped=tuple(dropped),
+        )
 
-    def expects(self) -> str:
+    def describe(self) -> str:
         """See `match.Layout`."""
         return f"{' or '.join(f'{p}*' for p in PREFIXES)} in student or teacher"
 

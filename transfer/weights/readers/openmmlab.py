@@ -1,18 +1,17 @@
-"""OpenSelfSup, MMSelfSup and MMPretrain: `backbone.`, beside it necks, heads and momentum copies of several names."""
+"""OpenSelfSup, MMSelfSup and MMPretrain: `backbone.`, with necks, heads and momentum copies of several names."""
 
 from __future__ import annotations
 
 import torch
 
 from common.errors import UserError
-from transfer.weights.canonical import TORCHVISION
-from transfer.weights.containers import Content
+from common.formats.backbone import TORCHVISION
+from transfer.weights.containers import CheckpointFile
 from transfer.weights.match import Match, PrefixLayout, Tensors
 
 _PREFIXES = PrefixLayout(
     name="openmmlab",
     title="OpenSelfSup, MMSelfSup, MMPretrain",
-    containers=(("state_dict",),),
     online=("backbone.",),
     target=(
         "target_backbone.",
@@ -40,41 +39,41 @@ _PREFIXES = PrefixLayout(
     },
 )
 _ALSO = ("neck.", "head.", "data_preprocessor.", "online_net.", "encoder_q.", "target_backbone.")
-"""What tells the family when the file has lost its `meta`."""
+"""Recognises the family in a file without its `meta`."""
 
 
 class OpenMMLab:
-    """Told by `meta` or `author` beside the state dict, or by the family's names in it."""
+    """Recognised by `meta` or `author` beside the state dict, or by the family's names in it."""
 
     name = _PREFIXES.name
     title = _PREFIXES.title
 
-    def match(self, content: Content) -> Match | None:
+    def match(self, checkpoint: CheckpointFile) -> Match | None:
         """See `match.Layout`.
 
         Raises:
             UserError: the file's own preprocessing constants are not torchvision's.
         """
-        tensors = content.tensors("state_dict")
-        top = content.at() or {}
+        tensors = checkpoint.tensors("state_dict")
+        top = checkpoint.at() or {}
         if not {"meta", "author"} & top.keys() and not any(name.startswith(_ALSO) for name in tensors):
             return None
-        found = _PREFIXES.match(content)
-        if found is not None:
-            _check_constants(tensors, content.path)
-        return found
+        match = _PREFIXES.match(checkpoint)
+        if match is not None:
+            _check_constants(tensors, checkpoint.path)
+        return match
 
-    def expects(self) -> str:
+    def describe(self) -> str:
         """See `match.Layout`."""
-        return f"{_PREFIXES.expects()}, with meta or author beside it or {', '.join(f'{a}*' for a in _ALSO[:3])} in it"
+        return f"{_PREFIXES.describe()}, with meta or author beside it or {', '.join(f'{a}*' for a in _ALSO[:3])} in it"
 
 
 def _check_constants(tensors: Tensors, path: str) -> None:
     for key, wanted in (("mean", TORCHVISION.mean), ("std", TORCHVISION.std)):
-        held = tensors.get(f"data_preprocessor.{key}")
-        if held is None:
+        stored = tensors.get(f"data_preprocessor.{key}")
+        if stored is None:
             continue
-        flat = held.flatten().to(torch.float64)
+        flat = stored.flatten().to(torch.float64)
         if flat.numel() != 3 or not torch.allclose(flat, torch.tensor(wanted, dtype=torch.float64), atol=1e-2):
             raise UserError(
                 f"{path}: data_preprocessor.{key} is {[round(v, 3) for v in flat[:3].tolist()]}, not torchvision's "

@@ -2,42 +2,44 @@
 
 from __future__ import annotations
 
-from common.errors import UserError
-from transfer.weights import backbone_file
-from transfer.weights import manifest as manifests
-from transfer.weights.containers import Content
+from common.formats.backbone import BACKBONE_FORMAT, BackboneMetadata
+from transfer.weights.containers import CheckpointFile
+from transfer.weights.converted import check_manifest
 from transfer.weights.match import Match
 
 
 class Own:
-    """Written by pre-training's end, and by `--to safetensors` and `--to torchvision` with a manifest in it."""
+    """Written at the end of pre-training, and with a manifest by `--to safetensors` and `--to torchvision`."""
 
     name = "own"
     title = "this project's backbone file"
 
-    def match(self, content: Content) -> Match | None:
+    def match(self, checkpoint: CheckpointFile) -> Match | None:
         """See `match.Layout`.
 
         Raises:
-            UserError: the metadata says it is ours and then is not whole, or not what its manifest says.
+            UserError: the metadata say that it is a backbone file, and it is incomplete or not what its manifest says.
         """
-        held, where = content.metadata, content.path
-        if not backbone_file.is_backbone(held):
+        if checkpoint.metadata.get("format") != BACKBONE_FORMAT:
             return None
-        branch, block = backbone_file.branch_of(held, where), backbone_file.preprocessing_of(held, where)
-        origin = backbone_file.parsed(held, "origin", where)
-        if origin is not None and not isinstance(origin, dict):
-            raise UserError(f"{where}: metadata origin must hold keys and values")
-        tensors = content.tensors()
-        rule = f"its metadata say format {backbone_file.FORMAT}"
-        if "manifest" in held:
-            manifests.check(backbone_file.parsed(held, "manifest", where), tensors, where)
+        metadata = BackboneMetadata.parse(checkpoint.metadata, f"{checkpoint.path}, metadata")
+        rule, tensors = f"its metadata say format {BACKBONE_FORMAT}", checkpoint.tensors()
+        if metadata.manifest is not None:
+            check_manifest(metadata.manifest, tensors, checkpoint.path)
             rule += ", with a manifest"
-        return Match(self.name, rule, {branch: tensors}, branch, (), block, held.get("arch"), origin)
+        return Match(
+            layout=self.name,
+            rule=rule,
+            branches={metadata.branch: tensors},
+            default=metadata.branch,
+            preprocessing=metadata.preprocessing,
+            arch=metadata.arch,
+            origin=metadata.origin,
+        )
 
-    def expects(self) -> str:
+    def describe(self) -> str:
         """See `match.Layout`."""
-        return f"format {backbone_file.FORMAT} in its metadata"
+        return f"format {BACKBONE_FORMAT} in its metadata"
 
 
 LAYOUT = Own()

@@ -1,11 +1,12 @@
-"""PyContrast: InfoMin, PIRL, InsDis and its own MoCo runs; the momentum copy lies in a container of its own."""
+"""PyContrast: InfoMin, PIRL, InsDis and its own MoCo runs; the momentum copy has its own container."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from transfer.weights.containers import Content
-from transfer.weights.match import LeftOut, Match, PrefixLayout
+from common.formats.manifest import DroppedTensor
+from transfer.weights.containers import CheckpointFile
+from transfer.weights.match import Match, PrefixLayout
 
 HEADS = {"module.head": "projector", "head": "projector"}
 
@@ -15,26 +16,33 @@ class PyContrast:
 
     name = "pycontrast"
     title = "PyContrast: InfoMin, PIRL, InsDis, MoCo"
-    online = PrefixLayout(name, title, (("model",),), ("module.encoder.", "encoder."), needs=tuple(HEADS), heads=HEADS)
-    target = PrefixLayout(
-        name, title, (("model_ema",),), ("module.encoder.", "encoder."), needs=tuple(HEADS), heads=HEADS
+    online = PrefixLayout(
+        name=name,
+        title=title,
+        containers=(("model",),),
+        online=("module.encoder.", "encoder."),
+        needs=tuple(HEADS),
+        heads=HEADS,
     )
+    target = replace(online, containers=(("model_ema",),))
 
-    def match(self, content: Content) -> Match | None:
+    def match(self, checkpoint: CheckpointFile) -> Match | None:
         """See `match.Layout`."""
-        online, target = self.online.match(content), self.target.match(content)
+        online, target = self.online.match(checkpoint), self.target.match(checkpoint)
         if online is None:
             return None
-        contrast = tuple(LeftOut(f"contrast.{name}", "memory") for name in content.tensors("contrast"))
-        left = (*online.left_out, *contrast)
+        contrast = tuple(
+            DroppedTensor(name=f"contrast.{name}", why="memory") for name in checkpoint.tensors("contrast")
+        )
+        dropped = (*online.dropped, *contrast)
         if target is None:
-            return replace(online, left_out=left)
+            return replace(online, dropped=dropped)
         branches = {**online.branches, "target": target.branches["online"]}
-        return replace(online, branches=branches, left_out=left, rule=f"{online.rule}; {target.rule}")
+        return replace(online, branches=branches, dropped=dropped, rule=f"{online.rule}; {target.rule}")
 
-    def expects(self) -> str:
+    def describe(self) -> str:
         """See `match.Layout`."""
-        return self.online.expects()
+        return self.online.describe()
 
 
 LAYOUT = PyContrast()

@@ -1,4 +1,8 @@
-"""BYOL as DeepMind released it (JAX) and SimCLR (TensorFlow): recognised and refused."""
+"""BYOL as DeepMind released it (JAX) and SimCLR (TensorFlow): recognised and refused.
+
+Their convolutions pad with SAME, which at stride 2 pads the two sides differently; torch's pad both sides equally. The
+weights would load, and their features would be worse by an unknown amount.
+"""
 
 from __future__ import annotations
 
@@ -6,37 +10,34 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from common.errors import UserError
-from transfer.weights.containers import Content
+from transfer.weights.containers import CheckpointFile
 from transfer.weights.match import Match
 
-MARKS = ("initial_conv", "block_group_", "conv2d/kernel", "batch_normalization", "moving_variance")
-"""Parts of haiku's and TensorFlow's tensor names."""
+NAME_PARTS = ("initial_conv", "block_group_", "conv2d/kernel", "batch_normalization", "moving_variance")
+"""They occur in haiku's and TensorFlow's tensor names."""
 
 
 class SamePadding:
-    """Their convolutions pad by SAME, which at stride 2 pads one side more than the other; torch's pad both alike.
-
-    The weights would load and silently be worse by an amount nobody has measured here, so they are refused.
-    """
+    """Recognised by the names of tensors."""
 
     name = "same_padding"
     title = "BYOL (DeepMind, JAX), SimCLR (TensorFlow)"
 
-    def match(self, content: Content) -> Match | None:
+    def match(self, checkpoint: CheckpointFile) -> Match | None:
         """See `match.Layout`.
 
         Raises:
             UserError: the file is of this family.
         """
-        telling = next((name for name in _names(content.tree) if any(mark in name for mark in MARKS)), None)
-        if telling is None:
+        found = next((name for name in _names(checkpoint.tree) if any(part in name for part in NAME_PARTS)), None)
+        if found is None:
             return None
         raise UserError(
-            f"{content.path} comes from JAX or TensorFlow ({telling}): its net pads with SAME, torch's ResNet does "
-            "not, and the features would differ; take a PyTorch checkpoint of the method instead"
+            f"{checkpoint.path} comes from JAX or TensorFlow ({found}): its network pads with SAME, torch's ResNet "
+            "does not, and the features would differ; use a PyTorch checkpoint of the method instead"
         )
 
-    def expects(self) -> str:
+    def describe(self) -> str:
         """See `match.Layout`."""
         return "haiku's or TensorFlow's tensor names"
 

@@ -1,0 +1,236 @@
+"""Read any checkpoint as a `Backbone`: recognise the layout, choose the branch, check and normalise its tensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from common.errors import UserError, abbreviate, nearest
+from common.formats.backbone import Branch
+from common.formats.manifest import DroppedTensor, SourceFile
+from transfer.weights.containers import CheckpointFile, read_checkpoint
+from transfer.weights.find_resnets import find_resnets, find_state_dicts
+from transfer.weights.match import Match, Tensors
+from transfer.weights.readers import LAYOUTS, LAYOUTS_BY_NAME
+from transfer.weights.resnet import (
+    BLOCKS,
+    COUNTER,
+    Backbone,
+    Shape,
+    counter_names,
+    explain_mismatch,
+    guess_arch,
+    tensor_shapes,
+)
+
+HALF_TYPES = (torch.float16, torch.bfloat16)
+SUPPORTED = "the C4 detector needs resnet50, resnet101 or resnet152"
+
+
+def read_backbone(path: str | Path, source: str = "auto", branch: str | None = None, trust: bool = False) -> Backbone:
+    """Read a checkpoint of any known layout.
+
+    Args:
+        path: the file.
+        source: a layout's name, or `auto` to recognise it by the file's content.
+        branch: `online` or `target`; by default the layout's own default.
+        trust: let the file's pickle run code.
+
+    Raises:
+        UserError: no layout or several fit, the branch is missing, or the tensors are not a complete backbone.
+    """
+    checkpoint = read_checkpoint(path, trust)
+    match = find_layout(checkpoint, source)
+    return normalize_state_dict(checkpoint, match, choose_branch(match, branch, checkpoint.path))
+
+
+def find_layout(checkpoint: CheckpointFile, source: str = "auto") -> Match:
+    """Recognise the file's layout.
+
+    Raises:
+        UserError: none or several fit, or the one that `source` names does not.
+    """
+    if source != "auto":
+        return _match_named(checkpoint, source)
+    own = LAYOUTS["own"].match(checkpoint)
+    if own is not None:  # the file names its format: nothing to guess
+        return own
+    matches = [match for layout in LAYOUTS.values() if (match := layout.match(checkpoint)) is not None]
+    if not matches:
+        raise UserError(
+            f"{checkpoint.path} has no known layout; it contains {_describe_content(checkpoint)}; {_hint(checkpoint)}"
+        )
+    if len(matches) > 1:
+        rules = "; ".join(f"--source {m.layout} ({m.rule})" for m in matches)
+        raise UserError(f"{checkpoint.path} fits {len(matches)} layouts; choose one: {rules}")
+    return matches[0]
+
+
+def _match_named(checkpoint: CheckpointFile, source: str) -> Match:
+    if source not in LAYOUTS_BY_NAME:
+        raise UserError(f"--source {source}: unknown layout; {nearest(source, [*LAYOUTS_BY_NAME, 'auto'])}")
+    layout = LAYOUTS_BY_NAME[source]
+    match = layout.match(checkpoint)
+    if match is None:
+        raise UserError(
+            f"{checkpoint.path} is not of layout {source}: no {layout.describe()}; "
+            f"it contains {_describe_content(checkpoint)}"
+        )
+    return match
+
+
+def _hint(checkpoint: CheckpointFile) -> str:
+    """What the user can do about a file of no known layout."""
+    found = find_resnets(checkpoint)
+    if not found:
+        return "run --inspect for details"
+    places = ", ".join(f"a complete {resnet.arch} in {resnet.where}" for resnet in found)
+    return f"there is {places}" + ("; read it with --source any" if len(found) == 1 else "; save one of them alone")
+
+
+def _describe_content(checkpoint: CheckpointFile) -> str:
+    """The keys, or the prefixes of the tensors with their counts."""
+    for keys in find_state_dicts(checkpoint.tree):
+        tensors = checkpoint.tensors(*keys)
+        if len(tensors) > 5:
+            counts: dict[str, int] = {}
+            for name in tensors:
+                prefix = ".".join(name.split(".")[:2]) + ".*" if name.count(".") > 1 else name
+                counts[prefix] = counts.get(prefix, 0) + 1
+            prefixes = [f"{prefix} ({count})" for prefix, count in sorted(counts.items(), key=lambda c: -c[1])]
+            return f"{len(tensors)} tensors{' in ' + '.'.join(keys) if keys else ''}: {abbreviate(prefixes, 4)}"
+    top = checkpoint.at()
+    return f"the keys {abbreviate([str(k) for k in top], 6)}" if top else f"a {type(checkpoint.tree).__name__}"
+
+
+def choose_branch(match: Match, branch: str | None, path: str) -> Branch:
+    """The branch to read: `branch`, or the layout's default.
+
+    Raises:
+        UserError: the file does not have it.
+    """
+    wanted = branch or match.default
+    if wanted in match.branches:
+        return "target" if wanted == "target" else "online"
+    present = ", ".join(match.branches)
+    hint = f"it has only the {present} encoder" + ("" if branch else f"; to read that, add --branch {present}")
+    raise UserError(f"{path} ({match.layout}) has no {wanted} encoder ({match.rule}); {hint}")
+
+
+def normalize_state_dict(checkpoint: CheckpointFile, match: Match, branch: Branch) -> Backbone:
+    """Check one branch and return it as contiguous float32 tensors, exactly those of its architecture.
+
+    Args:
+        checkpoint: the file.
+        match: the layout recognised in it.
+        branch: the encoder to read; must be in `match.branches`.
+
+    Raises:
+        UserError: not a ResNet-50, -101 or -152, a tensor too many or too few, a wrong shape or type, NaN or Inf, a
+            negative variance; names the tensors.
+    """
+    where = f"{checkpoint.path} ({match.layout}, {branch})"
+    raw = match.branches[branch]
+    arch = _find_arch(raw, match.arch, where)
+    backbone = Backbone(
+        arch=arch,
+        tensors={},
+        preprocessing=match.preprocessing,
+        source=SourceFile(
+            path=checkpoint.path,
+            sha256=checkpoint.sha256,
+            bytes=checkpoint.bytes,
+            layout=match.layout,
+            rule=match.rule,
+            branch=branch,
+        ),
+        origin=match.origin,
+        dropped=[*match.dropped, *_other_branches(match, branch), *_list_extra(raw, arch, where)],
+        warnings=list(match.warnings),
+    )
+    for name, shape in tensor_shapes(arch).items():
+        backbone.tensors[name] = _normalize_tensor(backbone, name, raw[name], shape, where)
+    return backbone
+
+
+def _other_branches(match: Match, branch: str) -> list[DroppedTensor]:
+    why = {"online": "online branch", "target": "momentum branch"}
+    return [DroppedTensor(name=f"{other} encoder", why=why[other]) for other in match.branches if other != branch]
+
+
+def _find_arch(raw: Tensors, stated: str | None, where: str) -> str:
+    """The architecture of these tensors, of which none is missing."""
+    mismatch = explain_mismatch({name: tuple(tensor.shape) for name, tensor in raw.items()})
+    if mismatch is not None:
+        raise UserError(f"{where} is {mismatch}; {SUPPORTED}")
+    if stated is not None and stated not in BLOCKS:
+        raise UserError(f"{where}: its metadata name the architecture {stated}; {SUPPORTED}")
+    guessed = stated or guess_arch(raw)
+    expected = tensor_shapes(guessed or "resnet50")
+    missing = [name for name in expected if name not in raw]
+    if guessed is None or missing:
+        raise UserError(
+            f"{where}: {len(expected) - len(missing)} of {len(expected)} tensors of a {guessed or 'resnet50'}; "
+            f"{len(missing)} are missing: {abbreviate(missing)}"
+        )
+    return guessed
+
+
+def _list_extra(raw: Tensors, arch: str, where: str) -> list[DroppedTensor]:
+    """Tensors of the branch besides the backbone: either all counters or none, and heads."""
+    expected, counters = tensor_shapes(arch), counter_names(arch)
+    present = [name for name in counters if name in raw]
+    if present and len(present) != len(counters):
+        missing = [name for name in counters if name not in raw]
+        raise UserError(
+            f"{where}: {len(expected) + len(present)} tensors, neither {len(expected)} nor (with {COUNTER}) "
+            f"{len(expected) + len(counters)}; missing: {abbreviate(missing)}"
+        )
+    for name in present:
+        if raw[name].numel() != 1 or raw[name].is_floating_point():
+            raise UserError(f"{where}: {name} must be one integer, not {_describe_tensor(raw[name])}")
+    heads = [name for name in raw if name not in expected and name not in set(counters)]
+    extra = [name for name in heads if name.split(".")[0].rstrip("0123456789") in ("conv", "bn", "layer", "downsample")]
+    if extra:
+        raise UserError(f"{where}: {len(extra)} tensors more than a {arch} has: {abbreviate(extra)}")
+    groups = {f"{name.rsplit('.', 1)[0]}.*" if "." in name else name: None for name in heads}
+    dropped = [DroppedTensor(name=name, why="not of the backbone") for name in groups]
+    if present:
+        dropped.append(DroppedTensor(name=f"*.{COUNTER}", why="counter, not used by the detector"))
+    return dropped
+
+
+def _normalize_tensor(backbone: Backbone, name: str, tensor: torch.Tensor, shape: Shape, where: str) -> torch.Tensor:
+    """One tensor as contiguous float32, checked; conversions and warnings are noted in `backbone`."""
+    if tuple(tensor.shape) != shape:
+        raise UserError(f"{where}: {name} has shape {list(tensor.shape)}, a {backbone.arch} has {list(shape)}")
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized or not tensor.is_floating_point():
+        raise UserError(f"{where}: {name} is {_describe_tensor(tensor)}; weights must be plain floating-point numbers")
+    if tensor.dtype in HALF_TYPES:
+        backbone.converted_up.append(name)
+    elif tensor.dtype != torch.float32:
+        backbone.warnings.append(f"{name} is {_describe_tensor(tensor)}: rounded to float32")
+    normalized = tensor.detach().to(torch.float32).contiguous()
+    if not torch.isfinite(normalized).all():
+        raise UserError(f"{where}: {name} contains NaN or Inf: its run has diverged; use an earlier checkpoint")
+    if name.endswith("running_var"):
+        _check_variance(backbone, name, normalized, where)
+    return normalized
+
+
+def _check_variance(backbone: Backbone, name: str, tensor: torch.Tensor, where: str) -> None:
+    """A negative variance is damage; zero is a dead channel, or a whole norm that has never seen an image."""
+    lowest = float(tensor.min())
+    dead = int((tensor == 0).sum())
+    if lowest < 0:
+        raise UserError(f"{where}: {name} contains a negative variance ({lowest:.3g}); the file is damaged")
+    if dead == tensor.numel():
+        raise UserError(f"{where}: {name} is zero in every channel: this norm has no statistics")
+    if dead:
+        backbone.warnings.append(f"{name}: variance 0 in {dead} of {tensor.numel()} channels (dead channels)")
+
+
+def _describe_tensor(tensor: torch.Tensor) -> str:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return f"{dtype} of shape {list(tensor.shape)}" + (" on the meta device" if tensor.is_meta else "")
