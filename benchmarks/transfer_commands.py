@@ -48,8 +48,9 @@ def _experiment(jobs: int) -> Callable[[Path], None]:
     """Write an experiment of scratch on VOC07 with `jobs` trials, as `submit` leaves it before the first one starts."""
 
     def prepare(folder: Path) -> None:
-        from transfer.experiment.build import build
-        from transfer.experiment.load import load
+        from transfer.experiment.commands import Tools
+        from transfer.experiment.load import load_experiment
+        from transfer.experiment.stages import build_graph
 
         task = {"config": "configs/transfer/voc07.yaml", "trials": jobs}
         content = {
@@ -62,7 +63,7 @@ def _experiment(jobs: int) -> Callable[[Path], None]:
         }
         file = folder / f"jobs{jobs}.yaml"
         file.write_text(json.dumps(content))  # JSON is YAML
-        build(*load(file)).write(folder / f"run{jobs}")
+        build_graph(*load_experiment(file)).write(folder / f"run{jobs}", Tools())
 
     return prepare
 

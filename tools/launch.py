@@ -1,7 +1,7 @@
 """Experiments: a table's rows × tasks as one graph of jobs (pretrain → convert → fine-tune → table).
 
-Asking again is always safe: what is done is not run again, what was killed goes on from its last checkpoint, and a job
-whose settings changed gets a new folder beside the old one.
+A second `submit` is always safe: jobs that are done do not run again, killed jobs continue from their last checkpoint,
+and a job whose settings changed gets a new folder beside the old one.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from transfer.experiment.commands import Tools
-    from transfer.experiment.executors import Outcome
+    from transfer.experiment.executors import RunOutcome
     from transfer.experiment.graph import Graph
-    from transfer.experiment.service import Opened
-    from transfer.experiment.store import Store
+    from transfer.experiment.service import OpenExperiment
+    from transfer.experiment.store import Snapshot, Store
 
 EXAMPLES = """examples:
   python tools/launch.py init                                          once on a cluster: a site file and a check job
@@ -38,21 +38,21 @@ EXAMPLES = """examples:
   python tools/launch.py logs configs/experiments/demo.yaml finetune.scratch.voc07.s1 --follow
   python tools/launch.py retry configs/experiments/demo.yaml           what failed or was killed, and what waits for it
   python tools/launch.py cancel configs/experiments/demo.yaml
-  python tools/launch.py submit configs/experiments/table5.yaml --cluster slurm   file all in the queue and return
+  python tools/launch.py submit configs/experiments/table5.yaml --cluster slurm   submit all to Slurm and return
 
-exit codes: 0 done (slurm: filed), 1 a job has no result, 2 wrong use, 130/143 stopped by Ctrl-C/SIGTERM (submit again
-to go on)
+exit codes: 0 done (slurm: submitted), 1 a job has no result, 2 wrong use, 130/143 stopped by Ctrl-C/SIGTERM (submit
+again to continue)
 """
-INIT = "write the site file from what sinfo shows, and file a check job of one minute"
+INIT = "write the site file from what sinfo shows, and submit a check job of one minute"
 CLUSTERS = ("local", "slurm", "debug")
 
 
 def main(argv: Sequence[str] | None = None, tools: Tools | None = None) -> int:
-    """Parse and hand over to the verb.
+    """Parse the arguments and run the verb.
 
     Args:
-        argv: the words after the program's name.
-        tools: who builds the jobs' command lines; the checkout's tools unless told (tests give their own).
+        argv: the arguments after the program's name.
+        tools: make the jobs' command lines; by default the checkout's tools (tests give their own).
     """
     args = _parser().parse_args(argv)
     verbs = {
@@ -80,7 +80,7 @@ def _parser() -> Parser:
             default=[],
             metavar="KEY=VALUE",
             dest="sets",
-            help="a setting laid over the file, such as data.detection=DIR; give it again for more",
+            help="a setting laid over the file, such as data.detection=DIR; may be repeated",
         )
         return sub
 
@@ -97,47 +97,56 @@ def _parser() -> Parser:
             "--cluster",
             choices=CLUSTERS,
             default="local",
-            help="local: side by side on this machine (default); slurm: file all in the queue and return; "
-            "debug: in this process, one by one",
+            help="local: side by side on this machine (default); slurm: submit all to the queue and return; "
+            "debug: in this process, one after another",
         )
-    status = verb("status", "show every job's state, progress and last word, from what lies on disk")
-    status.add_argument("--watch", action="store_true", help="renew until nothing runs any more")
-    logs = verb("logs", "print what a job printed")
-    logs.add_argument("--follow", "-f", action="store_true", help="go on until the job has ended")
+    status = verb("status", "show every job's state, progress and last message, from the run folder")
+    status.add_argument("--watch", action="store_true", help="refresh until nothing runs any more")
+    logs = verb("logs", "print a job's output")
+    logs.add_argument("--follow", "-f", action="store_true", help="continue until the job has ended")
     logs.add_argument("job", metavar="JOB", help="the job's name, as `status` shows it")
-    cancel = verb("cancel", "ask running jobs to write a checkpoint and leave")
-    retry.add_argument("jobs", metavar="JOB", nargs="*", help="jobs to run; all that failed when none is named")
-    cancel.add_argument("jobs", metavar="JOB", nargs="*", help="jobs to stop; all when none is named")
+    cancel = verb("cancel", "ask running jobs to save a checkpoint and exit")
+    retry.add_argument("jobs", metavar="JOB", nargs="*", help="jobs to run; by default all that failed")
+    cancel.add_argument("jobs", metavar="JOB", nargs="*", help="jobs to stop; by default all")
     return parser
 
 
 def _init(args: Namespace, _: Tools | None) -> int:
-    from transfer.experiment.slurm.check_job import lines
-    from transfer.experiment.slurm.init import file_check, findings, write_site
+    from transfer.experiment.slurm.setup import describe_findings, submit_check_job, wait_for_findings, write_site
 
     file = write_site(args.partition)
     print(f"wrote {file}:\n\n{file.read_text(encoding='utf-8')}")
-    id_, folder = file_check()
-    print(f"filed the check job as {id_}")
-    found = findings(id_, folder, args.wait, lambda state: print(f"check job {id_}: {state}", file=sys.stderr))
+    id_, folder = submit_check_job()
+    print(f"submitted the check job as {id_}")
+
+    def report(state: str) -> None:
+        print(f"check job {id_}: {state}", file=sys.stderr)
+
+    found = wait_for_findings(id_, folder, args.wait, report)
     if found is None:
-        print(f"it is not over yet; squeue --job {id_} shows it, {folder}/check.json will say what it found")
+        print(f"it has not ended yet; squeue --job {id_} shows it, {folder}/check.json will hold what it found")
         return EXIT_OK
-    print("\n".join(lines(found)))
+    print("\n".join(describe_findings(found)))
     return EXIT_OK
 
 
 def _plan(args: Namespace, tools: Tools | None) -> int:
-    from transfer.experiment.costs import shipped
+    from transfer.experiment.decide import decide
+    from transfer.experiment.load import read_site, read_step_times
     from transfer.experiment.service import open_experiment
-    from transfer.experiment.site import read_site
     from transfer.experiment.views import plan_lines
 
     opened = open_experiment(args.experiment, args.sets, tools)
-    seconds = [*read_site().seconds, *shipped()]
+    lines = plan_lines(
+        opened.graph,
+        decide(opened.graph, opened.snapshot()),
+        opened.store,
+        tools=opened.tools if args.commands else None,
+        step_times=[*read_site().seconds, *read_step_times()],
+        notes=opened.experiment.notes,
+    )
     out = _console(stderr=False)
-    decisions, notes = opened.decisions(), opened.experiment.notes
-    for line in plan_lines(opened.graph, decisions, opened.store.run_dir, args.commands, seconds, notes):
+    for line in lines:
         out.print(line, soft_wrap=True)
     for key, name in opened.downloads():
         print(f"submit would first download {name} (row {key}), which needs a network here", file=sys.stderr)
@@ -147,122 +156,110 @@ def _plan(args: Namespace, tools: Tools | None) -> int:
 
 
 def _submit(args: Namespace, tools: Tools | None) -> int:
-    from transfer.experiment.listeners import listener_for
-    from transfer.experiment.service import EXECUTORS, download_weights, open_experiment, submit, to_retry
+    from transfer.experiment.service import EXECUTORS, open_experiment, submit
+    from transfer.experiment.views import reporter_for
 
-    download_weights(args.experiment, args.sets, megabytes)
-    opened = open_experiment(args.experiment, args.sets, tools)
-    names = to_retry(opened.graph, opened.store, args.jobs) if args.verb == "retry" else None
+    opened = open_experiment(args.experiment, args.sets, tools, megabytes)
     console = _console(stderr=True)
-    outcome = submit(opened, EXECUTORS[args.cluster](), listener_for(console), names)
+    retry = args.jobs if args.verb == "retry" else None
+    outcome = submit(opened, EXECUTORS[args.cluster](), reporter_for(console), retry)
     if args.cluster == "slurm":
-        return _filed(outcome, args.experiment)
+        before = f"; {outcome.already_queued} were in the queue already" if outcome.already_queued else ""
+        print(f"submitted {len(outcome.submitted)} jobs{before}")
+        print(f"python tools/launch.py status {args.experiment} --watch   shows their state; you may close this shell")
+        return EXIT_OK
     return _report(opened, outcome, console)
 
 
-def _filed(outcome: Outcome, file: str) -> int:
-    """How many jobs were filed, how many were there before, and how to see what becomes of them."""
-    before = f"; {outcome.held} were in the queue already" if outcome.held else ""
-    print(f"filed {len(outcome.filed)} jobs{before}")
-    print(f"python tools/launch.py status {file} --watch   shows what becomes of them; this shell may be closed")
-    return EXIT_OK
-
-
-def _report(opened: Opened, outcome: Outcome, console: Console) -> int:
-    """The table on stdout; what has no result on stderr; the exit code."""
-    from transfer.experiment.decide import is_current
-    from transfer.experiment.status import blocked_by
+def _report(opened: OpenExperiment, outcome: RunOutcome, console: Console) -> int:
+    """Print the table to stdout and the jobs without a result to stderr; the exit code."""
+    from transfer.experiment.decide import blocked_jobs, decide, is_current
 
     if outcome.stopped is not None:
-        console.print("stopped; the same command goes on from the last checkpoints", soft_wrap=True)
+        console.print("stopped; the same command continues from the last checkpoints", soft_wrap=True)
         return 128 + outcome.stopped
-    decisions = opened.decisions()
-    bad = {name: one.why for name, one in decisions.items() if one.action == "run"}
-    if is_current(decisions["table"], opened.graph, opened.store):
+    snapshot = opened.snapshot()
+    decisions = decide(opened.graph, snapshot)
+    missing = {name: one.why for name, one in decisions.items() if one.action == "run"}
+    if is_current(decisions["table"], snapshot):
         print((opened.store.run_dir / "table.md").read_text(encoding="utf-8"), end="")
-        bad.pop("table", None)  # it is made again when one of the others is
-    for name, state in outcome.ran.items():
-        if name in outcome.bad and name not in bad:  # what used it could do without
-            bad[name] = f"{state.status}: {state.error}"
-    blocked = blocked_by(opened.graph, opened.store)
-    for name, why in bad.items():
+        missing.pop("table", None)  # it is made again once one of the others is
+    for name in outcome.without_result:
+        if name in outcome.ran:  # also if the jobs that use it could do without
+            missing.setdefault(name, f"{outcome.ran[name].status}: {outcome.ran[name].error}")
+    blocked = blocked_jobs(opened.graph, snapshot)
+    for name, why in missing.items():
         reason = f"blocked by {blocked[name]}" if name in blocked else why
         console.print(f"no result: {name}: {reason}", soft_wrap=True, markup=False)
-    return EXIT_FAILURE if bad else EXIT_OK
+    return EXIT_FAILURE if missing else EXIT_OK
 
 
 def _status(args: Namespace, _: Tools | None) -> int:
-    from transfer.experiment.service import submitted
+    from transfer.experiment.service import open_submitted
 
-    graph, store, same = submitted(args.experiment, args.sets)
-    if not same:
+    graph, store, is_unchanged = open_submitted(args.experiment, args.sets)
+    if not is_unchanged:
         print(f"{args.experiment} has changed since it was submitted; this is what was submitted", file=sys.stderr)
-    asked = store.asked(graph)
-    if asked.deaf:
-        print(f"the queue cannot be asked: {asked.deaf}", file=sys.stderr)
-    if sys.stdout.isatty():
-        _show(graph, asked, args.watch)
-    else:
-        _print_lines(graph, asked, args.watch)
+    snapshot = store.snapshot(graph)
+    if snapshot.queue_error:
+        print(f"the queue cannot be queried: {snapshot.queue_error}", file=sys.stderr)
+    show = _show_table if sys.stdout.isatty() else _print_lines
+    show(graph, store, snapshot, args.watch)
     return EXIT_OK
 
 
-def _show(graph: Graph, asked: Store, watch: bool) -> None:
-    """The state on a terminal, fitted to it; watched, as long as something is still to come."""
+def _show_table(graph: Graph, store: Store, snapshot: Snapshot, watch: bool) -> None:
+    """Show the state on a terminal, fitted to it; with `watch` until no job runs or waits."""
     from rich.live import Live
 
     from transfer.experiment.views import status_table
 
     console = _console(stderr=False)
     if not watch:
-        console.print(status_table(graph, asked))
+        console.print(status_table(graph, store, snapshot))
         return
-    with Live(status_table(graph, asked, console.height), console=console, auto_refresh=False) as live:
-        while _lives(graph, asked):
-            time.sleep(5.0 if asked.queue else 2.0)  # a controller serves many
-            asked = asked.asked(graph)
-            live.update(status_table(graph, asked, console.height), refresh=True)
+    with Live(status_table(graph, store, snapshot, console.height), console=console, auto_refresh=False) as live:
+        while snapshot.has_active:
+            time.sleep(5.0 if snapshot.queue else 2.0)  # Slurm's controller serves many users
+            snapshot = store.snapshot(graph)
+            live.update(status_table(graph, store, snapshot, console.height), refresh=True)
 
 
-def _print_lines(graph: Graph, asked: Store, watch: bool) -> None:
-    """The same into a pipe: every word of every line, without a terminal's library, whose tables take long."""
-    from transfer.experiment.status import status_lines
+def _print_lines(graph: Graph, store: Store, snapshot: Snapshot, watch: bool) -> None:
+    """Print the state into a pipe, nothing cut off, without importing a terminal library."""
+    from transfer.experiment.views import status_lines
 
-    print("\n".join(status_lines(graph, asked)))
-    while watch and _lives(graph, asked):
+    print("\n".join(status_lines(graph, store, snapshot)))
+    while watch and snapshot.has_active:
         time.sleep(10.0)
-        asked = asked.asked(graph)
-        print("\n".join(status_lines(graph, asked)))
-
-
-def _lives(graph: Graph, asked: Store) -> bool:
-    return any(asked.active(job) for job in graph)
+        snapshot = store.snapshot(graph)
+        print("\n".join(status_lines(graph, store, snapshot)))
 
 
 def _logs(args: Namespace, _: Tools | None) -> int:
-    from transfer.experiment.service import submitted
+    from transfer.experiment.service import open_submitted
 
-    graph, store, _same = submitted(args.experiment, args.sets)
+    graph, store, _is_unchanged = open_submitted(args.experiment, args.sets)
     job = graph[args.job]
     path = store.log(job)
     if not path.exists():
         raise UserError(f"{job.name} has not started yet; it would write {path}")
     with open(path, "rb") as log:
         while True:
-            lives = store.asked(graph).active(job)  # asked before the rest is read: nothing is missed
+            is_active = store.snapshot([job]).has_active  # before the rest is read: nothing is missed
             sys.stdout.write(log.read().decode(errors="replace"))
             sys.stdout.flush()
-            if not (args.follow and lives):
+            if not (args.follow and is_active):
                 return EXIT_OK
             time.sleep(0.5)
 
 
 def _cancel(args: Namespace, _: Tools | None) -> int:
-    from transfer.experiment.service import cancel, submitted
+    from transfer.experiment.service import cancel, open_submitted
 
-    graph, store, _same = submitted(args.experiment, args.sets)
-    told = cancel(graph, store, args.jobs)
-    print("asked to leave: " + ", ".join(told) if told else "nothing is running")
+    graph, store, _is_unchanged = open_submitted(args.experiment, args.sets)
+    cancelled = cancel(graph, store, args.jobs)
+    print("cancelling " + ", ".join(cancelled) if cancelled else "nothing is running")
     return EXIT_OK
 
 

@@ -34,7 +34,7 @@ class GraphJob(FileFormat):
     kind: JobKind = Field(description="the job's stage")
     fingerprint: str = Field(description="SHA-256 of everything that decides the job's result")
     needs: tuple[str, ...] = Field(default=(), strict=False, description="the jobs whose outputs it reads")
-    commands: tuple[tuple[str, ...], ...] = Field(default=(), strict=False, description="its command lines, in order")
+    commands: tuple[list[str], ...] = Field(default=(), strict=False, description="its command lines, in order")
     outputs: tuple[str, ...] = Field(
         default=(), strict=False, description="the files it writes, relative to the run folder"
     )

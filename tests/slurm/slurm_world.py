@@ -11,8 +11,8 @@ from private_cluster import PrivateCluster
 from small_world import World, make
 
 from common.console import call
+from common.formats.job import SlurmSubmission
 from tools import launch
-from transfer.experiment.store import State
 
 RESOURCES = """
 resources:
@@ -35,27 +35,16 @@ class SlurmWorld(World):
         """A verb that takes no experiment."""
         return call(launch.main, list(words))
 
-    def statuses(self) -> dict[str, str]:
-        opened = self.open()
-        store = opened.store.asked(opened.graph)
-        return {job.name: store.status(job, store.read(job)) for job in opened.graph}
-
     def ids(self) -> dict[str, str]:
         """The queue's id of every filed job."""
         opened = self.open()
-        filed = {job.name: opened.store.filed(job) for job in opened.graph}
-        return {name: one.id for name, one in filed.items() if one is not None}
+        found = {job.name: SlurmSubmission.read_from(opened.store.folder(job)) for job in opened.graph}
+        return {name: one.id for name, one in found.items() if one is not None}
 
     def filed_ever(self) -> list[str]:
         """The queue's ids of all jobs that this experiment ever filed."""
         lines = [line.split("|") for line in self.cluster.run("squeue", "-hrtall", "-o", "%i|%j").splitlines()]
         return [id_ for id_, name in lines if name.startswith(f"{self.base.name}.")]
-
-    def state(self, name: str) -> State:
-        opened = self.open()
-        state = opened.store.read(opened.graph[name])
-        assert state is not None
-        return state
 
     def hangs(self) -> int:
         """How often a tool has come to where it waits for a signal."""

@@ -10,7 +10,7 @@ import yaml
 from slurm_world import SlurmWorld
 
 from tools import launch
-from transfer.experiment.site import read_site
+from transfer.experiment.load import read_site
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,11 @@ def test_init_with_a_partition_that_is_not_there(world: SlurmWorld, capsys: pyte
 def test_the_snapshot_runs_and_data_are_staged(world: SlurmWorld) -> None:
     (world.base / "detection/a.jpg").write_text("a")
     scratch = world.base / "scratch"
-    sets = ["slurm.snapshot=true", f"resources.finetune.stage_to={scratch}", "resources.finetune.environment={MARK: x}"]
+    sets = [
+        "slurm.snapshot=true",
+        f"resources.finetune.copy_data_to={scratch}",
+        "resources.finetune.environment={MARK: x}",
+    ]
     assert world.submit(*(word for one in sets for word in ("--set", one))) == 0
     assert set(world.wait_until_over().values()) == {"done"}
     [copy] = scratch.glob("detection-????????")
@@ -101,13 +105,8 @@ def test_a_failed_point_and_a_diverged_trial_leave_a_table_that_says_so(world: S
     search = "lr_search={grid: [0.02, 0.1], select_on: test, rows: [simsiam], tasks: [voc07]}"
     assert world.submit("--set", search) == 0
 
-    def statuses() -> dict[str, str]:
-        opened = world.open(search)
-        store = opened.store.asked(opened.graph)
-        return {job.name: store.status(job, store.read(job)) for job in opened.graph}
-
-    world.wait(lambda: not {"running", "queued"} & set(statuses().values()), "never over")
-    words = statuses()
+    world.wait(lambda: not {"running", "queued"} & set(world.statuses(search).values()), "never over")
+    words = world.statuses(search)
     assert words.pop("search.simsiam.voc07.lr0.1") == "failed"
     assert words.pop("finetune.simsiam.voc07.s2") == "diverged"
     assert set(words.values()) == {"done"}
@@ -122,7 +121,7 @@ def test_bad_input_files_nothing(world: SlurmWorld, capsys: pytest.CaptureFixtur
         (f"run_dir={world.base}/in_the_way/run", "cannot be written"),
         (f"data.images={world.base}/gone", "is not a folder"),
         ("rows.simsiam.pretrain.config=gone.yaml", "rows.simsiam.pretrain.config: "),
-        ("rows.simsiam.part_of=scratch.x", "is no name"),
+        ("rows.simsiam.table_row=scratch.x", "is no name"),
         ("lr_search={grid: [0.1], select_on: test, rows: [gone]}", "lr_search.rows names 'gone'"),
     ):
         assert world.submit("--set", sets) == 2

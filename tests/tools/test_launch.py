@@ -11,7 +11,7 @@ import pytest
 
 from common.console import call
 from tools import launch
-from transfer.experiment.load import load
+from transfer.experiment.load import load_experiment
 
 SHIPPED = sorted((Path(__file__).resolve().parents[2] / "configs/experiments").glob("*.yaml"))
 
@@ -55,7 +55,7 @@ def test_shipped_experiments_can_be_planned(
     assert call(launch.main, ["plan", str(file), *sets]) == 0
     out, err = capsys.readouterr()
     assert all("submit would first download zoo:" in line for line in err.splitlines())
-    experiment, _ = load(str(file))
+    experiment, _ = load_experiment(str(file))
     for row in experiment.rows:
         assert f".{row}" in out
     assert out.count("finetune.") == len(experiment.rows) * sum(task.trials for task in experiment.tasks.values())

@@ -1,119 +1,99 @@
-"""The command lines of the jobs: the stable ones of tools/, run as subprocesses.
-
-`Tools` says which interpreter and which folder of tools: production takes the checkout's, tests put trivial scripts of
-the same names into another folder.
-"""
+"""What a job runs: a tool of tools/ with its arguments, and how they become a command line where the process starts."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from common import environment
+from common.config import parse_value
 
 Command = tuple[str, ...]
+TRAINING_TOOLS = ("pretrain", "evaluate", "transfer")
+"""The tools that take `--num-gpus`."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The arguments of one run of a tool.
+
+    Attributes:
+        positional: the arguments without a name, in order.
+        config: the `--config-file`.
+        overlay: the `--overlay`.
+        options: `--NAME` → its value or values; True for an option without a value.
+        overrides: dotted config keys, each with its value as text.
+        data: the option or config key that names the data root.
+    """
+
+    positional: Sequence[str] = ()
+    config: Path | None = None
+    overlay: Path | None = None
+    options: Mapping[str, str | Sequence[str] | bool] = field(default_factory=dict)
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    data: str | None = None
 
 
 @dataclass(frozen=True)
 class Tools:
-    """Builds command lines.
+    """Makes command lines.
 
     Attributes:
         folder: holds pretrain.py, convert.py, evaluate.py, transfer.py, lr_search.py and table.py.
         python: the interpreter that runs them.
+        code: a copy of the checkout, whose files replace those of the checkout.
     """
 
     folder: Path = field(default_factory=lambda: environment.ROOT / "tools")
     python: str = sys.executable
+    code: Path | None = None
 
-    def pretrain(self, config: Path, overlay: Path | None, out: Path, images: Path, overrides: list[str]) -> Command:
-        """Pre-train into `out`; what is there already is continued."""
-        return (
-            *self._tool("pretrain", config, overlay),
-            *("--resume", "--output", str(out)),
-            *("DATA.ROOT", str(images)),
-            *overrides,
-        )
+    def with_code(self, code: Path | None) -> Tools:
+        """The same tools, run from a copy of the checkout."""
+        return replace(self, code=code)
 
-    def convert(
-        self,
-        source: Path,
-        out: Path,
-        layout: str | None = None,
-        branch: str | None = None,
-        trust: bool = False,
-        to: str | None = None,
-    ) -> Command:
-        """Convert a checkpoint or a backbone file, to Detectron2's pickle unless told, with its manifest."""
-        words = [self.python, str(self.folder / "convert.py"), str(source), str(out)]
-        words += ["--source", layout] if layout else []
-        words += ["--branch", branch] if branch else []
-        words += ["--trust-checkpoint"] if trust else []
-        words += ["--to", to] if to else []
-        return tuple(words)
-
-    def evaluate(
-        self,
-        kind: str,
-        config: Path,
-        overlay: Path | None,
-        weights: Path,
-        name: str,
-        epochs: int | None,
-        out: Path,
-        images: Path,
-        overrides: list[str],
-    ) -> Command:
-        """Evaluate a backbone (`linear` or `knn`) into `out`; what is there already is continued."""
-        python, script, *rest = self._tool("evaluate", config, overlay)
-        return (
-            *(python, script, kind, *rest),
-            *("--weights", str(weights), "--name", name),
-            *(("--pretrain-epochs", str(epochs)) if epochs else ()),
-            *("--data", str(images)),
-            *("--resume", "--output", str(out)),
-            *overrides,
-        )
-
-    def transfer(
-        self,
-        config: Path,
-        overlay: Path | None,
-        weights: str,
-        seed: int,
-        out: Path,
-        detection: Path,
-        overrides: list[str],
-        lr: tuple[str, ...] = (),
-    ) -> Command:
-        """Fine-tune and evaluate one trial into `out`; what is there already is continued.
+    def command(self, tool: str, arguments: Arguments, *, num_gpus: int = 0, data: str | None = None) -> Command:
+        """The command line of one run of a tool.
 
         Args:
-            lr: words about the learning rate's search: a point of it, or a trial at what it chose.
+            tool: the tool's name.
+            arguments: its arguments.
+            num_gpus: start one process per GPU if there are several; for tools that train or evaluate.
+            data: a copy of the data root, to be read in its place.
         """
-        return (
-            *self._tool("transfer", config, overlay),
-            *("--weights", weights, "--seed", str(seed), *lr),
-            *("--resume", "--output", str(out)),
-            *("TRANSFER.DATA_ROOT", str(detection)),
-            *overrides,
-        )
+        words = [self.python, self._located(self.folder / f"{tool}.py"), *arguments.positional]
+        if num_gpus > 1 and tool in TRAINING_TOOLS:
+            words += ["--num-gpus", str(num_gpus)]
+        if arguments.config is not None:
+            words += ["--config-file", self._located(arguments.config)]
+        if arguments.overlay is not None:
+            words += ["--overlay", self._located(arguments.overlay)]
+        for name, value in arguments.options.items():
+            if data is not None and name == arguments.data:
+                value = data
+            values = [value] if isinstance(value, str) else [] if isinstance(value, bool) else value
+            words += [f"--{name}", *values] if value else []
+        for key, text in arguments.overrides.items():
+            words += [key, data if data is not None and key == arguments.data else text]
+        return tuple(words)
 
-    def choose(self, points: list[Path], row: str, task: str, metric: str, grid: list[float], out: Path) -> Command:
-        """Choose the learning rate among a search's points and record it in `out`."""
-        return (
-            *(self.python, str(self.folder / "lr_search.py"), "choose"),
-            *(str(point) for point in points),
-            *("--row", row, "--task", task, "--metric", metric),
-            *("--grid", *(repr(lr) for lr in grid)),
-            *("--output", str(out)),
-        )
+    def _located(self, path: Path) -> str:
+        """The file's path in the copy of the checkout, if the copy has it."""
+        if self.code is not None and path.is_relative_to(environment.ROOT):
+            copy = self.code / path.relative_to(environment.ROOT)
+            return str(copy if copy.exists() else path)
+        return str(path)
 
-    def table(self, run_dir: Path, form: str, out: Path) -> Command:
-        """Write the table of a run folder in one format."""
-        return (self.python, str(self.folder / "table.py"), str(run_dir), "--format", form, "--output", str(out))
 
-    def _tool(self, name: str, config: Path, overlay: Path | None) -> Command:
-        overlaid = ("--overlay", str(overlay)) if overlay else ()
-        return (self.python, str(self.folder / f"{name}.py"), "--config-file", str(config), *overlaid)
+def spell_overrides(overrides: Mapping[str, Any]) -> dict[str, str]:
+    """Config overrides with each value spelled so that `parse_value` reads it back."""
+    return {key: _spell(value) for key, value in overrides.items()}
+
+
+def _spell(value: Any) -> str:
+    if isinstance(value, str) and parse_value(value) == value:
+        return value
+    return repr(value)

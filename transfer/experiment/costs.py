@@ -1,98 +1,56 @@
-"""GPU-hours before anything runs, from seconds a step that somebody measured and named."""
+"""GPU-hours before anything runs, from measured seconds per step with a named source."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal
 
-import yaml
-from pydantic import Field, TypeAdapter, ValidationError
-
-from common import environment
-from common.errors import UserError
-from transfer.experiment.decide import Decision
+from transfer.experiment.decide import Decisions
 from transfer.experiment.graph import Job
-from transfer.experiment.resources import Strict
-
-SHIPPED = environment.ROOT / "configs/seconds.yaml"
-
-
-class Entry(Strict):
-    """One measurement.
-
-    Attributes:
-        recipes: the tasks or configs (by stem) that it is for.
-        seconds: what one step takes.
-        per: what a step is.
-        gpus: the GPUs that took it together.
-        device: their kind.
-        source: who measured it.
-    """
-
-    recipes: list[str] = Field(min_length=1)
-    seconds: Annotated[float, Field(gt=0)]
-    per: Literal["iteration", "epoch"] = "iteration"
-    gpus: int = Field(ge=1)
-    device: str
-    source: str = Field(min_length=1)
-
-
-def shipped(path: Path = SHIPPED) -> list[Entry]:
-    """The table that comes with the project.
-
-    Raises:
-        UserError: it was edited into something wrong.
-    """
-    try:
-        return TypeAdapter(list[Entry]).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (ValidationError, yaml.YAMLError, OSError) as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())[:200]}") from error
+from transfer.experiment.spec import StepTime
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What a job takes.
+class JobCost:
+    """What a job costs.
 
     Attributes:
-        gpu_hours: on the GPUs of `entry`.
-        entry: the measurement it comes from.
+        gpu_hours: on the GPUs of `measured`.
+        measured: the step time that it is computed from.
     """
 
     gpu_hours: float
-    entry: Entry
+    measured: StepTime
 
 
-def cost(job: Job, entries: Sequence[Entry]) -> Cost | None:
-    """A job's cost by the first entry for its recipe; None where nobody measured it.
+def job_cost(job: Job, step_times: Sequence[StepTime]) -> JobCost | None:
+    """A job's cost by the first step time for its recipe; None if there is none.
 
     Args:
         job: the job.
-        entries: the site's own before the shipped ones.
+        step_times: the site's own before the shipped ones.
     """
-    for entry in entries:
-        if job.recipe in entry.recipes and job.total and entry.per == job.counter:
-            return Cost(job.total * entry.seconds * entry.gpus / 3600, entry)
+    for one in step_times:
+        if job.recipe in one.recipes and job.total and one.per == job.counter:
+            return JobCost(job.total * one.seconds * one.gpus / 3600, one)
     return None
 
 
-def summary(decisions: Mapping[str, Decision], entries: Sequence[Entry]) -> Iterator[str]:
-    """What the jobs to run take, a line a stage; stages that need no GPU are left out."""
+def cost_lines(decisions: Decisions, step_times: Sequence[StepTime]) -> Iterator[str]:
+    """The cost of the jobs to run, one line per stage; stages that need no GPU are left out."""
     by_kind: dict[str, list[Job]] = defaultdict(list)
     for one in decisions.values():
         if one.action == "run" and one.job.kind not in ("convert", "choose", "table"):
             by_kind[one.job.kind].append(one.job)
     for kind, jobs in by_kind.items():
-        found = [cost(job, entries) for job in jobs]
-        known = [one for one in found if one is not None]
-        words = []
+        known = [cost for job in jobs if (cost := job_cost(job, step_times)) is not None]
+        parts = []
         if known:
             hours = sum(one.gpu_hours for one in known)
-            devices = ", ".join(dict.fromkeys(one.entry.device for one in known))
-            words.append(f"{hours:,.1f} GPU-hours on {devices}")
+            devices = ", ".join(dict.fromkeys(one.measured.device for one in known))
+            parts.append(f"{hours:,.1f} GPU-hours on {devices}")
         if len(known) < len(jobs):
-            words.append(f"{len(jobs) - len(known)} unknown" if known else "unknown GPU-hours")
-        sources = "; ".join(dict.fromkeys(one.entry.source for one in known))
-        yield f"{kind}: {len(jobs)} jobs, {', '.join(words)}" + (f" ({sources})" if sources else "")
+            parts.append(f"{len(jobs) - len(known)} unknown" if known else "unknown GPU-hours")
+        sources = "; ".join(dict.fromkeys(one.measured.source for one in known))
+        yield f"{kind}: {len(jobs)} jobs, {', '.join(parts)}" + (f" ({sources})" if sources else "")

@@ -1,56 +1,69 @@
-"""What would run, and why: a pure function of the graph and what lies on disk."""
+"""What a submit would run, and why: a pure function of the graph and a snapshot of its jobs."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from common.errors import UserError
+from common.formats.job import JobState
 from transfer.experiment.graph import Graph, Job
-from transfer.experiment.store import ENDED_WELL, State, Store
+from transfer.experiment.store import ENDED_WELL, JobView, Snapshot
 
 Action = Literal["run", "queued", "done", "skip"]
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What happens to a job when the graph is submitted.
+    """What a submit does with a job.
 
     Attributes:
-        job: the job.
-        action: `run`; `queued`: nothing, the cluster's queue has it; `done`: nothing, it has its result; `skip`:
-            nothing, whatever would use it is done.
-        status: the state it is in now.
-        why: the reason, in words.
-        state: its `job.json`.
+        view: the job as it is now.
+        action: `run`; `queued`: nothing, Slurm's queue has it; `done`: nothing, it has its result; `skip`: nothing,
+            all jobs that would use it are done.
+        status: the job's state.
+        why: the reason.
     """
 
-    job: Job
+    view: JobView
     action: Action
     status: str
-    why: str
-    state: State | None
+    why: str = ""
+
+    @property
+    def job(self) -> Job:
+        """The job."""
+        return self.view.job
+
+    @property
+    def state(self) -> JobState | None:
+        """Its `job.json`."""
+        return self.view.state
 
 
-def decide(graph: Graph, store: Store) -> dict[str, Decision]:
+Decisions = Mapping[str, Decision]
+
+
+def decide(graph: Graph, snapshot: Snapshot) -> dict[str, Decision]:
     """A decision for every job, by name, in the graph's order.
 
-    A job without a result runs; a stage that only feeds others (pretrain, convert) runs only when one of them will.
+    A job without a result runs; a stage that only feeds others (pretrain, convert) runs only if one of them will.
     """
     found: dict[str, Decision] = {}
     for job in reversed(list(graph)):  # users before what they use
         users = [user for user in graph.users(job.name) if user.kind != "table"]
-        wanted = not users or any(found[user.name].action == "run" for user in users)
-        found[job.name] = _decide_one(job, graph, store, wanted)
+        needed = not users or any(found[user.name].action == "run" for user in users)
+        found[job.name] = _decide_one(snapshot.views[job.name], needed)
     decisions = {job.name: found[job.name] for job in graph}
     for job in graph:
         if job.after_any:
-            decisions[job.name] = _after_inputs(decisions[job.name], graph, store, decisions)
+            decisions[job.name] = _after_inputs(decisions[job.name], snapshot, decisions)
     return decisions
 
 
-def select(decisions: dict[str, Decision], graph: Graph, names: Collection[str]) -> dict[str, Decision]:
-    """Only the named jobs, what they still need and what follows from them; everything else is left alone."""
+def select(decisions: Decisions, graph: Graph, names: Collection[str]) -> dict[str, Decision]:
+    """Only the named jobs, what they still need and what follows from them; no other job runs."""
     wanted = set(names)
     for job in reversed(list(graph)):
         if job.name in wanted:
@@ -59,78 +72,109 @@ def select(decisions: dict[str, Decision], graph: Graph, names: Collection[str])
     return {name: one for name, one in decisions.items() if one.action != "run" or name in wanted}
 
 
-def _decide_one(job: Job, graph: Graph, store: Store, wanted: bool) -> Decision:
-    state = store.read(job)
-    status = store.status(job, state)
-    if status in ENDED_WELL:
-        return Decision(job, "done", status, "", state)
-    entry = store.entry(job)
-    if status == "unknown" or (entry is not None and entry.active and status in ("queued", "running")):
-        return Decision(job, "queued", status, queue_note(job, state, store), state)
-    if not wanted:
-        return Decision(job, "skip", status, "not needed: all that uses it is done", state)
-    return Decision(job, "run", status, _why(job, status, state, store), state)
+def jobs_to_retry(graph: Graph, snapshot: Snapshot, names: Collection[str]) -> list[str]:
+    """The jobs that `retry` runs: the named ones, or all that failed, were cancelled or interrupted.
+
+    Raises:
+        UserError: a named job has its result already, or there is no such job.
+    """
+    statuses = {name: view.status for name, view in snapshot.views.items()}
+    for name in names:
+        if statuses[graph[name].name] == "done":
+            raise UserError(f"{name} is done; there is nothing to retry")
+        if statuses[name] == "diverged":
+            raise UserError(f"{name} has diverged, which is a result; change its settings and submit instead")
+    return list(names) or [
+        name for name, status in statuses.items() if status in ("failed", "cancelled", "interrupted")
+    ]
 
 
-def queue_note(job: Job, state: State | None, store: Store) -> str:
-    """What the queue says of a job it has, and why the job was put back if it was; empty for any other."""
-    filed, entry = store.filed(job), store.entry(job)
-    if filed is None:
+def blocked_jobs(graph: Graph, snapshot: Snapshot) -> dict[str, str]:
+    """Jobs without a result that need one that failed or was cancelled, and the first such job."""
+    bad: dict[str, str] = {}
+    for job in graph:
+        view = snapshot.views[job.name]
+        status = view.status
+        by = None if job.after_any else next((bad[need] for need in job.needs if need in bad), None)
+        if by and status == "cancelled" and not view.has_started:  # Slurm removed it from the queue
+            bad[job.name] = by
+        elif status in ("failed", "cancelled"):
+            bad[job.name] = job.name
+        elif by and status in ("pending", "interrupted", "incomplete"):
+            bad[job.name] = by
+    return {name: by for name, by in bad.items() if name != by}
+
+
+def is_current(decision: Decision, snapshot: Snapshot) -> bool:
+    """Whether a table was made from what is on disk now."""
+    state = decision.state
+    return decision.status in ENDED_WELL and state is not None and state.inputs == snapshot.inputs_of(decision.job)
+
+
+def describe_queue(view: JobView) -> str:
+    """The state of a submitted job in the queue, and why it was requeued; empty for any other job."""
+    submission, entry, state = view.submission, view.queue_entry, view.state
+    if submission is None:
         return ""
     if entry is None:
-        return f"filed as Slurm job {filed.id}; {store.deaf}" if store.deaf else ""
+        return f"submitted as Slurm job {submission.id}; {view.queue_error}" if view.queue_error else ""
     words = [f"Slurm job {entry.id}"]
-    if entry.pending and entry.reason not in ("", "None"):
+    if entry.is_pending and entry.reason not in ("", "None"):
         words.append(entry.reason)
-    if entry.running and entry.nodes:
+    if entry.is_running and entry.nodes:
         words.append(f"on {entry.nodes}")
-    if state is not None and state.job_id == filed.id and entry.pending:
-        words.append(f"put back after attempt {state.attempts}" + (f": {state.error}" if state.error else ""))
+    if state is not None and state.job_id == submission.id and entry.is_pending:
+        words.append(f"requeued after attempt {state.attempts}" + (f": {state.error}" if state.error else ""))
     return ", ".join(words)
 
 
-def end_note(job: Job, store: Store) -> str:
-    """How a filed job ended that left no word of its own."""
-    entry = store.entry(job)
-    if entry is None or entry.active:
-        return ""
-    return f"Slurm job {entry.id} ended as {entry.state}"
+def describe_end(view: JobView) -> str:
+    """How a submitted job ended by Slurm's record, for one that wrote nothing itself."""
+    entry = view.queue_entry
+    return "" if entry is None or entry.is_active else f"Slurm job {entry.id} ended as {entry.state}"
 
 
-def _why(job: Job, status: str, state: State | None, store: Store) -> str:
+def _decide_one(view: JobView, needed: bool) -> Decision:
+    status = view.status
+    if status in ENDED_WELL:
+        return Decision(view, "done", status)
+    if view.is_in_queue:
+        return Decision(view, "queued", status, describe_queue(view))
+    if not needed:
+        return Decision(view, "skip", status, "not needed: all that uses it is done")
+    return Decision(view, "run", status, _reason_to_run(view, status))
+
+
+def _reason_to_run(view: JobView, status: str) -> str:
     if status == "incomplete":
-        return f"its output {store.missing(job)[0]} is gone"
+        return f"its output {view.missing[0]} is gone"
     if status == "failed":
-        return f"failed: {(state.error if state else None) or end_note(job, store) or 'unknown'}"
+        return f"failed: {(view.state.error if view.state else None) or describe_end(view) or 'unknown'}"
     if status == "interrupted":
-        return "was killed while it ran; goes on from its last checkpoint"
+        return "was killed while it ran; continues from its last checkpoint"
     if status == "cancelled":
-        return "was cancelled; goes on from its last checkpoint"
+        return "was cancelled; continues from its last checkpoint"
     if status == "running":
         return "a process of an earlier submit still works on it"
-    former = store.former(job)
-    return f"its settings or inputs changed (before: {former[0].name})" if former else "has not run yet"
+    return f"its settings or inputs changed (before: {view.former})" if view.former else "has not run yet"
 
 
-def _after_inputs(one: Decision, graph: Graph, store: Store, decisions: dict[str, Decision]) -> Decision:
-    """What waits for its inputs however they end is filed behind those that run; a table is done only while what it
-    read is what there is, a choice is not made again."""
+def _after_inputs(one: Decision, snapshot: Snapshot, decisions: Decisions) -> Decision:
+    """A job that waits for its inputs however they end runs if one of them runs.
+
+    A table is also made again if its inputs changed; a choice is made once.
+    """
     will_run = [need for need in one.job.needs if decisions[need].action == "run"]
     if one.action in ("run", "queued") and not will_run:
         return one
     if one.job.kind == "choose":
-        return Decision(one.job, "run", one.status, one.why, one.state) if one.action == "queued" else one
+        return replace(one, action="run") if one.action == "queued" else one
     if any(decisions[need].action == "queued" for need in one.job.needs) and one.action == "done":
         will_run = [need for need in one.job.needs if decisions[need].action in ("run", "queued")]
     if will_run:
-        why = f"after {len(will_run)} of its inputs" if one.action == "done" else one.why
-        return Decision(one.job, "run", one.status, why, one.state)
-    if not is_current(one, graph, store):
-        return Decision(one.job, "run", "outdated", "what it read has changed", one.state)
+        return replace(
+            one, action="run", why=f"after {len(will_run)} of its inputs" if one.action == "done" else one.why
+        )
+    if not is_current(one, snapshot):
+        return replace(one, action="run", status="outdated", why="what it read has changed")
     return one
-
-
-def is_current(one: Decision, graph: Graph, store: Store) -> bool:
-    """Whether the table was made, and from what lies on disk now."""
-    made = one.status in ENDED_WELL and one.state is not None
-    return made and one.state is not None and one.state.inputs == store.inputs_of(one.job, graph)

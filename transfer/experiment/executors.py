@@ -1,153 +1,395 @@
-"""What every way of running jobs has in common: local, debug, slurm."""
+"""What the executors share: the plan of a run, the order of its jobs, and one attempt at a job as child processes."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
+import shlex
+import signal
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import IO, Protocol
 
-from transfer.experiment.decide import Decision
+from common.errors import EXIT_REQUEUE
+from common.formats.job import JobState, JobStatus, utc_now
+from transfer.experiment.commands import Command, Tools
+from transfer.experiment.decide import Decisions
 from transfer.experiment.graph import Graph, Job
+from transfer.experiment.locks import FileLock, kill_tree, process_id
 from transfer.experiment.spec import Experiment
-from transfer.experiment.store import State, Store
+from transfer.experiment.store import Snapshot, Store
+
+_ERROR = re.compile(r"^(error: |[\w.]+: error: |[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b)")
+LOG_TAIL = 1 << 16
+"""Bytes at the end of a log that are searched for the last error."""
 
 
-class Listener(Protocol):
-    """Is told what happens, to show it."""
-
-    def begin(self, work: Work, side_by_side: int) -> None:
-        """The work is about to start, at most so many jobs at a time (0: as a queue likes)."""
-
-    def filed(self, jobs: Sequence[Job], ids: Sequence[str], after: str) -> None:
-        """Jobs were put into a queue under these ids, to start after what `after` says."""
-
-    def started(self, job: Job, state: State) -> None:
-        """A job was started."""
-
-    def waiting(self, job: Job, state: State | None) -> None:
-        """A job cannot start: a process of an earlier submit still works on it."""
-
-    def ended(self, job: Job, state: State) -> None:
-        """A job has ended, well or not."""
-
-    def blocked(self, job: Job, by: str) -> None:
-        """A job will not run, because job `by` did not end well."""
-
-    def tick(self, running: Mapping[str, State]) -> None:
-        """Some time has passed."""
-
-    def end(self) -> None:
-        """Nothing more will come."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """What an executor is given.
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """What an executor runs.
 
     Attributes:
         experiment: the settings.
         graph: all jobs.
-        decisions: what to do with each; jobs left out are left alone.
-        store: where their state lies.
+        decisions: what to do with each; jobs left out are not touched.
+        store: the run folder.
+        tools: make the command lines.
+        snapshot: what the decisions were made from.
     """
 
     experiment: Experiment
     graph: Graph
-    decisions: Mapping[str, Decision]
+    decisions: Decisions
     store: Store
+    tools: Tools
+    snapshot: Snapshot
 
     def to_run(self) -> list[Job]:
-        """The jobs to run: the longest chains first, else in the graph's order."""
+        """The jobs to run: those with the longest chain behind them first, else in the graph's order."""
         height = self.graph.heights()
         jobs = [one.job for one in self.decisions.values() if one.action == "run"]
         return sorted(jobs, key=lambda job: -height[job.name])
 
 
 @dataclass
-class Outcome:
-    """What came of it.
+class RunOutcome:
+    """What an executor did.
 
     Attributes:
-        ran: the final state of every job that was run.
-        blocked: jobs that were not run, and the job each waited for in vain.
-        filed: the queue's ids of the jobs that were filed there.
-        held: how many jobs were in the queue already.
-        stopped: the signal that ended the work before its time; None when it ran to its end.
+        ran: the final state of every job that ran.
+        blocked: jobs that did not run, and the job without a result that each needs.
+        submitted: the Slurm ids of the jobs submitted to the queue.
+        already_queued: how many jobs were in the queue before.
+        stopped: the signal that ended the run early; None if it ran to its end.
     """
 
-    ran: dict[str, State] = field(default_factory=dict)
+    ran: dict[str, JobState] = field(default_factory=dict)
     blocked: dict[str, str] = field(default_factory=dict)
-    filed: dict[str, str] = field(default_factory=dict)
-    held: int = 0
+    submitted: dict[str, str] = field(default_factory=dict)
+    already_queued: int = 0
     stopped: int | None = None
 
     @property
-    def bad(self) -> list[str]:
-        """The jobs that have no result: failed, cancelled or blocked."""
-        ended_badly = [name for name, state in self.ran.items() if state.status in ("failed", "cancelled")]
-        return ended_badly + list(self.blocked)
+    def without_result(self) -> list[str]:
+        """The jobs that failed, were cancelled or are blocked."""
+        return [n for n, state in self.ran.items() if state.status in ("failed", "cancelled")] + list(self.blocked)
+
+
+class RunListener(Protocol):
+    """Is notified of what happens in a run, to show it."""
+
+    def begin(self, plan: RunPlan, side_by_side: int) -> None:
+        """The run starts, with at most so many jobs at a time (0: as Slurm decides)."""
+
+    def submitted(self, jobs: Sequence[Job], ids: Sequence[str], after: str) -> None:
+        """Jobs were submitted under these Slurm ids; `after` names the jobs that they wait for."""
+
+    def started(self, job: Job, state: JobState) -> None:
+        """A job has started."""
+
+    def waiting(self, job: Job, state: JobState | None) -> None:
+        """A job cannot start: a process of an earlier submit still works on it."""
+
+    def ended(self, job: Job, state: JobState) -> None:
+        """A job has ended, with a result or without."""
+
+    def blocked(self, job: Job, by: str) -> None:
+        """A job will not run, because job `by` has no result."""
+
+    def tick(self, running: Mapping[str, JobState]) -> None:
+        """Called several times per second."""
+
+    def end(self) -> None:
+        """The run is over."""
 
 
 class Executor(Protocol):
-    """A way of running jobs.
+    """A way to run jobs.
 
-    `run` returns when its part is done: local and debug when every job has ended, a queue when every job is filed.
+    `run` returns when its part is done: local and debug when every job has ended, slurm when every job is submitted.
     """
 
     name: str
 
-    def refusal(self, experiment: Experiment, decisions: Mapping[str, Decision]) -> str | None:
-        """Why it cannot do this, in one line, before anything is written; None when it can."""
+    def refusal(self, experiment: Experiment, decisions: Decisions) -> str | None:
+        """Why it cannot run them, in one line; None if it can."""
 
-    def run(self, work: Work, listener: Listener) -> Outcome:
-        """Run what `work.decisions` says."""
+    def run(self, plan: RunPlan, listener: RunListener) -> RunOutcome:
+        """Run what `plan.decisions` says."""
 
 
-def in_queue(decisions: Mapping[str, Decision]) -> str | None:
-    """For what runs jobs itself: why not now; None unless a cluster's queue holds some of them."""
-    held = [name for name, one in decisions.items() if one.action == "queued"]
-    if not held:
+def refuse_queued(decisions: Decisions) -> str | None:
+    """Why jobs cannot run outside Slurm: its queue holds some of them; None otherwise."""
+    queued = [name for name, one in decisions.items() if one.action == "queued"]
+    if not queued:
         return None
     advice = "wait for them, `cancel` them, or give --cluster slurm"
-    return f"{len(held)} jobs of this run folder are in Slurm's queue, such as {held[0]}; {advice}"
+    return f"{len(queued)} jobs of this run folder are in Slurm's queue, such as {queued[0]}; {advice}"
 
 
-class Agenda:
-    """Which jobs may start: those whose inputs are there; which never will: those whose inputs failed.
+def job_environment(experiment: Experiment) -> dict[str, str]:
+    """The environment variables of every job: its threads, then those of the experiment file."""
+    return {"OMP_NUM_THREADS": str(experiment.local.threads), **experiment.environment}
+
+
+class ReadyQueue:
+    """The jobs that still have to start: those whose inputs exist, and those whose inputs failed.
 
     Args:
-        work: what is to be run.
-        outcome: is kept up to date with what is blocked.
+        plan: what is to be run.
+        outcome: is updated with what ran and what is blocked.
     """
 
-    def __init__(self, work: Work, outcome: Outcome) -> None:
-        self.waiting = work.to_run()
+    def __init__(self, plan: RunPlan, outcome: RunOutcome) -> None:
+        self.waiting = plan.to_run()
         self.outcome = outcome
-        self.unsettled = {job.name for job in self.waiting}
+        self.unfinished = {job.name for job in self.waiting}
 
-    def settle(self, job: Job, state: State) -> None:
-        """The job has ended in `state`."""
+    def finish(self, job: Job, state: JobState) -> None:
+        """Record that the job has ended in `state`."""
         self.outcome.ran[job.name] = state
-        self.unsettled.discard(job.name)
+        self.unfinished.discard(job.name)
 
-    def newly_blocked(self) -> list[Job]:
-        """Take out the jobs that can never run, and say by `outcome.blocked` because of which."""
+    def pop_blocked(self) -> list[Job]:
+        """Remove the jobs that can no longer run; `outcome.blocked` names the reasons."""
         found: list[Job] = []
         while True:
-            bad = set(self.outcome.bad)
+            bad = set(self.outcome.without_result)
             hit = [(job, need) for job in self.waiting if not job.after_any for need in job.needs if need in bad]
             if not hit:
                 return found
             job, need = hit[0]
             self.outcome.blocked[job.name] = self.outcome.blocked.get(need, need)
             self.waiting.remove(job)
-            self.unsettled.discard(job.name)
+            self.unfinished.discard(job.name)
             found.append(job)
 
     def ready(self) -> list[Job]:
-        """The jobs whose every input has ended (well, but for the table), best first."""
-        return [job for job in self.waiting if not self.unsettled.intersection(job.needs)]
+        """The jobs whose inputs have all ended, most urgent first."""
+        return [job for job in self.waiting if not self.unfinished.intersection(job.needs)]
 
-    def take(self, job: Job) -> None:
-        """The job is being started."""
+    def start(self, job: Job) -> None:
+        """Remove a job that is being started."""
         self.waiting.remove(job)
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What the attempts of an executor have in common.
+
+    Attributes:
+        executor: the executor's name, for `job.json`.
+        environment: variables laid over those of this process.
+        max_resumes: how often a command that exits with 75 (stopped after a checkpoint) is restarted.
+        job_id: the Slurm job of this process; None without Slurm.
+    """
+
+    executor: str
+    environment: Mapping[str, str]
+    max_resumes: int
+    job_id: str | None = None
+
+
+class JobAttempt:
+    """Runs a job's commands as children of this process: `start`, then `poll` until it returns a state.
+
+    The children hold the job's lock. While one of them lives, no other process starts the job, and every process sees
+    that it runs, even if this process was killed.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        commands: Sequence[Command],
+        store: Store,
+        context: RunContext,
+        *,
+        state: JobState,
+        lock: FileLock,
+    ) -> None:
+        self.job, self.store, self.context, self.state = job, store, context, state
+        self._lock = lock
+        self._commands = list(commands)
+        self._resumes_left = context.max_resumes
+        self._stop_reason: str | None = None
+        self._stop_status: JobStatus = "cancelled"
+        self._child = self._launch()
+
+    @classmethod
+    def start(
+        cls,
+        job: Job,
+        commands: Sequence[Command],
+        graph: Graph,
+        store: Store,
+        context: RunContext,
+        *,
+        timeout: float = 0.1,
+    ) -> JobAttempt | None:
+        """Start the first command; None if another process works on the job during the whole `timeout` (seconds)."""
+        lock = store.lock(job)
+        if not lock.acquire(timeout):
+            return None
+        try:
+            state = next_attempt(job, graph, store, context.executor, context.job_id)
+            return cls(job, commands, store, context, state=state, lock=lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    def poll(self) -> JobState | None:
+        """The job's final state once it has ended, else None; starts the next command when it is due."""
+        code = self._child.poll()
+        if code is None:
+            return None
+        if code == 0:
+            del self._commands[0]
+            if self._commands and not self._stop_reason:
+                self._child = self._launch()
+                return None
+            return self._finish(self._state_after_success())
+        if self.store.cancel_requested(self.job, self.state):
+            return self._finish(self.state.finish("cancelled", exit_code=code, error=self._stop_reason or "cancelled"))
+        if self._stop_reason:
+            return self._finish(self.state.finish(self._stop_status, exit_code=code, error=self._stop_reason))
+        if code == EXIT_REQUEUE and self._resumes_left:
+            self._resumes_left -= 1
+            self._child = self._launch()
+            return None
+        error = describe_exit(code, self.store.log(self.job), self.context.max_resumes)
+        return self._finish(self.state.finish("failed", exit_code=code, error=error))
+
+    def stop(self, reason: str, status: JobStatus = "cancelled", send: bool = True) -> None:
+        """Ask the running command to save a checkpoint and exit; the attempt will end as `status`.
+
+        Args:
+            reason: written to `job.json`.
+            status: what the attempt ends as.
+            send: send SIGTERM; False if the command has received it already.
+        """
+        self._stop_reason, self._stop_status = reason, status
+        if send and self._child.poll() is None:
+            self._child.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kill the running command and all its descendants."""
+        if self._child.poll() is None:
+            kill_tree(self._child.pid)
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        self.store.write(self.job, self.state)  # before the process: one without a record would be lost
+        child = start_command(
+            self._commands[0],
+            self.store.log(self.job),
+            self.state.attempts,
+            self.context.environment,
+            pass_fds=(self._lock.fileno(),),
+        )
+        self.state = self.state.replace(process=process_id(child.pid))
+        self.store.write(self.job, self.state)
+        return child
+
+    def _state_after_success(self) -> JobState:
+        if self._commands:
+            return self.state.finish(self._stop_status, exit_code=0, error=self._stop_reason)
+        return state_after_success(self.job, self.store, self.state)
+
+    def _finish(self, state: JobState) -> JobState:
+        self.state = state
+        self.store.write(self.job, state)
+        self._lock.release()
+        return state
+
+
+def next_attempt(job: Job, graph: Graph, store: Store, executor: str, job_id: str | None = None) -> JobState:
+    """The state of the job's next attempt, which starts now."""
+    before = store.read(job)
+    return JobState(
+        name=job.name,
+        fingerprint=job.fingerprint,
+        status="running",
+        executor=executor,
+        attempts=before.attempts + 1 if before else 1,
+        started=utc_now(),
+        inputs=store.inputs_of(job, graph) if job.after_any else None,
+        job_id=job_id,
+        kills=before.kills if before else 0,
+    )
+
+
+def state_after_success(job: Job, store: Store, state: JobState) -> JobState:
+    """The final state of an attempt whose commands all exited with 0; it failed if an output is missing."""
+    missing = store.missing(job)
+    if missing:
+        return state.finish("failed", exit_code=0, error=f"exited with 0 but wrote no {missing[0]}")
+    return state.finish("diverged" if store.result_status(job) == "diverged" else "done", exit_code=0)
+
+
+def start_command(
+    command: Command, log: Path, attempt: int, environment: Mapping[str, str], pass_fds: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
+    """Start a command whose output is appended to `log`."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "ab") as stream:
+        write_banner(stream, attempt, command)
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+            pass_fds=pass_fds,
+            preexec_fn=ignore_signals,
+        )
+
+
+def ignore_signals() -> None:
+    """In the child: ignore Ctrl-C, a closed terminal and Slurm's warning, which the parent handles.
+
+    A tool that handles SIGUSR2 installs its own handler; the workers of its data loaders would die of the signal. The
+    parent may block signals while it starts the child, which must not inherit that.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGUSR2))
+
+
+def write_banner(log: IO[bytes], attempt: int, command: Command) -> None:
+    """Write a line with the attempt's number, the time and the command."""
+    log.write(f"== attempt {attempt} · {utc_now()} · {shlex.join(command)}\n".encode())
+    log.flush()
+
+
+def describe_exit(code: int, log: Path, max_resumes: int = 0) -> str:
+    """Why a command failed: its last error line, the signal that killed it, or its exit code."""
+    line = last_error_line(log)
+    if code == EXIT_REQUEUE:
+        return f"stopped itself {max_resumes + 1} times without finishing; submit again to continue"
+    if code < 0:
+        return f"killed by {signal_name(-code)}" + (f" after: {line}" if line else "")
+    return line or f"exited with {code} and printed nothing"
+
+
+def last_error_line(log: Path) -> str:
+    """The last line of the last attempt in a log that looks like an error, else its last line; empty if none."""
+    try:
+        with open(log, "rb") as stream:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - LOG_TAIL))
+            text = stream.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+    attempt = text.rpartition("\n== attempt ")[2].split("\n")[1:]
+    lines = [line.strip() for line in attempt if line.strip()]
+    errors = [line for line in lines if _ERROR.match(line)]
+    return (errors or lines or [""])[-1][:300]
+
+
+def signal_name(number: int) -> str:
+    """A signal's name, such as `SIGTERM`; SIGKILL with a hint to its usual cause."""
+    name = f"signal {number}"
+    with contextlib.suppress(ValueError):
+        name = signal.Signals(number).name
+    return f"{name} (out of memory?)" if number == signal.SIGKILL else name

@@ -1,49 +1,36 @@
-"""The graph of jobs: what they are, what they need, what they write, and its file `graph.json`."""
+"""The graph of jobs: what they are, what they need and what they write."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
 from common.errors import UserError, nearest
-from common.files import read_json, write_json
-from transfer.experiment.commands import Command
+from common.formats.graph import GRAPH_FILE, GraphFile, GraphJob, GraphRow, GraphTask, JobKind
+from transfer.experiment.commands import Arguments, Command, Tools
 
-FORMAT = "graph/1"
-FILE = "graph.json"
-Kind = Literal["pretrain", "convert", "evaluate", "search", "choose", "finetune", "table"]
+STORED = tuple(name for name in GraphJob.model_fields if name not in ("commands", "dir"))
+"""The fields of a job that its entry in `graph.json` has, too."""
 
 
 @dataclass(frozen=True)
 class Job:
     """One unit of work.
 
+    The fields up to `role` are those of `GraphJob`, which describes them. A job that was read from `graph.json` has
+    none of the others: it is shown, not started.
+
     Attributes:
-        name: what it is, such as `finetune.simsiam.voc07.s1`.
-        kind: its stage.
-        fingerprint: SHA-256 over all that decides its result.
-        needs: the jobs whose output it reads.
-        commands: what is run, one after the other.
-        outputs: the files it leaves, relative to the run folder; it is done only while they exist.
-        row: the row it belongs to; None for the table.
-        task: the task it fine-tunes on; of an evaluation the column it fills, such as `linear_200ep`.
-        seed: its seed.
-        trial: its trial's number, from 1.
-        total: how far it has to go, in the unit of `counter`; None when only the tool knows.
-        counter: the key of `metrics.json` that counts towards `total`.
-        data: the data root that its commands name.
-        recipe: whose seconds a step hold for it: the task's own name or the config's stem; None where the settings are
-            not the recipe's (an overlay, another batch).
-        role: `lr_search` for a point of a search, which is in no cell of a table.
+        tool: the tool that it runs.
+        args: the arguments of each of its runs of the tool, in order.
+        row_key: the key of the experiment's row that requests it; None for the table.
     """
 
     name: str
-    kind: Kind
+    kind: JobKind
     fingerprint: str
     needs: tuple[str, ...]
-    commands: tuple[Command, ...]
     outputs: tuple[str, ...]
     row: str | None = None
     task: str | None = None
@@ -54,21 +41,28 @@ class Job:
     data: str | None = None
     recipe: str | None = None
     role: str | None = None
-
-    @property
-    def asked_by(self) -> str | None:
-        """The key of the experiment's row that asks for it, which may be part of another `row`; None for the table."""
-        return self.name.split(".")[1] if "." in self.name else None
+    tool: str = field(default="", compare=False)
+    args: tuple[Arguments, ...] = field(default=(), compare=False)
+    row_key: str | None = field(default=None, compare=False)
 
     @property
     def dir(self) -> str:
         """Its folder, relative to the run folder."""
-        return f"jobs/{self.name}-{self.fingerprint[:8]}"
+        return job_dir(self.name, self.fingerprint)
+
+    def commands(self, tools: Tools, *, num_gpus: int = 0, data: str | None = None) -> list[Command]:
+        """Its command lines, to be run one after another; see `Tools.command`."""
+        return [tools.command(self.tool, one, num_gpus=num_gpus, data=data) for one in self.args]
 
     @property
     def after_any(self) -> bool:
-        """Whether it runs once its inputs have ended, however they ended, not only when all are done."""
+        """Whether it also runs if some of its inputs failed."""
         return self.kind in ("choose", "table")
+
+
+def job_dir(name: str, fingerprint: str) -> str:
+    """A job's folder, relative to the run folder."""
+    return f"jobs/{name}-{fingerprint[:8]}"
 
 
 @dataclass(frozen=True)
@@ -79,17 +73,17 @@ class Graph:
         experiment: the experiment's name.
         source: the experiment file's text.
         sets: the `--set` words.
-        rows: `{"key", "label", "expected"}` of every row, in order.
-        tasks: `{"key", "trials"}` of every task, in order.
+        rows: the table's rows.
+        tasks: the table's columns.
         jobs: by name.
     """
 
     experiment: str
     source: str
-    sets: tuple[str, ...]
-    rows: tuple[dict[str, Any], ...]
-    tasks: tuple[dict[str, Any], ...]
-    jobs: dict[str, Job] = field(default_factory=dict)
+    sets: Sequence[str]
+    rows: Sequence[GraphRow]
+    tasks: Sequence[GraphTask]
+    jobs: Mapping[str, Job]
 
     def __iter__(self) -> Iterator[Job]:
         return iter(self.jobs.values())
@@ -117,18 +111,21 @@ class Graph:
         return reached
 
     def heights(self) -> dict[str, int]:
-        """How many stages follow each job: what a long chain waits for is started first."""
+        """How many stages follow each job: the jobs with the longest chain behind them start first."""
         height: dict[str, int] = {job.name: 0 for job in self}
         for job in reversed(list(self)):
             for need in job.needs:
                 height[need] = max(height[need], height[job.name] + 1)
         return height
 
-    def write(self, run_dir: Path) -> None:
-        """Write `graph.json` into the run folder."""
-        head = {"format": FORMAT, "experiment": self.experiment, "source": self.source, "sets": self.sets}
-        jobs = [{**asdict(job), "dir": job.dir} for job in self]
-        write_json(run_dir / FILE, {**head, "rows": self.rows, "tasks": self.tasks, "jobs": jobs})
+    def write(self, run_dir: Path, tools: Tools) -> None:
+        """Write `graph.json` into the run folder, with the command lines of `tools`."""
+        jobs = []
+        for job in self:
+            commands = tuple(list(words) for words in job.commands(tools))
+            jobs.append(GraphJob(**{name: getattr(job, name) for name in STORED}, commands=commands, dir=job.dir))
+        values = {name: getattr(self, name) for name in ("experiment", "source", "sets", "rows", "tasks")}
+        GraphFile(**values, jobs=tuple(jobs)).write(run_dir / GRAPH_FILE)
 
 
 def read_graph(run_dir: Path) -> Graph:
@@ -137,25 +134,9 @@ def read_graph(run_dir: Path) -> Graph:
     Raises:
         UserError: nothing was submitted there, or the file is of another format.
     """
-    path = run_dir / FILE
+    path = run_dir / GRAPH_FILE
     if not path.exists():
         raise UserError(f"nothing was submitted to {run_dir} yet; `submit` does that")
-    content = read_json(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{path} is not of format {FORMAT}; it was written by another version: choose another run_dir")
-    jobs = [_job(dict(entry)) for entry in content["jobs"]]
-    return Graph(
-        experiment=content["experiment"],
-        source=content["source"],
-        sets=tuple(content["sets"]),
-        rows=tuple(content["rows"]),
-        tasks=tuple(content["tasks"]),
-        jobs={job.name: job for job in jobs},
-    )
-
-
-def _job(entry: dict[str, Any]) -> Job:
-    entry.pop("dir")
-    entry["needs"], entry["outputs"] = tuple(entry["needs"]), tuple(entry["outputs"])
-    entry["commands"] = tuple(tuple(words) for words in entry["commands"])
-    return Job(**entry)
+    file = GraphFile.read(path, "choose another run_dir")
+    jobs = [Job(**{name: getattr(entry, name) for name in STORED}) for entry in file.jobs]
+    return Graph(file.experiment, file.source, file.sets, file.rows, file.tasks, {job.name: job for job in jobs})

@@ -1,25 +1,34 @@
-"""From an experiment file and `--set` to a checked `Experiment`; every mistake is a UserError of one line."""
+"""Reads the experiment file with its `--set` values, the site file and measured step times.
+
+Paths in an experiment file: config files and overlays are relative to the current folder, else to the checkout (so
+`configs/…` works from anywhere); everything else (run_dir, weights, data roots) is relative to the current folder.
+Weights may also be `zoo:NAME`, a public checkpoint of configs/zoo.yaml. Links are not followed: on a cluster the same
+link may lead elsewhere on another host.
+"""
 
 from __future__ import annotations
 
 import os
-import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from common import environment
 from common.config import load_yaml, merge_dict
-from common.errors import UserError, nearest
-from transfer.experiment.spec import Experiment
+from common.errors import UserError
+from common.formats import explain_validation_error, key_lines, locate
+from transfer.experiment.spec import Experiment, SiteConfig, StepTime
+
+SHIPPED_STEP_TIMES = environment.ROOT / "configs/seconds.yaml"
 
 
 @dataclass(frozen=True)
-class Source:
+class ExperimentSource:
     """Where an experiment came from.
 
     Attributes:
@@ -33,7 +42,7 @@ class Source:
     sets: tuple[str, ...] = ()
 
 
-def load(path: str | os.PathLike[str], sets: Sequence[str] = ()) -> tuple[Experiment, Source]:
+def load_experiment(path: str | os.PathLike[str], sets: Sequence[str] = ()) -> tuple[Experiment, ExperimentSource]:
     """Read and check an experiment file with `key=value` settings laid over it.
 
     Raises:
@@ -46,8 +55,10 @@ def load(path: str | os.PathLike[str], sets: Sequence[str] = ()) -> tuple[Experi
     try:
         experiment = Experiment.model_validate(content)
     except ValidationError as error:
-        raise UserError(explain(error, str(path), text, sets)) from error
-    return experiment, Source(str(path), text, tuple(sets))
+        lines = key_lines(text)
+        reason = explain_validation_error(error, Experiment, lambda key: _locate(key, str(path), lines, sets))
+        raise UserError(reason) from error
+    return experiment, ExperimentSource(str(path), text, tuple(sets))
 
 
 def _parse_set(word: str) -> dict[str, Any]:
@@ -64,95 +75,65 @@ def _parse_set(word: str) -> dict[str, Any]:
     return typing.cast("dict[str, Any]", value)
 
 
-def _lines(text: str) -> dict[tuple[str, ...], int]:
-    """The line of every key, by its path."""
-    found: dict[tuple[str, ...], int] = {}
-
-    def walk(node: yaml.Node | None, at: tuple[str, ...]) -> None:
-        if not isinstance(node, yaml.MappingNode):
-            return
-        for key, value in node.value:
-            name = (*at, str(key.value))
-            found[name] = key.start_mark.line + 1
-            walk(value, name)
-
-    walk(yaml.compose(text, Loader=yaml.SafeLoader), ())
-    return found
-
-
-def explain(
-    error: ValidationError, path: str, text: str, sets: Iterable[str] = (), model: type[BaseModel] = Experiment
-) -> str:
-    """The first mistake as one line; how many more there are.
-
-    Args:
-        error: what pydantic found.
-        path: the file.
-        text: its content.
-        sets: the `--set` words that were laid over it.
-        model: what it was to be.
-    """
-    lines = _lines(text)
-    # A misspelt key is often missing too: the spelling says more.
-    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    first = problems[0]
-    parts = tuple(str(part) for part in first["loc"] if part != "[key]")
-    key = ".".join(parts)
-    what = _reason(first, parts, model)
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"{_where(path, parts, lines, sets)}: {key + ': ' if key else ''}{what}{more}"
-
-
-def _where(path: str, parts: tuple[str, ...], lines: dict[tuple[str, ...], int], sets: Iterable[str]) -> str:
-    """`--set key=…` when the mistake came from there, else the file and the nearest line that is known."""
+def _locate(key: tuple[str, ...], path: str, lines: Mapping[tuple[str, ...], int], sets: Iterable[str]) -> str:
+    """`--set key=…` if the mistake came from there, else the file and the nearest known line."""
     for word in sets:
         given = tuple(word.partition("=")[0].split("."))
-        if parts[: len(given)] == given or (parts and given[: len(parts)] == parts and parts not in lines):
+        if key[: len(given)] == given or (key and given[: len(key)] == key and key not in lines):
             return f"--set {word}"
-    for length in range(len(parts), 0, -1):
-        if parts[:length] in lines:
-            return f"{path}, line {lines[parts[:length]]}"
-    return path
+    return locate(key, path, lines)
 
 
-def _reason(problem: Any, parts: tuple[str, ...], model: type[BaseModel]) -> str:
-    kind, value = problem["type"], problem["input"]
-    if kind == "extra_forbidden":
-        return f"unknown key; {nearest(parts[-1], _fields_at(parts[:-1], model))}"
-    if kind == "missing":
-        return "is missing; add it"
-    if kind == "value_error":
-        return str(problem["ctx"]["error"])
-    if kind == "string_pattern_mismatch":
-        return f"{value!r} is no name; use letters, digits, '-', '_' and '+'"
-    shown = "" if isinstance(value, (dict, list)) else f", not {value!r}"
-    return problem["msg"].replace("Input should be", "must be").replace("valid ", "") + shown
+def site_file() -> Path:
+    """`$XDG_CONFIG_HOME/ssl-detection-transfer/site.yaml`, by default below `~/.config`."""
+    home = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    return Path(home).expanduser() / "ssl-detection-transfer" / "site.yaml"
 
 
-def _fields_at(parts: tuple[str, ...], model: type[BaseModel]) -> list[str]:
-    """The keys that are valid in the section that `parts` leads to."""
-    current: Any = model
-    for part in parts:
-        current = _model_in(current.model_fields[part].annotation if _is_model(current) else current)
-    return list(current.model_fields) if _is_model(current) else []
+def read_site(path: Path | None = None) -> SiteConfig:
+    """The user's site file; an empty one if it does not exist.
+
+    Raises:
+        UserError: it is not YAML, or holds an unknown key or a wrong value.
+    """
+    file = path or site_file()
+    if not file.exists():
+        return SiteConfig()
+    content = load_yaml(file)
+    try:
+        return SiteConfig.model_validate(content)
+    except ValidationError as error:
+        lines = key_lines(file.read_text(encoding="utf-8"))
+        raise UserError(
+            explain_validation_error(error, SiteConfig, lambda key: locate(key, str(file), lines))
+        ) from error
 
 
-def _model_in(annotation: Any) -> Any:
-    """The class inside `Section | None`; `dict[str, Section]` becomes `_Values` until its key is passed."""
-    origin = typing.get_origin(annotation)
-    if origin in (typing.Union, types.UnionType):
-        return next((a for a in typing.get_args(annotation) if _is_model(a)), annotation)
-    if origin in (dict, list):
-        return _Values(typing.get_args(annotation)[-1])
-    return annotation.of if isinstance(annotation, _Values) else annotation
+def read_step_times(path: Path = SHIPPED_STEP_TIMES) -> list[StepTime]:
+    """The step times that come with the project.
+
+    Raises:
+        UserError: the file holds a mistake.
+    """
+    try:
+        return TypeAdapter(list[StepTime]).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (ValidationError, yaml.YAMLError, OSError) as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())[:200]}") from error
 
 
-@dataclass(frozen=True)
-class _Values:
-    """A mapping whose next part is a user's own key."""
-
-    of: Any
+def absolute(path: str) -> Path:
+    """The path seen from the current folder."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 (resolve() would follow links)
 
 
-def _is_model(value: Any) -> bool:
-    return isinstance(value, type) and issubclass(value, BaseModel)
+def config_path(path: str) -> Path:
+    """A config file or overlay: the current folder's, else the checkout's; it need not exist."""
+    here = absolute(path)
+    if here.exists() or Path(path).is_absolute():
+        return here
+    return environment.ROOT / path
+
+
+def run_dir_of(experiment: Experiment) -> Path:
+    """Where the experiment writes: its `run_dir`, else `runs/<name>` in the current folder."""
+    return absolute(experiment.run_dir or f"runs/{experiment.name}")

@@ -1,31 +1,45 @@
-"""`--cluster local`: the graph on this machine, in dependency order, a number of jobs side by side."""
+"""`--cluster local` and `--cluster debug`: run the graph on this machine, in dependency order."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from types import FrameType
+from pathlib import Path
+from types import FrameType, ModuleType
 
-from transfer.experiment.attempt import Attempt, Means
-from transfer.experiment.decide import Decision
-from transfer.experiment.executors import Agenda, Listener, Outcome, Work, in_queue
+from common.console import call
+from common.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
+from common.formats.job import JobState
+from transfer.experiment.commands import Command
+from transfer.experiment.decide import Decisions
+from transfer.experiment.executors import (
+    JobAttempt,
+    ReadyQueue,
+    RunContext,
+    RunListener,
+    RunOutcome,
+    RunPlan,
+    job_environment,
+    next_attempt,
+    refuse_queued,
+    state_after_success,
+    write_banner,
+)
 from transfer.experiment.graph import Job
+from transfer.experiment.locks import process_id
 from transfer.experiment.spec import Experiment
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-def job_environment(experiment: Experiment) -> dict[str, str]:
-    """The variables of every job: its share of threads, then what the experiment file says."""
-    return {"OMP_NUM_THREADS": str(experiment.local.threads), **experiment.environment}
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def visible_gpus(slot: int, count: int) -> dict[str, str]:
-    """The variable that shows a slot its own GPUs alone; empty where nothing is said about GPUs."""
+    """CUDA_VISIBLE_DEVICES with a slot's own GPUs; empty if `count` is 0."""
     if not count:
         return {}
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -33,20 +47,12 @@ def visible_gpus(slot: int, count: int) -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": ",".join(devices[slot * count : (slot + 1) * count])}
 
 
-def with_gpus(job: Job, count: int) -> Job:
-    """The job with its tool told to start one process a GPU, where it trains or evaluates."""
-    if count < 2 or job.kind not in ("pretrain", "evaluate", "search", "finetune"):
-        return job
-    told = tuple((*words[:2], "--num-gpus", str(count), *words[2:]) for words in job.commands)
-    return replace(job, commands=told)
-
-
-class Local:
-    """Runs jobs as children of this process, in its process group: whoever kills the group kills all.
+class LocalExecutor:
+    """Runs jobs side by side as children of this process, in its process group: killing the group kills all.
 
     Args:
-        poll: seconds between looks.
-        grace: seconds a job has to write a checkpoint when the work is stopped, before it is killed.
+        poll: seconds between polls of the jobs.
+        grace: seconds that a job has to write a checkpoint when the run is stopped, before it is killed.
     """
 
     name = "local"
@@ -54,110 +60,209 @@ class Local:
     def __init__(self, poll: float = 0.05, grace: float = 60.0) -> None:
         self.poll, self.grace = poll, grace
 
-    def refusal(self, experiment: Experiment, decisions: Mapping[str, Decision]) -> str | None:
-        """Not beside a cluster that works in the same folder."""
-        return in_queue(decisions)
+    def refusal(self, experiment: Experiment, decisions: Decisions) -> str | None:
+        """It does not run while Slurm works in the same folder."""
+        return refuse_queued(decisions)
 
-    def run(self, work: Work, listener: Listener) -> Outcome:
+    def run(self, plan: RunPlan, listener: RunListener) -> RunOutcome:
         """Run to the end, or until SIGINT, SIGTERM or SIGHUP; a second signal kills what still runs."""
-        outcome = Outcome()
-        agenda = Agenda(work, outcome)
-        means = Means(self.name, job_environment(work.experiment), work.experiment.continues)
-        round_ = _Round(work, agenda, means, listener)
-        listener.begin(work, work.experiment.local.slots)
+        outcome = RunOutcome()
+        queue = ReadyQueue(plan, outcome)
+        jobs = _RunningJobs(plan, queue, listener)
+        listener.begin(plan, plan.experiment.local.slots)
         try:
-            with _signals() as received:
-                while round_.running or (agenda.waiting and not received):
+            with _received_signals() as received:
+                while jobs.running or (queue.waiting and not received):
                     if not received:
-                        round_.start_ready()
-                    self._stop(received, round_)
-                    round_.look()
+                        jobs.start_ready()
+                    self._stop(received, jobs)
+                    jobs.poll()
                     time.sleep(self.poll)
                 outcome.stopped = received[0] if received else None
         finally:
-            round_.kill()
+            jobs.kill()
             listener.end()
         return outcome
 
-    def _stop(self, received: list[int], round_: _Round) -> None:
+    def _stop(self, received: list[int], jobs: _RunningJobs) -> None:
         if not received:
             return
-        round_.stop(signal.Signals(received[0]).name)
-        if len(received) > 1 or time.monotonic() > round_.stopped_at + self.grace:
-            round_.kill()
+        jobs.stop(signal.Signals(received[0]).name)
+        if len(received) > 1 or time.monotonic() > jobs.stopped_at + self.grace:
+            jobs.kill()
 
 
-class _Round:
+class _RunningJobs:
     """The jobs that run now."""
 
-    def __init__(self, work: Work, agenda: Agenda, means: Means, listener: Listener) -> None:
-        self.work, self.agenda, self.means, self.listener = work, agenda, means, listener
-        self.running: dict[str, Attempt] = {}
+    def __init__(self, plan: RunPlan, queue: ReadyQueue, listener: RunListener) -> None:
+        self.plan, self.queue, self.listener = plan, queue, listener
+        self.settings = plan.experiment.local
+        self.context = RunContext(LocalExecutor.name, job_environment(plan.experiment), plan.experiment.max_resumes)
+        self.running: dict[str, JobAttempt] = {}
         self.slots: dict[str, int] = {}
-        self.held: set[str] = set()
+        self.locked: set[str] = set()
         self.stopped_at = 0.0
 
     def start_ready(self) -> None:
-        """Start what may start while there are slots; a job that a process left behind still works on takes a slot."""
-        for job in self.agenda.newly_blocked():
-            self.listener.blocked(job, self.agenda.outcome.blocked[job.name])
-        self.held.intersection_update(job.name for job in self.agenda.ready())
-        for job in self.agenda.ready():
-            busy = len(self.running) + len(self.held - {job.name})
-            if busy >= self.work.experiment.local.slots:
+        """Start jobs while there are free slots; a job that an earlier submit's process works on takes one."""
+        for job in self.queue.pop_blocked():
+            self.listener.blocked(job, self.queue.outcome.blocked[job.name])
+        self.locked.intersection_update(job.name for job in self.queue.ready())
+        for job in self.queue.ready():
+            busy = len(self.running) + len(self.locked - {job.name})
+            if busy >= self.settings.slots:
                 return
             self._start(job)
 
     def _start(self, job: Job) -> None:
-        settings = self.work.experiment.local
-        slot = min(set(range(settings.slots)) - set(self.slots.values()))
-        means = replace(self.means, environment={**self.means.environment, **visible_gpus(slot, settings.gpus)})
-        attempt = Attempt.start(with_gpus(job, settings.gpus), self.work.graph, self.work.store, means)
+        slot = min(set(range(self.settings.slots)) - set(self.slots.values()))
+        gpus = self.settings.gpus
+        context = replace(self.context, environment={**self.context.environment, **visible_gpus(slot, gpus)})
+        commands = job.commands(self.plan.tools, num_gpus=gpus)
+        attempt = JobAttempt.start(job, commands, self.plan.graph, self.plan.store, context)
         if attempt is not None:
-            self.held.discard(job.name)
-            self.agenda.take(job)
+            self.locked.discard(job.name)
+            self.queue.start(job)
             self.running[job.name] = attempt
             self.slots[job.name] = slot
             self.listener.started(job, attempt.state)
-        elif job.name not in self.held:
-            self.held.add(job.name)
-            self.listener.waiting(job, self.work.store.read(job))
+        elif job.name not in self.locked:
+            self.locked.add(job.name)
+            self.listener.waiting(job, self.plan.store.read(job))
 
-    def look(self) -> None:
-        """See which jobs have ended."""
+    def poll(self) -> None:
+        """Record the jobs that have ended."""
         for name, attempt in list(self.running.items()):
             state = attempt.poll()
             if state is not None:
                 del self.running[name], self.slots[name]
-                self.agenda.settle(attempt.job, state)
+                self.queue.finish(attempt.job, state)
                 self.listener.ended(attempt.job, state)
         self.listener.tick({name: attempt.state for name, attempt in self.running.items()})
 
-    def stop(self, why: str) -> None:
-        """Ask every job to leave, once."""
+    def stop(self, reason: str) -> None:
+        """Ask every job to save a checkpoint and exit, once."""
         if not self.stopped_at:
             self.stopped_at = time.monotonic()
             for attempt in self.running.values():
-                attempt.stop(why)
+                attempt.stop(reason)
 
     def kill(self) -> None:
-        """End every job now."""
+        """Kill every job."""
         for attempt in self.running.values():
             attempt.kill()
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collects the signals that ask this process to leave; what is ignored (by nohup) stays ignored."""
+def _received_signals() -> Iterator[list[int]]:
+    """Collects the signals that ask this process to stop; what is ignored (by nohup) stays ignored."""
     received: list[int] = []
 
     def note(number: int, _: FrameType | None) -> None:
         received.append(number)
 
-    heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, note) for number in heard}
+    handled = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in handled}
     try:
         yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class DebugExecutor:
+    """Calls the tools' `main` in this process, one job after another, so that a debugger sees everything.
+
+    Output goes to the terminal; an exception keeps its traceback and ends the run.
+    `python -m pdb tools/launch.py submit EXPERIMENT.yaml --cluster debug` stops at the error.
+    """
+
+    name = "debug"
+
+    def refusal(self, experiment: Experiment, decisions: Decisions) -> str | None:
+        """It does not run while Slurm works in the same folder."""
+        return refuse_queued(decisions)
+
+    def run(self, plan: RunPlan, listener: RunListener) -> RunOutcome:
+        """Run to the end or to the first exception, which is raised again once the job's state is written."""
+        outcome = RunOutcome()
+        queue = ReadyQueue(plan, outcome)
+        listener.begin(plan, 1)
+        try:
+            while queue.waiting:
+                for job in queue.pop_blocked():
+                    listener.blocked(job, outcome.blocked[job.name])
+                for job in queue.ready()[:1]:
+                    queue.start(job)
+                    state = self._run_job(job, plan, listener)
+                    queue.finish(job, state)
+                    listener.ended(job, state)
+        finally:
+            listener.end()
+        return outcome
+
+    def _run_job(self, job: Job, plan: RunPlan, listener: RunListener) -> JobState:
+        lock = plan.store.lock(job)
+        while not lock.acquire(timeout=5.0):
+            listener.waiting(job, plan.store.read(job))
+        with lock, _environment(job_environment(plan.experiment)):
+            state = next_attempt(job, plan.graph, plan.store, self.name)
+            try:
+                plan.store.write(job, state.replace(process=process_id()))
+                listener.started(job, state)
+                state = self._run_commands(job, plan, state)
+            except BaseException as error:
+                state = state.finish("failed", error=f"{type(error).__name__}: {error}"[:300])
+                raise
+            finally:
+                plan.store.write(job, state)
+        return state
+
+    def _run_commands(self, job: Job, plan: RunPlan, state: JobState) -> JobState:
+        for command in job.commands(plan.tools):
+            with open(plan.store.log(job), "ab") as log:
+                write_banner(log, state.attempts, command)
+                log.write(b"runs in the process of `submit --cluster debug`; see the output on its terminal\n")
+            code = _call_tool(command, plan.experiment.max_resumes)
+            if code == EXIT_INTERRUPTED:
+                raise KeyboardInterrupt
+            if code:
+                error = f"exited with {code}; its output is on the terminal of the submit"
+                return state.finish("failed", exit_code=code, error=error)
+        return state_after_success(job, plan.store, state)
+
+
+def _call_tool(command: Command, max_resumes: int) -> int:
+    """Call a tool's `main` with the command's arguments, again after exit code 75; the exit code."""
+    main = _import_tool(Path(command[1])).main
+    code = call(main, list(command[2:]))
+    while code == EXIT_REQUEUE and max_resumes:
+        max_resumes -= 1
+        code = call(main, list(command[2:]))
+    return code
+
+
+def _import_tool(path: Path) -> ModuleType:
+    """Import a tool's file under a name of its own: `pretrain` and `transfer` are packages."""
+    name = f"debugged_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None, path
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

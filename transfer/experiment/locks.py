@@ -1,59 +1,71 @@
-"""File locks that die with their holders: what tells a living job from one that was killed with -9."""
+"""File locks that end with the processes that hold them, and processes known by number and start time.
+
+Together they tell a running job from one that was killed with -9.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import signal
+import socket
 import time
+from collections import defaultdict
 from pathlib import Path
 from types import TracebackType
 
 from common.errors import UserError
+from common.formats.job import ProcessId
 
 
 class FileLock:
     """An exclusive `flock` on a file that stays behind, empty or with a note about its holder.
 
-    The kernel frees it when the last process that inherited the descriptor is gone, however it went. Hand `fileno()` to
-    a child (`pass_fds`) and the lock lives as long as the child does.
+    The kernel releases it when the last process that inherited the descriptor has ended, in whatever way. Pass
+    `fileno()` to a child (`pass_fds`), and the lock is held as long as the child lives.
 
     Args:
-        path: the lock's file; made when it is missing.
+        path: the lock's file; created if missing.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._handle: int | None = None
 
-    def acquire(self, patience: float = 0.5) -> bool:
-        """Take the lock; False when another process holds it.
+    def acquire(self, timeout: float = 0.5) -> bool:
+        """Take the lock; False if another process holds it.
 
         Args:
-            patience: seconds to try for; covers the instant in which somebody only asked whether it is held.
+            timeout: seconds to try; covers the instant in which another process tests whether it is held.
         """
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror}; choose another run_dir") from error
-        if not _flock(handle, fcntl.LOCK_EX, patience):
-            os.close(handle)
-            return False
-        self._handle = handle
-        return True
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            except OSError as error:
+                raise UserError(f"cannot write {self.path}: {error.strerror}; choose another run_dir") from error
+            if not _flock(handle, fcntl.LOCK_EX, deadline):
+                os.close(handle)
+                return False
+            if _is_same_file(handle, self.path):
+                self._handle = handle
+                return True
+            os.close(handle)  # its former holder removed the file
 
     def fileno(self) -> int:
-        """The descriptor to hand to a child."""
+        """The descriptor to pass to a child."""
         assert self._handle is not None, "the lock is not held"
         return self._handle
 
-    def note(self, text: str) -> None:
-        """Leave a note for whoever finds the lock taken."""
+    def write_note(self, text: str) -> None:
+        """Write text into the file for processes that find the lock held."""
         os.ftruncate(self.fileno(), 0)
         os.pwrite(self.fileno(), text.encode(), 0)
 
     def release(self) -> None:
-        """Give it back (a child that inherited it keeps it)."""
+        """Release the lock; a child that inherited it keeps it."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
@@ -66,19 +78,18 @@ class FileLock:
 
 
 def is_held(path: Path) -> bool:
-    """Whether some process holds the lock; takes nothing that could keep another from it for more than an instant."""
+    """Whether some process holds the lock."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:
-        return not _flock(handle, fcntl.LOCK_SH, 0.0)
+        return not _flock(handle, fcntl.LOCK_SH, 0.0)  # shared, and only for an instant
     finally:
         os.close(handle)
 
 
-def _flock(handle: int, kind: int, patience: float) -> bool:
-    deadline = time.monotonic() + patience
+def _flock(handle: int, kind: int, deadline: float) -> bool:
     while True:
         try:
             fcntl.flock(handle, kind | fcntl.LOCK_NB)
@@ -87,3 +98,77 @@ def _flock(handle: int, kind: int, patience: float) -> bool:
             if time.monotonic() >= deadline:
                 return False
             time.sleep(0.02)
+
+
+def _is_same_file(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def process_id(pid: int | None = None) -> ProcessId:
+    """The identity of this process, or of a child of it."""
+    number = pid or os.getpid()
+    stat = _read_stat(number)
+    return ProcessId(host=socket.gethostname(), pid=number, started=stat[2] if stat else None)
+
+
+def is_alive(process: ProcessId) -> bool:
+    """Whether the process runs, on this machine."""
+    if process.host != socket.gethostname():
+        return False
+    stat = _read_stat(process.pid)
+    if stat is None:
+        return process.started is None and _exists(process.pid)
+    return stat[0] != "Z" and process.started in (None, stat[2])
+
+
+def send_signal(process: ProcessId, number: int) -> bool:
+    """Send a signal; False if the process is not there."""
+    if not is_alive(process):
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid, number)
+        return True
+    return False
+
+
+def kill_tree(pid: int) -> None:
+    """Send SIGKILL to a process and all its descendants."""
+    for number in [pid, *_descendants(pid)]:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(number, signal.SIGKILL)
+
+
+def _descendants(pid: int) -> list[int]:
+    children: dict[int, list[int]] = defaultdict(list)
+    for entry in Path("/proc").glob("[0-9]*"):
+        stat = _read_stat(int(entry.name))
+        if stat is not None:
+            children[stat[1]].append(int(entry.name))
+    found, queue = [], [pid]
+    while queue:
+        queue += (more := children[queue.pop()])
+        found += more
+    return found
+
+
+def _read_stat(pid: int) -> tuple[str, int, int] | None:
+    """State letter, parent and start time of a process; None if it (or /proc) does not exist."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()  # the command's name may hold blanks and brackets
+    return fields[0], int(fields[1]), int(fields[19])
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,29 +1,29 @@
-"""What a cluster's queue says of filed jobs: one call of squeue for all, one of sacct for those that squeue forgot."""
+"""Slurm's commands, and the state of jobs in its queue: one call of squeue for all, one of sacct for older ones."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from common.errors import UserError
 
 PENDING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT")
 RUNNING = ("RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED", "RESIZING")
-SECONDS = 60
-"""How long a busy controller is waited for."""
+TIMEOUT = 60.0
+"""Seconds to wait for a busy controller."""
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A job as the queue knows it.
+class QueueEntry:
+    """A job in Slurm's queue.
 
     Attributes:
         id: `123` or `123_4`.
-        state: Slurm's word: PENDING, RUNNING, COMPLETED, FAILED, CANCELLED, TIMEOUT, ….
-        reason: why it waits.
-        start: when it is expected to start or has started; empty or N/A where nobody knows.
+        state: Slurm's: PENDING, RUNNING, COMPLETED, FAILED, CANCELLED, TIMEOUT, ….
+        reason: why it is pending.
+        start: its (expected) start; empty or N/A if unknown.
         nodes: where it runs.
     """
 
@@ -34,26 +34,41 @@ class Entry:
     nodes: str = ""
 
     @property
-    def pending(self) -> bool:
-        """Whether it waits to be started."""
+    def is_pending(self) -> bool:
+        """Whether it waits for its start."""
         return self.state in PENDING
 
     @property
-    def running(self) -> bool:
-        """Whether it works, or is about to be gone."""
+    def is_running(self) -> bool:
+        """Whether it runs or is about to end."""
         return self.state in RUNNING
 
     @property
-    def active(self) -> bool:
-        """Whether it will still do something."""
-        return self.pending or self.running
+    def is_active(self) -> bool:
+        """Whether it is pending or running."""
+        return self.is_pending or self.is_running
 
 
-Queue = Mapping[str, Entry]
+Queue = Mapping[str, QueueEntry]
 
 
-def look(ids: Collection[str]) -> dict[str, Entry]:
-    """What the queue knows of these jobs, by id; a job it has forgotten is left out.
+def run_slurm(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run one of Slurm's commands.
+
+    Raises:
+        UserError: it is not installed, or the controller does not answer.
+    """
+    try:
+        return subprocess.run(list(words), capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    except FileNotFoundError as error:
+        advice = "run this on a login node of the cluster, or use --cluster local"
+        raise UserError(f"there is no {words[0]} on this machine; {advice}") from error
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"{words[0]} did not answer in {TIMEOUT:.0f} s; try again later") from error
+
+
+def query_jobs(ids: Collection[str]) -> dict[str, QueueEntry]:
+    """The state of Slurm jobs, by id; jobs that Slurm no longer knows are left out.
 
     Raises:
         UserError: there is no squeue here, or the controller does not answer.
@@ -61,33 +76,33 @@ def look(ids: Collection[str]) -> dict[str, Entry]:
     if not ids:
         return {}
     found = {entry.id: entry for entry in _squeue({id_.partition("_")[0] for id_ in ids}) if entry.id in ids}
-    forgotten = [id_ for id_ in ids if id_ not in found]
-    if forgotten:
-        found.update((entry.id, entry) for entry in _sacct(forgotten))
+    purged = [id_ for id_ in ids if id_ not in found]
+    if purged:
+        found.update((entry.id, entry) for entry in _sacct(purged))
     return found
 
 
-def _squeue(bases: Collection[str]) -> Iterator[Entry]:
+def _squeue(bases: Collection[str]) -> Iterator[QueueEntry]:
     words = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(sorted(bases))}"]
-    done = _call([*words, "--format=%i|%T|%r|%S|%N"])
-    if done.returncode and "Invalid job id" in done.stderr:  # all are forgotten
+    done = run_slurm([*words, "--format=%i|%T|%r|%S|%N"])
+    if done.returncode and "Invalid job id" in done.stderr:  # none of them is known any more
         return
     if done.returncode:
         said = " ".join(done.stderr.split())[:200]
-        raise UserError(f"squeue failed: {said}; ask again when the controller answers")
+        raise UserError(f"squeue failed: {said}; try again when the controller answers")
     for line in done.stdout.splitlines():
         fields = line.strip().split("|")
         if len(fields) == 5:
-            yield Entry(*fields)
+            yield QueueEntry(*fields)
 
 
-def _sacct(ids: Collection[str]) -> Iterator[Entry]:
-    """From Slurm's accounting; nothing where there is none."""
+def _sacct(ids: Collection[str]) -> Iterator[QueueEntry]:
+    """From Slurm's accounting, if there is one."""
     if shutil.which("sacct") is None:
         return
     words = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={','.join(sorted(ids))}"]
     try:
-        done = _call([*words, "--format=JobID,State,NodeList"])
+        done = run_slurm([*words, "--format=JobID,State,NodeList"])
     except UserError:
         return
     if done.returncode:
@@ -95,15 +110,4 @@ def _sacct(ids: Collection[str]) -> Iterator[Entry]:
     for line in done.stdout.splitlines():
         fields = line.split("|")
         if len(fields) == 3 and fields[0] in ids:
-            yield Entry(fields[0], fields[1].split(" ")[0], nodes=fields[2])  # `CANCELLED by 1000`
-
-
-def _call(words: list[str]) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=False)
-    except FileNotFoundError as error:
-        raise UserError(
-            f"there is no {words[0]} on this machine; ask on a login node of the cluster, or use --cluster local"
-        ) from error
-    except subprocess.TimeoutExpired as error:
-        raise UserError(f"{words[0]} did not answer in {SECONDS} s; ask again later") from error
+            yield QueueEntry(fields[0], fields[1].split(" ")[0], nodes=fields[2])  # `CANCELLED by 1000`

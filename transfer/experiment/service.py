@@ -1,39 +1,45 @@
-"""What the command line's verbs do, without printing: open an experiment, submit, cancel, find jobs to retry."""
+"""What the verbs of the command line do, without printing: open an experiment, submit, retry and cancel jobs."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError
-from transfer.experiment import preflight, processes
-from transfer.experiment.build import build, run_dir_of
+from common.files import read_json
+from common.formats.graph import GRAPH_FILE
+from common.formats.job import ProcessId
 from transfer.experiment.commands import Tools
-from transfer.experiment.debug import Debug
-from transfer.experiment.decide import Decision, decide, select
+from transfer.experiment.decide import decide, jobs_to_retry, select
 from transfer.experiment.digests import Digests
-from transfer.experiment.executors import Executor, Listener, Outcome, Work
-from transfer.experiment.graph import Graph, Job, read_graph
-from transfer.experiment.load import Source, load
-from transfer.experiment.local import Local
-from transfer.experiment.locks import FileLock, is_held
-from transfer.experiment.processes import Process
-from transfer.experiment.slurm.cancel import cancel_filed
-from transfer.experiment.slurm.executor import Slurm
+from transfer.experiment.executors import Executor, RunListener, RunOutcome, RunPlan
+from transfer.experiment.graph import Graph, read_graph
+from transfer.experiment.load import ExperimentSource, absolute, config_path, load_experiment, run_dir_of
+from transfer.experiment.local import DebugExecutor, LocalExecutor
+from transfer.experiment.locks import FileLock, is_held, process_id, send_signal
+from transfer.experiment.queue import run_slurm
+from transfer.experiment.slurm.executor import ClusterExecutor
 from transfer.experiment.spec import Experiment
-from transfer.experiment.store import Store
+from transfer.experiment.stages import build_graph
+from transfer.experiment.store import JobView, Snapshot, Store
 from transfer.weights import zoo
 from transfer.weights.download import ProgressCallback
 
-EXECUTORS: dict[str, Callable[[], Executor]] = {Local.name: Local, Debug.name: Debug, Slurm.name: Slurm}
+EXECUTORS: Mapping[str, Callable[[], Executor]] = {
+    "local": LocalExecutor,
+    "debug": DebugExecutor,
+    "slurm": ClusterExecutor,
+}
 SUBMIT_LOCK = "submit.lock"
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenExperiment:
     """An experiment file that was read, checked and turned into a graph.
 
     Attributes:
@@ -41,185 +47,273 @@ class Opened:
         source: where they came from.
         graph: the jobs.
         store: the run folder.
-        digests: what is known of weights files.
+        tools: make the jobs' command lines.
+        digests: of weights files.
+        public_weights: the zoo's entries that rows name, by the row's key.
     """
 
     experiment: Experiment
-    source: Source
+    source: ExperimentSource
     graph: Graph
     store: Store
+    tools: Tools
     digests: Digests
+    public_weights: Mapping[str, zoo.ZooCheckpoint]
 
     def problems(self) -> list[str]:
-        """Why no job can start, one line each; empty when all is well."""
-        return list(preflight.problems(self.experiment, self.source))
+        """Why no job can start, one line each; empty if nothing is wrong."""
+        return list(_problems(self.experiment, self.source))
 
     def downloads(self) -> list[tuple[str, str]]:
-        """The zoo's checkpoints that are not here yet, as (row's key, `zoo:NAME`)."""
-        return list(preflight.downloads(self.experiment))
+        """The public checkpoints that are not downloaded, as (row's key, `zoo:NAME`)."""
+        missing = [key for key, entry in self.public_weights.items() if not entry.file.exists()]
+        return [(key, str(self.experiment.rows[key].weights)) for key in missing]
 
-    def decisions(self) -> dict[str, Decision]:
-        """What would run, and why, by what lies on disk and what the cluster's queue says now."""
-        return decide(self.graph, self.store.asked(self.graph))
-
-
-def open_experiment(path: str, sets: Sequence[str] = (), tools: Tools | None = None) -> Opened:
-    """Read and check an experiment; writes nothing.
-
-    Raises:
-        UserError: a mistake in the file, or a file that it names is not there.
-    """
-    tools = tools or Tools()
-    experiment, source = load(path, sets)
-    preflight.check_files(experiment, source, tools)
-    run_dir = run_dir_of(experiment)
-    digests = Digests(run_dir)
-    return Opened(experiment, source, build(experiment, source, tools, digests), Store(run_dir), digests)
+    def snapshot(self) -> Snapshot:
+        """What the run folder and Slurm's queue say of all jobs now."""
+        return self.store.snapshot(self.graph)
 
 
-def download_weights(path: str, sets: Sequence[str], report: Callable[[str], ProgressCallback]) -> None:
-    """Download the zoo's checkpoints that an experiment names: here, on the submitting side, not in a job.
+def open_experiment(
+    path: str,
+    sets: Sequence[str] = (),
+    tools: Tools | None = None,
+    report_download: Callable[[str], ProgressCallback] | None = None,
+) -> OpenExperiment:
+    """Read and check an experiment; writes nothing to its run folder.
 
     Args:
-        path, sets: as in `open_experiment`.
-        report: given `zoo:NAME`, makes what is told of that download's progress.
+        path: the experiment file.
+        sets: the `--set` words.
+        tools: make the jobs' command lines; by default the checkout's tools.
+        report_download: given `zoo:NAME`, returns the progress callback of its download. If given, the public
+            checkpoints that rows name are downloaded here, on the submitting machine, not in a job.
 
     Raises:
-        UserError: no such name, no network, or bytes that are not the published ones; nothing of it is kept.
+        UserError: a mistake in the file, a file that it names does not exist, or a download failed.
     """
-    experiment, _ = load(path, sets)
-    for row in experiment.rows.values():
-        entry = zoo.find_entry(row.weights or "")
-        if entry is not None and not entry.file.exists():
-            zoo.fetch(entry, report(str(row.weights)))
+    tools = tools or Tools()
+    experiment, source = load_experiment(path, sets)
+    found = {key: zoo.find_entry(row.weights) for key, row in experiment.rows.items() if row.weights}
+    public = {key: entry for key, entry in found.items() if entry is not None}
+    _check_files(experiment, source, tools, public)
+    for key, entry in public.items():
+        if report_download is not None and not entry.file.exists():
+            zoo.fetch(entry, report_download(str(experiment.rows[key].weights)))
+    run_dir = run_dir_of(experiment)
+    digests = Digests(run_dir)
+    graph = build_graph(experiment, source, digests=digests, public_weights=public)
+    return OpenExperiment(
+        experiment, source, graph, Store(run_dir), tools=tools, digests=digests, public_weights=public
+    )
 
 
-def submitted(path: str, sets: Sequence[str] = ()) -> tuple[Graph, Store, bool]:
+def open_submitted(path: str, sets: Sequence[str] = ()) -> tuple[Graph, Store, bool]:
     """What was last submitted of an experiment, from its run folder alone.
 
     Returns:
-        The graph, the run folder, and whether the experiment file still reads as it did then.
+        The graph, the run folder, and whether the experiment file is still the same.
 
     Raises:
-        UserError: the file is wrong, or nothing was submitted yet.
+        UserError: a mistake in the file, or nothing was submitted yet.
     """
-    experiment, source = load(path, sets)
+    experiment, source = load_experiment(path, sets)
     run_dir = run_dir_of(experiment)
     graph = read_graph(run_dir)
     return graph, Store(run_dir), graph.source == source.text
 
 
-def submit(opened: Opened, executor: Executor, listener: Listener, names: Sequence[str] | None = None) -> Outcome:
-    """Write the graph and run what is missing, alone in the run folder.
+def submit(
+    opened: OpenExperiment, executor: Executor, listener: RunListener, retry: Sequence[str] | None = None
+) -> RunOutcome:
+    """Write the graph and run what has no result, as the only submit in the run folder.
 
     Args:
         opened: the experiment.
-        executor: who runs it.
-        listener: is told what happens.
-        names: run only these jobs, what they need and what follows from them; everything when None.
+        executor: runs the jobs.
+        listener: is notified of what happens.
+        retry: run only these jobs (all that failed, were cancelled or killed, if empty), what they need and what
+            follows from them; None: everything.
 
     Raises:
-        UserError: a job could not start, or somebody else is submitting to the run folder; nothing was written.
+        UserError: a job could not start, or another submit works in the run folder; nothing was written.
     """
     for problem in opened.problems():
         raise UserError(problem)
     for key, name in opened.downloads():
-        mend = f"where there is a network: python tools/convert.py --inspect {name}"
-        raise UserError(f"{opened.source.path}: rows.{key}.weights: {name} is not downloaded; {mend}")
-    refusal = executor.refusal(opened.experiment, opened.decisions())
-    if refusal:
-        raise UserError(refusal)
-    with _alone(opened.store.run_dir):
-        opened.graph.write(opened.store.run_dir)
+        remedy = f"where there is a network: python tools/convert.py --inspect {name}"
+        raise UserError(f"{opened.source.path}: rows.{key}.weights: {name} is not downloaded; {remedy}")
+    store, graph = opened.store, opened.graph
+    with _submit_lock(store.run_dir):
+        snapshot = opened.snapshot()
+        decisions = decide(graph, snapshot)
+        refusal = executor.refusal(opened.experiment, decisions)
+        if refusal:
+            raise UserError(refusal)
+        if retry is not None:
+            decisions = select(decisions, graph, jobs_to_retry(graph, snapshot, retry))
+        graph.write(store.run_dir, opened.tools)
         opened.digests.save()
-        store = opened.store.asked(opened.graph)  # anew: another submit may have filed jobs meanwhile
-        decisions = decide(opened.graph, store)
-        if names is not None:
-            decisions = select(decisions, opened.graph, names)
-        return executor.run(Work(opened.experiment, opened.graph, decisions, store), listener)
+        plan = RunPlan(
+            experiment=opened.experiment,
+            graph=graph,
+            decisions=decisions,
+            store=store,
+            tools=opened.tools,
+            snapshot=snapshot,
+        )
+        return executor.run(plan, listener)
 
 
-def _alone(run_dir: Path) -> FileLock:
-    """The run folder's lock, taken.
+@contextlib.contextmanager
+def _submit_lock(run_dir: Path) -> Iterator[None]:
+    """Hold the run folder's lock; a folder that only the lock created is removed again after an error.
 
     Raises:
-        UserError: another process has it.
+        UserError: another process holds it.
     """
+    created = [folder for folder in (run_dir, *run_dir.parents) if not folder.exists()]
     lock = FileLock(run_dir / SUBMIT_LOCK)
     if not lock.acquire():
         holder = submitter(run_dir)
         who = f" (process {holder.pid} on {holder.host})" if holder else ""
         advice = "wait for it, watch it with `status --watch`, or `cancel` it"
         raise UserError(f"another submit{who} is working in {run_dir}; {advice}")
-    lock.note(json.dumps(asdict(processes.this())))
-    return lock
+    with lock:
+        lock.write_note(json.dumps(process_id().as_dict()))
+        try:
+            yield
+        except UserError:
+            if created and list(run_dir.iterdir()) == [lock.path]:
+                lock.path.unlink()
+                with contextlib.suppress(OSError):
+                    for folder in created:
+                        folder.rmdir()
+            raise
 
 
-def submitter(run_dir: Path) -> Process | None:
-    """The process that holds the run folder's lock; None when nobody does."""
+def submitter(run_dir: Path) -> ProcessId | None:
+    """The process that holds the run folder's lock; None if it is free."""
     if not is_held(run_dir / SUBMIT_LOCK):
         return None
     try:
-        return Process(**json.loads((run_dir / SUBMIT_LOCK).read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, TypeError):
+        return ProcessId.read(run_dir / SUBMIT_LOCK)
+    except UserError:
         return None
 
 
-def to_retry(graph: Graph, store: Store, names: Sequence[str]) -> list[str]:
-    """The jobs `retry` runs: the named ones, or all that failed, were cancelled or interrupted.
-
-    Raises:
-        UserError: a named job has its result already, or there is no such job.
-    """
-    store = store.asked(graph)
-    states = {job.name: store.status(job, store.read(job)) for job in graph}
-    for name in names:
-        if states[graph[name].name] == "done":
-            raise UserError(f"{name} is done; there is nothing to retry")
-        if states[name] == "diverged":
-            raise UserError(f"{name} has diverged, which is a result; change its settings and submit instead")
-    return list(names) or [name for name, word in states.items() if word in ("failed", "cancelled", "interrupted")]
-
-
 def cancel(graph: Graph, store: Store, names: Sequence[str]) -> list[str]:
-    """Ask running jobs to checkpoint and leave, take waiting ones out of the queue; without names, everything.
+    """Ask running jobs to save a checkpoint and exit, and remove pending ones from the queue.
+
+    Args:
+        graph: the jobs.
+        store: the run folder.
+        names: the jobs to cancel; empty: all of them.
 
     Returns:
-        What was asked to leave, in words.
+        What is being cancelled, as text.
 
     Raises:
         UserError: a named job does not run, or runs on another host.
     """
-    store = store.asked(graph)
+    views = store.snapshot(graph).views
     if names:
-        return [_cancel_named(graph[name], store) for name in names]
+        return [_cancel_named(views[graph[name].name], store) for name in names]
     holder = submitter(store.run_dir)
     if holder is not None:
-        if not holder.signal(signal.SIGTERM):
-            raise UserError(f"the submit runs on {holder.host}; ask for `cancel` there")
+        if not send_signal(holder, signal.SIGTERM):
+            raise UserError(f"the submit runs on {holder.host}; run `cancel` there")
         return [f"the submit (process {holder.pid})"]
-    # Users first: what waits for a job must be gone before that job is.
-    told = [_cancel_job(job, store) for job in reversed(list(graph))]
-    return [words for words in reversed(told) if words]
+    # Users first: what waits for a job must leave the queue before that job does.
+    cancelled = [_cancel_job(view, store) for view in reversed(list(views.values()))]
+    return [text for text in reversed(cancelled) if text]
 
 
-def _cancel_named(job: Job, store: Store) -> str:
-    words = _cancel_job(job, store)
-    if words is None:
-        raise UserError(f"{job.name} is not running; `status` shows what is")
-    return words
+def _cancel_named(view: JobView, store: Store) -> str:
+    text = _cancel_job(view, store)
+    if text is None:
+        raise UserError(f"{view.job.name} is not running; `status` shows what is")
+    return text
 
 
-def _cancel_job(job: Job, store: Store) -> str | None:
-    """Ask a job to leave; None where it does not run, or ended just now."""
-    state, entry = store.read(job), store.entry(job)
-    if entry is not None and store.status(job, state) in ("running", "queued"):
+def _cancel_job(view: JobView, store: Store) -> str | None:
+    """Cancel a job; None if it does not run and is not in the queue."""
+    job, state = view.job, view.state
+    if view.queue_entry is not None and view.is_active:
         if state is not None:
             store.request_cancel(job, state)
-        return cancel_filed(job, entry)
-    if state is None or not store.lives(job) or state.process is None:
+        # scancel without a signal would send SIGTERM to every process of a running job, workers of data loaders too,
+        # and the tool could not save. SIGUSR2 is Slurm's warning before the time limit.
+        softly = ["--signal=USR2"] if view.queue_entry.is_running else []
+        done = run_slurm(["scancel", *softly, view.queue_entry.id])
+        if done.returncode:
+            said = " ".join(done.stderr.split())[:200]
+            raise UserError(f"scancel {view.queue_entry.id} failed: {said}; try again later")
+        return f"{job.name} (Slurm job {view.queue_entry.id})"
+    if state is None or not view.is_locked or state.process is None:
         return None
     store.request_cancel(job, state)
-    if not state.process.signal(signal.SIGTERM):
-        raise UserError(f"{job.name} runs on {state.process.host}; ask for `cancel` there")
+    if not send_signal(state.process, signal.SIGTERM):
+        raise UserError(f"{job.name} runs on {state.process.host}; run `cancel` there")
     return f"{job.name} (process {state.process.pid})"
+
+
+def _check_files(
+    experiment: Experiment, source: ExperimentSource, tools: Tools, public: Mapping[str, zoo.ZooCheckpoint]
+) -> None:
+    """Check that all files that a plan reads exist: config files, the overlay, checkpoints, the tools.
+
+    Raises:
+        UserError: one is missing; names the experiment file and its key.
+    """
+    for key, file in _named_files(experiment, public):
+        if not file.is_file():
+            raise UserError(f"{source.path}: {key}: {file} is not a file; write a path from the current folder")
+    for key, root in _data_roots(experiment):
+        if root is None:
+            raise UserError(f"{source.path}: {key} is not given; add it to the file or pass --set {key}=DIR")
+    names = ["pretrain", "convert", "transfer", "table"]
+    names += ["evaluate"] if experiment.evaluations else []
+    names += ["lr_search"] if experiment.lr_search else []
+    for name in names:
+        if not (tools.folder / f"{name}.py").is_file():
+            raise UserError(f"{tools.folder / name}.py is missing; this checkout is not complete")
+
+
+def _problems(experiment: Experiment, source: ExperimentSource) -> Iterator[str]:
+    """What every job would fail at, one line each: data roots, the run folder."""
+    for key, root in _data_roots(experiment):
+        if root is not None and not root.is_dir():
+            yield f"{source.path}: {key}: {root} is not a folder; make it, or give another with --set {key}=DIR"
+    run_dir = run_dir_of(experiment)
+    existing = next(folder for folder in (run_dir, *run_dir.parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        yield f"{source.path}: run_dir: {run_dir} cannot be written; give another with --set run_dir=DIR"
+    elif (run_dir / GRAPH_FILE).exists():
+        owner = read_json(run_dir / GRAPH_FILE).get("experiment")
+        if owner != experiment.name:
+            reason = f"{run_dir} belongs to experiment {owner!r}"
+            yield f"{source.path}: run_dir: {reason}; give another with --set run_dir=DIR"
+
+
+def _named_files(experiment: Experiment, public: Mapping[str, zoo.ZooCheckpoint]) -> Iterator[tuple[str, Path]]:
+    if experiment.overlay:
+        yield "overlay", config_path(experiment.overlay)
+    for key, row in experiment.rows.items():
+        if row.pretrain:
+            yield f"rows.{key}.pretrain.config", config_path(row.pretrain.config)
+        if row.weights and key not in public:
+            yield f"rows.{key}.weights", absolute(row.weights)
+    for key, task in experiment.tasks.items():
+        yield f"tasks.{key}.config", config_path(task.config)
+    for key, evaluation in experiment.evaluations.items():
+        if evaluation.config:
+            yield f"evaluations.{key}.config", config_path(evaluation.config)
+
+
+def _data_roots(experiment: Experiment) -> Iterator[tuple[str, Path | None]]:
+    data = experiment.data
+    if experiment.evaluations or any(row.pretrain for row in experiment.rows.values()):
+        yield "data.images", absolute(data.images) if data.images else None
+    if experiment.tasks:
+        yield "data.detection", absolute(data.detection) if data.detection else None

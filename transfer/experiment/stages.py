@@ -1,113 +1,172 @@
-"""The jobs of an experiment, one method a kind: what each runs, what it needs, what it leaves, its fingerprint."""
+"""From an experiment to its graph: pretrain → convert → evaluate; search of the lr → fine-tune × trials → table."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from transfer.experiment import paths
-from transfer.experiment.commands import Tools
+from common.formats.graph import GraphRow, GraphTask, JobKind
+from transfer.experiment.commands import Arguments, spell_overrides
 from transfer.experiment.digests import Digests
-from transfer.experiment.graph import Job, Kind
-from transfer.experiment.settings import Settings, decisive, fingerprint, words
-from transfer.experiment.spec import Evaluation, Experiment, Row, Task
+from transfer.experiment.graph import Graph, Job, job_dir
+from transfer.experiment.load import ExperimentSource, absolute, config_path, run_dir_of
+from transfer.experiment.settings import Settings, decisive, fingerprint
+from transfer.experiment.spec import EvaluationSpec, Experiment, RowSpec, TaskSpec
 from transfer.weights import zoo
 
-EVALUATIONS = {
+DEFAULT_EVALUATIONS = {
     "knn": "configs/evaluation/knn_imagenet_k200_t0.2.yaml",
     "linear": "configs/evaluation/linear_imagenet_lars_b4096_90ep.yaml",
 }
-"""The recipe of each kind, where the experiment names none: what tools/evaluate.py takes, too."""
+"""The recipe of each kind if the experiment names none; the default of tools/evaluate.py, too."""
 LR = "SOLVER.BASE_LR"
 TABLE_FORMATS = {"md": "table.md", "html": "table.html"}
 
 
+def build_graph(
+    experiment: Experiment,
+    source: ExperimentSource,
+    *,
+    digests: Digests | None = None,
+    public_weights: Mapping[str, zoo.ZooCheckpoint] | None = None,
+) -> Graph:
+    """The experiment's graph; reads config files and hashes weights, writes nothing.
+
+    Args:
+        experiment: what to run.
+        source: where it came from; stored in the graph.
+        digests: cached digests of weights; by default those of the run folder.
+        public_weights: the zoo's entries that rows name, by the row's key.
+
+    Raises:
+        UserError: a config file, the overlay or a checkpoint is missing, or a data root that is needed is not given.
+    """
+    run_dir = run_dir_of(experiment)
+    overlay = config_path(experiment.overlay) if experiment.overlay else None
+    builder = JobBuilder(experiment, run_dir, digests or Digests(run_dir), Settings(overlay), public_weights or {})
+    jobs = [job for key, row in experiment.rows.items() for job in builder.row_jobs(key, row)]
+    jobs.append(builder.table(jobs))
+    return Graph(
+        experiment=experiment.name,
+        source=source.text,
+        sets=source.sets,
+        rows=_table_rows(experiment),
+        tasks=tuple(GraphTask(key=key, trials=task.trials) for key, task in experiment.tasks.items()),
+        jobs={job.name: job for job in jobs},
+    )
+
+
+def _table_rows(experiment: Experiment) -> tuple[GraphRow, ...]:
+    """The table's rows; several rows of the experiment may fill one."""
+    found: dict[str, GraphRow] = {}
+    for key, row in experiment.rows.items():
+        name = row.table_row or key
+        if name not in found or name == key:
+            found[name] = GraphRow(key=name, label=row.label or name, expected=row.expected)
+    return tuple(found.values())
+
+
 @dataclass(frozen=True)
-class Stages:
-    """Makes jobs.
+class JobBuilder:
+    """Makes the jobs, one method for each kind: what it runs, what it needs, what it writes, its fingerprint.
 
     Attributes:
         experiment: the settings.
-        run_dir: where the jobs' folders lie.
-        tools: who runs them.
+        run_dir: the run folder.
         digests: of weights files.
         settings: reads config files.
+        public_weights: the zoo's entries that rows name, by the row's key.
     """
 
     experiment: Experiment
     run_dir: Path
-    tools: Tools
     digests: Digests
     settings: Settings
+    public_weights: Mapping[str, zoo.ZooCheckpoint]
 
-    def pretrain(self, key: str, row: Row) -> Job:
+    def row_jobs(self, key: str, row: RowSpec) -> list[Job]:
+        """The row's jobs, each after those it needs."""
+        experiment = self.experiment
+        jobs: list[Job] = []
+        backbone: Job | None = None  # writes a backbone file
+        converted: Job | None = None  # writes Detectron2's format
+        if row.pretrain:
+            backbone = self.pretrain(key, row)
+            jobs.append(backbone)
+        if (experiment.tasks and not row.scratch) or (experiment.evaluations and row.weights):
+            converted = self.convert(key, row, backbone)
+            jobs.append(converted)
+        backbone = backbone or converted
+        if backbone is not None:
+            jobs += [self.evaluate(key, row, name, one, backbone) for name, one in experiment.evaluations.items()]
+        for task_key, task in experiment.tasks.items():
+            cell = _CellSpec(key, row, task_key, task, converted)
+            choose: Job | None = None
+            if experiment.lr_search and experiment.lr_search.covers(key, task_key):
+                jobs += self.search(cell)
+                choose = jobs[-1]
+            jobs += [self.finetune(cell, number, choose) for number in range(task.trials)]
+        return jobs
+
+    def pretrain(self, key: str, row: RowSpec) -> Job:
         """The row's pre-training."""
         assert row.pretrain is not None
-        config, images = paths.config_file(row.pretrain.config), self._root("images", f"row {key} pre-trains")
+        config, images = config_path(row.pretrain.config), self._data_root("images", f"row {key} pre-trains")
         overrides = row.pretrain.overrides
         settings = self.settings.resolved(config, "pretrain", overrides)
-        print_ = fingerprint(
-            kind="pretrain",
-            settings=decisive(settings, "pretrain"),
-            images=str(images),
-        )
+        print_ = fingerprint(kind="pretrain", settings=decisive(settings, "pretrain"), images=str(images))
         name = f"pretrain.{key}"
-        out = _dir(name, print_)
-        return Job(
-            name=name,
-            kind="pretrain",
-            row=row.part_of or key,
-            fingerprint=print_,
-            needs=(),
-            commands=(
-                self.tools.pretrain(config, self.settings.overlay, self.run_dir / out, images, words(overrides)),
-            ),
+        out = job_dir(name, print_)
+        arguments = Arguments(
+            config=config,
+            overlay=self.settings.overlay,
+            options={"resume": True, "output": str(self.run_dir / out)},
+            overrides={"DATA.ROOT": str(images), **spell_overrides(overrides)},
+            data="DATA.ROOT",
+        )
+        return self._job(
+            *(key, row, "pretrain", name, print_),
+            args=(arguments,),
             outputs=(f"{out}/result.json", f"{out}/backbone.safetensors"),
-            total=_number(settings.get("SOLVER.EPOCHS")),
+            total=_positive(settings.get("SOLVER.EPOCHS")),
             counter="epoch",
             data=str(images),
             recipe=self._recipe(config.stem, "SOLVER.BATCH_SIZE" in overrides),
         )
 
-    def convert(self, key: str, row: Row, producer: Job | None) -> Job:
+    def convert(self, key: str, row: RowSpec, producer: Job | None) -> Job:
         """The row's conversion: of its own pre-training's backbone, or of a given checkpoint."""
+        layout, branch = row.source, row.branch
         if producer is not None:
             checkpoint = self.run_dir / producer.dir / "backbone.safetensors"
             weights = producer.fingerprint
-            layout, branch = row.source, row.branch
         else:
-            entry = zoo.find_entry(row.weights or "")
-            checkpoint = paths.checkpoint(row.weights or "")
-            # Not downloaded yet: `plan` names it, `submit` downloads it and then knows its digest.
+            entry = self.public_weights.get(key)
+            checkpoint = absolute(row.weights or "") if entry is None else entry.file
+            # One that is not downloaded yet has no digest: `plan` names it, `submit` downloads it first.
             weights = self.digests.of(checkpoint) if entry is None or checkpoint.exists() else str(row.weights)
-            layout = row.source or (entry.layout if entry else None)
-            branch = row.branch or (entry.branch if entry else None)
+            layout = layout or (entry.layout if entry else None)
+            branch = branch or (entry.branch if entry else None)
         print_ = fingerprint(kind="convert", weights=weights, source=layout, branch=branch)
         name = f"convert.{key}"
-        out = _dir(name, print_)
-        commands, outputs = [], []
+        out = job_dir(name, print_)
+        options: dict[str, str | bool] = {"source": layout or False, "branch": branch or False}
+        options["trust-checkpoint"] = row.trust
+        args, outputs = [], []
         if self.experiment.tasks:
-            pickle = self.run_dir / out / f"{key}.pkl"
-            commands.append(self.tools.convert(checkpoint, pickle, layout, branch, row.trust))
+            args.append(Arguments((str(checkpoint), str(self.run_dir / out / f"{key}.pkl")), options=options))
             outputs += [f"{out}/{key}.pkl", f"{out}/{key}.manifest.json"]
         if self.experiment.evaluations and producer is None:
-            backbone = self.run_dir / out / f"{key}.safetensors"
-            commands.append(self.tools.convert(checkpoint, backbone, layout, branch, row.trust, to="safetensors"))
+            file = self.run_dir / out / f"{key}.safetensors"
+            args.append(Arguments((str(checkpoint), str(file)), options={**options, "to": "safetensors"}))
             outputs.append(f"{out}/{key}.safetensors")
-        return Job(
-            name=name,
-            kind="convert",
-            row=row.part_of or key,
-            fingerprint=print_,
-            needs=(producer.name,) if producer else (),
-            commands=tuple(commands),
-            outputs=tuple(outputs),
-        )
+        needs = (producer.name,) if producer else ()
+        return self._job(*(key, row, "convert", name, print_), args=tuple(args), needs=needs, outputs=tuple(outputs))
 
-    def evaluate(self, key: str, row: Row, name: str, evaluation: Evaluation, producer: Job) -> Job:
+    def evaluate(self, key: str, row: RowSpec, name: str, evaluation: EvaluationSpec, producer: Job) -> Job:
         """An evaluation of a row's backbone.
 
         Args:
@@ -115,8 +174,8 @@ class Stages:
             name, evaluation: what is done.
             producer: the row's pre-training or conversion, whose last output is a backbone file.
         """
-        images = self._root("images", f"evaluation {name} measures")
-        config = paths.config_file(evaluation.config or EVALUATIONS[evaluation.kind])
+        images = self._data_root("images", f"evaluation {name} measures")
+        config = config_path(evaluation.config or DEFAULT_EVALUATIONS[evaluation.kind])
         overrides = evaluation.overrides
         settings = self.settings.resolved(config, "evaluate", overrides)
         print_ = fingerprint(
@@ -126,114 +185,130 @@ class Stages:
             images=str(images),
             weights=producer.fingerprint,
         )
-        job = f"evaluate.{key}.{name}"
-        out = _dir(job, print_)
-        command = self.tools.evaluate(
-            evaluation.kind,
-            config,
-            self.settings.overlay,
-            self.run_dir / producer.outputs[-1],
-            key,
-            row.epochs,
-            self.run_dir / out,
-            images,
-            words(overrides),
+        job_name = f"evaluate.{key}.{name}"
+        out = job_dir(job_name, print_)
+        options: dict[str, str | bool] = {"weights": str(self.run_dir / producer.outputs[-1]), "name": key}
+        options |= {"pretrain-epochs": str(row.epochs)} if row.epochs else {}
+        options |= {"data": str(images), "resume": True, "output": str(self.run_dir / out)}
+        arguments = Arguments(
+            (evaluation.kind,),
+            config=config,
+            overlay=self.settings.overlay,
+            options=options,
+            overrides=spell_overrides(overrides),
+            data="data",
         )
         epochs = producer.total or row.epochs
-        return Job(
-            name=job,
-            kind="evaluate",
-            row=row.part_of or key,
+        return self._job(
+            *(key, row, "evaluate", job_name, print_),
             task=f"{evaluation.kind}_{epochs:.0f}ep" if epochs else evaluation.kind,
-            fingerprint=print_,
             needs=(producer.name,),
-            commands=(command,),
+            args=(arguments,),
             outputs=(f"{out}/result.json",),
-            total=_number(settings.get("LINEAR.EPOCHS")) if evaluation.kind == "linear" else None,
+            total=_positive(settings.get("LINEAR.EPOCHS")) if evaluation.kind == "linear" else None,
             counter="epoch",
             data=str(images),
             recipe=self._recipe(config.stem, "LINEAR.BATCH_SIZE" in overrides),
         )
 
-    def search(self, key: str, row: Row, task_key: str, task: Task, converted: Job | None) -> list[Job]:
-        """The learning rate's search: a point for each rate of the grid, then the choice."""
-        search = self.experiment.lr_search
+    def search(self, cell: _CellSpec) -> list[Job]:
+        """The search of the learning rate: a candidate for each rate of the grid, then the choice."""
+        search, key, row = self.experiment.lr_search, cell.key, cell.row
         assert search is not None
-        for where, changes in ((f"tasks.{task_key}.overrides", task.overrides), (f"rows.{key}.finetune", row.finetune)):
+        sources = {f"tasks.{cell.task_key}.overrides": cell.task.overrides, f"rows.{key}.finetune": row.finetune}
+        for where, changes in sources.items():
             if LR in changes:
                 raise UserError(f"{where} sets {LR}, which lr_search looks for; leave it out of one of them")
-        role = {"role": "lr_search", "select_on": search.select_on}
-        options = ("--role", "lr_search", "--select-on", search.select_on)
-        points = []
-        for lr in search.grid:
-            changed = {**task.overrides, **row.finetune, LR: lr}
-            about = {"name": f"search.{key}.{task_key}.lr{lr:g}", "kind": "search", "role": "lr_search"}
-            points.append(self._trial(key, row, task_key, task, changed, search.seed, converted, options, role, about))
+        candidates = [
+            self._transfer(
+                cell,
+                f"search.{key}.{cell.task_key}.lr{lr:g}",
+                "search",
+                overrides={**cell.overrides, LR: lr},
+                seed=search.seed,
+                options={"role": "lr_search", "select-on": search.select_on},
+                decides={"role": "lr_search", "select_on": search.select_on},
+                role="lr_search",
+            )
+            for lr in search.grid
+        ]
         print_ = fingerprint(
             kind="choose",
             row=key,
-            task=task_key,
+            task=cell.task_key,
             metric=search.metric,
-            points=[(lr, point.fingerprint) for lr, point in zip(search.grid, points, strict=True)],
+            points=[(lr, job.fingerprint) for lr, job in zip(search.grid, candidates, strict=True)],
         )
-        name = f"choose.{key}.{task_key}"
-        record = f"{_dir(name, print_)}/lr_search.json"
-        folders = [self.run_dir / point.dir for point in points]
-        choose = Job(
-            name=name,
-            kind="choose",
-            row=row.part_of or key,
-            task=task_key,
-            fingerprint=print_,
-            needs=tuple(point.name for point in points),
-            commands=(
-                self.tools.choose(
-                    folders, row.part_of or key, task_key, search.metric, search.grid, self.run_dir / record
-                ),
-            ),
+        name = f"choose.{key}.{cell.task_key}"
+        record = f"{job_dir(name, print_)}/lr_search.json"
+        options: dict[str, str | Sequence[str] | bool] = {
+            "row": row.table_row or key,
+            "task": cell.task_key,
+            "metric": search.metric,
+        }
+        grid = [repr(lr) for lr in search.grid]
+        folders = [str(self.run_dir / job.dir) for job in candidates]
+        arguments = Arguments(
+            ("choose", *folders), options={**options, "grid": grid, "output": str(self.run_dir / record)}
+        )
+        choose = self._job(
+            *(key, row, "choose", name, print_),
+            task=cell.task_key,
+            needs=tuple(job.name for job in candidates),
+            args=(arguments,),
             outputs=(record,),
         )
-        return [*points, choose]
+        return [*candidates, choose]
 
-    def finetune(
-        self, key: str, row: Row, task_key: str, task: Task, trial: int, converted: Job | None, choose: Job | None
-    ) -> Job:
-        """One trial of a row on a task, from converted weights or from scratch, at the chosen lr if there is one."""
-        seed = self.experiment.seed(trial)
-        overrides = {**task.overrides, **row.finetune}
-        options: tuple[str, ...] = ()
-        decides: dict[str, str] = {}
-        if choose is not None:
-            options = ("--lr-from", str(self.run_dir / choose.outputs[0]))
-            decides = {"lr": choose.fingerprint}
-        about = {"name": f"finetune.{key}.{task_key}.s{seed}", "kind": "finetune", "trial": trial + 1}
-        job = self._trial(key, row, task_key, task, overrides, seed, converted, options, decides, about)
-        return job if choose is None else replace(job, needs=(*job.needs, choose.name))
+    def finetune(self, cell: _CellSpec, number: int, choose: Job | None) -> Job:
+        """One trial of a row on a task, at the learning rate that `choose` found, if it is searched.
 
-    def _trial(
+        Args:
+            cell: the row and the task.
+            number: the trial's number, from 0.
+            choose: the choice of the learning rate.
+        """
+        seed = self.experiment.seed(number)
+        return self._transfer(
+            cell,
+            f"finetune.{cell.key}.{cell.task_key}.s{seed}",
+            "finetune",
+            overrides=cell.overrides,
+            seed=seed,
+            options={"lr-from": str(self.run_dir / choose.outputs[0])} if choose else {},
+            decides={"lr": choose.fingerprint} if choose else {},
+            needs=(choose.name,) if choose else (),
+            trial=number + 1,
+        )
+
+    def _transfer(
         self,
-        key: str,
-        row: Row,
-        task_key: str,
-        task: Task,
+        cell: _CellSpec,
+        name: str,
+        kind: JobKind,
+        *,
         overrides: dict[str, Any],
         seed: int,
-        converted: Job | None,
-        options: tuple[str, ...],
-        decides: dict[str, str],
-        about: dict[str, Any],
+        options: Mapping[str, str],
+        decides: Mapping[str, str],
+        needs: tuple[str, ...] = (),
+        **fields: Any,
     ) -> Job:
         """A run of tools/transfer.py.
 
         Args:
+            cell: the row and the task.
+            name, kind: of the job.
             overrides: keys laid over the task's config.
-            converted: what makes the weights; None from scratch.
-            options: words about the lr's search.
+            seed: the seed.
+            options: options of the tool about the search of the learning rate.
             decides: what else decides the result, for the fingerprint.
-            about: the job's own name, kind and place among its like.
+            needs: the jobs that it needs besides the conversion.
+            fields: further fields of the job.
         """
-        config, detection = paths.config_file(task.config), self._root("detection", f"task {task_key} fine-tunes")
-        settings = self.settings.resolved(config, "transfer", overrides)
+        config = config_path(cell.task.config)
+        detection = self._data_root("detection", f"task {cell.task_key} fine-tunes")
+        settings, converted = self.settings.resolved(config, "transfer", overrides), cell.converted
         print_ = fingerprint(
             kind="finetune",
             settings=decisive(settings, "transfer"),
@@ -242,38 +317,33 @@ class Stages:
             weights=converted.fingerprint if converted else "scratch",
             **decides,
         )
-        out = _dir(about["name"], print_)
+        out = job_dir(name, print_)
         weights = str(self.run_dir / converted.outputs[0]) if converted else "scratch"
-        return Job(
-            **about,
-            row=row.part_of or key,
-            task=task_key,
+        end: dict[str, str | bool] = {"resume": True, "output": str(self.run_dir / out)}
+        arguments = Arguments(
+            config=config,
+            overlay=self.settings.overlay,
+            options={"weights": weights, "seed": str(seed), **options, **end},
+            overrides={"TRANSFER.DATA_ROOT": str(detection), **spell_overrides(overrides)},
+            data="TRANSFER.DATA_ROOT",
+        )
+        return self._job(
+            *(cell.key, cell.row, kind, name, print_),
+            task=cell.task_key,
             seed=seed,
-            fingerprint=print_,
-            needs=(converted.name,) if converted else (),
-            commands=(
-                self.tools.transfer(
-                    config,
-                    self.settings.overlay,
-                    weights,
-                    seed,
-                    self.run_dir / out,
-                    detection,
-                    words(overrides),
-                    options,
-                ),
-            ),
+            needs=((converted.name,) if converted else ()) + needs,
+            args=(arguments,),
             outputs=(f"{out}/result.json",),
-            total=_number(settings.get("SOLVER.MAX_ITER")),
+            total=_positive(settings.get("SOLVER.MAX_ITER")),
             data=str(detection),
             recipe=self._recipe(settings.get("TRANSFER.TASK"), "SOLVER.IMS_PER_BATCH" in overrides),
+            **fields,
         )
 
     def table(self, jobs: Sequence[Job]) -> Job:
-        """The table reads the trials' and evaluations' results and the pre-training curves."""
+        """The table; it reads the results of trials and evaluations, and the curves of pre-training."""
         experiment = self.experiment
-        read: tuple[Kind, ...] = ("pretrain", "evaluate", "choose", "finetune")
-        inputs = [job for job in jobs if job.kind in read]
+        inputs = [job for job in jobs if job.kind in ("pretrain", "evaluate", "choose", "finetune")]
         print_ = fingerprint(
             kind="table",
             rows=[(key, row.label, row.expected) for key, row in experiment.rows.items()],
@@ -285,25 +355,68 @@ class Stages:
             kind="table",
             fingerprint=print_,
             needs=tuple(job.name for job in inputs),
-            commands=tuple(
-                self.tools.table(self.run_dir, form, self.run_dir / file) for form, file in TABLE_FORMATS.items()
-            ),
             outputs=tuple(TABLE_FORMATS.values()),
+            tool="table",
+            args=tuple(
+                Arguments((str(self.run_dir),), options={"format": form, "output": str(self.run_dir / file)})
+                for form, file in TABLE_FORMATS.items()
+            ),
         )
 
-    def _recipe(self, name: Any, another_batch: bool) -> str | None:
-        return str(name) if name and self.settings.overlay is None and not another_batch else None
+    def _job(self, key: str, row: RowSpec, kind: JobKind, name: str, print_: str, **fields: Any) -> Job:
+        """A job of a row."""
+        return Job(
+            **{"needs": (), **fields},
+            name=name,
+            kind=kind,
+            fingerprint=print_,
+            row=row.table_row or key,
+            row_key=key,
+            tool=TOOLS[kind],
+        )
 
-    def _root(self, which: str, who: str) -> Path:
+    def _recipe(self, name: Any, has_other_batch: bool) -> str | None:
+        return str(name) if name and self.settings.overlay is None and not has_other_batch else None
+
+    def _data_root(self, which: str, who: str) -> Path:
         given = getattr(self.experiment.data, which)
         if not given:
             raise UserError(f"data.{which} is not given but {who}; add it to the file or pass --set data.{which}=DIR")
-        return paths.absolute(given)
+        return absolute(given)
 
 
-def _dir(name: str, print_: str) -> str:
-    return f"jobs/{name}-{print_[:8]}"
+TOOLS: Mapping[JobKind, str] = {
+    "pretrain": "pretrain",
+    "convert": "convert",
+    "evaluate": "evaluate",
+    "search": "transfer",
+    "choose": "lr_search",
+    "finetune": "transfer",
+}
+"""The tool that runs each kind of a row's jobs."""
 
 
-def _number(value: Any) -> float | None:
+@dataclass(frozen=True)
+class _CellSpec:
+    """A row on a task.
+
+    Attributes:
+        key, row: the row.
+        task_key, task: the task.
+        converted: converts its weights; None: from scratch.
+    """
+
+    key: str
+    row: RowSpec
+    task_key: str
+    task: TaskSpec
+    converted: Job | None
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """Keys laid over the task's config."""
+        return {**self.task.overrides, **self.row.finetune}
+
+
+def _positive(value: Any) -> float | None:
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0 else None

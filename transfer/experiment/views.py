@@ -1,23 +1,33 @@
-"""How an experiment looks on a terminal: the plan as a tree, the state as a table; prints nothing."""
+"""How an experiment looks to its user: the plan as a tree, the state as a table, and the reports of a run."""
 
 from __future__ import annotations
 
+import json
+import math
+import os
 import shlex
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from common.console import clock
-from transfer.experiment.costs import Entry, summary
-from transfer.experiment.decide import Decision
+from common.files import read_json
+from common.formats.job import JobState
+from transfer.experiment.commands import Tools
+from transfer.experiment.costs import cost_lines
+from transfer.experiment.decide import Decision, Decisions, blocked_jobs, describe_end, describe_queue
+from transfer.experiment.executors import RunPlan
 from transfer.experiment.graph import Graph, Job
-from transfer.experiment.status import HEADS, status_rows, title
-from transfer.experiment.store import State, Store
+from transfer.experiment.spec import StepTime
+from transfer.experiment.store import JobView, Snapshot, Store
+
+if TYPE_CHECKING:  # a pipe needs no terminal library, which is slow to import
+    from rich.console import Console, Group
+    from rich.text import Text
 
 STYLES = {
     "done": "green",
@@ -34,95 +44,330 @@ STYLES = {
     "skip": "dim",
     "run": "bold",
 }
-QUIET = ("pending", "queued", "done", "blocked")
-"""States of which the number is enough."""
+COUNTED = ("pending", "queued", "done", "blocked")
+"""States whose jobs are only counted where space is short."""
+HEADS = ("job", "state", "progress", "time", "ETA", "")
+METRICS_TAIL = 1 << 16
+"""Bytes at the end of a metrics file that certainly hold its last line."""
+
+
+@dataclass(frozen=True)
+class JobProgress:
+    """How far a job is.
+
+    Attributes:
+        fraction: 0 … 1; None if unknown.
+        eta: remaining seconds; None if unknown.
+        note: the loss, or a finished trial's AP50, or an evaluation's top-1.
+    """
+
+    fraction: float | None = None
+    eta: float | None = None
+    note: str = ""
+
+
+def job_progress(job: Job, folder: Path, state: JobState | None) -> JobProgress:
+    """How far the job is, from the metrics file that its tool writes; never raises for an incomplete file."""
+    if state is not None and state.ended:
+        return JobProgress(note=state.error or _headline(folder / "result.json"))
+    metrics = last_metrics(folder / "metrics.json")
+    count, loss = _finite(metrics.get(job.counter)), _finite(metrics.get("total_loss", metrics.get("loss")))
+    fraction = min(count / job.total, 1.0) if count is not None and job.total else None
+    return JobProgress(fraction, _eta(metrics, fraction), "" if loss is None else f"loss {loss:.4g}")
+
+
+def last_metrics(path: Path) -> dict[str, Any]:
+    """The last complete line of a metrics file (JSON lines); empty if there is none."""
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - METRICS_TAIL))
+            lines = stream.read().split(b"\n")[:-1]  # text after the last line break is still being written
+    except FileNotFoundError:
+        return {}
+    for line in reversed(lines):
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def _eta(metrics: dict[str, Any], fraction: float | None) -> float | None:
+    """The tool's own estimate, else the remaining part at the last speed."""
+    own = _finite(metrics.get("eta_seconds"))
+    if own is not None:
+        return own
+    seconds, iteration = _finite(metrics.get("time")), _finite(metrics.get("iteration"))
+    if not fraction or seconds is None or iteration is None:
+        return None
+    return seconds * iteration * (1 - fraction) / fraction
+
+
+def _headline(path: Path) -> str:
+    """A finished job's main result."""
+    result = read_json(path) if path.exists() else {}
+    if result.get("status") == "diverged":
+        divergence = result.get("divergence") or {}
+        return f"diverged at iteration {divergence.get('iteration', 'unknown')}: {divergence.get('what', 'unknown')}"
+    metrics = result.get("metrics") or {}
+    for name, value in (("AP50", (metrics.get("bbox") or {}).get("AP50")), ("top-1", metrics.get("top1"))):
+        if _finite(value) is not None:
+            return f"{name} {value:.1f}"
+    final = result.get("final") or {}
+    return " · ".join(f"{key} {final[key]:.4g}" for key in ("loss", "std") if _finite(final.get(key)) is not None)
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 def plan_lines(
     graph: Graph,
-    decisions: Mapping[str, Decision],
-    run_dir: Path,
-    commands: bool = False,
-    seconds: Sequence[Entry] = (),
+    decisions: Decisions,
+    store: Store,
+    *,
+    tools: Tools | None = None,
+    step_times: Sequence[StepTime] = (),
     notes: str | None = None,
 ) -> Iterator[Text]:
-    """The tree: every job below what it needs, with what would happen and why.
+    """The plan as a tree: every job below what it needs, with what would happen and why.
 
     Args:
         graph: the jobs.
         decisions: what would happen to each.
-        run_dir: the run folder.
-        commands: show each command line as well.
-        seconds: what a step takes, for the GPU-hours at the end.
+        store: the run folder.
+        tools: show the jobs' command lines, too.
+        step_times: for the GPU-hours at the end.
         notes: the experiment's own.
     """
+    from rich.text import Text
+
     counts = Counter(one.action for one in decisions.values())
-    head = f"{graph.experiment} → {run_dir}: {len(decisions)} jobs, {counts['run']} to run, {counts['done']} done"
+    head = f"{graph.experiment} → {store.run_dir}: {len(decisions)} jobs, {counts['run']} to run, {counts['done']} done"
     head += f", {counts['queued']} in the queue" if counts["queued"] else ""
     yield Text(head + (f", {counts['skip']} not needed" if counts["skip"] else ""), style="bold")
     if notes:
         yield Text(notes.strip())
-    width = max(len(job.name) + 3 * _depth(job, graph) for job in graph) + 3
+    tree = _PlanTree(graph, decisions, tools)
     for row in graph.rows:
-        yield Text(f"{row['label']}")
-        roots = [job for job in graph if job.row == row["key"] and not job.needs]
-        for index, job in enumerate(roots):
-            yield from _branch(job, graph, decisions, "", index == len(roots) - 1, width, commands)
+        yield Text(row.label)
+        roots = [job for job in graph if job.row == row.key and not job.needs]
+        for job in roots:
+            yield from tree.branch(job, "", job is roots[-1])
     for job in graph:
         if job.row is None:
-            yield from _leaf(decisions[job.name], "", width, commands)
-    for line in summary(decisions, seconds):
+            yield from tree.leaf(decisions[job.name], "")
+    for line in cost_lines(decisions, step_times):
         yield Text(line, style="dim")
 
 
-def _branch(
-    job: Job, graph: Graph, decisions: Mapping[str, Decision], indent: str, last: bool, width: int, commands: bool
-) -> Iterator[Text]:
-    yield from _leaf(decisions[job.name], indent + ("└─ " if last else "├─ "), width, commands)
-    below = [user for user in graph.users(job.name) if not user.after_any]
-    for index, user in enumerate(below):
-        deeper = indent + ("   " if last else "│  ")
-        yield from _branch(user, graph, decisions, deeper, index == len(below) - 1, width, commands)
+class _PlanTree:
+    def __init__(self, graph: Graph, decisions: Decisions, tools: Tools | None) -> None:
+        self.graph, self.decisions, self.tools = graph, decisions, tools
+        self.width = max(len(job.name) + 3 * self._depth(job) for job in graph) + 3
 
+    def branch(self, job: Job, indent: str, is_last: bool) -> Iterator[Text]:
+        yield from self.leaf(self.decisions[job.name], indent + ("└─ " if is_last else "├─ "))
+        below = [user for user in self.graph.users(job.name) if not user.after_any]
+        for user in below:
+            yield from self.branch(user, indent + ("   " if is_last else "│  "), user is below[-1])
 
-def _leaf(one: Decision, prefix: str, width: int, commands: bool) -> Iterator[Text]:
-    word = one.status if one.action in ("done", "queued") else one.action
-    why = one.why or _when(one.state)
-    yield Text.assemble(
-        f"{prefix}{one.job.name}".ljust(width), (f"{word:<9}", STYLES.get(word, "")), (f" {why}".rstrip(), "dim")
-    )
-    if commands:
-        for words in one.job.commands:
+    def leaf(self, one: Decision, prefix: str) -> Iterator[Text]:
+        from rich.text import Text
+
+        word = one.status if one.action in ("done", "queued") else one.action
+        why = f" {one.why or _ended_at(one.state)}".rstrip()
+        name = f"{prefix}{one.job.name}".ljust(self.width)
+        yield Text.assemble(name, (f"{word:<9}", STYLES.get(word, "")), (why, "dim"))
+        for words in one.job.commands(self.tools) if self.tools else ():
             yield Text(" " * len(prefix) + "  $ " + shlex.join(words), style="dim")
 
+    def _depth(self, job: Job) -> int:
+        needs = [self.graph[need] for need in job.needs] if not job.after_any else []
+        return 1 + max((self._depth(need) for need in needs), default=0)
 
-def _depth(job: Job, graph: Graph) -> int:
-    needs = [graph[need] for need in job.needs] if not job.after_any else []
-    return 1 + max((_depth(need, graph) for need in needs), default=0)
 
-
-def _when(state: State | None) -> str:
+def _ended_at(state: JobState | None) -> str:
     if state is None or not state.ended:
         return ""
     at = datetime.fromisoformat(state.ended).astimezone().strftime("%Y-%m-%d %H:%M")
-    return f"{at}, took {clock(state.seconds or 0)}"
+    return f"{at}, took {clock(state.seconds)}"
 
 
-def status_table(graph: Graph, store: Store, height: int | None = None) -> Group:
-    """Every job with its state, progress, time and last word, for a terminal.
+def status_rows(graph: Graph, store: Store, snapshot: Snapshot) -> list[list[str]]:
+    """A row of `HEADS` for every job."""
+    blocked = blocked_jobs(graph, snapshot)
+    views = snapshot.views
+    return [[job.name, *_status_cells(views[job.name], store.folder(job), blocked.get(job.name))] for job in graph]
+
+
+def _status_cells(view: JobView, folder: Path, blocked_by: str | None) -> list[str]:
+    """The job's state, progress, time, ETA and last message."""
+    state, status = view.state, view.status
+    if blocked_by and status == "cancelled":
+        return [status, "", "", "", f"by Slurm: needs {blocked_by}, which has no result"]
+    if blocked_by and status != "running":
+        return ["blocked", "", "", "", f"waits for {blocked_by}, which has no result"]
+    if state is None or status in ("queued", "unknown"):
+        return [status, "", "", "", describe_queue(view) or describe_end(view)]
+    progress = job_progress(view.job, folder, state)
+    if status != "running":
+        killed = "killed while it ran; submit again to continue" if status == "interrupted" else ""
+        note = progress.note or describe_end(view) or killed
+        return [status, "", clock(state.seconds) if state.ended else "", "", note]
+    done = "" if progress.fraction is None else f"{progress.fraction:4.0%}"
+    eta = "" if progress.eta is None else clock(progress.eta)
+    return [status, done, clock(state.seconds), eta, progress.note]
+
+
+def _status_title(graph: Graph, store: Store, rows: Sequence[Sequence[str]]) -> str:
+    counts = Counter(row[1] for row in rows).most_common()
+    return f"{graph.experiment} → {store.run_dir}: " + ", ".join(f"{count} {word}" for word, count in counts)
+
+
+def status_lines(graph: Graph, store: Store, snapshot: Snapshot) -> Iterator[str]:
+    """The state of all jobs as plain lines, nothing cut off."""
+    rows = status_rows(graph, store, snapshot)
+    yield _status_title(graph, store, rows)
+    widths = [max(map(len, column)) for column in zip(HEADS, *rows, strict=True)]
+    for row in (HEADS, *rows):
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def status_table(graph: Graph, store: Store, snapshot: Snapshot, height: int | None = None) -> Group:
+    """The state of all jobs for a terminal.
 
     Args:
         graph: the jobs.
-        store: where their state lies; asked for what the queue says now.
-        height: lines there are; where all jobs do not fit, those that wait or are done are only counted.
+        store: the run folder.
+        snapshot: what it and Slurm's queue say.
+        height: the terminal's lines; if all jobs do not fit, those that wait or are done are only counted.
     """
-    short = height is not None and len(graph.jobs) + 3 > height
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    is_short = height is not None and len(graph.jobs) + 3 > height
     table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
     for name in HEADS[:-1]:
         table.add_column(name, no_wrap=True)
-    table.add_column(HEADS[-1], overflow="ellipsis", no_wrap=True, ratio=1)  # what is left of the line
-    rows = status_rows(graph, store)
+    table.add_column(HEADS[-1], overflow="ellipsis", no_wrap=True, ratio=1)  # the rest of the line
+    rows = status_rows(graph, store, snapshot)
     for name, word, *cells in rows:
-        if not (short and word in QUIET):
+        if not (is_short and word in COUNTED):
             table.add_row(name, Text(word, style=STYLES.get(word, "")), *cells)
-    return Group(Text(title(graph, store, rows), style="bold"), table)
+    return Group(Text(_status_title(graph, store, rows), style="bold"), table)
+
+
+class LineReporter:
+    """Reports a run with one line per event, and one line per running job every so often.
+
+    Args:
+        console: where to write.
+        every: seconds between reports of running jobs.
+    """
+
+    def __init__(self, console: Console, every: float = 30.0) -> None:
+        self.console, self.every = console, every
+        self.total = self.count = 0
+        self.last = time.monotonic()
+        self.plan: RunPlan | None = None
+
+    def begin(self, plan: RunPlan, side_by_side: int) -> None:
+        """Report how many jobs there are to run."""
+        self.plan, self.total = plan, len(plan.to_run())
+        name, where = plan.graph.experiment, plan.store.run_dir
+        if self.total:
+            how = f"{side_by_side} at a time" if side_by_side else "through the queue"
+            self._print(f"{name}: {self.total} jobs to run, {how}, into {where}")
+        else:
+            self._print(f"{name}: nothing to run, every result is in {where}")
+
+    def submitted(self, jobs: Sequence[Job], ids: Sequence[str], after: str) -> None:
+        """Report the jobs' Slurm ids and what they wait for."""
+        more = f" … {jobs[-1].name} ({len(jobs)} jobs)" if len(jobs) > 1 else ""
+        shown = ids[0] if len(ids) == 1 else f"{ids[0].partition('_')[0]}_[0-{len(ids) - 1}]"
+        self._print(f"submit  {jobs[0].name}{more} as {shown}" + (f", {after}" if after else ""))
+
+    def started(self, job: Job, state: JobState) -> None:
+        """Report the job's start."""
+        attempt = f" (attempt {state.attempts})" if state.attempts > 1 else ""
+        self._print(f"start   {job.name}{attempt}")
+
+    def waiting(self, job: Job, state: JobState | None) -> None:
+        """Report which process works on the job."""
+        who = f" (process {state.process.pid} on {state.process.host})" if state and state.process else ""
+        self._print(f"wait    {job.name}: a process of an earlier submit still works on it{who}")
+
+    def ended(self, job: Job, state: JobState) -> None:
+        """Report the job's end, its duration and its result."""
+        assert self.plan is not None
+        self.count += 1
+        note = job_progress(job, self.plan.store.folder(job), state).note
+        tail = f" · {note}" if note else ""
+        line = f"{state.status:<7} {job.name} in {clock(state.seconds)}{tail}  [{self.count}/{self.total}]"
+        self._print(line, state.status)
+        if state.status == "failed":
+            self._print(f"        its log: {self.plan.store.log(job)}")
+
+    def blocked(self, job: Job, by: str) -> None:
+        """Report which job without a result it needs."""
+        self.count += 1
+        self._print(f"blocked {job.name}: needs {by}, which has no result  [{self.count}/{self.total}]", "blocked")
+
+    def tick(self, running: Mapping[str, JobState]) -> None:
+        """Report the progress of the running jobs, if it is time to."""
+        if self.plan is not None and self._is_due():
+            for name, state in running.items():
+                job = self.plan.graph[name]
+                progress = job_progress(job, self.plan.store.folder(job), state)
+                done = "running" if progress.fraction is None else f"{progress.fraction:.0%}"
+                eta = "" if progress.eta is None else f" · ETA {clock(progress.eta)}"
+                note = f" · {progress.note}" if progress.note else ""
+                self._print(f"        {name}: {done} after {clock(state.seconds)}{eta}{note}")
+
+    def end(self) -> None:
+        """Nothing to report."""
+
+    def _is_due(self) -> bool:
+        now = time.monotonic()
+        if now - self.last < self.every:
+            return False
+        self.last = now
+        return True
+
+    def _print(self, line: str, word: str = "") -> None:
+        self.console.print(line, style=STYLES.get(word, ""), soft_wrap=True, markup=False, highlight=False)
+
+
+class LiveReporter(LineReporter):
+    """Shows the table of all jobs, refreshed in place, with the lines of what happened above it."""
+
+    def __init__(self, console: Console, every: float = 0.5) -> None:
+        from rich.live import Live
+
+        super().__init__(console, every)
+        self.live = Live(console=console, auto_refresh=False, transient=True)
+
+    def begin(self, plan: RunPlan, side_by_side: int) -> None:
+        """Open the table."""
+        super().begin(plan, side_by_side)
+        self.live.start()
+
+    def tick(self, running: Mapping[str, JobState]) -> None:
+        """Refresh the table, if it is time to."""
+        if self.plan is not None and self._is_due():
+            graph, store = self.plan.graph, self.plan.store
+            now = store.snapshot(graph, self.plan.snapshot)  # no new query: what runs here is not in Slurm's queue
+            self.live.update(status_table(graph, store, now, self.console.height), refresh=True)
+
+    def end(self) -> None:
+        """Close the table."""
+        self.live.stop()
+
+
+def reporter_for(console: Console) -> LineReporter:
+    """A live table on a terminal, plain lines elsewhere."""
+    return LiveReporter(console) if console.is_terminal else LineReporter(console)

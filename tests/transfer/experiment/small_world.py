@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.console import call
+from common.formats.job import JobState
 from tools import launch
 from transfer.experiment.commands import Tools
-from transfer.experiment.service import Opened, open_experiment
+from transfer.experiment.decide import Decision, decide
+from transfer.experiment.service import OpenExperiment, open_experiment
 
 ROOT = Path(__file__).resolve().parents[3]
 FAKES = Path(__file__).parent / "fake_tools"
@@ -59,15 +61,27 @@ class World:
         """The command line, in this process."""
         return call(lambda argv: launch.main(argv, self.tools), [verb, str(self.file), *words])
 
-    def open(self, *sets: str) -> Opened:
+    def open(self, *sets: str) -> OpenExperiment:
         return open_experiment(str(self.file), sets, self.tools)
 
-    def actions(self, *sets: str) -> dict[str, str]:
-        return {name: one.action for name, one in self.open(*sets).decisions().items()}
+    def decisions(self, *sets: str) -> dict[str, Decision]:
+        opened = self.open(*sets)
+        return decide(opened.graph, opened.snapshot())
 
-    def statuses(self) -> dict[str, str]:
+    def actions(self, *sets: str) -> dict[str, str]:
+        return {name: one.action for name, one in self.decisions(*sets).items()}
+
+    def statuses(self, *sets: str) -> dict[str, str]:
+        return {name: view.status for name, view in self.open(*sets).snapshot().views.items()}
+
+    def state(self, name: str) -> JobState:
         opened = self.open()
-        return {job.name: opened.store.status(job, opened.store.read(job)) for job in opened.graph}
+        state = opened.store.read(opened.graph[name])
+        assert state is not None
+        return state
+
+    def is_locked(self, name: str) -> bool:
+        return self.open().snapshot().views[name].is_locked
 
     def events(self) -> list[list[str]]:
         """Words of every event: time, start or end, the job (its fingerprint cut off), perhaps an exit code."""
@@ -113,8 +127,8 @@ class World:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         opened = self.open()
-        deadline = time.monotonic() + 5
-        while any(opened.store.lives(job) for job in opened.graph):
+        deadline = time.monotonic() + 30
+        while any(view.is_locked for view in opened.snapshot().views.values()):
             assert time.monotonic() < deadline, "something survives the group"
             time.sleep(0.01)
 

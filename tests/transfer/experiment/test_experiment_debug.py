@@ -27,7 +27,7 @@ def test_an_exception_keeps_its_traceback_and_ends_the_work(world: World) -> Non
     assert state is not None
     assert (state.status, state.error) == ("failed", "RuntimeError: look at me")
     assert world.started() == ["pretrain.simsiam"]
-    assert not opened.store.lives(opened.graph["pretrain.simsiam"])
+    assert not world.is_locked("pretrain.simsiam")
 
 
 def test_a_failing_tool_blocks_its_dependents_only(world: World) -> None:

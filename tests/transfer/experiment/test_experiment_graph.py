@@ -12,12 +12,12 @@ from small_world import World
 
 from common.config import parse_value
 from common.errors import UserError
-from transfer.experiment.build import build
-from transfer.experiment.commands import Tools
+from transfer.experiment.commands import Arguments, Tools, spell_overrides
 from transfer.experiment.graph import read_graph
-from transfer.experiment.load import load
-from transfer.experiment.settings import words
+from transfer.experiment.load import load_experiment
+from transfer.experiment.stages import build_graph
 
+TOOLS = Tools(Path("/T"), "python3")
 NAMES = [
     "finetune.scratch.voc07.s1",
     "finetune.scratch.voc07.s2",
@@ -69,8 +69,8 @@ def test_literal_commands(world: World) -> None:
         "simsiam": {"pretrain": {"config": f"{world.base}/configs/simsiam.yaml", "overrides": {"SEED": 3}}},
     })  # fmt: skip
     (world.base / "mine.pth").write_text("weights")
-    experiment, source = load(world.file)
-    graph = build(experiment, source, Tools(Path("/T"), "python3"))
+    experiment, source = load_experiment(world.file)
+    graph = build_graph(experiment, source)
     run, b = world.run_dir, world.base
     dirs = {job.name: str(run / job.dir) for job in graph}
     over = f"--overlay {b}/small.yaml"
@@ -89,22 +89,21 @@ def test_literal_commands(world: World) -> None:
         f"--output {dirs['finetune.simsiam.coco.s5']} TRANSFER.DATA_ROOT {b}/detection",
     }
     for name, text in expected.items():
-        assert [" ".join(command) for command in graph[name].commands] == [text]
-    assert [" ".join(command) for command in graph["table"].commands] == [
+        assert [" ".join(command) for command in graph[name].commands(TOOLS)] == [text]
+    assert [" ".join(command) for command in graph["table"].commands(TOOLS)] == [
         f"python3 /T/table.py {run} --format md --output {run}/table.md",
         f"python3 /T/table.py {run} --format html --output {run}/table.html",
     ]
 
 
 def test_tools_are_the_checkouts_by_default(root: Path) -> None:
-    command = Tools().table(Path("/r"), "md", Path("/o"))
+    command = Tools().command("table", Arguments())
     assert command[:2] == (sys.executable, str(root / "tools/table.py"))
 
 
 @pytest.mark.parametrize("value", [1, 0.1, 1e-7, True, None, "text", "1", "True", "[1]", [1, "a"], {"a": {"b": 1}}, ""])
 def test_overrides_come_through_the_command_line(value: object) -> None:
-    key, word = words({"A.B": value})
-    assert key == "A.B"
+    word = spell_overrides({"A.B": value})["A.B"]
     assert parse_value(word) == value
     assert type(parse_value(word)) is type(value)
 
@@ -167,7 +166,7 @@ class TestFingerprints:
         how = [
             "local.slots=7",
             "environment={A: b}",
-            "continues=1",
+            "max_resumes=1",
             "rows.simsiam.pretrain.overrides={DATA.WORKERS: 3, LOG.PERIOD: 1}",
             "tasks.voc07.overrides={DATALOADER.NUM_WORKERS: 3}",
         ]
@@ -212,7 +211,7 @@ def test_digests_are_remembered_and_checked(world: World, monkeypatch: pytest.Mo
 
 def test_graph_file_reads_back_equal(world: World) -> None:
     graph = world.open("local.slots=1").graph
-    graph.write(world.run_dir)
+    graph.write(world.run_dir, world.tools)
     assert read_graph(world.run_dir) == graph
 
 

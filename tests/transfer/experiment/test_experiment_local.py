@@ -112,9 +112,7 @@ def test_a_failure_is_named_and_what_needs_it_is_not_run(world: World, capsys: p
 def test_traceback_s_last_line_is_the_reason(world: World) -> None:
     world.order(pretrain__simsiam={"raise": "shapes do not fit"})
     assert world.launch("submit") == 1
-    opened = world.open()
-    state = opened.store.read(opened.graph["pretrain.simsiam"])
-    assert state is not None
+    state = world.state("pretrain.simsiam")
     assert (state.status, state.exit_code, state.error) == ("failed", 1, "RuntimeError: shapes do not fit")
 
 
@@ -159,7 +157,7 @@ def test_a_diverged_trial_is_a_result(world: World, capsys: pytest.CaptureFixtur
 
 def test_exit_75_is_asked_again_so_often_and_no_more(world: World) -> None:
     world.order(pretrain__simsiam={"again": 2}, finetune__scratch__coco={"again": 9})
-    assert world.launch("submit", "--set", "continues=3") == 1
+    assert world.launch("submit", "--set", "max_resumes=3") == 1
     assert world.started().count("pretrain.simsiam") == 3
     assert world.started().count("finetune.scratch.coco.s1") == 4
     assert {n for n, s in world.statuses().items() if s == "failed"} == {"finetune.scratch.coco.s1"}
@@ -233,9 +231,7 @@ def test_a_killed_job_is_seen_as_interrupted(world: World, capsys: pytest.Captur
     assert re.search(r"pretrain\.simsiam +interrupted .* killed while it ran", capsys.readouterr().out)
     world.order()
     assert world.launch("submit") == 0
-    opened = world.open()
-    state = opened.store.read(opened.graph["pretrain.simsiam"])
-    assert state is not None
+    state = world.state("pretrain.simsiam")
     assert state.attempts == 2
 
 
@@ -261,15 +257,14 @@ def test_a_job_left_behind_is_waited_for_not_started_twice(world: World) -> None
     world.wait_for("start", "pretrain.simsiam")
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    opened = world.open()
-    assert opened.store.lives(opened.graph["pretrain.simsiam"])
+    assert world.is_locked("pretrain.simsiam")
     again = world.spawn()
     _, err = again.communicate(timeout=60)
     assert again.returncode == 0, err
     assert "wait    pretrain.simsiam: a process of an earlier submit still works on it (process " in err
     mine = [(what, when) for when, what, who, *_ in world.events() if who == "pretrain.simsiam"]
     assert [what for what, _ in mine] == ["start", "end", "start", "end"]
-    lines = (world.run_dir / opened.graph["pretrain.simsiam"].dir / "metrics.json").read_text().splitlines()
+    lines = (world.run_dir / world.open().graph["pretrain.simsiam"].dir / "metrics.json").read_text().splitlines()
     assert len(lines) == 150
 
 
@@ -281,10 +276,8 @@ def test_a_signal_stops_the_jobs_after_their_checkpoint(world: World, number: in
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)  # as Ctrl-C does
     _, err = process.communicate(timeout=30)
     assert process.returncode == 128 + number
-    assert "the same command goes on from the last checkpoints" in err
-    opened = world.open()
-    state = opened.store.read(opened.graph["finetune.scratch.voc07.s1"])
-    assert state is not None
+    assert "the same command continues from the last checkpoints" in err
+    state = world.state("finetune.scratch.voc07.s1")
     assert (state.status, state.exit_code) == ("cancelled", 75), "it was asked to leave, not cut off"
     assert "table.md" not in world.started()
     world.order()
@@ -310,7 +303,7 @@ def test_cancel_ends_the_submit_and_its_jobs(world: World, capsys: pytest.Captur
     process = world.spawn()
     world.wait_for("hang", "pretrain.simsiam")
     assert world.launch("cancel") == 0
-    assert capsys.readouterr().out == f"asked to leave: the submit (process {process.pid})\n"
+    assert capsys.readouterr().out == f"cancelling the submit (process {process.pid})\n"
     process.communicate(timeout=30)
     assert process.returncode == 128 + signal.SIGTERM
     assert world.statuses()["pretrain.simsiam"] == "cancelled"
@@ -343,7 +336,7 @@ def test_cancel_reaches_a_job_left_behind(world: World) -> None:
     assert world.launch("cancel") == 0
     job = world.open().graph["pretrain.simsiam"]
     deadline = time.monotonic() + 60
-    while world.open().store.lives(job):
+    while world.is_locked(job.name):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert world.statuses()["pretrain.simsiam"] == "interrupted"

@@ -14,7 +14,7 @@ SIMSIAM = ["pretrain.simsiam", "convert.simsiam"]
 
 
 def whys(world: World, *sets: str) -> dict[str, str]:
-    return {name: one.why for name, one in world.open(*sets).decisions().items()}
+    return {name: one.why for name, one in world.decisions(*sets).items()}
 
 
 def tree(folder: Path) -> dict[str, int]:

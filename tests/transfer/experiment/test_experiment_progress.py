@@ -11,12 +11,11 @@ import pytest
 from rich.console import Console
 from small_world import World
 
-from transfer.experiment.attempt import last_error_line, signal_name
+from common.formats.job import JobState, utc_now
+from transfer.experiment.executors import last_error_line, signal_name
 from transfer.experiment.graph import Job
-from transfer.experiment.progress import last_metrics, progress
-from transfer.experiment.status import status_lines
-from transfer.experiment.store import State, Store, ended, now
-from transfer.experiment.views import status_table
+from transfer.experiment.store import Store
+from transfer.experiment.views import JobProgress, job_progress, last_metrics, status_lines, status_table
 
 
 @pytest.fixture
@@ -24,8 +23,13 @@ def job(world: World) -> Job:
     return replace(world.open().graph["finetune.scratch.voc07.s1"], total=200.0)
 
 
-def running(job: Job) -> State:
-    return State(job.name, job.fingerprint, "running", "local", 1, now())
+def running(job: Job) -> JobState:
+    values = {"name": job.name, "fingerprint": job.fingerprint, "started": utc_now()}
+    return JobState(**values, status="running", executor="local", attempts=1)
+
+
+def progress(job: Job, store: Store, state: JobState) -> JobProgress:
+    return job_progress(job, store.folder(job), state)
 
 
 def metrics(store: Store, job: Job, *lines: dict[str, object], tail: str = "") -> None:
@@ -112,7 +116,7 @@ def test_status_table_shows_progress_of_what_lives(world: World, job: Job) -> No
         store.write(job, running(job))
         metrics(store, job, {"iteration": 1, "time": 2.0, "total_loss": 0.5})
         out = io.StringIO()
-        Console(width=120, file=out).print(status_table(graph, store))
+        Console(width=120, file=out).print(status_table(graph, store, store.snapshot(graph)))
         text = out.getvalue()
     row = next(line for line in text.splitlines() if line.startswith("finetune.scratch.voc07.s1"))
     assert row.split()[1:] == ["running", "33%", "0:00", "0:04", "loss", "0.5"]
@@ -121,8 +125,8 @@ def test_status_table_shows_progress_of_what_lives(world: World, job: Job) -> No
 def test_into_a_pipe_status_prints_every_word_in_columns(world: World, job: Job) -> None:
     store = Store(world.run_dir)
     graph = world.open().graph
-    store.write(job, ended(running(job), "failed", error="the word " * 40))
-    title, heads, *lines = status_lines(graph, store)
+    store.write(job, running(job).finish("failed", error="the word " * 40))
+    title, heads, *lines = status_lines(graph, store, store.snapshot(graph))
     assert "1 failed" in title
     row = next(line for line in lines if line.startswith(job.name))
     assert row.index("failed") == heads.index("state")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 from pathlib import Path
@@ -11,17 +12,22 @@ import pytest
 from small_world import World
 
 from common.errors import UserError
-from transfer.experiment import queue
-from transfer.experiment.costs import Entry, cost, shipped
-from transfer.experiment.decide import decide
-from transfer.experiment.filing import Filed
+from common.formats.job import JobState, SlurmSubmission, utc_now
+from transfer.experiment.costs import job_cost
+from transfer.experiment.decide import Decision, decide
 from transfer.experiment.graph import Job
-from transfer.experiment.queue import Entry as Queued
-from transfer.experiment.slurm import after, place
-from transfer.experiment.slurm.place import Place
-from transfer.experiment.slurm.survey import Partition, choose, hours, partition, site_text
-from transfer.experiment.slurm.task import leave_word
-from transfer.experiment.store import State, Store, now
+from transfer.experiment.load import read_site, read_step_times
+from transfer.experiment.queue import QueueEntry, query_jobs
+from transfer.experiment.slurm.setup import Partition, choose_partition, parse_hours, parse_partition, site_text
+from transfer.experiment.slurm.task import (
+    SlurmProcess,
+    WorkerError,
+    final_state,
+    read_worker_errors,
+    write_worker_error,
+)
+from transfer.experiment.spec import StepTime
+from transfer.experiment.store import Snapshot, Store
 
 NAME = "finetune.scratch.coco.s1"
 
@@ -46,28 +52,28 @@ class TestAsking:
         program(bin_dir, "squeue", f'echo "$@" >> {tmp_path}/asked; echo "7_0|PENDING|Priority|N/A|"; '
                 'echo "8|RUNNING|None|2026-01-01T00:00:00|n[1-2]"; echo "7_1|PENDING|Priority|N/A|"')  # fmt: skip
         program(bin_dir, "sacct", 'echo "9|CANCELLED by 1000|n1"; echo "9.batch|CANCELLED|n1"; echo "10|TIMEOUT|n1"')
-        found = queue.look({"7_0", "8", "9", "10", "11"})
+        found = query_jobs({"7_0", "8", "9", "10", "11"})
         assert {id_: entry.state for id_, entry in found.items()} == {
             "7_0": "PENDING", "8": "RUNNING", "9": "CANCELLED", "10": "TIMEOUT",
         }  # fmt: skip
         assert (tmp_path / "asked").read_text().count("\n") == 1
         assert "--jobs=10,11,7,8,9" in (tmp_path / "asked").read_text()
-        assert queue.look(()) == {}
+        assert query_jobs(()) == {}
 
     def test_without_accounts_the_forgotten_are_left_out(self, bin_dir: Path) -> None:
         program(bin_dir, "squeue", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
-        assert queue.look({"9"}) == {}
+        assert query_jobs({"9"}) == {}
         program(bin_dir, "sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
-        assert queue.look({"9"}) == {}
+        assert query_jobs({"9"}) == {}
 
     def test_a_controller_that_does_not_answer_is_one_line(self, bin_dir: Path) -> None:
         program(bin_dir, "squeue", "echo 'Unable to contact slurm controller' >&2; exit 1")
-        with pytest.raises(UserError, match="squeue failed: Unable to contact slurm controller; ask again"):
-            queue.look({"9"})
+        with pytest.raises(UserError, match="squeue failed: Unable to contact slurm controller"):
+            query_jobs({"9"})
 
     def test_no_squeue_is_one_line(self, bin_dir: Path) -> None:
         with pytest.raises(UserError, match="there is no squeue on this machine"):
-            queue.look({"9"})
+            query_jobs({"9"})
 
 
 @pytest.fixture
@@ -75,13 +81,24 @@ def job(world: World) -> Job:
     return world.open().graph[NAME]
 
 
-def state(job: Job, **changes: object) -> State:
-    running = State(job.name, job.fingerprint, "running", "slurm", 1, now(), job_id="7")
-    return dataclasses.replace(running, **changes)
+def state(job: Job, **changes: object) -> JobState:
+    running = {"status": "running", "executor": "slurm", "attempts": 1, "started": utc_now(), "job_id": "7"}
+    return JobState(**{"name": job.name, "fingerprint": job.fingerprint, **running, **changes})
 
 
-def filed(job: Job, **changes: object) -> Filed:
-    return dataclasses.replace(Filed("7", now(), 0, 20, job.name, job.fingerprint), **changes)
+def submission(job: Job, **changes: object) -> SlurmSubmission:
+    values = {"id": "7", "at": utc_now(), "attempt": 0, "requeues": 20, "name": job.name}
+    return SlurmSubmission(**{**values, "fingerprint": job.fingerprint, **changes})
+
+
+def queue_with(state: str | None, reason: str = "", error: str | None = None) -> Snapshot:
+    """What the queue says of Slurm job 7."""
+    return Snapshot(queue={"7": QueueEntry("7", state, reason)} if state else {}, queue_error=error)
+
+
+def decisions(world: World, queue: Snapshot) -> dict[str, Decision]:
+    opened = world.open()
+    return decide(opened.graph, opened.store.snapshot(opened.graph, queue))
 
 
 @pytest.mark.parametrize(
@@ -112,31 +129,62 @@ def filed(job: Job, **changes: object) -> Filed:
 def test_disk_and_queue_together(
     world: World, job: Job, on_disk: dict[str, object] | None, queued: str | None, word: str
 ) -> None:
-    store = Store(world.run_dir, {"7": Queued("7", queued)} if queued else {})
-    filed(job, attempt=1 if on_disk and on_disk.get("job_id", "7") != "7" else 0).write(store.folder(job))
+    store = Store(world.run_dir)
+    is_other = on_disk is not None and on_disk.get("job_id", "7") != "7"
+    submission(job, attempt=1 if is_other else 0).write_to(store.folder(job))
     if on_disk is not None:
         store.write(job, state(job, **on_disk))
-    assert store.status(job, store.read(job)) == word
+    assert store.snapshot([job], queue_with(queued)).views[NAME].status == word
 
 
 def test_what_is_in_the_queue_is_not_run_again(world: World, job: Job) -> None:
-    store = Store(world.run_dir, {"7": Queued("7", "PENDING", "Priority")})
-    filed(job).write(store.folder(job))
-    decisions = decide(world.open().graph, store)
-    assert (decisions[NAME].action, decisions[NAME].why) == ("queued", "Slurm job 7, Priority")
-    assert decisions["table"].action == "run"
-    deaf = Store(world.run_dir, {}, "squeue did not answer")
-    one = decide(world.open().graph, deaf)[NAME]
+    store = Store(world.run_dir)
+    submission(job).write_to(store.folder(job))
+    found = decisions(world, queue_with("PENDING", "Priority"))
+    assert (found[NAME].action, found[NAME].why) == ("queued", "Slurm job 7, Priority")
+    assert found["table"].action == "run"
+    one = decisions(world, queue_with(None, error="squeue did not answer"))[NAME]
     assert (one.action, one.status) == ("queued", "unknown")
-    assert "filed as Slurm job 7; squeue did not answer" in one.why
+    assert "Slurm job 7" in one.why and "squeue did not answer" in one.why
+
+
+@pytest.mark.parametrize("status", [None, "running", "requeued", "failed", "done"])
+def test_a_decision_reads_each_file_of_a_submitted_job_once(
+    world: World, job: Job, status: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, graph = Store(world.run_dir), world.open().graph
+    submission(job).write_to(store.folder(job))
+    if status is not None:
+        store.write(job, state(job, status=status))
+    read: list[str] = []
+
+    def counted(path: Path) -> object:
+        read.append(Path(path).name)
+        return json.loads(Path(path).read_text())
+
+    monkeypatch.setattr("common.formats.read_json", counted)
+    decide(graph, store.snapshot(graph, queue_with("RUNNING" if status == "running" else None)))
+    assert sorted(read) == ["filed.json"] + (["job.json"] if status is not None else [])
+
+
+def test_a_submission_that_a_later_attempt_replaced_needs_no_queue(world: World, job: Job, bin_dir: Path) -> None:
+    store = Store(world.run_dir)
+    submission(job).write_to(store.folder(job))
+    store.write(job, state(job, status="failed", ended="x", job_id=None, attempts=2))
+    snapshot = store.snapshot(world.open().graph)  # there is no squeue
+    assert snapshot.queue_error is None
+    assert snapshot.views[NAME].status == "failed"
 
 
 class TestAfter:
     """The batch script's last line: what became of the job, when nobody else can say."""
 
-    def judged(self, job: Job, before: State | None, *, restarts: int = 0, requeues: int = 20, **words: int) -> State:
-        said = [after.Word(f"process 1 on n2: {text}", code == -9) for text, code in words.items()]
-        return after.judge(before, said, Place("7", restarts), filed(job, requeues=requeues), 1, Path("/nowhere"))
+    def judged(
+        self, job: Job, before: JobState | None, *, restarts: int = 0, requeues: int = 20, **codes: int
+    ) -> JobState:
+        errors = [WorkerError(f"process 1 on n2: {text}", code == -9) for text, code in codes.items()]
+        process, sent = SlurmProcess("7", restarts), submission(job, requeues=requeues)
+        return final_state(before, errors, process, sent, code=1, folder=Path("/nowhere"))
 
     def test_a_first_process_that_vanished_is_put_back(self, job: Job) -> None:
         found = self.judged(job, state(job))
@@ -163,32 +211,32 @@ class TestAfter:
         before = state(job, status="requeued", ended="x", error="SIGTERM")
         assert self.judged(job, before, restarts=3) == before
         found = self.judged(job, before, restarts=3, requeues=3)
-        assert (found.status, found.error) == ("failed", "put back 3 times already; SIGTERM")
+        assert (found.status, found.error) == ("failed", "was requeued 3 times already; SIGTERM")
 
     def test_a_job_that_never_began_says_why_and_where_to_look(self, job: Job, tmp_path: Path) -> None:
         (tmp_path / "slurm").mkdir()
         (tmp_path / "slurm/7_0_log.err").write_text(
             "execve(): apptainer: No such file or directory\nsrun: error: Exited\n"
         )
-        found = after.judge(None, [], Place("7"), filed(job), 2, tmp_path / "jobs/x")
+        found = final_state(None, [], SlurmProcess("7"), submission(job), code=2, folder=tmp_path / "jobs/x")
         assert found.status == "failed"
         assert f"execve(): apptainer: No such file or directory ({tmp_path}/slurm/7_0_log.err)" in str(found.error)
 
     def test_words_of_an_earlier_start_do_not_count(self, tmp_path: Path) -> None:
-        leave_word(tmp_path, Place("7", 0, 1), "ValueError: old", 1)
-        leave_word(tmp_path, Place("7", 1, 2), "killed by SIGKILL", -9)
-        [word] = after.words(tmp_path, Place("7", 1))
-        assert word.killed and word.error.startswith("process 2 on ")
+        write_worker_error(tmp_path, SlurmProcess("7", 0, 1), "ValueError: old", 1)
+        write_worker_error(tmp_path, SlurmProcess("7", 1, 2), "killed by SIGKILL", -9)
+        [error] = read_worker_errors(tmp_path, SlurmProcess("7", 1))
+        assert error.was_killed and error.error.startswith("process 2 on ")
 
     def test_places(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in list(os.environ):
             if name.startswith("SLURM_"):
                 monkeypatch.delenv(name)
         monkeypatch.setenv("SLURM_JOB_ID", "9")
-        assert place.from_environment() == Place("9", 0, 0)
+        assert SlurmProcess.current() == SlurmProcess("9", 0, 0)
         for name, value in {"ARRAY_JOB_ID": "7", "ARRAY_TASK_ID": "2", "RESTART_COUNT": "1", "PROCID": "3"}.items():
             monkeypatch.setenv(f"SLURM_{name}", value)
-        assert place.from_environment() == Place("7_2", 1, 3)
+        assert SlurmProcess.current() == SlurmProcess("7_2", 1, 3)
 
 
 class TestSurvey:
@@ -201,22 +249,20 @@ class TestSurvey:
     )
 
     def test_lines(self) -> None:
-        found = [partition(line) for line in self.LINES]
+        found = [parse_partition(line) for line in self.LINES]
         assert found[0] == Partition("debug", True, True, 0.5, 2, 16, 62.5, 0, "")
         assert (found[1].gpus, found[1].gpu_type, found[1].hours, found[1].cpus) == (8, "a100", 48, 96)
-        assert (found[2].gpus, found[2].gpu_type, found[2].hours, found[2].up) == (4, "", None, False)
-        assert choose(found).name == "gpu"
-        assert choose(found, "debug").name == "debug"
+        assert (found[2].gpus, found[2].gpu_type, found[2].hours, found[2].is_up) == (4, "", None, False)
+        assert choose_partition(found).name == "gpu"
+        assert choose_partition(found, "debug").name == "debug"
         with pytest.raises(UserError, match=r"--partition gpus: did you mean gpu\?"):
-            choose(found, "gpus")
+            choose_partition(found, "gpus")
         with pytest.raises(UserError, match="no partition is up"):
-            choose(found, "old")
+            choose_partition(found, "old")
 
     def test_the_site_file(self, tmp_path: Path) -> None:
-        from transfer.experiment.site import read_site
-
-        found = [partition(line) for line in self.LINES]
-        (tmp_path / "site.yaml").write_text(site_text(choose(found), found))
+        found = [parse_partition(line) for line in self.LINES]
+        (tmp_path / "site.yaml").write_text(site_text(choose_partition(found), found))
         site = read_site(tmp_path / "site.yaml").resources.default
         assert (site.partition, site.gres, site.gpus, site.cpus) == ("gpu", "gpu:a100:8", 8, 12)
         assert (site.memory_gb, site.hours) == (906, 24)
@@ -226,24 +272,24 @@ class TestSurvey:
         [("30", 0.5), ("30:00", 0.5), ("12:30:00", 12.5), ("2-12", 60), ("1-00:00:00", 24), ("infinite", None)],
     )
     def test_limits(self, limit: str, expected: float | None) -> None:
-        assert hours(limit) == expected
+        assert parse_hours(limit) == expected
 
 
 class TestCosts:
     """GPU-hours, each with its source, or unknown."""
 
     def test_shipped_numbers_and_sources(self) -> None:
-        seconds = {recipe: entry for entry in shipped() for recipe in entry.recipes}
+        seconds = {recipe: entry for entry in read_step_times() for recipe in entry.recipes}
         assert (seconds["voc07"].seconds, seconds["coco"].seconds) == (0.537, 0.584)
-        assert all("MODEL_ZOO.md" in entry.source for entry in shipped())
+        assert all("MODEL_ZOO.md" in entry.source for entry in read_step_times())
 
     def test_a_site_s_own_come_first(self, job: Job) -> None:
         coco = dataclasses.replace(job, recipe="coco", total=90_000.0)
-        found = cost(coco, shipped())
+        found = job_cost(coco, read_step_times())
         assert found is not None and found.gpu_hours == pytest.approx(116.8)
-        own = Entry(recipes=["coco"], seconds=0.25, gpus=4, device="H100", source="ours")
-        mine = cost(coco, [own, *shipped()])
-        assert mine is not None and (mine.gpu_hours, mine.entry.device) == (25.0, "H100")
+        own = StepTime(recipes=["coco"], seconds=0.25, gpus=4, device="H100", source="ours")
+        mine = job_cost(coco, [own, *read_step_times()])
+        assert mine is not None and (mine.gpu_hours, mine.measured.device) == (25.0, "H100")
 
     def test_nobody_knows_another_batch_or_an_overlay(self, world: World) -> None:
         (world.base / "configs/coco.yaml").write_text("TRANSFER: {TASK: coco}\nSOLVER: {MAX_ITER: 90000}\n")

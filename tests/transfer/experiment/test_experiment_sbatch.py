@@ -11,11 +11,18 @@ import pytest
 from small_world import World
 
 from common import environment
+from transfer.experiment.commands import Arguments, Tools
 from transfer.experiment.decide import decide
-from transfer.experiment.executors import Work
-from transfer.experiment.resources import Resources
-from transfer.experiment.slurm.executor import Slurm, groups, make_executor
-from transfer.experiment.slurm.sbatch import Request, parameters
+from transfer.experiment.executors import RunPlan
+from transfer.experiment.slurm.executor import (
+    ClusterExecutor,
+    SbatchRequest,
+    job_arrays,
+    make_submitit_executor,
+    sbatch_parameters,
+)
+from transfer.experiment.slurm.staging import STAGED, copy_code, stage_data
+from transfer.experiment.spec import Resources
 
 EIGHT = Resources(nodes=1, gpus=8, cpus=8, memory_gb=400, hours=24, signal_seconds=120)
 
@@ -29,15 +36,17 @@ def some_srun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
 
 
-def text(request: Request, count: int = 1) -> str:
-    executor = make_executor(request, Path("/r/slurm"))
+def text(request: SbatchRequest, count: int = 1) -> str:
+    executor = make_submitit_executor(request, Path("/r/slurm"))
     if count > 1:
         executor.parameters["map_count"] = count
     return executor._make_submission_file_text(executor._submitit_command_str, "x")
 
 
-def request(resources: Resources, **changes: object) -> Request:
-    plain = Request("table5.pretrain.simsiam", resources, [Path("/r/jobs/a-1")], "", 20, 64, "/venv/python", Path("/c"))
+def request(resources: Resources, **changes: object) -> SbatchRequest:
+    plain = SbatchRequest(
+        "table5.pretrain.simsiam", resources, [Path("/r/jobs/a-1")], "", 20, 64, "/venv/python", Path("/c")
+    )
     return dataclasses.replace(plain, **changes)
 
 
@@ -70,7 +79,7 @@ srun --unbuffered --output /r/slurm/%j_%t_log.out --error /r/slurm/%j_%t_log.err
 
 
 # teardown
-code=$?; /venv/python -m transfer.experiment.slurm.after --requeues 20 --code "$code" /r/jobs/a-1"""
+code=$?; /venv/python -m transfer.experiment.slurm.task --requeues 20 --code "$code" /r/jobs/a-1"""
     )
 
 
@@ -135,7 +144,7 @@ def test_an_array_waits_for_its_weights_and_is_cancelled_without_them() -> None:
 
 
 def test_without_gpus_nothing_is_said_of_them() -> None:
-    found = parameters(request(Resources(nodes=2, gpus=0, tasks=4, hours=1)))
+    found = sbatch_parameters(request(Resources(nodes=2, gpus=0, tasks=4, hours=1)))
     assert (found["nodes"], found["ntasks_per_node"]) == (2, 4)
     assert "gpus_per_node" not in found and "gres" not in found and "mem" not in found
 
@@ -143,13 +152,21 @@ def test_without_gpus_nothing_is_said_of_them() -> None:
 def test_the_whole_graph_s_dependencies(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(world.base))
     opened = world.open("lr_search={grid: [0.02, 0.1], select_on: test, rows: [simsiam], tasks: [voc07]}")
-    work = Work(opened.experiment, opened.graph, decide(opened.graph, opened.store), opened.store)
+    snapshot = opened.snapshot()
+    plan = RunPlan(
+        experiment=opened.experiment,
+        graph=opened.graph,
+        decisions=decide(opened.graph, snapshot),
+        store=opened.store,
+        tools=opened.tools,
+        snapshot=snapshot,
+    )
     filed: dict[str, str] = {}
     found = {}
-    for number, group in enumerate(groups(work), start=1):
-        found[group.name] = (number, len(group.jobs), group.dependency(filed))
-        ids = [str(number)] if len(group.jobs) == 1 else [f"{number}_{index}" for index in range(len(group.jobs))]
-        filed.update(zip((job.name for job in group.jobs), ids, strict=True))
+    for number, array in enumerate(job_arrays(plan), start=1):
+        found[array.name] = (number, len(array.jobs), array.dependency(filed))
+        ids = [str(number)] if len(array.jobs) == 1 else [f"{number}_{index}" for index in range(len(array.jobs))]
+        filed.update(zip((job.name for job in array.jobs), ids, strict=True))
     assert found == {
         "finetune.scratch.voc07": (1, 2, ""),
         "finetune.scratch.coco.s1": (2, 1, ""),
@@ -171,8 +188,8 @@ def test_a_site_s_file_is_under_the_experiment(
     site.parent.mkdir()
     site.write_text("resources: {default: {partition: gpu, gpus: 4}}\n")
     opened = world.open("resources={pretrain: {gpus: 8}}", "rows.simsiam.resources={pretrain: {nodes: 4}}")
-    executor = Slurm()
-    found = {job.name: executor._resources(job, opened.experiment) for job in opened.graph}
+    executor = ClusterExecutor()
+    found = {job.name: executor.resources(job, opened.experiment) for job in opened.graph}
     pretrain = found["pretrain.simsiam"]
     assert (pretrain.nodes, pretrain.gpus, pretrain.partition) == (4, 8, "gpu")
     tuned = [found[f"finetune.{row}.voc07.s1"] for row in ("scratch", "simsiam")]
@@ -195,46 +212,51 @@ def test_without_slurm_it_is_one_line(
 
 
 def test_the_snapshot_holds_the_code_and_its_commit(world: World) -> None:
-    from transfer.experiment.slurm import commands, snapshot
-
-    code = snapshot.take(world.run_dir)
-    assert snapshot.take(world.run_dir) == code
+    code = copy_code(world.run_dir)
+    assert copy_code(world.run_dir) == code
     assert (code / "tools/transfer.py").read_bytes() == (environment.ROOT / "tools/transfer.py").read_bytes()
     assert (code / environment.COMMIT_FILE).read_text().strip() == environment.commit()
-    job = world.open().graph["table"]
-    tool = (sys.executable, str(environment.ROOT / "tools/table.py"), "elsewhere/table.py")
-    moved = commands.rewritten(dataclasses.replace(job, commands=(tool,)), code, sys.executable)
-    assert moved.commands == ((commands.PYTHON, f"{code}/tools/table.py", "elsewhere/table.py"),)
-    here = commands.here(dataclasses.replace(moved, data="elsewhere/table.py"), "/local/copy")
-    assert here.commands == ((sys.executable, f"{code}/tools/table.py", "/local/copy"),)
+    arguments = Arguments(
+        ("/data",),
+        config=environment.ROOT / "configs/transfer/voc07.yaml",
+        overlay=environment.ROOT / "tests/not_copied.yaml",
+        options={"data": "/data", "seed": "1"},
+        overrides={"DATA.ROOT": "/data"},
+        data="data",
+    )
+    tools = Tools().with_code(code)
+    assert tools.command("evaluate", arguments, data="/local/copy") == (
+        *(sys.executable, f"{code}/tools/evaluate.py", "/data"),
+        *("--config-file", f"{code}/configs/transfer/voc07.yaml"),
+        *("--overlay", f"{environment.ROOT}/tests/not_copied.yaml"),
+        *("--data", "/local/copy", "--seed", "1", "DATA.ROOT", "/data"),
+    )
+    by_key = dataclasses.replace(arguments, data="DATA.ROOT")
+    assert tools.command("pretrain", by_key, data="/local/copy")[-2:] == ("DATA.ROOT", "/local/copy")
 
 
 class TestStaging:
     """Data on a node's own disk."""
 
     def test_copied_once_links_followed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from transfer.experiment.slurm.staging import stage
-
         (tmp_path / "real").mkdir()
         (tmp_path / "real/a.jpg").write_text("a")
         (tmp_path / "data").mkdir()
         (tmp_path / "data/train").symlink_to(tmp_path / "real")
         monkeypatch.setenv("SCRATCH", f"{tmp_path}/scratch")
-        copy = Path(stage(f"{tmp_path}/data", "$SCRATCH/sets"))
+        copy = Path(stage_data(f"{tmp_path}/data", "$SCRATCH/sets"))
         assert copy.parent == tmp_path / "scratch/sets" and (copy / "train/a.jpg").read_text() == "a"
         (tmp_path / "real/a.jpg").write_text("changed meanwhile")
-        assert stage(f"{tmp_path}/data", "$SCRATCH/sets") == str(copy)
+        assert stage_data(f"{tmp_path}/data", "$SCRATCH/sets") == str(copy)
         assert (copy / "train/a.jpg").read_text() == "a"
 
     def test_a_copy_broken_off_is_taken_up(self, tmp_path: Path) -> None:
-        from transfer.experiment.slurm.staging import DONE, stage
-
         (tmp_path / "data").mkdir()
         for name in ("a", "b"):
             (tmp_path / "data" / name).write_text(name)
-        copy = Path(stage(f"{tmp_path}/data", f"{tmp_path}/scratch"))
-        (copy / DONE).unlink()
+        copy = Path(stage_data(f"{tmp_path}/data", f"{tmp_path}/scratch"))
+        (copy / STAGED).unlink()
         (copy / "b").write_text("half")
         kept = (copy / "a").stat().st_ino
-        stage(f"{tmp_path}/data", f"{tmp_path}/scratch")
+        stage_data(f"{tmp_path}/data", f"{tmp_path}/scratch")
         assert (copy / "b").read_text() == "b" and (copy / "a").stat().st_ino == kept

@@ -10,10 +10,9 @@ from small_world import World
 
 from common.errors import UserError
 from tools.evaluate import DEFAULTS
-from transfer.experiment.build import build
 from transfer.experiment.commands import Tools
-from transfer.experiment.load import load
-from transfer.experiment.stages import EVALUATIONS
+from transfer.experiment.load import load_experiment
+from transfer.experiment.stages import DEFAULT_EVALUATIONS, build_graph
 
 SEARCH = "lr_search={grid: [0.02, 0.1], select_on: heldout, rows: [simsiam], tasks: [voc07]}"
 POINTS = ["search.simsiam.voc07.lr0.02", "search.simsiam.voc07.lr0.1"]
@@ -25,14 +24,9 @@ def lr_of(world: World, name: str) -> object:
     return json.loads((world.run_dir / graph[name].outputs[0]).read_text()).get("lr")
 
 
-def statuses(world: World) -> dict[str, str]:
-    opened = world.open(SEARCH)
-    return {job.name: opened.store.status(job, opened.store.read(job)) for job in opened.graph}
-
-
 def test_graph_and_literal_commands(world: World) -> None:
-    experiment, source = load(world.file, [SEARCH])
-    graph = build(experiment, source, Tools(Path("/T"), "python3"))
+    experiment, source = load_experiment(world.file, [SEARCH])
+    graph = build_graph(experiment, source)
     names = [job.name for job in graph]
     start = names.index("convert.simsiam") + 1
     assert names[start : start + 6] == [*POINTS, "choose.simsiam.voc07", *TRIALS, "finetune.simsiam.coco.s1"]
@@ -53,7 +47,7 @@ def test_graph_and_literal_commands(world: World) -> None:
         f"TRANSFER.DATA_ROOT {base}/detection",
     }
     for name, text in expected.items():
-        assert [" ".join(words) for words in graph[name].commands] == [text]
+        assert [" ".join(words) for words in graph[name].commands(Tools(Path("/T"), "python3"))] == [text]
     assert (graph[POINTS[0]].kind, graph[POINTS[0]].role) == ("search", "lr_search")
 
 
@@ -83,13 +77,13 @@ def test_without_any_point_the_trials_wait_and_the_table_is_made(
 ) -> None:
     world.order(search={"exit": 1})
     assert world.launch("submit", "--set", SEARCH) == 1
-    words = statuses(world)
+    words = world.statuses(SEARCH)
     assert words["choose.simsiam.voc07"] == "failed" and words["table"] == "done"
     assert {words[name] for name in TRIALS} == {"pending"}
     assert "no result: finetune.simsiam.voc07.s1: blocked by choose.simsiam.voc07" in capsys.readouterr().err
     world.order()
     assert world.launch("retry", "--set", SEARCH) == 0
-    assert set(statuses(world).values()) == {"done"}
+    assert set(world.statuses(SEARCH).values()) == {"done"}
 
 
 def test_the_choice_counts_for_the_trials_it_is_made_for(world: World) -> None:
@@ -113,7 +107,7 @@ def test_the_choice_counts_for_the_trials_it_is_made_for(world: World) -> None:
 )
 def test_mistakes_are_one_line(world: World, sets: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
-        load(world.file, [sets])
+        load_experiment(world.file, [sets])
     assert message in str(caught.value)
 
 
@@ -123,4 +117,4 @@ def test_a_given_lr_and_a_search_contradict_each_other(world: World) -> None:
 
 
 def test_the_evaluations_recipes_are_the_tool_s_own() -> None:
-    assert {kind: Path(file).name for kind, file in EVALUATIONS.items()} == DEFAULTS
+    assert {kind: Path(file).name for kind, file in DEFAULT_EVALUATIONS.items()} == DEFAULTS

@@ -10,10 +10,12 @@ import yaml
 from small_world import World
 
 from common.errors import UserError
-from transfer.experiment.build import build
 from transfer.experiment.commands import Tools
-from transfer.experiment.load import load
-from transfer.experiment.resources import Resources, Stages, resources_for
+from transfer.experiment.load import load_experiment
+from transfer.experiment.spec import Resources, StageResources, resources_for
+from transfer.experiment.stages import build_graph
+
+TOOLS = Tools(Path("/T"), "python3")
 
 
 def edit(world: World, **changes: object) -> None:
@@ -55,7 +57,7 @@ class TestPretrainingAlone:
     def test_nothing_to_do_is_an_error(self, world: World) -> None:
         edit(world, rows={"scratch": {"scratch": True}}, tasks={})
         with pytest.raises(UserError, match="there is nothing to run: give tasks, evaluations, or a row with pretrain"):
-            load(world.file)
+            load_experiment(world.file)
 
 
 class TestEvaluations:
@@ -71,8 +73,8 @@ class TestEvaluations:
         }
         linear = {"config": f"{world.base}/configs/linear.yaml", "overrides": {"SEED": 4}}
         edit(world, rows=rows, tasks={}, evaluations={"linear": linear}, data={"images": f"{world.base}/images"})
-        experiment, source = load(world.file)
-        return build(experiment, source, Tools(Path("/T"), "python3"))
+        experiment, source = load_experiment(world.file)
+        return build_graph(experiment, source)
 
     def test_jobs_and_literal_commands(self, world: World) -> None:
         graph = self.graph(world)
@@ -80,16 +82,16 @@ class TestEvaluations:
         assert [job.name for job in graph] == names
         run, base = world.run_dir, world.base
         dirs = {job.name: run / job.dir for job in graph}
-        assert [" ".join(words) for words in graph["convert.mine"].commands] == [
+        assert [" ".join(words) for words in graph["convert.mine"].commands(TOOLS)] == [
             f"python3 /T/convert.py {base}/mine.pth {dirs['convert.mine']}/mine.safetensors --to safetensors"
         ]
-        assert " ".join(graph["evaluate.mine.linear"].commands[0]) == (
+        assert " ".join(graph["evaluate.mine.linear"].commands(TOOLS)[0]) == (
             f"python3 /T/evaluate.py linear --config-file {base}/configs/linear.yaml "
             f"--weights {dirs['convert.mine']}/mine.safetensors --name mine --pretrain-epochs 200 --data {base}/images "
             f"--resume --output {dirs['evaluate.mine.linear']} SEED 4"
         )
         assert f"--weights {dirs['pretrain.simsiam']}/backbone.safetensors " in " ".join(
-            graph["evaluate.simsiam.linear"].commands[0]
+            graph["evaluate.simsiam.linear"].commands(TOOLS)[0]
         )
         assert graph["evaluate.simsiam.linear"].task == "linear_3ep"
         assert graph["evaluate.mine.linear"].task == "linear_200ep"
@@ -113,12 +115,12 @@ class TestEvaluations:
 
 def test_several_runs_fill_one_row(world: World) -> None:
     rows = {
-        "short": {"part_of": "simsiam", "label": "SimSiam", "expected": "simsiam", "pretrain": recipe(world)},
-        "long": {"part_of": "simsiam", "pretrain": recipe(world, **{"SOLVER.EPOCHS": 9})},
+        "short": {"table_row": "simsiam", "label": "SimSiam", "expected": "simsiam", "pretrain": recipe(world)},
+        "long": {"table_row": "simsiam", "pretrain": recipe(world, **{"SOLVER.EPOCHS": 9})},
     }
     edit(world, rows=rows, tasks={}, evaluations={"linear": {}})
     graph = world.open().graph
-    assert graph.rows == ({"key": "simsiam", "label": "SimSiam", "expected": "simsiam"},)
+    assert [row.as_dict() for row in graph.rows] == [{"key": "simsiam", "label": "SimSiam", "expected": "simsiam"}]
     assert [(job.name, job.row, job.task) for job in graph if job.kind == "evaluate"] == [
         ("evaluate.short.linear", "simsiam", "linear_3ep"),
         ("evaluate.long.linear", "simsiam", "linear_9ep"),
@@ -129,13 +131,13 @@ class TestResources:
     """Layers: built in, site, experiment; in each the default, then the stage."""
 
     def test_layers(self) -> None:
-        site = Stages(
+        site = StageResources(
             default=Resources(
                 partition="gpu", account="lab", gpus=4, setup=["module load cuda"], environment={"A": "1"}
             ),
             pretrain=Resources(hours=72),
         )
-        experiment = Stages(
+        experiment = StageResources(
             default=Resources(gpus=8, setup=["ulimit -n 65536"], environment={"B": "2"}, sbatch={"exclusive": True}),
             finetune=Resources(hours=8, qos="short"),
             search=Resources(hours=4),
@@ -150,7 +152,9 @@ class TestResources:
         assert (search.hours, search.qos, search.gpus) == (4, "short", 8)
 
     def test_small_stages_ask_for_no_gpus(self) -> None:
-        layer = Stages(default=Resources(gpus=8, nodes=4, hours=72, partition="gpu"), table=Resources(memory_gb=2))
+        layer = StageResources(
+            default=Resources(gpus=8, nodes=4, hours=72, partition="gpu"), table=Resources(memory_gb=2)
+        )
         for kind in ("convert", "choose", "table"):
             found = resources_for(kind, (layer,))
             assert (found.nodes, found.gpus, found.tasks_per_node, found.hours) == (1, 0, 1, 1)
@@ -170,5 +174,5 @@ class TestResources:
     )
     def test_mistakes_are_one_line(self, world: World, sets: str, message: str) -> None:
         with pytest.raises(UserError) as caught:
-            load(world.file, [sets])
+            load_experiment(world.file, [sets])
         assert message in str(caught.value)

@@ -62,7 +62,7 @@ def test_submit_downloads_once_and_converts_as_the_zoo_says(
     assert served == []
     assert world.launch("submit") == 0
     assert len(served) == 1
-    command = next(job for job in world.open().graph if job.name == "convert.public").commands[0]
+    command = world.open().graph["convert.public"].commands(world.tools)[0]
     assert Path(command[2]).is_file()
     assert command[-4:] == ("--source", "simsiam", "--branch", "online")
     assert set(world.actions().values()) == {"done"}

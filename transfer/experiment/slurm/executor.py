@@ -1,214 +1,237 @@
-"""Files the graph with sbatch through submitit: arrays of trials, dependencies, one record in each job's folder."""
+"""`--cluster slurm`: submits the graph with sbatch through submitit, as arrays of trials with dependencies."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
+import shlex
 import shutil
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
-from transfer.experiment.decide import Decision
-from transfer.experiment.executors import Listener, Outcome, Work
-from transfer.experiment.filing import Filed
+from common import environment
+from common.errors import UserError, nearest
+from common.formats.job import SlurmSubmission, utc_now
+from transfer.experiment.decide import Decision, Decisions
+from transfer.experiment.executors import RunListener, RunOutcome, RunPlan, job_environment
 from transfer.experiment.graph import Job
-from transfer.experiment.local import job_environment
-from transfer.experiment.resources import Resources, Stages, resources_for
-from transfer.experiment.site import Site, read_site
-from transfer.experiment.slurm import check, commands, snapshot
-from transfer.experiment.slurm.sbatch import Request, parameters, python_of
-from transfer.experiment.slurm.task import Task
-from transfer.experiment.spec import Experiment
-from transfer.experiment.store import now
+from transfer.experiment.load import read_site
+from transfer.experiment.queue import run_slurm
+from transfer.experiment.slurm.staging import copy_code
+from transfer.experiment.slurm.task import SlurmTask
+from transfer.experiment.spec import Experiment, Resources, SiteConfig, StageResources, resources_for
 
 FOLDER = "slurm"
-"""Below the run folder: submission files, pickles and what Slurm and submitit themselves print."""
-
-
-ARRAYS = {"finetune": ".s", "search": ".lr"}
-"""Kinds whose jobs of one row and task are an array, and what sets their names apart."""
-
-
-class Slurm:
-    """Files jobs and returns.
-
-    Args:
-        site: what holds on this cluster; the user's own file unless told.
-    """
-
-    name = "slurm"
-
-    def __init__(self, site: Site | None = None) -> None:
-        self.site = site or read_site()
-
-    def refusal(self, experiment: Experiment, decisions: Mapping[str, Decision]) -> str | None:
-        """No Slurm, a queue that does not answer, or resources that this cluster does not give."""
-        absent = [name for name in ("sbatch", "squeue", "srun", "scancel") if shutil.which(name) is None]
-        if absent:
-            return f"no {', '.join(absent)} on this machine; ask on a login node of a cluster, or use --cluster local"
-        unknown = [one for one in decisions.values() if one.status == "unknown"]
-        if unknown:
-            return unknown[0].why
-        asked = {}
-        for job in (one.job for one in decisions.values() if one.action == "run"):
-            own = job.asked_by is not None and experiment.rows[job.asked_by].resources != Stages()
-            place = f"rows.{job.asked_by}.resources.{job.kind}" if own else f"resources.{job.kind}"
-            asked[place] = self._resources(job, experiment)
-        return check.refused(asked, sys.executable)
-
-    def run(self, work: Work, listener: Listener) -> Outcome:
-        """File what is to run, in the graph's order, each job once what it needs has its id.
-
-        Raises:
-            UserError: sbatch refused a job; what was filed before stays filed, and asking again files the rest.
-        """
-        outcome = Outcome(held=sum(one.action == "queued" for one in work.decisions.values()))
-        listener.begin(work, 0)
-        code = snapshot.take(work.store.run_dir) if work.experiment.slurm.snapshot and work.to_run() else None
-        try:
-            for group in groups(work):
-                ids = self._file(group, work, outcome, code)
-                listener.filed(group.jobs, ids, group.after(outcome.filed))
-        finally:
-            listener.end()
-        return outcome
-
-    def _resources(self, job: Job, experiment: Experiment) -> Resources:
-        layers = [self.site.resources, experiment.resources]
-        if job.asked_by is not None:
-            layers.append(experiment.rows[job.asked_by].resources)
-        return resources_for(job.kind, layers)
-
-    def _file(self, group: Group, work: Work, outcome: Outcome, code: Path | None) -> list[str]:
-        for job in group.jobs:
-            _withdraw(job, work)
-        resources = self._resources(group.jobs[0], work.experiment)
-        request = self.request(group, work, resources, group.dependency(outcome.filed), code)
-        ids = submit(request, work.store.run_dir / FOLDER, self._tasks(group, work, resources, code))
-        for job, id_ in zip(group.jobs, ids, strict=True):
-            state = work.store.read(job)
-            attempts = state.attempts if state else 0
-            filed = Filed(id_, now(), attempts, work.experiment.slurm.requeues, job.name, job.fingerprint)
-            filed.write(work.store.folder(job))
-            outcome.filed[job.name] = id_
-        return ids
-
-    def request(
-        self, group: Group, work: Work, resources: Resources, dependency: str, code: Path | None = None
-    ) -> Request:
-        """What is asked of sbatch for a group."""
-        settings = work.experiment.slurm
-        folders = [work.store.folder(job) for job in group.jobs]
-        name = f"{work.graph.experiment}.{group.name}"
-        chosen = {} if code is None else {"code": code}
-        return Request(
-            name,
-            resources,
-            folders,
-            dependency,
-            settings.requeues,
-            settings.array_parallelism,
-            sys.executable,
-            **chosen,
-        )
-
-    def _tasks(self, group: Group, work: Work, resources: Resources, code: Path | None) -> list[Task]:
-        experiment = work.experiment
-        # A job has its cores from Slurm: threads are as many as cores, unless somebody says otherwise.
-        variables = {"OMP_NUM_THREADS": str(resources.cpus or 1)}
-        variables |= {k: v for k, v in job_environment(experiment).items() if k != "OMP_NUM_THREADS"}
-        variables |= {**resources.environment, **experiment.environment}
-        return [
-            Task(
-                run_dir=str(work.store.run_dir),
-                job=commands.rewritten(job, code, sys.executable),
-                environment=variables,
-                continues=experiment.continues,
-                requeues=experiment.slurm.requeues,
-                grace=0.75 * (resources.signal_seconds or 60),
-                stage_to=resources.stage_to,
-            )
-            for job in group.jobs
-        ]
+"""Below the run folder: submission files, pickles and the output of Slurm and submitit themselves."""
+ARRAY_SUFFIXES = {"finetune": ".s", "search": ".lr"}
+"""Kinds whose jobs of one row and task form an array, and what begins the part in which their names differ."""
 
 
 @dataclass(frozen=True)
-class Group:
-    """Jobs that are filed together: the trials of a row on a task, the points of a search, or one job.
+class SbatchRequest:
+    """One job, or an array of jobs with the same resources.
 
     Attributes:
-        jobs: the jobs; what they need is the same.
-        waits: of what they need, the jobs that have no result yet.
-        held: the queue's ids of those of them that are in the queue already.
+        name: what squeue shows.
+        resources: what each gets.
+        folders: the jobs' folders, in the array's order.
+        dependency: sbatch's `--dependency`; empty if it waits for nothing.
+        requeues: how often each may be requeued.
+        parallelism: how many of an array run at a time.
+        python: the interpreter that submits them and writes down how they ended.
+        code: the checkout that runs.
+    """
+
+    name: str
+    resources: Resources
+    folders: Sequence[Path] = ()
+    dependency: str = ""
+    requeues: int = 0
+    parallelism: int = 1
+    python: str = sys.executable
+    code: Path = environment.ROOT
+
+
+@dataclass(frozen=True)
+class JobArray:
+    """Jobs that are submitted together: the trials of a row on a task, the candidates of a search, or one job.
+
+    Attributes:
+        jobs: the jobs; they need the same jobs.
+        waits_for: of those, the ones that have no result yet.
+        queued: the Slurm ids of those that are in the queue already.
     """
 
     jobs: Sequence[Job]
-    waits: Sequence[str]
-    held: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def kind(self) -> str:
-        """The stage."""
-        return self.jobs[0].kind
+    waits_for: Sequence[str]
+    queued: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """The jobs' common name."""
-        first = self.jobs[0].name
-        return first if len(self.jobs) == 1 else first.rsplit(ARRAYS[self.kind], 1)[0]
+        first = self.jobs[0]
+        return first.name if len(self.jobs) == 1 else first.name.rsplit(ARRAY_SUFFIXES[first.kind], 1)[0]
 
-    def dependency(self, filed: Mapping[str, str]) -> str:
-        """sbatch's `--dependency`."""
-        ids = {**self.held, **filed}
-        wanted = [ids[name] for name in self.waits if name in ids]
-        if not wanted:
+    def dependency(self, submitted: Mapping[str, str]) -> str:
+        """The value of sbatch's `--dependency`; empty if nothing is waited for."""
+        ids = {**self.queued, **submitted}
+        needed = [ids[name] for name in self.waits_for if name in ids]
+        if not needed:
             return ""
         if self.jobs[0].after_any:
-            wanted = [id_.partition("_")[0] for id_ in wanted]  # an array's number stands for all of it
-            return f"afterany:{':'.join(dict.fromkeys(wanted))}"
-        return f"afterok:{':'.join(dict.fromkeys(wanted))}"
-
-    def after(self, filed: Mapping[str, str]) -> str:
-        """The dependency in words."""
-        return (
-            self.dependency(filed)
-            .replace("afterok:", "after ")
-            .replace("afterany:", "after the end of ")
-            .replace(":", ", ")
-        )
+            needed = [id_.partition("_")[0] for id_ in needed]  # the id of an array stands for all its jobs
+            return f"afterany:{':'.join(dict.fromkeys(needed))}"
+        return f"afterok:{':'.join(dict.fromkeys(needed))}"
 
 
-def groups(work: Work) -> Iterator[Group]:
-    """The jobs to run, those that can be an array together, each group after those it needs."""
-    decisions, graph = work.decisions, work.graph
-    held = {}
-    for name, one in decisions.items():
-        filed = work.store.filed(graph[name]) if one.action == "queued" else None
-        if filed is not None:
-            held[name] = filed.id
-    waiting = [job for job in graph if job.name in decisions and decisions[job.name].action == "run"]
-    unsettled = {job.name for job in waiting} | set(held)
+def job_arrays(plan: RunPlan) -> Iterator[JobArray]:
+    """The jobs to run, those that can form an array together, each array after those it needs."""
+    decisions = plan.decisions
+    queued = {
+        name: one.view.submission.id
+        for name, one in decisions.items()
+        if one.action == "queued" and one.view.submission is not None
+    }
+    to_run = [job for job in plan.graph if job.name in decisions and decisions[job.name].action == "run"]
+    unfinished = {job.name for job in to_run} | set(queued)
     found: dict[tuple[object, ...], list[Job]] = {}
-    for job in waiting:
-        alike = (job.kind, job.row, job.task, job.needs) if job.kind in ARRAYS else (job.name,)
-        found.setdefault(alike, []).append(job)
+    for job in to_run:
+        key = (job.kind, job.row, job.task, job.needs) if job.kind in ARRAY_SUFFIXES else (job.name,)
+        found.setdefault(key, []).append(job)
     for jobs in found.values():
-        yield Group(jobs, [need for need in jobs[0].needs if need in unsettled], held)
+        yield JobArray(jobs, [need for need in jobs[0].needs if need in unfinished], queued)
 
 
-def submit(request: Request, folder: Path, tasks: Sequence[Callable[[], object]]) -> list[str]:
-    """File one job, or an array of several; the queue's ids, in order.
+class ClusterExecutor:
+    """Submits jobs to Slurm and returns.
+
+    Args:
+        site: what applies to this cluster; by default the user's site file.
+    """
+
+    name = "slurm"
+
+    def __init__(self, site: SiteConfig | None = None) -> None:
+        self.site = site or read_site()
+
+    def refusal(self, experiment: Experiment, decisions: Decisions) -> str | None:
+        """No Slurm, a queue that does not answer, or resources that this cluster does not have."""
+        absent = [name for name in ("sbatch", "squeue", "srun", "scancel") if shutil.which(name) is None]
+        if absent:
+            advice = "run this on a login node of a cluster, or use --cluster local"
+            return f"no {', '.join(absent)} on this machine; {advice}"
+        unknown = [one for one in decisions.values() if one.status == "unknown"]
+        if unknown:
+            return unknown[0].why
+        requested = {}
+        for job in (one.job for one in decisions.values() if one.action == "run"):
+            row = experiment.rows[job.row_key] if job.row_key is not None else None
+            of_row = row is not None and row.resources != StageResources()
+            key = f"rows.{job.row_key}.resources.{job.kind}" if of_row else f"resources.{job.kind}"
+            requested[key] = self.resources(job, experiment)
+        return refused_by_sbatch(requested)
+
+    def run(self, plan: RunPlan, listener: RunListener) -> RunOutcome:
+        """Submit what is to run, in the graph's order, each job once the jobs that it needs have an id.
+
+        Raises:
+            UserError: sbatch refused a job; what was submitted before stays, and another submit adds the rest.
+        """
+        outcome = RunOutcome(already_queued=sum(one.action == "queued" for one in plan.decisions.values()))
+        listener.begin(plan, 0)
+        code = copy_code(plan.store.run_dir) if plan.experiment.slurm.snapshot and plan.to_run() else None
+        try:
+            for array in job_arrays(plan):
+                dependency = array.dependency(outcome.submitted)
+                ids = self._submit(array, plan, dependency, code)
+                outcome.submitted.update(zip((job.name for job in array.jobs), ids, strict=True))
+                listener.submitted(array.jobs, ids, _describe_dependency(dependency))
+        finally:
+            listener.end()
+        return outcome
+
+    def resources(self, job: Job, experiment: Experiment) -> Resources:
+        """What a job gets: by the site, the experiment and its row."""
+        layers = [self.site.resources, experiment.resources]
+        if job.row_key is not None:
+            layers.append(experiment.rows[job.row_key].resources)
+        return resources_for(job.kind, layers)
+
+    def _submit(self, array: JobArray, plan: RunPlan, dependency: str, code: Path | None) -> list[str]:
+        settings, store = plan.experiment.slurm, plan.store
+        decisions = [plan.decisions[job.name] for job in array.jobs]
+        for one in decisions:
+            _remove_from_queue(one)
+        resources = self.resources(array.jobs[0], plan.experiment)
+        request = SbatchRequest(
+            f"{plan.graph.experiment}.{array.name}",
+            resources,
+            [store.folder(job) for job in array.jobs],
+            dependency,
+            settings.requeues,
+            settings.array_parallelism,
+            code=code or environment.ROOT,
+        )
+        ids = submit_to_slurm(request, store.run_dir / FOLDER, _tasks(array, plan, resources, code))
+        for one, id_ in zip(decisions, ids, strict=True):
+            submission = SlurmSubmission(
+                id=id_,
+                at=utc_now(),
+                attempt=one.state.attempts if one.state else 0,
+                requeues=settings.requeues,
+                name=one.job.name,
+                fingerprint=one.job.fingerprint,
+            )
+            submission.write_to(store.folder(one.job))
+        return ids
+
+
+def _tasks(array: JobArray, plan: RunPlan, resources: Resources, code: Path | None) -> list[SlurmTask]:
+    experiment = plan.experiment
+    # Slurm gives a job its cores: as many threads as cores, unless a file says otherwise.
+    variables = {"OMP_NUM_THREADS": str(resources.cpus or 1)}
+    variables |= {k: v for k, v in job_environment(experiment).items() if k != "OMP_NUM_THREADS"}
+    variables |= {**resources.environment, **experiment.environment}
+    return [
+        SlurmTask(
+            run_dir=str(plan.store.run_dir),
+            job=job,
+            tools=plan.tools.with_code(code),
+            environment=variables,
+            max_resumes=experiment.max_resumes,
+            requeues=experiment.slurm.requeues,
+            grace=0.75 * (resources.signal_seconds or 60),
+            copy_data_to=resources.copy_data_to,
+        )
+        for job in array.jobs
+    ]
+
+
+def _remove_from_queue(one: Decision) -> None:
+    """Cancel a pending Slurm job of the job: it is submitted again, to wait for more inputs."""
+    if one.view.submission is not None and one.view.queue_entry is not None and one.view.queue_entry.is_pending:
+        run_slurm(["scancel", one.view.submission.id])
+
+
+def _describe_dependency(dependency: str) -> str:
+    text = dependency.replace("afterok:", "after ").replace("afterany:", "after the end of ")
+    return text.replace(":", ", ")
+
+
+def submit_to_slurm(request: SbatchRequest, folder: Path, tasks: Sequence[Callable[[], object]]) -> list[str]:
+    """Submit one job, or an array of several; the Slurm ids, in order.
 
     Raises:
         UserError: sbatch refused.
     """
-    executor = make_executor(request, folder)
+    executor = make_submitit_executor(request, folder)
     from submitit.core.utils import FailedJobError
 
     try:
@@ -216,40 +239,117 @@ def submit(request: Request, folder: Path, tasks: Sequence[Callable[[], object]]
             jobs = [executor.submit(task) for task in tasks]
     except FailedJobError as error:
         said = " ".join(str(error).replace("sbatch: error:", "").split())[:300]
-        raise UserError(
-            f"sbatch refused {request.name}: {said}; mend it and submit again: what is filed stays"
-        ) from error
+        remedy = "correct it and submit again: what is submitted stays"
+        raise UserError(f"sbatch refused {request.name}: {said}; {remedy}") from error
     return [str(job.job_id) for job in jobs]
 
 
-def make_executor(request: Request, folder: Path) -> Any:
+def make_submitit_executor(request: SbatchRequest, folder: Path) -> Any:
     """submitit's executor with the request's parameters."""
-    logging.getLogger("submitit").setLevel(logging.CRITICAL)  # what it would say is said in one line
+    logging.getLogger("submitit").setLevel(logging.CRITICAL)  # its errors are reported in one line
     import submitit
 
+    resources = request.resources
+    python = shlex.quote(resources.python or request.python)
+    python = f"{resources.container} {python}" if resources.container else python
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # The number of requeues is counted by the job itself, by the reason of each.
-        executor = submitit.SlurmExecutor(folder, max_num_timeout=10**6, python=python_of(request))
-        executor.update_parameters(**parameters(request))
+        # The job itself counts its requeues, by the reason of each.
+        executor = submitit.SlurmExecutor(folder, max_num_timeout=10**6, python=python)
+        executor.update_parameters(**sbatch_parameters(request))
     return executor
 
 
 @contextlib.contextmanager
 def _clean_environment() -> Iterator[None]:
-    """Without what an allocation or torchrun left in this shell: a job would take it for its own."""
-    keep = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT")
-    others = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    names = [n for n in os.environ if (n.startswith(("SLURM_", "SRUN_", "SUBMITIT_")) and n not in keep) or n in others]
-    before = {name: os.environ.pop(name) for name in names}
-    try:
+    """submitit's `clean_env`, except for the variables that name the cluster or are options of sbatch."""
+    from submitit.helpers import clean_env
+
+    names = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT")
+    kept = {name: value for name, value in os.environ.items() if name in names or name.startswith("SBATCH_")}
+    with clean_env():
+        os.environ.update(kept)
         yield
-    finally:
-        os.environ.update(before)
 
 
-def _withdraw(job: Job, work: Work) -> None:
-    """Take a filed job that still waits out of the queue: it is filed again, behind more inputs."""
-    filed, entry = work.store.filed(job), work.store.entry(job)
-    if filed is not None and entry is not None and entry.pending:
-        check.call(["scancel", filed.id])
+def sbatch_parameters(request: SbatchRequest) -> dict[str, Any]:
+    """submitit's parameters.
+
+    `gpus_per_node` without gres; `--kill-on-invalid-dep` with a dependency, so that jobs behind a failed one do not
+    wait indefinitely; `--kill-on-bad-exit`, because the other processes would wait for one that died.
+    """
+    resources = request.resources
+    extra: dict[str, Any] = {"requeue": True, **resources.sbatch}
+    if request.dependency:
+        extra = {"kill-on-invalid-dep": "yes", **extra}
+    found: dict[str, Any] = {
+        "job_name": request.name,
+        "nodes": resources.nodes,
+        "ntasks_per_node": resources.tasks_per_node,
+        "cpus_per_task": resources.cpus,
+        "mem": None if resources.memory_gb is None else f"{math.ceil(resources.memory_gb * 1024)}M",
+        "time": math.ceil((resources.hours or 1) * 60),
+        "signal_delay_s": resources.signal_seconds,
+        "partition": resources.partition,
+        "account": resources.account,
+        "qos": resources.qos,
+        "constraint": resources.constraint,
+        "gres": resources.gres,
+        "gpus_per_node": resources.gpus if resources.gpus and not resources.gres else None,
+        "dependency": request.dependency or None,
+        "array_parallelism": request.parallelism,
+        "additional_parameters": extra,
+        "setup": _setup(request),
+        "teardown": _teardown(request) if request.folders else None,
+        # Since 22.05 srun does not take over sbatch's number of CPUs.
+        "srun_args": ["--kill-on-bad-exit=1", *([f"--cpus-per-task={resources.cpus}"] if resources.cpus else [])],
+    }
+    return {"wckey": None, **{key: value for key, value in found.items() if value is not None}}
+
+
+def _setup(request: SbatchRequest) -> list[str]:
+    lines = [f"export PYTHONPATH={shlex.quote(str(request.code))}${{PYTHONPATH:+:$PYTHONPATH}}"]
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in request.resources.environment.items()]
+    return [*request.resources.setup, *lines]
+
+
+def _teardown(request: SbatchRequest) -> list[str]:
+    """Writes down how the job ended: if a process was killed, only the batch script is left to do so."""
+    words = [request.python, "-m", "transfer.experiment.slurm.task", "--requeues", str(request.requeues)]
+    return [f'code=$?; {shlex.join(words)} --code "$code" {shlex.join(map(str, request.folders))}']
+
+
+def refused_by_sbatch(requested: Mapping[str, Resources]) -> str | None:
+    """Why sbatch would refuse a job, for the first such stage; None if it accepts them all. Submits nothing.
+
+    Args:
+        requested: the resources of each stage, by the config key that requests them.
+    """
+    tried: list[Resources] = []
+    for key, resources in requested.items():
+        if resources in tried:
+            continue
+        tried.append(resources)
+        said = _test_submission(resources)
+        if said is not None:
+            return f"{key}: sbatch refuses: {said}{_suggest_partition(said, resources)}"
+    return None
+
+
+def _test_submission(resources: Resources) -> str | None:
+    with tempfile.TemporaryDirectory() as folder:
+        executor = make_submitit_executor(SbatchRequest("check", resources), Path(folder))
+        script = Path(folder) / "check.sh"
+        script.write_text(executor._make_submission_file_text("true", "check"))
+        done = run_slurm(["sbatch", "--test-only", str(script)])
+    if done.returncode == 0:
+        return None
+    lines = [line.replace("sbatch: error: ", "").strip() for line in done.stderr.splitlines() if line.strip()]
+    return "; ".join(dict.fromkeys(lines))[:300] or f"exit code {done.returncode}"
+
+
+def _suggest_partition(said: str, resources: Resources) -> str:
+    if resources.partition is None or "partition" not in said.lower():
+        return ""
+    known = run_slurm(["sinfo", "--noheader", "--format=%R"]).stdout.split()
+    return f"; partition {resources.partition}: {nearest(resources.partition, known)}" if known else ""

@@ -1,4 +1,4 @@
-"""Data on a node's own disk: copied there once a node, by whichever process comes first."""
+"""Copies that a Slurm job runs from: the code as it was submitted, and data on a node's own disk."""
 
 from __future__ import annotations
 
@@ -6,24 +6,62 @@ import hashlib
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+from common import environment
 from common.errors import UserError
+from common.files import write_text
 from transfer.experiment.locks import FileLock
 
-DONE = ".staged"
+CODE_FOLDERS = ("common", "pretrain", "transfer", "tools", "configs")
+STAGED = ".staged"
 
 
-def stage(source: str, folder: str, patience: float = 6 * 3600) -> str:
-    """Copy a data root below a folder of this node, unless it is there.
+def copy_code(run_dir: Path) -> Path:
+    """Copy the code, so that later edits do not change submitted jobs. A copy with the same content is reused.
 
-    Links are followed (a data root is often made of links). A copy that was broken off is taken up: what is there with
-    the same size is kept.
+    submitit's `RsyncSnapshot` is no replacement: it needs rsync and a git checkout, leaves out files that git does not
+    know, and cannot tell whether a copy is complete.
+
+    Returns:
+        `RUN_DIR/code-<8 hex>`, which holds the checkout's packages, tools and configs and its commit.
+    """
+    files = list(_code_files())
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file}\0".encode())
+        digest.update(hashlib.sha256((environment.ROOT / file).read_bytes()).digest())
+    target = run_dir / f"code-{digest.hexdigest()[:8]}"
+    if target.exists():
+        return target
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    for file in files:
+        (part / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(environment.ROOT / file, part / file)
+    write_text(part / environment.COMMIT_FILE, environment.commit() + "\n")
+    part.rename(target)
+    return target
+
+
+def _code_files() -> Iterator[Path]:
+    for part in CODE_FOLDERS:
+        for here, folders, names in os.walk(environment.ROOT / part):
+            folders[:] = sorted(name for name in folders if name != "__pycache__")
+            for name in sorted(names):
+                yield (Path(here) / name).relative_to(environment.ROOT)
+
+
+def stage_data(source: str, folder: str, timeout: float = 6 * 3600) -> str:
+    """Copy a data root below a folder of this node, once per node.
+
+    Links are followed (a data root often consists of links). An interrupted copy is continued: files with the same
+    size and time are kept.
 
     Args:
         source: the data root.
-        folder: on the node's own disk; `$VARIABLES` are this process's.
-        patience: seconds to wait for another process of this node that is copying.
+        folder: on the node's own disk; `$VARIABLES` are those of this process.
+        timeout: seconds to wait for another process of this node that is copying.
 
     Returns:
         The copy's path.
@@ -31,31 +69,33 @@ def stage(source: str, folder: str, patience: float = 6 * 3600) -> str:
     Raises:
         UserError: the folder cannot be written, the disk is full, or the other process takes too long.
     """
-    where = os.path.expandvars(folder)
-    if "$" in where:
-        raise UserError(f"stage_to: {folder}: this node does not set that variable; give a folder that exists there")
-    target = Path(where) / f"{Path(source).name}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
+    parent = os.path.expandvars(folder)
+    if "$" in parent:
+        raise UserError(
+            f"copy_data_to: {folder}: this node does not set that variable; give a folder that exists there"
+        )
+    target = Path(parent) / f"{Path(source).name}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
     lock = FileLock(target.with_name(f"{target.name}.lock"))
-    deadline = time.monotonic() + patience
-    while not (target / DONE).exists():
-        if not lock.acquire(patience=1.0):
+    deadline = time.monotonic() + timeout
+    while not (target / STAGED).exists():
+        if not lock.acquire(timeout=1.0):
             if time.monotonic() > deadline:
-                raise UserError(f"stage_to: another process has been copying to {target} for {patience:.0f} s")
+                waited = f"another process has been copying to {target} for {timeout:.0f} s"
+                raise UserError(f"copy_data_to: {waited}; retry later")
             continue
         with lock:
-            if not (target / DONE).exists():
-                _copy(Path(source), target)
-                (target / DONE).touch()
+            if not (target / STAGED).exists():
+                _copy_tree(Path(source), target)
+                (target / STAGED).touch()
     return str(target)
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy_tree(source: Path, target: Path) -> None:
     try:
         shutil.copytree(source, target, copy_function=_copy_file, dirs_exist_ok=True)
     except (OSError, shutil.Error) as error:
-        raise UserError(
-            f"stage_to: cannot copy {source} to {target}: {str(error)[:200]}; choose another disk"
-        ) from error
+        reason = f"cannot copy {source} to {target}: {str(error)[:200]}"
+        raise UserError(f"copy_data_to: {reason}; choose another disk") from error
 
 
 def _copy_file(source: str, target: str) -> str:

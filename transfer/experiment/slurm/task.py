@@ -1,62 +1,101 @@
-"""What every process of a Slurm job runs: the job's commands as children; the first process keeps `job.json`."""
+"""What the processes of a Slurm job run, and what its batch script runs after them.
+
+The first process of a job starts the job's commands and writes `job.json`; the others run the same commands beside it
+(the tools form one distributed run). If a process is killed outright (out of memory, a node's failure), only the batch
+script is left: its last line runs `main`, which writes down how the job ended and requeues what was killed. The script
+exits with 0 if the job has its result; the jobs behind it wait for that.
+"""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from common.errors import EXIT_REQUEUE, UserError
-from common.files import write_json
-from transfer.experiment import processes
-from transfer.experiment.attempt import (
-    Attempt,
-    Means,
-    begin,
-    deaf_to_others,
+from common.files import read_json, write_json
+from common.formats.job import STATE_FILE, JobState, SlurmSubmission, utc_now
+from transfer.experiment.commands import Command, Tools
+from transfer.experiment.executors import (
+    JobAttempt,
+    RunContext,
+    describe_exit,
     last_error_line,
-    signal_name,
-    write_banner,
+    next_attempt,
+    start_command,
 )
-from transfer.experiment.filing import read_filed
 from transfer.experiment.graph import Job, read_graph
-from transfer.experiment.slurm import commands, place, staging
-from transfer.experiment.slurm.place import Place
-from transfer.experiment.store import ENDED_WELL, State, Store, ended
+from transfer.experiment.queue import run_slurm
+from transfer.experiment.slurm.staging import stage_data
+from transfer.experiment.store import ENDED_WELL, Store
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
-LEFTOVERS = 120.0
-"""Seconds that processes of the job's former start may take to die."""
+HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+LEFTOVER_TIMEOUT = 120.0
+"""Seconds that processes of the job's former start may take to exit."""
+MAX_KILLS = 3
+"""Attempts in a row that may be killed: what runs out of memory does so again."""
+
+
+@dataclass(frozen=True)
+class SlurmProcess:
+    """A process of a Slurm job.
+
+    Attributes:
+        id: the job's id, as squeue shows it: `123` or `123_4`.
+        restarts: how often the job was requeued.
+        rank: the process's number over all nodes.
+    """
+
+    id: str
+    restarts: int = 0
+    rank: int = 0
+
+    @property
+    def run(self) -> str:
+        """This start of the job among all its starts."""
+        return f"{self.id}.{self.restarts}"
+
+    @classmethod
+    def current(cls) -> SlurmProcess:
+        """This process, by submitit's reading of Slurm's environment variables."""
+        from submitit.slurm.slurm import SlurmJobEnvironment
+
+        here = SlurmJobEnvironment()
+        return cls(here.job_id, int(os.environ.get("SLURM_RESTART_COUNT") or 0), here.global_rank)
 
 
 @dataclass
-class Task:
+class SlurmTask:
     """The callable that submitit pickles and runs in every process of the job.
 
     Attributes:
         run_dir: the run folder.
-        job: the job, its commands as they run on the cluster.
+        job: the job.
+        tools: make its command lines.
         environment: variables of its commands.
-        continues: how often a command that exits with 75 by itself is asked again.
-        requeues: how often the job may be put back into the queue.
-        grace: seconds a command has to save when time is up.
-        stage_to: where the data root is copied to first.
+        max_resumes: how often a command that exits with 75 by itself is restarted.
+        requeues: how often the job may be requeued.
+        grace: seconds that a command has to save a checkpoint before the time limit.
+        copy_data_to: a folder of the node that the data root is copied to first.
     """
 
     run_dir: str
     job: Job
+    tools: Tools
     environment: Mapping[str, str]
-    continues: int
+    max_resumes: int
     requeues: int
     grace: float
-    stage_to: str | None = None
+    copy_data_to: str | None = None
     _leader: Leader | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -68,45 +107,46 @@ class Task:
         return Store(Path(self.run_dir))
 
     def __call__(self) -> str:
-        """Run the job to its end; exits with 1 where it has none yet."""
-        here = place.from_environment()
-        if here.rank:
-            return Follower(self, here).run()
-        self._leader = Leader(self, here)
+        """Run the job to its end; exit with 1 if it has no result yet."""
+        process = SlurmProcess.current()
+        if process.rank:
+            return Worker(self, process).run()
+        self._leader = Leader(self, process)
         return self._leader.run()
 
     def checkpoint(self) -> Any:
-        """submitit's word that time is up (called in the first process, in its signal handler).
+        """Called by submitit in the first process, in its signal handler, before the time limit.
 
         Returns:
-            What is to run when the job is back from the queue; None when it has ended, or was put back too often.
+            What runs when Slurm starts the job again; None if it has ended or was requeued too often.
         """
         from submitit.helpers import DelayedSubmission
 
-        assert self._leader is not None, "submitit asks the first process alone"
-        return DelayedSubmission(self) if self._leader.give_way() else None
+        assert self._leader is not None, "submitit calls it in the first process only"
+        return DelayedSubmission(self) if self._leader.request_requeue() else None
 
-    def placed(self) -> Job:
-        """The job on this node: with the data root's copy, if it is to be copied."""
-        staged = staging.stage(self.job.data, self.stage_to) if self.stage_to and self.job.data else None
-        return commands.here(self.job, staged)
+    def commands(self) -> list[Command]:
+        """The job's command lines on this node: with this Python, and with the copy of its data root if requested."""
+        data = self.job.data
+        copy = stage_data(data, self.copy_data_to) if self.copy_data_to and data else None
+        return self.job.commands(replace(self.tools, python=sys.executable), data=copy)
 
 
 class Leader:
-    """The first process: the one attempt, as on any machine, and what Slurm's signals do to it."""
+    """The first process: runs the attempt, and handles Slurm's signals."""
 
-    def __init__(self, task: Task, here: Place) -> None:
-        self.task, self.here, self.store = task, here, task.store
-        self.attempt: Attempt | None = None
+    def __init__(self, task: SlurmTask, process: SlurmProcess) -> None:
+        self.task, self.process, self.store = task, process, task.store
+        self.attempt: JobAttempt | None = None
 
     def run(self) -> str:
-        """Run to the end; the job's state in one word."""
-        self._claim()
+        """Run to the end; the job's status."""
+        self._wait_for_ownership()
         signal.signal(signal.SIGTERM, self._on_term)
         try:
-            job = self.task.placed()
-            with _signals_held_back():
-                self.attempt = self._start(job)
+            commands = self.task.commands()
+            with _blocked_signals():
+                self.attempt = self._start(commands)
             while (state := self._poll()) is None:
                 time.sleep(0.1)
         except UserError as error:
@@ -116,46 +156,49 @@ class Leader:
             sys.exit(f"{self.task.job.name}: {state.status}: {state.error}")
         return state.status
 
-    def _claim(self) -> None:
-        """The job's folder is this job's of the queue, or another's: then it is none of ours."""
+    def _wait_for_ownership(self) -> None:
+        """Wait until the job's folder names this Slurm job; exit if it names another, or if nothing is left to do."""
         folder = self.store.folder(self.task.job)
         deadline = time.monotonic() + 60
-        while (filed := read_filed(folder)) is None or filed.id != self.here.id:
+        while (submission := SlurmSubmission.read_from(folder)) is None or submission.id != self.process.id:
             if time.monotonic() > deadline:
-                sys.exit(f"{folder} was filed as {filed.id if filed else 'nothing'}, not {self.here.id}")
-            time.sleep(0.2)  # submit writes it right after sbatch has answered
+                owner = submission.id if submission else "nothing"
+                sys.exit(f"{folder} was submitted as {owner}, not {self.process.id}")
+            time.sleep(0.2)  # submit writes it as soon as sbatch has answered
         state = self.store.read(self.task.job)
-        if state is not None and state.job_id == self.here.id and state.status in ENDED_WELL:
-            sys.exit(0)  # somebody put a finished job back
-        if self.here.restarts > self.task.requeues:
-            self._fail(f"put back into the queue {self.task.requeues} times without getting done")
+        if state is not None and state.job_id == self.process.id and state.status in ENDED_WELL:
+            sys.exit(0)  # a finished job was requeued by hand
+        if self.process.restarts > self.task.requeues:
+            self._fail(f"was requeued {self.task.requeues} times without finishing")
             sys.exit(1)
 
-    def _start(self, job: Job) -> Attempt:
+    def _start(self, commands: Sequence[Command]) -> JobAttempt:
         task = self.task
-        means = Means("slurm", task.environment, task.continues, self.here.id)
-        attempt = Attempt.start(job, read_graph(self.store.run_dir), self.store, means, LEFTOVERS)
+        context = RunContext("slurm", task.environment, task.max_resumes, self.process.id)
+        graph = read_graph(self.store.run_dir)
+        attempt = JobAttempt.start(task.job, commands, graph, self.store, context, timeout=LEFTOVER_TIMEOUT)
         if attempt is None:
-            raise UserError(f"another process has been working on {task.job.name} for {LEFTOVERS:.0f} s; retry later")
+            worked = f"another process has been working on {task.job.name} for {LEFTOVER_TIMEOUT:.0f} s"
+            raise UserError(f"{worked}; retry later")
         return attempt
 
-    def _poll(self) -> State | None:
+    def _poll(self) -> JobState | None:
         assert self.attempt is not None
-        with _signals_held_back():  # they would find the attempt halfway between two states
+        with _blocked_signals():  # a handler would find the attempt between two states
             return self.attempt.poll()
 
     def _on_term(self, _number: int, _frame: object) -> None:
-        """Preempted, put back by hand, or cancelled: Slurm has told the command as well, and knows what comes next."""
+        """Preempted, requeued by hand, or cancelled: Slurm has signalled the command as well, and decides."""
         if self.attempt is not None and self.attempt.state.ended is None:
-            self.attempt.stop("SIGTERM (preempted, or put back by hand)", "requeued", tell=False)
+            self.attempt.stop("SIGTERM (preempted, or requeued by hand)", "requeued", send=False)
 
-    def give_way(self) -> bool:
-        """Save and stop; whether the job is to be put back into the queue."""
+    def request_requeue(self) -> bool:
+        """Save a checkpoint and stop; whether the job is to be requeued."""
         if self.attempt is None:
-            return self.here.restarts < self.task.requeues
+            return self.process.restarts < self.task.requeues
         if self.attempt.state.ended is not None:
             return False
-        self.attempt.stop("its time was up", "requeued")
+        self.attempt.stop("its time limit was near", "requeued")
         deadline = time.monotonic() + self.task.grace
         while (state := self.attempt.poll()) is None:
             if time.monotonic() > deadline:
@@ -163,79 +206,54 @@ class Leader:
             time.sleep(0.05)
         if state.status != "requeued":
             return False  # it ended by itself meanwhile, or was cancelled
-        if self.here.restarts >= self.task.requeues:
-            self.store.write(
-                self.task.job,
-                replace(
-                    state,
-                    status="failed",
-                    error=f"its time was up and it was put back {self.here.restarts} times already; "
-                    "give it more hours or slurm.requeues, then retry",
-                ),
-            )
+        if self.process.restarts >= self.task.requeues:
+            reason = f"its time limit was near and it was requeued {self.process.restarts} times already"
+            remedy = "give it more hours or slurm.requeues, then retry"
+            self.store.write(self.task.job, state.replace(status="failed", error=f"{reason}; {remedy}"))
             return False
-        self.store.write(self.task.job, replace(state, kills=0))
+        self.store.write(self.task.job, state.replace(kills=0))
         return True
 
-    def _fail(self, why: str) -> None:
+    def _fail(self, reason: str) -> None:
         graph = read_graph(self.store.run_dir)
-        state = begin(self.task.job, graph, self.store, "slurm", self.here.id)
-        self.store.write(self.task.job, ended(state, "failed", error=why[:300]))
+        state = next_attempt(self.task.job, graph, self.store, "slurm", self.process.id)
+        self.store.write(self.task.job, state.finish("failed", error=reason[:300]))
 
 
-class Follower:
-    """Any other process: runs the same commands, and leaves word where one of them breaks."""
+class Worker:
+    """Any other process: runs the same commands, and writes an error record if one of them fails."""
 
-    def __init__(self, task: Task, here: Place) -> None:
-        self.task, self.here = task, here
+    def __init__(self, task: SlurmTask, process: SlurmProcess) -> None:
+        self.task, self.process = task, process
         self.folder = task.store.folder(task.job)
-        self.log = self.folder / f"stdout.rank{here.rank}.log"
+        self.log = self.folder / f"stdout.rank{process.rank}.log"
         self.stopped = False
         self.child: subprocess.Popen[bytes] | None = None
 
     def run(self) -> str:
-        """Run to the end, or until told to stop: then the first process knows what comes next."""
-        for number in SIGNALS:
+        """Run to the end, or until a signal: then the first process decides what follows."""
+        for number in HANDLED_SIGNALS:
             signal.signal(number, self._on_signal)
         try:
-            for command in self.task.placed().commands:
-                code = self._command(command)
-                if code:
+            for command in self.task.commands():
+                if self._run_command(command):
                     return "stopped"
         except UserError as error:
-            leave_word(self.folder, self.here, str(error), 1)
+            write_worker_error(self.folder, self.process, str(error), 1)
             raise
         return "done"
 
-    def _command(self, command: tuple[str, ...]) -> int:
-        continues = self.task.continues
-        while True:
-            code = self._once(command)
+    def _run_command(self, command: Command) -> int:
+        for _ in range(self.task.max_resumes + 1):
+            with _blocked_signals():
+                self.child = start_command(command, self.log, self.process.restarts + 1, self.task.environment)
+            code = self.child.wait()
             if code == 0 or self.stopped:
                 return code
-            if code != EXIT_REQUEUE or not continues:
+            if code != EXIT_REQUEUE:
                 break
-            continues -= 1
-        line = last_error_line(self.log)
-        if code < 0:
-            line = f"killed by {signal_name(-code)}" + (f" after: {line}" if line else "")
-        leave_word(self.folder, self.here, line or f"exited with {code} and said nothing", code)
+        write_worker_error(self.folder, self.process, describe_exit(code, self.log, self.task.max_resumes), code)
         sys.exit(1)
-
-    def _once(self, command: tuple[str, ...]) -> int:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.log, "ab") as log:
-            write_banner(log, self.here.restarts + 1, command)
-            with _signals_held_back():
-                self.child = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env={**os.environ, "PYTHONUNBUFFERED": "1", **self.task.environment},
-                    preexec_fn=deaf_to_others,
-                )
-        return self.child.wait()
 
     def _on_signal(self, number: int, _frame: object) -> None:
         self.stopped = True
@@ -243,17 +261,152 @@ class Follower:
             self.child.send_signal(signal.SIGTERM)
 
 
-def leave_word(folder: Path, here: Place, error: str, code: int) -> None:
-    """Write down why a process that is not the first one broke."""
-    host = processes.this().host
-    content = {"run": here.run, "rank": here.rank, "host": host, "error": error[:300], "exit_code": code}
-    write_json(folder / f"error.rank{here.rank}.json", content)
-
-
 @contextlib.contextmanager
-def _signals_held_back() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+def _blocked_signals() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@dataclass(frozen=True)
+class WorkerError:
+    """The error record of a process that is not the first one.
+
+    Attributes:
+        error: why it failed, and where.
+        was_killed: whether it was killed.
+    """
+
+    error: str
+    was_killed: bool
+
+
+def write_worker_error(folder: Path, process: SlurmProcess, error: str, code: int) -> None:
+    """Write the error record of a process that is not the first one."""
+    content = {"run": process.run, "rank": process.rank, "host": socket.gethostname()}
+    write_json(folder / f"error.rank{process.rank}.json", {**content, "error": error[:300], "exit_code": code})
+
+
+def read_worker_errors(folder: Path, process: SlurmProcess) -> list[WorkerError]:
+    """The error records of this start of the job."""
+    found = []
+    for file in sorted(folder.glob("error.rank*.json")):
+        content = read_json(file)
+        if content["run"] == process.run:
+            error = f"process {content['rank']} on {content['host']}: {content['error']}"
+            found.append(WorkerError(error, content["exit_code"] == -signal.SIGKILL))
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The last line of a batch script: write down how the job ended, and requeue it if it was killed."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--requeues", type=int, required=True)
+    parser.add_argument("--code", type=int, required=True)
+    parser.add_argument("folders", nargs="+", type=Path)
+    args = parser.parse_args(argv)
+    process = SlurmProcess.current()
+    folder: Path = args.folders[int(os.environ.get("SLURM_ARRAY_TASK_ID") or 0)]
+    submission = SlurmSubmission.read_from(folder)
+    if submission is None or submission.id != process.id:
+        return 1
+    path = folder / STATE_FILE
+    before = JobState.read(path) if path.exists() else None
+    if before is not None and before.job_id == process.id and before.status in (*ENDED_WELL, "cancelled"):
+        return 0 if before.status in ENDED_WELL else 1
+    if not _is_running(process):
+        return _wait_for_slurm()
+    errors = read_worker_errors(folder, process)
+    state = final_state(before, errors, process, submission, code=args.code, folder=folder)
+    if state != before:
+        state.write(path)
+    return _requeue(path, state, process) if state.status == "requeued" else 1
+
+
+def final_state(
+    before: JobState | None,
+    errors: Sequence[WorkerError],
+    process: SlurmProcess,
+    submission: SlurmSubmission,
+    *,
+    code: int,
+    folder: Path,
+) -> JobState:
+    """The job's state after this start of it.
+
+    Args:
+        before: its `job.json`.
+        errors: the records of processes other than the first one.
+        process: the Slurm job.
+        submission: its submission.
+        code: srun's exit code.
+        folder: the job's folder.
+    """
+    if before is None or before.job_id != process.id:
+        return _state_without_start(before, submission, code, folder)
+    failed = next((one for one in errors if not one.was_killed), None)
+    if before.status == "running" and failed is not None:
+        return before.finish("failed", exit_code=code, error=failed.error[:300])
+    requeued_enough = process.restarts >= submission.requeues
+    was_killed = before.status == "failed" and before.exit_code == -signal.SIGKILL
+    if before.status == "running" or was_killed:
+        line = errors[0].error if errors else before.error or last_error_line(folder / "stdout.log")
+        reason = "a process was killed" + (f" ({line})" if line else "")
+        kills = before.kills + 1
+        state = before.finish("requeued", exit_code=code, error=reason[:300], kills=kills)
+        if kills >= MAX_KILLS:
+            return state.replace(status="failed", error=f"killed {kills} times in a row; {reason}"[:300])
+        return _fail_after_requeues(state, process, reason) if requeued_enough else state
+    if before.status == "requeued" and requeued_enough:
+        return _fail_after_requeues(before, process, before.error)
+    return before
+
+
+def _fail_after_requeues(state: JobState, process: SlurmProcess, reason: str | None) -> JobState:
+    return state.replace(status="failed", error=f"was requeued {process.restarts} times already; {reason}"[:300])
+
+
+def _state_without_start(before: JobState | None, submission: SlurmSubmission, code: int, folder: Path) -> JobState:
+    """The state of a job none of whose processes wrote anything: set-up lines, a container, a missing module."""
+    state = JobState(
+        name=submission.name,
+        fingerprint=submission.fingerprint,
+        status="running",
+        executor="slurm",
+        attempts=(before.attempts if before else 0) + 1,
+        started=utc_now(),
+        job_id=submission.id,
+    )
+    log = folder.parents[1] / "slurm" / f"{submission.id}_0_log.err"
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()] if log.exists() else []
+    causes = [line for line in lines if line and not line.startswith(("submitit ", "srun: "))]  # srun's are effects
+    line = (causes or lines or ["nothing"])[-1]
+    reason = f"srun exited with {code} before the job began and printed: {line[:160]} ({log})"
+    return state.finish("failed", exit_code=code, error=reason)
+
+
+def _is_running(process: SlurmProcess) -> bool:
+    """Whether Slurm still counts the job as running: not requeued, preempted or cancelled."""
+    return run_slurm(["squeue", "--noheader", f"--jobs={process.id}", "--format=%T"]).stdout.strip() == "RUNNING"
+
+
+def _requeue(path: Path, state: JobState, process: SlurmProcess) -> int:
+    """`scontrol requeue`; writes the reason into `job.json` if it fails."""
+    done = run_slurm(["scontrol", "requeue", process.id])
+    if done.returncode:
+        reason = f"could not be requeued ({' '.join(done.stderr.split())}); {state.error}"
+        state.replace(status="failed", error=reason[:300]).write(path)
+        return 1
+    return _wait_for_slurm()
+
+
+def _wait_for_slurm() -> int:
+    """Wait until Slurm ends this script. An earlier exit code would count as that of the requeued job."""
+    time.sleep(120)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
