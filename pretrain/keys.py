@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from fvcore.common.config import CfgNode
 
+from common.config import KeyChanges
 from pretrain.methods import method_keys
+
+CHANGES = KeyChanges(
+    removed={"ENGINE.READ_LATE": "metrics are always read while the next step runs, with the same results; delete it"}
+)
+"""Keys of earlier releases."""
 
 
 def defaults() -> CfgNode:
@@ -165,9 +171,6 @@ def _engine() -> CfgNode:
     node.CHANNELS_LAST = False
     # Whether torch.compile generates the kernels of the forward and backward pass (same numbers but for rounding).
     node.COMPILE = False
-    # Whether a step's loss is read while the next step runs, so that a GPU need not wait; at once where anything is
-    # logged or saved. The same run, but that a divergence is noticed a step later (nothing is saved in between).
-    node.READ_LATE = False
     # Whether a GPU may round the inputs of float32 products to TF32, which the published runs' GPUs (V100) could not.
     node.TF32 = False
     return node

@@ -37,30 +37,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, evaluate, say what came of it."""
     args = _parser().parse_intermixed_args(argv)
     from pretrain.evaluation.config import load
-    from pretrain.evaluation.result import Asked
+    from pretrain.evaluation.result import EvaluationRequest
 
     if args.kind == "linear" and args.output is None:
         raise UserError("a linear evaluation needs --output DIR for its checkpoints and its result")
     file = args.config_file or RECIPES / DEFAULTS[args.kind]
     cfg = load(file, args.kind, args.overlay, args.overrides)
-    asked = Asked(
-        args.kind,
-        Path(file).stem,
-        args.weights,
-        args.data,
-        args.output,
-        args.resume,
-        args.name,
-        args.pretrain_epochs,
+    request = EvaluationRequest(
+        kind=args.kind,
+        recipe=Path(file).stem,
+        weights=args.weights,
+        data=args.data,
+        output=args.output,
+        resume=args.resume,
+        name=args.name,
+        epochs=args.pretrain_epochs,
     )
-    from pretrain.evaluation.run import evaluate, finished
+    from pretrain.evaluation.evaluate_backbone import evaluate_backbone, read_finished
 
-    result = finished(asked, cfg)
+    result = read_finished(request, cfg)
     if result:
         return _say(f"{args.output} holds this evaluation, finished", result)
     from common.training.distributed import launch
 
-    result = launch(evaluate, (asked, cfg), args.num_gpus) or finished(asked, cfg)
+    result = launch(evaluate_backbone, (request, cfg), args.num_gpus) or read_finished(request, cfg)
     return _say("finished", result) if result else EXIT_OK
 
 

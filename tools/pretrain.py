@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, pre-train, say what came of it."""
     args = _parser().parse_intermixed_args(argv)
     from pretrain.config import load
-    from pretrain.engine.folder import RunFolder
+    from pretrain.engine.run_folder import RunFolder
 
     cfg = load(args.config_file, args.overlay, args.overrides)
     folder = RunFolder(args.output)
@@ -42,9 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_OK
     ignore_torchs_announcements()
     from common.training.distributed import launch
-    from pretrain.engine.run import run as pretrain
+    from pretrain.engine.run import run_pretraining
 
-    launch(pretrain, (cfg, Path(args.config_file).stem, args.output, args.resume, args.profile), args.num_gpus)
+    launch(run_pretraining, (cfg, Path(args.config_file).stem, args.output, args.resume, args.profile), args.num_gpus)
     what = folder.diverged()
     if what:
         print(f"diverged: {what}; the last good checkpoint is in {folder.path}", file=sys.stderr)

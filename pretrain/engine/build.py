@@ -1,4 +1,4 @@
-"""A trainer from its config: method, data, optimiser, each for this process among all."""
+"""Build a trainer from its config: device, method, data and optimizer, each for this process."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 
 from common.errors import UserError
+from common.training.collectives import is_distributed
 from pretrain.data.augment import recipe, second_recipe
 from pretrain.data.dataset import Batch, TwoViews
 from pretrain.data.index import ImageIndex
@@ -23,41 +24,61 @@ from pretrain.models.sync_bn import synchronise_batch_norm
 from pretrain.optim.optimizer import build_optimizer
 
 
+def training_device(cfg: CfgNode) -> torch.device:
+    """This process's GPU, set up as the config says, or the CPU.
+
+    cuDNN tries its algorithms and takes the fastest, as in the released code: every batch has the same shape. It then
+    sums a convolution's gradient in no fixed order, so two runs on a GPU are not equal bit for bit. TF32 is off unless
+    ENGINE.TF32 turns it on (docs/reference/engine.md explains why).
+
+    Raises:
+        UserError: ENGINE.PRECISION needs a GPU and there is none.
+    """
+    if not torch.cuda.is_available():
+        if cfg.ENGINE.PRECISION == "fp16":
+            raise UserError("ENGINE.PRECISION is fp16, which needs a GPU, and there is none here; use bf16 or fp32")
+        return torch.device("cpu")
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = cfg.ENGINE.TF32
+    torch.set_float32_matmul_precision("high" if cfg.ENGINE.TF32 else "highest")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
 def check_sizes(cfg: CfgNode, index: ImageIndex) -> None:
-    """Raise UserError where images, batch, its parts and the processes do not go together."""
+    """Raise UserError if the numbers of images, batch, its parts and processes do not fit together."""
     batch, parts, processes = cfg.SOLVER.BATCH_SIZE, cfg.SOLVER.ACCUMULATE, comm.get_world_size()
     if len(index) < batch:
         images = f"{index.folder} holds {len(index)} image(s)"
         raise UserError(f"{images}, too few for a batch of SOLVER.BATCH_SIZE {batch}; lower it or add images")
     if batch % (processes * parts):
         parted = f" in SOLVER.ACCUMULATE {parts} parts" if parts > 1 else ""
-        raise UserError(f"SOLVER.BATCH_SIZE is {batch}, which {processes} processes cannot share equally{parted}")
+        raise UserError(f"SOLVER.BATCH_SIZE {batch} cannot be divided equally among {processes} processes{parted}")
     share, group = batch // (processes * parts), cfg.MODEL.BN_IMAGES
     if group and share > group and share % group:
         raise UserError(
             f"MODEL.BN_IMAGES is {group}; {share} images do not make whole groups of it (SOLVER.BATCH_SIZE {batch}, "
             f"{processes} process(es), SOLVER.ACCUMULATE {parts})"
         )
-    if images_normalised(cfg) < 2:
+    if batch_norm_size(cfg) < 2:
         raise UserError(
-            f"SOLVER.BATCH_SIZE {batch} leaves batch normalisation one image at a time (SOLVER.ACCUMULATE {parts}, "
+            f"SOLVER.BATCH_SIZE {batch} leaves batch normalization one image at a time (SOLVER.ACCUMULATE {parts}, "
             f"{processes} process(es), MODEL.SYNC_BN {cfg.MODEL.SYNC_BN}); it needs two"
         )
 
 
-def images_normalised(cfg: CfgNode) -> int:
-    """How many images batch normalisation takes its statistics from."""
+def batch_norm_size(cfg: CfgNode) -> int:
+    """The number of images that batch normalization computes its statistics from."""
     processes = 1 if cfg.MODEL.SYNC_BN else comm.get_world_size()
     images = int(cfg.SOLVER.BATCH_SIZE // (cfg.SOLVER.ACCUMULATE * processes))
     return min(images, cfg.MODEL.BN_IMAGES or images)
 
 
-def build_trainer(cfg: CfgNode, index: ImageIndex, device: torch.device, start: int, total: int) -> Trainer:
+def build_trainer(cfg: CfgNode, index: ImageIndex, device: torch.device, *, start: int, total: int) -> Trainer:
     """The trainer of iterations `start` to `total`, without hooks, with its initial weights."""
     torch.manual_seed(cfg.SEED)
     layout = torch.channels_last if cfg.ENGINE.CHANNELS_LAST else torch.contiguous_format
     method = build_method(cfg).to(device).to(memory_format=layout)
-    if comm.get_world_size() > 1 and cfg.MODEL.SYNC_BN:
+    if is_distributed() and cfg.MODEL.SYNC_BN:
         method = synchronise_batch_norm(method, device)
     if cfg.MODEL.BN_IMAGES:
         method = group_batch_norm(method, cfg.MODEL.BN_IMAGES)
@@ -72,7 +93,6 @@ def build_trainer(cfg: CfgNode, index: ImageIndex, device: torch.device, start: 
         second=second_recipe(cfg),
         labels=index.labels if labelled else None,
     )
-
     open_loaders = contextlib.ExitStack()
 
     def batches(first: int) -> Iterator[Batch]:
@@ -81,27 +101,22 @@ def build_trainer(cfg: CfgNode, index: ImageIndex, device: torch.device, start: 
         loaded = load_batches(dataset, sampler, cfg.DATA.WORKERS, device, cfg.ENGINE.CHANNELS_LAST)
         return open_loaders.enter_context(contextlib.closing(loaded))
 
-    classes = len(index.classes or ()) if labelled else 0
-    method.prepare(Course(len(index), len(index) // cfg.SOLVER.BATCH_SIZE, total, batches, classes))
+    steps, classes = len(index) // cfg.SOLVER.BATCH_SIZE, len(index.classes or ()) if labelled else 0
+    method.prepare(Course(len(index), steps, total, batches, classes))
     return Trainer(
         method,
         build_optimizer(method, cfg),
         batches(start),
-        cfg.ENGINE.PRECISION,
-        cfg.SOLVER.ACCUMULATE,
-        cfg.MONITOR.GRAD_NORM_LIMIT,
-        cfg.ENGINE.COMPILE,
-        open_loaders.close,
-        reading(cfg, len(index) // cfg.SOLVER.BATCH_SIZE, total),
+        precision=cfg.ENGINE.PRECISION,
+        accumulate=cfg.SOLVER.ACCUMULATE,
+        grad_norm_limit=cfg.MONITOR.GRAD_NORM_LIMIT,
+        compile_model=cfg.ENGINE.COMPILE,
+        close=open_loaders.close,
+        sync_at=sync_iterations(cfg, steps, total),
     )
 
 
-def reading(cfg: CfgNode, steps_per_epoch: int, total: int) -> Callable[[int], bool]:
-    """After which iterations a result is read at once: with ENGINE.READ_LATE, those that are logged or saved."""
+def sync_iterations(cfg: CfgNode, steps_per_epoch: int, total: int) -> Callable[[int], bool]:
+    """Whether an iteration's metrics are read before the next one begins: when they are logged or saved."""
     periods = [period for period in (cfg.LOG.PERIOD, cfg.CHECKPOINT.PERIOD, steps_per_epoch) if period]
-
-    def at(iteration: int) -> bool:
-        done = iteration + 1
-        return not cfg.ENGINE.READ_LATE or done == total or any(done % period == 0 for period in periods)
-
-    return at
+    return lambda iteration: iteration + 1 == total or any((iteration + 1) % period == 0 for period in periods)

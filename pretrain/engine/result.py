@@ -1,43 +1,58 @@
-"""What a finished run leaves: its weights' files, then the result that says it is done (docs/reference/formats.md)."""
+"""The files of a finished run: backbone, classifier and result (docs/reference/formats.md)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import safetensors.torch
+import torch
 from detectron2.utils import comm
 from fvcore.common.config import CfgNode
+from torch import nn
 
 from common import environment
-from common.files import sha256_of, write_json
+from common.files import atomic_write, sha256_of
+from common.formats.backbone import BackboneMetadata, Branch, Preprocessing
+from common.formats.results import PretrainResult
 from pretrain.data.preprocessing import block
-from pretrain.engine.export import write_backbone, write_classifier
-from pretrain.engine.folder import RESULT_FORMAT, RunFolder
+from pretrain.engine.run_folder import RunFolder
 from pretrain.engine.trainer import Trainer
 from pretrain.models.encoder import backbone_tensors
 
+CLASSIFIER_FORMAT = "classifier/1"
+
 
 def write_result(
-    cfg: CfgNode, recipe: str, folder: RunFolder, trainer: Trainer, facts: dict[str, Any], classes: Sequence[str] = ()
+    cfg: CfgNode,
+    recipe: str,
+    folder: RunFolder,
+    trainer: Trainer,
+    *,
+    measured: Mapping[str, Any],
+    classes: Sequence[str] = (),
 ) -> None:
-    """Write the backbone file, the classifier's where the method has one, then the result. The main process's business.
+    """Write the backbone file, the classifier's if the method has one, then the result. Called by the main process.
 
     Args:
         cfg: the run's config.
         recipe: the config file's stem.
-        folder: the run's.
+        folder: the run's folder.
         trainer: after its last iteration.
-        facts: what the monitors have to say, as further keys of the result.
-        classes: what a classifier's outputs stand for; empty where the method has none.
+        measured: further keys of the result: duration, alarm, accuracies.
+        classes: what a classifier's outputs stand for; empty if the method has none.
     """
-    here = environment.describe()
-    origin = _origin(cfg, recipe, trainer.iter, here)
+    versions = environment.describe()
+    origin = _describe_origin(cfg, recipe, trainer.iter, versions)
     write_backbone(folder.backbone, backbone_tensors(trainer.method.encoder), cfg.MODEL.ARCH, block(), origin)
     digest = sha256_of(folder.backbone)
     if classes:
         write_classifier(folder.classifier, trainer.method.classifier, classes, cfg.MODEL.ARCH, digest)
-    result = {
-        "format": RESULT_FORMAT,
+    content = {
+        "format": PretrainResult.model_fields["format"].default,
         "status": "done",
         "method": cfg.METHOD,
         "arch": cfg.MODEL.ARCH,
@@ -45,19 +60,19 @@ def write_result(
         "iterations": trainer.iter,
         "dim": trainer.method.dim,
         "final": trainer.latest,
-        **facts,
+        **measured,
         "backbone": folder.backbone.name,
         "backbone_sha256": digest,
-        **_target(cfg, folder, trainer, origin),
+        **_write_target(cfg, folder, trainer, origin),
         "toy": cfg.TOY,
         "num_processes": comm.get_world_size(),
-        "environment": here,
+        "environment": versions,
     }
-    write_json(folder.result, result)
+    PretrainResult.parse(content, folder.result).write(folder.result)
 
 
-def _target(cfg: CfgNode, folder: RunFolder, trainer: Trainer, origin: dict[str, Any]) -> dict[str, Any]:
-    """Write the momentum encoder's backbone file where the method has one; what the result says of it."""
+def _write_target(cfg: CfgNode, folder: RunFolder, trainer: Trainer, origin: dict[str, Any]) -> dict[str, Any]:
+    """Write the momentum encoder's backbone file if the method has one; return its keys of the result."""
     encoder = getattr(trainer.method, "target_encoder", None)
     if encoder is None:
         return {}
@@ -66,8 +81,7 @@ def _target(cfg: CfgNode, folder: RunFolder, trainer: Trainer, origin: dict[str,
     return {"backbone_target": path.name, "backbone_target_sha256": sha256_of(path)}
 
 
-def _origin(cfg: CfgNode, recipe: str, iterations: int, here: dict[str, Any]) -> dict[str, Any]:
-    """Where the weights come from, as the backbone file tells it."""
+def _describe_origin(cfg: CfgNode, recipe: str, iterations: int, versions: dict[str, Any]) -> dict[str, Any]:
     return {
         "method": cfg.METHOD,
         "recipe": recipe,
@@ -76,6 +90,63 @@ def _origin(cfg: CfgNode, recipe: str, iterations: int, here: dict[str, Any]) ->
         "iteration": iterations,
         "config": cfg.dump(),
         "toy": cfg.TOY,
-        "commit": here["commit"],
-        "versions": {name: here[name] for name in ("python", "torch", "torchvision")},
+        "commit": versions["commit"],
+        "versions": {name: versions[name] for name in ("python", "torch", "torchvision")},
     }
+
+
+def write_backbone(
+    path: Path,
+    tensors: dict[str, torch.Tensor],
+    arch: str,
+    preprocessing: dict[str, Any],
+    origin: dict[str, Any],
+    branch: Branch = "online",
+) -> None:
+    """Write a backbone file atomically.
+
+    Args:
+        path: the file.
+        tensors: as `models.encoder.backbone_tensors` returns them.
+        arch: MODEL.ARCH.
+        preprocessing: how images become the network's input, as the format describes it.
+        origin: where the weights come from; JSON types.
+        branch: `online`, or `target` for a momentum encoder.
+    """
+    described = Preprocessing.parse(preprocessing, path)
+    metadata = BackboneMetadata(arch=arch, branch=branch, preprocessing=described, origin=origin).encode()
+    _write_tensors(path, tensors, metadata)
+
+
+def write_classifier(path: Path, layer: nn.Linear, classes: Sequence[str], arch: str, backbone_sha256: str) -> None:
+    """Write the linear layer on a backbone's features atomically, as `fc.weight` and `fc.bias`, float32.
+
+    Args:
+        path: the file.
+        layer: on any device.
+        classes: what its outputs stand for.
+        arch: MODEL.ARCH.
+        backbone_sha256: of the backbone file that it belongs to.
+    """
+    tensors = {f"fc.{name}": t.detach().to("cpu", torch.float32).contiguous() for name, t in layer.named_parameters()}
+    metadata = {
+        "format": CLASSIFIER_FORMAT,
+        "arch": arch,
+        "classes": json.dumps(list(classes)),
+        "backbone_sha256": backbone_sha256,
+    }
+    _write_tensors(path, tensors, metadata)
+
+
+def _write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file whose header's keys are sorted: safetensors shuffles them, and equal runs must give
+    equal files.
+
+    The layout: 8 bytes of header length, the header (JSON, padded with spaces to a multiple of 8), the tensors.
+    """
+    content = safetensors.torch.save(tensors, metadata)
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    with atomic_write(path) as stream:
+        stream.write(struct.pack("<Q", len(header)) + header + content[8 + length :])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import Any
 
@@ -13,44 +14,45 @@ from fvcore.common.config import CfgNode
 from common.errors import UserError
 from common.profiling import require_steps
 from common.training.collectives import run_on_main_process
+from common.training.divergence import Diverged
+from common.training.hooks import ProfileSteps
+from common.training.logs import build_writers, log_to_folder
 from pretrain.data.index import ImageIndex, find_images
-from pretrain.engine.build import build_trainer, check_sizes, images_normalised
-from pretrain.engine.checkpoint import Checkpoints, load_latest, restore
-from pretrain.engine.device import training_device
-from pretrain.engine.folder import RunFolder
-from pretrain.engine.images import ImageReport
-from pretrain.engine.knn import Bank, KnnMonitor, monitored_sets
-from pretrain.engine.logs import logging_to
-from pretrain.engine.profile import Profiling
+from pretrain.engine.build import batch_norm_size, build_trainer, check_sizes, training_device
+from pretrain.engine.monitors import KnnMonitor, ValidationMonitor, check_labels, knn_sets, validation_set
 from pretrain.engine.result import write_result
-from pretrain.engine.schedule import LearningRates
-from pretrain.engine.signals import StopOnSignal
-from pretrain.engine.std_alarm import StdAlarm, lowest_share
-from pretrain.engine.trainer import Diverged, Trainer
-from pretrain.engine.validation import ValidationMonitor, check_labels, validation_set
-from pretrain.engine.writers import build_writers
-from pretrain.evaluation.data import LabelledSet
+from pretrain.engine.resume import PeriodicCheckpoint, load_latest, restore
+from pretrain.engine.run_folder import RunFolder
+from pretrain.engine.step_hooks import (
+    CollapseDetector,
+    ImageReport,
+    LearningRates,
+    ProgressLine,
+    StopWithCheckpoint,
+    lowest_std_share,
+)
+from pretrain.engine.trainer import Trainer
 from pretrain.methods import needs_labels
 from pretrain.optim.schedule import build_schedule, peak_lr
 
 _log = logging.getLogger(__name__)
 
 
-def run(cfg: CfgNode, recipe: str, output: str, resume: bool, profile: int = 0) -> None:
-    """Pre-train to the end, or on from the newest checkpoint; then write the backbone file and the result.
+def run_pretraining(cfg: CfgNode, recipe: str, output: str, resume: bool, profile: int = 0) -> None:
+    """Pre-train to the end, or from the newest checkpoint on; then write the backbone file and the result.
 
-    A run that diverges is recorded in the folder (`RunFolder.diverged`) and is not an exception.
+    A run that diverges is recorded in the folder (`RunFolder.diverged`) and raises nothing.
 
     Args:
         cfg: frozen config.
         recipe: the config file's stem, for the record.
         output: the run's folder.
-        resume: go on with what the folder holds, where it holds something.
-        profile: how many steps to profile (common/profiling.py); 0 = none.
+        resume: continue the run in the folder, if there is one.
+        profile: number of steps to profile (common/profiling.py); 0: none.
 
     Raises:
         UserError: the data, the folder or the machine does not fit the config.
-        Preempted: a signal asked for a stop; the state is saved.
+        Preempted: stopped on a signal; the state is saved.
     """
     folder = RunFolder(output)
     device = training_device(cfg)
@@ -58,52 +60,76 @@ def run(cfg: CfgNode, recipe: str, output: str, resume: bool, profile: int = 0) 
     check_sizes(cfg, index)
     check_labels(cfg, index)
     require_steps(profile, len(index) // cfg.SOLVER.BATCH_SIZE * cfg.SOLVER.EPOCHS)
-    bank, validation = monitored_sets(cfg), validation_set(cfg, index)
+    monitors = _build_monitors(cfg, folder, index)
     run_on_main_process(lambda: folder.claim(cfg, resume))
-    with logging_to(folder.log, comm.is_main_process()):
+    with _logging(folder):
         try:
-            trainer, facts = _train(cfg, folder, index, bank, validation, device, profile)
+            trainer, measured = _train(cfg, folder, index, device=device, monitors=monitors, profile=profile)
         except Diverged as error:
             _log.error("stopped: %s; the last good checkpoint is kept", error)
             what = str(error)
             run_on_main_process(lambda: folder.record_divergence(what))
             return
         if comm.is_main_process():
-            write_result(cfg, recipe, folder, trainer, facts, index.classes or () if needs_labels(cfg.METHOD) else ())
+            classes = (index.classes or ()) if needs_labels(cfg.METHOD) else ()
+            write_result(cfg, recipe, folder, trainer, measured=measured, classes=classes)
+
+
+def _logging(folder: RunFolder) -> contextlib.AbstractContextManager[None]:
+    levels = {"pretrain": logging.INFO, "common": logging.INFO, "detectron2": logging.WARNING}
+    formatter = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
+    return log_to_folder(folder.path, levels, rank=comm.get_rank(), formatter=formatter)
+
+
+def _build_monitors(cfg: CfgNode, folder: RunFolder, index: ImageIndex) -> list[ValidationMonitor | KnnMonitor]:
+    steps = len(index) // cfg.SOLVER.BATCH_SIZE
+    sets, validation = knn_sets(cfg), validation_set(cfg, index)
+    monitors: list[ValidationMonitor | KnnMonitor] = []
+    if validation:
+        monitors.append(ValidationMonitor(cfg, validation, folder.path, steps))
+    if sets:
+        monitors.append(KnnMonitor(cfg, sets, folder.path, steps))
+    return monitors
 
 
 def _train(
     cfg: CfgNode,
     folder: RunFolder,
     index: ImageIndex,
-    bank: Bank | None,
-    validation: LabelledSet | None,
+    *,
     device: torch.device,
+    monitors: list[ValidationMonitor | KnnMonitor],
     profile: int,
 ) -> tuple[Trainer, dict[str, Any]]:
-    """Build everything, take up the newest checkpoint, train to the last iteration.
+    """Build the trainer, restore the newest checkpoint, train to the last iteration.
 
     Returns:
-        The trainer, and what the result says of the run: the seconds it took over all its resumptions, its alarm, and
-        its classes and their accuracy at the end.
+        The trainer, and further keys of the result: the run's duration over all resumed parts, its collapse alarm, its
+        classes and their accuracy at the end.
     """
     state = _newest_state(folder, index)
     start = state["iteration"] if state else 0
     steps = len(index) // cfg.SOLVER.BATCH_SIZE
     total = steps * cfg.SOLVER.EPOCHS
     require_steps(profile, total - start)
-    trainer = build_trainer(cfg, index, device, start, total)
-    alarm = StdAlarm(trainer.method.dim, cfg.MONITOR, lowest_share(trainer.method, images_normalised(cfg)))
+    trainer = build_trainer(cfg, index, device, start=start, total=total)
+    detector = CollapseDetector(trainer.method.dim, cfg.MONITOR, lowest_std_share(trainer.method, batch_norm_size(cfg)))
     extra, seconds = {"images": index.fingerprint}, state["seconds"] if state else 0.0
-    checkpoints = Checkpoints(folder.path, steps, cfg.CHECKPOINT, extra, seconds)
-    schedule = LearningRates(build_schedule(cfg, steps))
-    writers = [_writer_hook(cfg, folder, trainer.method.dim, start, total)] if comm.is_main_process() else []
-    accuracy = [ValidationMonitor(cfg, validation, folder.path, steps)] if validation else []
-    knn = [KnnMonitor(cfg, bank, folder.path, steps)] if bank else []
-    images = ImageReport(steps)
-    profiling = [Profiling(folder.path, profile)] if profile and comm.is_main_process() else []
-    early = [*profiling, IterationTimer(), schedule, alarm, images, *writers]
-    trainer.register_hooks([*early, checkpoints, *accuracy, *knn, StopOnSignal()])
+    checkpoints = PeriodicCheckpoint(folder.path, steps, cfg.CHECKPOINT, extra=extra, seconds=seconds)
+    main = comm.is_main_process()
+    trainer.register_hooks(
+        [
+            ProfileSteps(folder.path, profile, lambda: (trainer, "batches")) if profile and main else None,
+            IterationTimer(),
+            LearningRates(build_schedule(cfg, steps)),
+            detector,
+            ImageReport(steps),
+            _build_writer(cfg, folder, trainer.method.dim, start, total) if main else None,
+            checkpoints,
+            *monitors,
+            StopWithCheckpoint(),
+        ]
+    )
     if state:
         restore(trainer, state)
     _log_start(cfg, index, start, total)
@@ -111,17 +137,20 @@ def _train(
         trainer.train(start, total)
         seconds = checkpoints.seconds
     else:
-        for measurement in (*accuracy, *knn):
-            measurement.catch_up(trainer, total)
-    facts = {"std_alarm": alarm.record, "seconds": round(seconds, 3)}
-    return trainer, facts | _classes(cfg, index, accuracy[0].recorded(total) if accuracy else None)
+        for monitor in monitors:
+            monitor.catch_up(trainer, total)
+    measured = {"std_alarm": detector.record, "seconds": round(seconds, 3)}
+    return trainer, measured | _describe_classes(cfg, index, monitors, total)
 
 
-def _classes(cfg: CfgNode, index: ImageIndex, measured: dict[str, float] | None) -> dict[str, Any]:
-    """What the result says of a run that was trained on classes: how many, and the validation set's accuracies."""
+def _describe_classes(
+    cfg: CfgNode, index: ImageIndex, monitors: list[ValidationMonitor | KnnMonitor], total: int
+) -> dict[str, Any]:
+    """For a method trained on classes: how many there are, and the accuracies on the validation set."""
     if not needs_labels(cfg.METHOD):
         return {}
-    shares = {name: value for name, value in (measured or {}).items() if name.startswith("val_")}
+    lines = [monitor.recorded(total) for monitor in monitors if isinstance(monitor, ValidationMonitor)]
+    shares = {name: value for line in lines for name, value in (line or {}).items() if name.startswith("val_")}
     return {"classes": len(index.classes or ()), "validation": shares or None}
 
 
@@ -132,17 +161,9 @@ def _newest_state(folder: RunFolder, index: ImageIndex) -> dict[str, Any] | None
     return state
 
 
-def _writer_hook(cfg: CfgNode, folder: RunFolder, dim: int, start: int, total: int) -> PeriodicWriter:
-    writers = build_writers(
-        folder.path,
-        start,
-        cfg.SOLVER.EPOCHS,
-        total,
-        cfg.SOLVER.BATCH_SIZE,
-        dim,
-        cfg.LOG.TENSORBOARD,
-    )
-    return PeriodicWriter(writers, cfg.LOG.PERIOD)
+def _build_writer(cfg: CfgNode, folder: RunFolder, dim: int, start: int, total: int) -> PeriodicWriter:
+    line = ProgressLine(cfg.SOLVER.EPOCHS, total, cfg.SOLVER.BATCH_SIZE, dim)
+    return PeriodicWriter(build_writers(folder.path, start, line, cfg.LOG.TENSORBOARD), cfg.LOG.PERIOD)
 
 
 def _log_start(cfg: CfgNode, index: ImageIndex, start: int, total: int) -> None:

@@ -1,11 +1,11 @@
-"""The kNN classifier: the training images nearest to an image vote for its class.
+"""The kNN classifier: the nearest training images vote for an image's class.
 
 Features are pool5, l2-normalised; the k nearest by dot product vote with weights exp(similarity / T). Sources: the
 memory bank paper (arXiv 1805.01978, section 3.4); k = 200 and T = 0.2 on ImageNet, facebookresearch/simsiam issue 10;
 T = 0.1 on CIFAR-10, facebookresearch/moco's notebook.
 
-The bank is shared out over the processes by chunks of fixed size and the nearest are merged over chunks and processes.
-Of equally near images the one with the lower number is nearer, so the result is the same for any number of processes.
+The training images (the bank) are distributed over the processes in chunks of fixed size, and the nearest are merged
+over chunks and processes. Ties are broken by the lower index, so the result does not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -19,64 +19,65 @@ import torch.nn.functional as F
 from detectron2.utils import comm
 
 from common.errors import UserError
-from pretrain.evaluation.data import FixedView, LabelledSet
-from pretrain.evaluation.features import Extractor, chunk_count, extract_chunks, numbers_of
+from common.training.collectives import all_gather, is_distributed
+from pretrain.evaluation.backbone_features import Extractor, chunk_count, chunk_range, extract_chunks
+from pretrain.evaluation.labelled_images import FixedView, LabelledSet
 
 
 class Nearest(NamedTuple):
     """The nearest bank images of some queries, nearest first.
 
     Attributes:
-        similarity: (Q, k), −inf where there are fewer than k.
-        number: (Q, k) int64, their places in the bank; beyond any place where there are fewer.
+        similarity: (Q, k), −inf for padding.
+        indices: (Q, k) int64, positions in the bank; PADDING if fewer than k were found.
     """
 
     similarity: torch.Tensor
-    number: torch.Tensor
+    indices: torch.Tensor
 
 
-NOWHERE = torch.iinfo(torch.int64).max
-"""A number beyond every bank's."""
+PADDING = torch.iinfo(torch.int64).max
+"""An index beyond every bank's size."""
 
 
-def nobody(queries: torch.Tensor, k: int) -> Nearest:
-    """No neighbours yet."""
+def no_neighbors(queries: torch.Tensor, k: int) -> Nearest:
+    """The result of a search in an empty bank: only padding."""
     shape = (len(queries), k)
     return Nearest(
-        queries.new_full(shape, -torch.inf), torch.full(shape, NOWHERE, dtype=torch.int64, device=queries.device)
+        queries.new_full(shape, -torch.inf), torch.full(shape, PADDING, dtype=torch.int64, device=queries.device)
     )
 
 
 def add_chunk(nearest: Nearest, queries: torch.Tensor, bank: torch.Tensor, first: int) -> Nearest:
-    """The nearest among those found and a chunk of the bank, whose numbers count from `first` and are all higher."""
+    """Search a further chunk of the bank. Its indices start at `first` and are higher than those found so far."""
     similarity = queries @ bank.T
-    number = torch.arange(first, first + len(bank), device=bank.device).expand(len(queries), -1)
-    return _best(torch.cat([nearest.similarity, similarity], 1), torch.cat([nearest.number, number], 1), nearest)
+    index = torch.arange(first, first + len(bank), device=bank.device).expand(len(queries), -1)
+    return _top_k(torch.cat([nearest.similarity, similarity], 1), torch.cat([nearest.indices, index], 1), nearest)
 
 
-def merge(parts: Iterable[Nearest]) -> Nearest:
-    """The nearest among those that several processes found, each in its own share of the bank."""
+def merge_nearest(parts: Iterable[Nearest]) -> Nearest:
+    """The nearest among those that several processes found, each in its own part of the bank."""
     found = list(parts)
     similarity = torch.cat([part.similarity for part in found], 1)
-    number = torch.cat([part.number for part in found], 1)
-    number, order = number.sort(dim=1)
-    return _best(similarity.gather(1, order), number, found[0])
+    index = torch.cat([part.indices for part in found], 1)
+    index, order = index.sort(dim=1)
+    return _top_k(similarity.gather(1, order), index, found[0])
 
 
-def _best(similarity: torch.Tensor, number: torch.Tensor, like: Nearest) -> Nearest:
-    """As many columns as `like` has; the sort is stable: equally near ones stay in the order of their numbers."""
+def _top_k(similarity: torch.Tensor, index: torch.Tensor, like: Nearest) -> Nearest:
+    """The k nearest, k as in `like`. The sort is stable: ties stay in the order of their indices."""
     k = like.similarity.shape[1]
     similarity, order = similarity.sort(dim=1, descending=True, stable=True)
-    return Nearest(similarity[:, :k], number.gather(1, order[:, :k]))
+    return Nearest(similarity[:, :k], index.gather(1, order[:, :k]))
 
 
 def vote(nearest: Nearest, labels: torch.Tensor, classes: int, temperature: float) -> torch.Tensor:
-    """Each class's sum of exp(similarity / T) over the neighbours that have it.
+    """Each class's sum of exp(similarity / T) over its neighbors.
 
     Args:
-        nearest: (Q, k), all of them found.
+        nearest: (Q, k), without padding.
         labels: (N,) int64, the bank's classes, on the same device.
-        classes: how many classes there are.
+        classes: number of classes.
         temperature: T.
 
     Returns:
@@ -84,14 +85,15 @@ def vote(nearest: Nearest, labels: torch.Tensor, classes: int, temperature: floa
     """
     weights = (nearest.similarity.double() / temperature).exp()
     scores = weights.new_zeros(len(weights), classes)
-    return scores.scatter_add_(1, labels[nearest.number], weights)
+    return scores.scatter_add_(1, labels[nearest.indices], weights)
 
 
 def check_k(k: int, bank: LabelledSet, key: str) -> None:
-    """Raise UserError where the bank has fewer than k images."""
+    """Raise UserError if the bank has fewer than k images."""
     if k > len(bank):
-        there = f"{bank.index.folder} holds {len(bank)} images"
-        raise UserError(f"{key} is {k}, but {there}; set it to {len(bank)} or less")
+        raise UserError(
+            f"{key} is {k}, but {bank.index.folder} holds {len(bank)} images; set it to {len(bank)} or less"
+        )
 
 
 def knn_accuracy(
@@ -104,29 +106,29 @@ def knn_accuracy(
     workers: int = 0,
     step: Callable[[int], None] = lambda _: None,
 ) -> float:
-    """The share of `queries` whose class wins the vote, in per cent. Every process calls it and gets the same.
+    """The share of `queries` whose class wins the vote, in per cent, the same on all processes, which all must call it.
 
     Args:
         extractor: its encoder is in evaluation mode.
         bank: the training images.
         queries: the test images.
-        view: how both are looked at.
-        k, temperature: neighbours, and T.
+        view: of the images of both.
+        k, temperature: number of neighbors, and T.
         workers: loader processes for each process.
-        step: told of so many more images done by this process.
+        step: called with the number of images of each batch done by this process.
 
     Raises:
         UserError: k is above the bank's size, or a file cannot be read.
     """
     labels = bank.labels.to(extractor.device)
     correct = 0
-    for numbers, nearest in neighbours(extractor, bank, queries, view, k, workers, step):
+    for indices, nearest in find_neighbors(extractor, bank, queries, view, k, workers, step):
         scores = vote(nearest, labels, len(bank.classes), temperature)
-        correct += int((scores.argmax(1).cpu() == queries.labels[numbers.start : numbers.stop]).sum())
+        correct += int((scores.argmax(1).cpu() == queries.labels[indices.start : indices.stop]).sum())
     return 100 * correct / len(queries)
 
 
-def neighbours(
+def find_neighbors(
     extractor: Extractor,
     bank: LabelledSet,
     queries: LabelledSet,
@@ -135,28 +137,28 @@ def neighbours(
     workers: int = 0,
     step: Callable[[int], None] = lambda _: None,
 ) -> Iterator[tuple[range, Nearest]]:
-    """Chunk by chunk of the queries, their numbers and their nearest; on all processes the same.
+    """The nearest bank images of each chunk of the queries, as (indices of the queries, nearest), on all processes.
 
-    Memory: a process holds its share of the bank's features (4 bytes × width × N / processes on the encoder's device)
-    and of the queries', and one chunk's similarities; never all of them. Arguments as `knn_accuracy`'s.
+    Memory: a process holds its part of the bank's features (4 bytes × width × N / processes on the encoder's device)
+    and of the queries', and one chunk's similarities; never all of them. Arguments are those of `knn_accuracy`.
     """
     check_k(k, bank, "K")
-    own, asked = (
+    own_bank, own_queries = (
         {chunk: F.normalize(part, dim=1) for chunk, part in extract_chunks(extractor, images, view, workers, step)}
         for images in (bank, queries)
     )
     for chunk in range(chunk_count(len(queries))):
-        numbers = numbers_of(chunk, len(queries))
-        features = _from_owner(asked.get(chunk), chunk, len(numbers), extractor)
-        nearest = nobody(features, k)
-        for place, part in own.items():
-            nearest = add_chunk(nearest, features, part, numbers_of(place, len(bank)).start)
-        yield numbers, _over_processes(nearest)
+        indices = chunk_range(chunk, len(queries))
+        features = _broadcast_chunk(own_queries.get(chunk), chunk, len(indices), extractor)
+        nearest = no_neighbors(features, k)
+        for bank_chunk, part in own_bank.items():
+            nearest = add_chunk(nearest, features, part, chunk_range(bank_chunk, len(bank)).start)
+        yield indices, _merge_over_processes(nearest)
 
 
-def _from_owner(part: torch.Tensor | None, chunk: int, count: int, extractor: Extractor) -> torch.Tensor:
-    """A chunk of the queries' features, from the process that computed it to all."""
-    if comm.get_world_size() == 1 and part is not None:
+def _broadcast_chunk(part: torch.Tensor | None, chunk: int, count: int, extractor: Extractor) -> torch.Tensor:
+    """Broadcast a chunk of the queries' features from the process that computed it."""
+    if not is_distributed() and part is not None:
         return part
     owner = chunk % comm.get_world_size()
     template = next(extractor.encoder.parameters())
@@ -166,12 +168,8 @@ def _from_owner(part: torch.Tensor | None, chunk: int, count: int, extractor: Ex
     return part
 
 
-def _over_processes(nearest: Nearest) -> Nearest:
-    if comm.get_world_size() == 1:
+def _merge_over_processes(nearest: Nearest) -> Nearest:
+    if not is_distributed():
         return nearest
-    gathered = []
-    for mine in nearest:
-        theirs = [torch.empty_like(mine) for _ in range(comm.get_world_size())]
-        dist.all_gather(theirs, mine.contiguous())
-        gathered.append(theirs)
-    return merge(Nearest(*pair) for pair in zip(*gathered, strict=True))
+    gathered = [all_gather(tensor.unsqueeze(0)) for tensor in nearest]  # (processes, Q, k)
+    return merge_nearest(Nearest(*pair) for pair in zip(*gathered, strict=True))

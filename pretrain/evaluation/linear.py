@@ -7,33 +7,114 @@ layer is trained: weights ~ N(0, 0.01), bias 0, mean cross-entropy, cosine once 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from common.errors import Preempted
-from common.training.collectives import sum_over_processes
-from pretrain.evaluation.data import EpochPieces
-from pretrain.evaluation.optimizer import build_optimizer, peak_lr
-from pretrain.evaluation.sources import Batches, Share
+from common.training.collectives import run_on_main_process, sum_over_processes, wrap_distributed
+from common.training.divergence import Diverged
+from pretrain.evaluation.backbone_features import Extractor, chunk_range, extract_chunks
+from pretrain.evaluation.labelled_images import (
+    EpochPieces,
+    FixedView,
+    ImageDataset,
+    LabelledSet,
+    RandomView,
+    load_images,
+)
 from pretrain.methods.parts.topk import hits
+from pretrain.optim.lars import build_larc
 from pretrain.optim.schedule import CosineByEpoch
 
+CACHE = "features_train.npy"
 
-class Diverged(Exception):
-    """The loss is no longer a finite number; the argument says where: `iteration`, `lr`, `what`."""
+FeatureBatches = Iterator[tuple[torch.Tensor, torch.Tensor]]
+"""This process's part of each step: features (n, width) and their labels (n,), on the device; n may be 0."""
 
-    def __init__(self, iteration: int, lr: float, what: str) -> None:
-        super().__init__(f"{what} at iteration {iteration}, learning rate {lr:.6g}")
-        self.record = {"iteration": iteration, "lr": lr, "what": what}
+
+def fresh_features(
+    extractor: Extractor, images: LabelledSet, view: RandomView, sampler: EpochPieces, workers: int
+) -> FeatureBatches:
+    """Features of newly sampled views, as in the released code."""
+    loaded = load_images(ImageDataset(images.index, view), sampler, workers, extractor.device.type == "cuda")
+    for batch in loaded:
+        yield extractor(batch.images), images.labels[batch.indices].to(extractor.device)
+
+
+def cached_features(
+    features: np.ndarray, images: LabelledSet, sampler: EpochPieces, device: torch.device
+) -> FeatureBatches:
+    """Features that were computed once, in the same order."""
+    for piece in sampler:
+        indices = np.array([index for _, index in piece], dtype=np.int64)
+        rows = torch.from_numpy(np.asarray(features[indices]))
+        yield rows.to(device), images.labels[torch.from_numpy(indices)].to(device)
+
+
+def cache_features(
+    folder: Path,
+    extractor: Extractor,
+    images: LabelledSet,
+    view: FixedView,
+    *,
+    workers: int,
+    step: Callable[[int], None],
+) -> np.ndarray:
+    """The training features of fixed views, (N, width) float32, in a file that all processes map.
+
+    Every process writes its chunks into one file, which gets its name when all are done: a file of that name is
+    complete, and a resumed run uses it.
+    """
+    file = folder / CACHE
+    if not run_on_main_process(file.exists):
+        shape = (len(images), extractor.width)
+        part = folder / run_on_main_process(lambda: _allocate(folder, shape))
+        rows = np.lib.format.open_memmap(part, mode="r+")
+        for chunk, features in extract_chunks(extractor, images, view, workers, step):
+            indices = chunk_range(chunk, len(images))
+            rows[indices.start : indices.stop] = features.cpu().numpy()
+        rows.flush()
+        comm.synchronize()
+        run_on_main_process(lambda: str(part.replace(file)))
+    return np.load(file, mmap_mode="r")
+
+
+def _allocate(folder: Path, shape: tuple[int, int]) -> str:
+    name = f".{CACHE}.{secrets.token_hex(4)}.tmp"
+    np.lib.format.open_memmap(folder / name, mode="w+", dtype=np.float32, shape=shape).flush()
+    return name
+
+
+@dataclass(frozen=True)
+class DatasetShard:
+    """This process's part of the test set: features and labels, on the device."""
+
+    features: torch.Tensor
+    labels: torch.Tensor
+
+
+def extract_shard(
+    extractor: Extractor, images: LabelledSet, view: FixedView, workers: int, step: Callable[[int], None]
+) -> DatasetShard:
+    """This process's chunks of the test set. Frozen features of fixed views never change, so one pass is enough."""
+    features, labels = [], []
+    for chunk, part in extract_chunks(extractor, images, view, workers, step):
+        indices = chunk_range(chunk, len(images))
+        features.append(part)
+        labels.append(images.labels[indices.start : indices.stop])
+    if not features:
+        return DatasetShard(extractor(torch.empty(0, 3, 1, 1, dtype=torch.uint8)), torch.empty(0, dtype=torch.int64))
+    return DatasetShard(torch.cat(features), torch.cat(labels).to(extractor.device))
 
 
 def build_classifier(width: int, classes: int, seed: int) -> nn.Linear:
@@ -45,14 +126,32 @@ def build_classifier(width: int, classes: int, seed: int) -> nn.Linear:
     return layer
 
 
+def build_linear_optimizer(parameters: Iterable[torch.nn.Parameter], linear: CfgNode) -> torch.optim.Optimizer:
+    """The optimizer of the LINEAR keys, at the peak learning rate.
+
+    `lars` is facebookresearch/simsiam's main_lincls.py --lars: apex's LARC without clipping around SGD with momentum,
+    every tensor adapted (tests/pretrain/evaluation/test_larc.py). The bias starts at zero and then takes an unscaled
+    step.
+    """
+    lr, momentum, decay = scaled_lr(linear), linear.MOMENTUM, linear.WEIGHT_DECAY
+    if linear.OPTIMIZER == "sgd":
+        return torch.optim.SGD(parameters, lr, momentum=momentum, weight_decay=decay)
+    return build_larc(parameters, lr, momentum, decay, linear.TRUST)
+
+
+def scaled_lr(linear: CfgNode) -> float:
+    """The linear scaling rule: BASE_LR × BATCH_SIZE / 256."""
+    return linear.BASE_LR * linear.BATCH_SIZE / 256
+
+
 @dataclass
-class RunState:
-    """How far a run is; what a checkpoint holds besides tensors.
+class ProbeProgress:
+    """The state of a run that a checkpoint holds besides tensors.
 
     Attributes:
         iteration: steps done.
-        loss_sum, seen: of the epoch's steps so far: each step's loss times its images, and the images.
-        history: one entry an epoch: `epoch`, `iteration`, `lr`, `loss` (mean over the epoch), `top1`, `top5`.
+        loss_sum, seen: of the epoch so far: each step's loss times its images, and the images.
+        history: one entry per epoch: `epoch`, `iteration`, `lr`, `loss` (mean over the epoch), `top1`, `top5`.
     """
 
     iteration: int
@@ -67,54 +166,59 @@ class LinearProbe:
     Args:
         classifier: on its device.
         linear: the LINEAR section.
-        pieces: the order of the images.
-        batches: this process's features, in that order, from `pieces.start` on.
+        sampler: the order of the images.
+        batches: this process's features, in that order, from `sampler.start` on.
         test: this process's part of the test set.
     """
 
     def __init__(
-        self, classifier: nn.Linear, linear: CfgNode, pieces: EpochPieces, batches: Batches, test: Share
+        self, classifier: nn.Linear, linear: CfgNode, sampler: EpochPieces, batches: FeatureBatches, test: DatasetShard
     ) -> None:
-        self.classifier, self.pieces, self.batches, self.test = classifier, pieces, batches, test
-        self.optimizer = build_optimizer(classifier.parameters(), linear)
-        self.schedule = CosineByEpoch(peak_lr(linear), linear.EPOCHS, pieces.steps_per_epoch)
-        self.progress = RunState(0, 0.0, 0, [])
-        self.model = _over_processes(classifier)
+        self.classifier, self.sampler, self.batches, self.test = classifier, sampler, batches, test
+        self.optimizer = build_linear_optimizer(classifier.parameters(), linear)
+        self.schedule = CosineByEpoch(scaled_lr(linear), linear.EPOCHS, sampler.steps_per_epoch)
+        self.progress = ProbeProgress(0, 0.0, 0, [])
+        self.model = wrap_distributed(classifier)
 
     def fit(
-        self, save: Callable[[], None], period: int, stop_wanted: Callable[[], bool], tell: Callable[[int, float], None]
+        self,
+        *,
+        save: Callable[[], None],
+        period: int,
+        stop_requested: Callable[[], bool],
+        report: Callable[[int, float], None],
     ) -> None:
         """Train from `progress.iteration` to the last iteration.
 
         Args:
             save: writes a checkpoint; called at each epoch's end, every `period` iterations, and before a stop.
-            period: 0 for the ends of epochs only.
-            stop_wanted: whether this process was asked to stop.
-            tell: told each step's images and loss.
+            period: 0: only at the ends of epochs.
+            stop_requested: whether this process received a stop signal.
+            report: called with each step's number of images and loss.
 
         Raises:
             Diverged: the loss is not finite.
-            Preempted: a process was asked to stop; saved.
+            Preempted: a process received a stop signal; the state is saved.
         """
-        while self.progress.iteration < self.pieces.stop:
-            size = self.pieces.size(self.progress.iteration)
-            loss, stopping = self.step(size, stop_wanted())
-            tell(size, loss)
+        while self.progress.iteration < self.sampler.stop:
+            size = self.sampler.size(self.progress.iteration)
+            loss, stopping = self.step(size, stop_requested())
+            report(size, loss)
             done = self.progress.iteration
-            ends = done % self.pieces.steps_per_epoch == 0
+            ends = done % self.sampler.steps_per_epoch == 0
             if ends:
                 self._end_epoch()
-            stopping = stopping and done < self.pieces.stop
+            stopping = stopping and done < self.sampler.stop
             if ends or stopping or (period and done % period == 0):
                 save()
             if stopping:
-                raise Preempted(f"saved after {done} of {self.pieces.stop} iterations, --resume continues")
+                raise Preempted(f"saved after {done} of {self.sampler.stop} iterations, --resume continues")
 
-    def step(self, size: int, stop_wanted: bool = False) -> tuple[float, bool]:
+    def step(self, size: int, stop_requested: bool = False) -> tuple[float, bool]:
         """One step on the next batch, `size` images over all processes.
 
         Returns:
-            The mean loss over all its images, and whether any process wanted to stop: the same on all processes.
+            The mean loss over all its images, and whether any process requested a stop: the same on all processes.
 
         Raises:
             Diverged: the loss is not finite.
@@ -125,15 +229,16 @@ class LinearProbe:
         features, labels = next(self.batches)
         logits = self.model(features)
         mean = F.cross_entropy(logits, labels) if len(labels) else logits.sum()
-        # DistributedDataParallel averages over processes, whose parts may differ in size; alone, the factor is 1.
+        # DistributedDataParallel averages over processes, whose parts may differ in size; for one the factor is 1.
         loss = mean * (len(labels) * comm.get_world_size() / size)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        shared = sum_over_processes(torch.stack([loss.detach().double(), loss.new_tensor(stop_wanted).double()])).cpu()
+        sums = torch.stack([loss.detach().double(), loss.new_tensor(stop_requested).double()])
+        shared = sum_over_processes(sums).cpu()
         value = float(shared[0]) / comm.get_world_size()
         if not math.isfinite(value):
-            raise Diverged(self.progress.iteration, lr, f"the loss is {value}")
+            raise Diverged(f"the loss is {value}", self.progress.iteration, [lr])
         self.progress.iteration += 1
         self.progress.loss_sum += value * size
         self.progress.seen += size
@@ -142,7 +247,7 @@ class LinearProbe:
     def _end_epoch(self) -> None:
         progress = self.progress
         entry = {
-            "epoch": progress.iteration // self.pieces.steps_per_epoch,
+            "epoch": progress.iteration // self.sampler.steps_per_epoch,
             "iteration": progress.iteration - 1,
             "lr": self.optimizer.param_groups[0]["lr"],
             "loss": progress.loss_sum / progress.seen,
@@ -152,7 +257,7 @@ class LinearProbe:
         progress.loss_sum, progress.seen = 0.0, 0
 
     def state(self) -> dict[str, Any]:
-        """Everything a resumed run needs besides the data."""
+        """Everything that a resumed run needs besides the data."""
         return {
             "classifier": self.classifier.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -160,23 +265,16 @@ class LinearProbe:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up `state`; `batches` must begin at its iteration."""
+        """Restore `state`; `batches` must begin at its iteration."""
         self.classifier.load_state_dict(state["classifier"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.progress = RunState(**state["progress"])
+        self.progress = ProbeProgress(**state["progress"])
 
 
 @torch.no_grad()
-def accuracy(classifier: nn.Linear, share: Share) -> dict[str, float]:
-    """`top1` and, where there are classes enough, `top5` in per cent over all processes' shares."""
-    right = hits(classifier(share.features), share.labels)
-    counts = torch.stack([*right.values(), torch.tensor(len(share.labels), device=share.labels.device)])
+def accuracy(classifier: nn.Linear, shard: DatasetShard) -> dict[str, float]:
+    """`top1` and, with enough classes, `top5` in per cent over all processes' shards."""
+    correct = hits(classifier(shard.features), shard.labels)
+    counts = torch.stack([*correct.values(), torch.tensor(len(shard.labels), device=shard.labels.device)])
     *shared, total = sum_over_processes(counts).tolist()
-    return {name: 100 * count / total for name, count in zip(right, shared, strict=True)}
-
-
-def _over_processes(classifier: nn.Linear) -> nn.Module:
-    if not dist.is_initialized():
-        return classifier
-    device = classifier.weight.device
-    return DistributedDataParallel(classifier, device_ids=[device.index] if device.type == "cuda" else None)
+    return {name: 100 * count / total for name, count in zip(correct, shared, strict=True)}

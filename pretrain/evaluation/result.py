@@ -1,7 +1,8 @@
-"""What an evaluation says in the end (reference/formats.md), and whether it may stand beside a published number."""
+"""The folder of an evaluation and its result, and whether that compares with published numbers."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,27 +13,30 @@ from fvcore.common.config import CfgNode
 
 from common import environment
 from common.errors import UserError
-from pretrain.evaluation.backbone import LoadedBackbone
-from pretrain.evaluation.config import settings
-from pretrain.evaluation.data import LabelledSet
+from common.files import read_json, write_json, write_text
+from common.formats.results import EvaluationResult
+from common.training.logs import METRICS
+from pretrain.evaluation.backbone_features import LoadedBackbone
+from pretrain.evaluation.config import FREE, settings
+from pretrain.evaluation.labelled_images import LabelledSet
 
-FORMAT = "evaluation-result/1"
+SETTINGS_FORMAT = "evaluation-settings/1"
 IMAGENET = {"classes": 1000, "training images": 1281167, "test images": 50000}
-"""ILSVRC 2012's classes and images: what the published numbers were measured on."""
+"""ILSVRC 2012's classes and images, on which the published numbers were measured."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the user asked for; picklable, so that every process gets it.
+class EvaluationRequest:
+    """The user's request; picklable, so that every process gets it.
 
     Attributes:
         kind: knn or linear.
         recipe: the config file's stem, for the record.
         weights: the backbone file.
         data: the labelled set's folder.
-        output: the evaluation's folder; None (kNN alone) to write nothing.
-        resume: go on with what the folder holds, where it holds something.
-        name, epochs: what the weights file does not say: their name, and the epochs they were pre-trained for.
+        output: the evaluation's folder; None (kNN only): nothing is written.
+        resume: continue the evaluation in the folder, if there is one.
+        name, epochs: the weights' name and epochs of pre-training, if the file does not record them.
     """
 
     kind: str
@@ -45,73 +49,158 @@ class Asked:
     epochs: int | None = None
 
 
-def origin_of(backbone: LoadedBackbone, asked: Asked) -> dict[str, Any]:
-    """The file's origin, with what the user declares where it has none.
+class EvaluationFolder:
+    """The files of one evaluation (docs/reference/formats.md).
+
+    Args:
+        path: the folder; created when it is claimed.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.settings = self.path / "evaluation.json"
+        self.checkpoint = self.path / "checkpoint.pth"
+        self.metrics = self.path / METRICS
+        self.features = self.path / "features_train.npy"
+        self.result = self.path / "result.json"
+
+    def finished(self, identity: dict[str, Any]) -> dict[str, Any] | None:
+        """The result if this evaluation has ended (done or diverged), else None.
+
+        Raises:
+            UserError: the folder holds another evaluation.
+        """
+        if not self.settings.exists():
+            return None
+        self._check_identity(identity)
+        if not self.result.exists():
+            return None
+        result: dict[str, Any] = read_json(self.result)
+        return result
+
+    def claim(self, identity: dict[str, Any], resume: bool) -> None:
+        """Reserve the folder for this evaluation, or check that it may be resumed there. Main process only.
+
+        Args:
+            identity: `kind`, `config` (flat keys), `weights_sha256`, and `images`: the splits' fingerprints.
+            resume: whether to continue an unfinished one.
+
+        Raises:
+            UserError: it holds another evaluation, or an unfinished one and `resume` is False.
+        """
+        if self.settings.exists():
+            self._check_identity(identity)
+            if not resume:
+                raise UserError(
+                    f"{self.path} holds an unfinished evaluation; add --resume to continue it, or name another --output"
+                )
+        else:
+            for file in (self.checkpoint, self.metrics, self.features, self.result):
+                if file.exists():
+                    raise UserError(f"{file} belongs to no evaluation and would be overwritten; name another --output")
+            write_json(self.settings, {"format": SETTINGS_FORMAT, **identity})
+        for name in (self.checkpoint.name, self.metrics.name, self.features.name, self.result.name, self.settings.name):
+            for leftover in self.path.glob(f".{name}.*.tmp"):
+                leftover.unlink(missing_ok=True)
+
+    def _check_identity(self, identity: dict[str, Any]) -> None:
+        stored = read_json(self.settings)
+        changed = [
+            f"{name} is {stored.get(name)!r} there and {identity[name]!r} here"
+            for name in ("kind", "weights_sha256", "images")
+            if name in identity and stored.get(name) != identity[name]
+        ]
+        before, now = stored.get("config", {}), identity["config"]
+        changed += [
+            f"{key} is {before.get(key)!r} there and {now.get(key)!r} here"
+            for key in sorted(before.keys() | now.keys())
+            if key not in FREE and before.get(key) != now.get(key)
+        ]
+        if changed:
+            more = f" and {len(changed) - 2} more" if len(changed) > 2 else ""
+            raise UserError(
+                f"{self.path} holds another evaluation: {'; '.join(changed[:2])}{more}; name another --output, or give "
+                "what it was started with"
+            )
+
+    def write_history(self, history: list[dict[str, float]]) -> None:
+        """Write one JSON line per epoch."""
+        write_text(self.metrics, "".join(json.dumps(entry, sort_keys=True) + "\n" for entry in history))
+
+    def write_result(self, result: EvaluationResult) -> None:
+        """Write the result, last of all, and remove the cached features."""
+        result.write(self.result)
+        self.features.unlink(missing_ok=True)
+
+
+def origin_of(backbone: LoadedBackbone, request: EvaluationRequest) -> dict[str, Any]:
+    """The origin in the backbone file, or what the user declares if it has none.
 
     Raises:
-        UserError: the file says how long its weights were trained, and the user says something else.
+        UserError: the file records other epochs of pre-training than the user gives.
     """
     origin = dict(backbone.origin)
-    if asked.epochs is None:
+    if request.epochs is None:
         return origin
-    if origin.get("epochs") not in (None, asked.epochs):
+    if origin.get("epochs") not in (None, request.epochs):
         known = origin["epochs"]
-        raise UserError(f"--pretrain-epochs {asked.epochs}: {backbone.path} says that it was {known}; leave it out")
-    return {**origin, "epochs": asked.epochs} if "epochs" in origin else {"epochs": asked.epochs, "declared": True}
+        raise UserError(f"--pretrain-epochs {request.epochs}: {backbone.path} records {known}; leave the option out")
+    return {**origin, "epochs": request.epochs} if "epochs" in origin else {"epochs": request.epochs, "declared": True}
 
 
-def build(
-    asked: Asked,
+def build_result(
+    request: EvaluationRequest,
     cfg: CfgNode,
     backbone: LoadedBackbone,
     sets: tuple[LabelledSet, LabelledSet],
+    *,
     metrics: Mapping[str, float] | None,
-    divergence: Mapping[str, Any] | None,
+    divergence: Mapping[str, Any] | None = None,
     timing: Mapping[str, float],
-) -> dict[str, Any]:
-    """The result's JSON.
+) -> EvaluationResult:
+    """The content of `result.json`.
 
     Args:
-        asked, cfg, backbone, sets: what was evaluated, and how.
-        metrics: in per cent; None where the run diverged.
-        divergence: where and how it diverged, or None.
-        timing: `seconds`, and parts of them.
+        request, cfg, backbone, sets: what was evaluated, and how.
+        metrics: in per cent; None if the run diverged.
+        divergence: `Diverged.record()` if it diverged.
+        timing: `seconds`.
     """
-    origin = origin_of(backbone, asked)
+    origin = origin_of(backbone, request)
     train, test = sets
     sizes = {"classes": len(train.classes), "training images": len(train), "test images": len(test)}
-    stem = backbone.path.stem
-    linear = asked.kind == "linear"
-    return {
-        "format": FORMAT,
+    linear = request.kind == "linear"
+    content = {
+        "format": EvaluationResult.model_fields["format"].default,
         "status": "diverged" if divergence else "done",
-        "kind": asked.kind,
+        "kind": request.kind,
         "seed": cfg.SEED,
         "toy": cfg.TOY or bool(origin.get("toy")),
         "metrics": None if metrics is None else dict(metrics),
         "divergence": dict(divergence) if divergence else None,
-        **({"comparable": _comparable(cfg, sizes)} if linear else {}),
+        **({"comparable": _compare_with_published(cfg, sizes)} if linear else {}),
         "settings": {
-            **settings(cfg, asked.kind),
+            **settings(cfg, request.kind),
             **{name.replace(" ", "_"): value for name, value in sizes.items()},
             "augmentation": linear and not cfg.LINEAR.CACHE_FEATURES,
             "num_processes": comm.get_world_size(),
         },
         "weights": {
-            "name": asked.name or _name(backbone.path.resolve(), stem),
+            "name": request.name or weights_name(backbone.path.resolve()),
             "path": str(backbone.path),
             "sha256": backbone.sha256,
             "arch": backbone.arch,
             "origin": origin,
         },
-        "config": {"recipe": asked.recipe, "data": str(Path(asked.data))},
+        "config": {"recipe": request.recipe, "data": str(Path(request.data))},
         "environment": {**environment.describe(), "timm": environment.version_of("timm")},
         "timing": dict(timing),
     }
+    return EvaluationResult.parse(content, "result.json")
 
 
-def _comparable(cfg: CfgNode, sizes: Mapping[str, int]) -> dict[str, Any]:
-    """Whether a linear evaluation may stand beside the published ones, and all that speaks against it."""
+def _compare_with_published(cfg: CfgNode, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """Whether a linear evaluation compares with the published ones, and every reason why it does not."""
     reasons = [f"{sizes[name]} {name}, not {count}" for name, count in IMAGENET.items() if sizes[name] != count]
     wanted = {"DATA.SIZE": 224, "DATA.RESIZE": 256, "LINEAR.EPOCHS": 90}
     found = settings(cfg, "linear")
@@ -123,7 +212,7 @@ def _comparable(cfg: CfgNode, sizes: Mapping[str, int]) -> dict[str, Any]:
     return {"ok": not reasons, "reasons": reasons}
 
 
-def _name(path: Path, stem: str) -> str:
-    """A run's folder names what lies in it under the names that every run has, the momentum encoder's with a mark."""
+def weights_name(path: Path) -> str:
+    """A name for weights: that of the run's folder if pre-training named the file, else the file's stem."""
     names = {"backbone": path.parent.name, "backbone_target": f"{path.parent.name} (target)"}
-    return names.get(stem, stem)
+    return names.get(path.stem, path.stem)

@@ -20,7 +20,7 @@ from pretrain import config
 from pretrain.data.dataset import Batch
 from pretrain.data.index import find_images
 from pretrain.engine.build import build_trainer
-from pretrain.engine.schedule import LearningRates
+from pretrain.engine.step_hooks import LearningRates
 from pretrain.engine.trainer import Trainer
 from pretrain.methods import build_method, simsiam
 from pretrain.methods.base import Course
@@ -65,7 +65,7 @@ class Run(NamedTuple):
 def _train(name: str, images: Path) -> Run:
     cfg = _config(name, images)
     total = STEPS_PER_EPOCH * EPOCHS
-    trainer = build_trainer(cfg, find_images(str(images)), torch.device("cpu"), FIRST, total)
+    trainer = build_trainer(cfg, find_images(str(images)), torch.device("cpu"), start=FIRST, total=total)
     before = {key: tensor.clone() for key, tensor in trainer.method.named_parameters()}
     trainer.register_hooks([LearningRates(build_schedule(cfg, STEPS_PER_EPOCH))])
     trainer.train(FIRST, FIRST + 3)

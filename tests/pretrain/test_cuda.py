@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from pretrain.config import check, defaults
 from pretrain.data.dataset import Batch
 from pretrain.data.preprocessing import normalise
-from pretrain.engine import results
+from pretrain.engine import metrics
 from pretrain.engine.trainer import Trainer
 from pretrain.methods import build_method
 from pretrain.methods import names as method_names
@@ -53,9 +53,9 @@ def one_fake_mode(monkeypatch: pytest.MonkeyPatch) -> None:
 class _OnFakeGpu(Trainer):
     """The trainer, its autocast and its scaler at work as on a GPU."""
 
-    def __init__(self, *args: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         with _driver():
-            super().__init__(*args)
+            super().__init__(*args, **kwargs)
 
     def _autocast(self) -> torch.autocast:
         with _driver():
@@ -86,7 +86,9 @@ def _trainer(cfg: Any, precision: str, accumulate: int = 1) -> Trainer:
         group_batch_norm(method, cfg.MODEL.BN_IMAGES)
     # Outside, so that a tensor made without a device lands on the CPU and fails.
     method.prepare(Course(8, 2, 4, lambda _: _batches(method.views), 10))
-    return _OnFakeGpu(method, build_sgd(method, cfg), _batches(method.views), precision, accumulate)
+    return _OnFakeGpu(
+        method, build_sgd(method, cfg), _batches(method.views), precision=precision, accumulate=accumulate
+    )
 
 
 def _forward(trainer: Trainer, iteration: int = 0) -> Output:
@@ -106,7 +108,7 @@ def test_every_method_stays_on_the_device(method: str, precision: str) -> None:
         trainer = _trainer(_config(method, "resnet18"), precision)
         assert trainer.scaler.is_enabled() == (precision == "fp16")
         output = _forward(trainer)
-        summary = results.summary([output, output], sorted(output.metrics), torch.zeros((), device="cuda"), False)
+        summary = metrics.pack_metrics([output, output], sorted(output.metrics), torch.zeros((), device="cuda"), False)
     assert (output.loss.device.type, output.loss.dtype, output.loss.shape) == ("cuda", torch.float32, ())
     assert output.embedding.dtype == (trainer.half or torch.float32)
     assert output.embedding.device.type == summary.device.type == "cuda"
@@ -182,7 +184,7 @@ def test_the_step_after_the_gradients_stays_on_the_device_and_waits_for_nothing(
         norm = trainer._gradient_norm()
         trainer.scaler.step(trainer.optimizer)
         trainer.scaler.update()
-        assert norm.device.type == results.summary([output], [], norm, False).device.type == "cuda"
+        assert norm.device.type == metrics.pack_metrics([output], [], norm, False).device.type == "cuda"
         momenta = [state["momentum_buffer"] for state in trainer.optimizer.state.values()]
         assert momenta and all(buffer.device.type == "cuda" for buffer in momenta)
         with pytest.raises(DataDependentOutputException):

@@ -14,7 +14,7 @@ from torch import nn
 from pretrain import config
 from pretrain.data.augment import recipe, second_recipe
 from pretrain.data.dataset import Batch
-from pretrain.engine.schedule import LearningRates
+from pretrain.engine.step_hooks import LearningRates
 from pretrain.engine.trainer import Trainer
 from pretrain.methods import build_method, byol, moco
 from pretrain.methods.base import Course

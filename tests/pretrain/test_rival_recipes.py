@@ -13,7 +13,7 @@ import yaml
 from common.config import dotted_keys
 from pretrain import config
 from pretrain.data.dataset import Batch
-from pretrain.engine.schedule import LearningRates
+from pretrain.engine.step_hooks import LearningRates
 from pretrain.engine.trainer import Trainer
 from pretrain.methods import build_method, simclr, swav
 from pretrain.methods.base import Course

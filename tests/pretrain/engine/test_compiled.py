@@ -13,8 +13,7 @@ from torch import nn
 from common.errors import UserError
 from pretrain.config import defaults
 from pretrain.data.dataset import Batch
-from pretrain.engine.compiled import Compiled
-from pretrain.engine.trainer import Trainer
+from pretrain.engine.trainer import Compiled, Trainer
 from pretrain.methods.base import Method, Output
 from pretrain.optim.sgd import build_sgd
 from tests.pretrain.engine.narrow_runs import apart

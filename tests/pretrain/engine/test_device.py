@@ -9,7 +9,7 @@ import torch
 
 from common.errors import UserError
 from pretrain.config import defaults
-from pretrain.engine.device import training_device
+from pretrain.engine.build import training_device
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from common.training.distributed import launch
 from pretrain.config import defaults
 from pretrain.data.index import find_images
 from pretrain.engine.build import build_trainer
-from pretrain.engine.checkpoint import Checkpoints, load_latest, restore
+from pretrain.engine.resume import PeriodicCheckpoint, load_latest, restore
 from pretrain.models.sync_bn import CPUSyncBatchNorm
 from tests.pretrain.engine.narrow_runs import apart, narrow_trainer
 
@@ -98,9 +98,9 @@ def _end(trainer: Any, first: int, last: int) -> dict[str, Any]:
     return {**trainer.method.state_dict(), **latest}
 
 
-def _checkpoints(folder: Path) -> Checkpoints:
+def _checkpoints(folder: Path) -> PeriodicCheckpoint:
     folder.mkdir(exist_ok=True)
-    return Checkpoints(folder, 6, defaults().CHECKPOINT, {})
+    return PeriodicCheckpoint(folder, 6, defaults().CHECKPOINT, extra={})
 
 
 def _in_parts() -> tuple[int, dict[str, Any]]:
@@ -123,7 +123,7 @@ def _synchronised(sync: bool, images: str) -> int:
     cfg = defaults()
     cfg.MODEL.update(ARCH="resnet18", PROJ_HIDDEN=8, DIM=8, PRED_DIM=4, SYNC_BN=sync)
     cfg.SOLVER.BATCH_SIZE, cfg.DATA.WORKERS = 4, 0
-    trainer = build_trainer(cfg, find_images(images), torch.device("cpu"), 0, 3)
+    trainer = build_trainer(cfg, find_images(images), torch.device("cpu"), start=0, total=3)
     return sum(isinstance(module, CPUSyncBatchNorm) for module in trainer.method.modules())
 
 

@@ -13,8 +13,8 @@ from torch import nn
 from common.training.distributed import launch
 from pretrain.config import defaults
 from pretrain.data.dataset import Batch
-from pretrain.engine.checkpoint import Checkpoints, load_latest, restore
-from pretrain.engine.schedule import LearningRates
+from pretrain.engine.resume import PeriodicCheckpoint, load_latest, restore
+from pretrain.engine.step_hooks import LearningRates
 from pretrain.engine.trainer import Trainer
 from pretrain.methods.base import Course, Method
 from pretrain.methods.supervised import Supervised
@@ -75,7 +75,7 @@ def _train(folder: str) -> None:
         at = Path(folder) / f"{name}{comm.get_world_size()}"
         at.mkdir(exist_ok=True)
         half = _trainer(name, last=5)
-        half.register_hooks([Checkpoints(at, 5, defaults().CHECKPOINT, {})])
+        half.register_hooks([PeriodicCheckpoint(at, 5, defaults().CHECKPOINT, extra={})])
         _end(half, 0, 5)
         state = load_latest(at)
         assert state is not None

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 import torch
 
-from pretrain.engine import checkpoint
-from pretrain.engine.checkpoint import Checkpoints
+from common.training import checkpoint
+from common.training.logs import truncate_metrics
+from pretrain.engine.resume import PeriodicCheckpoint
 from pretrain.engine.trainer import Trainer
-from pretrain.engine.writers import truncate_metrics
 
 Command = Callable[..., int]
 
@@ -149,7 +149,7 @@ def _before_old_ones_are_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(*_: Any, **__: Any) -> None:
         raise _Killed
 
-    monkeypatch.setattr(Checkpoints, "_prune", killed)
+    monkeypatch.setattr(PeriodicCheckpoint, "_prune", killed)
 
 
 def test_killed_while_a_checkpoint_is_written(pretrain: Command, tmp_path: Path) -> None:

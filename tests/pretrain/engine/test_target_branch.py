@@ -12,7 +12,7 @@ import torch
 
 from common.console import call
 from common.files import sha256_of
-from pretrain.evaluation.result import _name
+from pretrain.evaluation.result import weights_name
 from tools import convert
 
 Command = Callable[..., int]
@@ -56,6 +56,6 @@ def test_without_a_momentum_encoder_there_is_one_file(pretrain: Command, tmp_pat
 
 
 def test_an_evaluation_goes_by_the_runs_name() -> None:
-    assert _name(Path("/runs/byol/backbone.safetensors"), "backbone") == "byol"
-    assert _name(Path("/runs/byol/backbone_target.safetensors"), "backbone_target") == "byol (target)"
-    assert _name(Path("/runs/byol/other.safetensors"), "other") == "other"
+    assert weights_name(Path("/runs/byol/backbone.safetensors")) == "byol"
+    assert weights_name(Path("/runs/byol/backbone_target.safetensors")) == "byol (target)"
+    assert weights_name(Path("/runs/byol/other.safetensors")) == "other"

@@ -11,9 +11,10 @@ from detectron2.engine.train_loop import HookBase
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from common.training.divergence import Diverged
 from pretrain.data.dataset import Batch
 from pretrain.engine import trainer as engine
-from pretrain.engine.trainer import Diverged, Trainer
+from pretrain.engine.trainer import Trainer
 from pretrain.methods.base import Method
 from pretrain.methods.simsiam import SimSiam
 from tests.pretrain.engine.narrow_runs import apart, batches, narrow_trainer
@@ -174,7 +175,7 @@ def _line_trainer() -> Trainer:
     method = _Line()
     views = [Batch((torch.rand(6, 3), torch.rand(6, 3)), torch.arange(6)) for _ in range(60)]
     optimizer = torch.optim.SGD([{"params": method.parameters(), "name": "base", "fixed_lr": False}], lr=0.1)
-    return Trainer(method, optimizer, iter(views), "fp16")  # type: ignore[arg-type]
+    return Trainer(method, optimizer, iter(views), precision="fp16")  # type: ignore[arg-type]
 
 
 def test_a_step_that_fp16s_scaler_skips_is_no_divergence() -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from common.console import call
 from pretrain.data.preprocessing import block
-from pretrain.engine.export import write_backbone
+from pretrain.engine.result import write_backbone
 from pretrain.models.encoder import backbone_tensors, build_encoder
 from tools.evaluate import main
 

@@ -15,9 +15,9 @@ from torchvision import transforms
 
 from common.formats.backbone import MSRA, PTH_METADATA, Preprocessing
 from pretrain.data.preprocessing import block, normalise
-from pretrain.engine.export import write_backbone
-from pretrain.evaluation.backbone import normalization_of, read_backbone
-from pretrain.evaluation.data import FixedView, RandomView, crop_and_flip
+from pretrain.engine.result import write_backbone
+from pretrain.evaluation.backbone_features import normalization_of, read_backbone
+from pretrain.evaluation.labelled_images import FixedView, RandomView, crop_and_flip
 from pretrain.models.encoder import backbone_tensors, build_encoder
 
 PREPROCESSING = Preprocessing.parse(block(), "pre-training's block")

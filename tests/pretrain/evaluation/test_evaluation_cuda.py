@@ -1,4 +1,4 @@
-"""Evaluation's CUDA path without a GPU: features, neighbours, votes and the linear layer stay on a fake one."""
+"""Evaluation's CUDA path without a GPU: features, neighbors, votes and the linear layer stay on a fake one."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pretrain.data.preprocessing import normalise
 from pretrain.evaluation import linear
-from pretrain.evaluation.features import Extractor, feature_width
-from pretrain.evaluation.knn import add_chunk, merge, nobody, vote
-from pretrain.evaluation.linear import accuracy
-from pretrain.evaluation.sources import Share
+from pretrain.evaluation.backbone_features import Extractor, feature_width
+from pretrain.evaluation.knn import add_chunk, merge_nearest, no_neighbors, vote
+from pretrain.evaluation.linear import DatasetShard, accuracy
 from pretrain.models.encoder import build_encoder
 
 pytestmark = pytest.mark.skipif(
@@ -46,12 +45,12 @@ def test_features_of_bytes_on_the_cpu_are_float32_on_the_device(
 def test_neighbours_and_their_votes_stay_on_the_device() -> None:
     with FakeTensorMode():
         queries, bank = (F.normalize(torch.randn(n, 16, device="cuda"), dim=1) for n in (4, 10))
-        nearest = merge([add_chunk(nobody(queries, 3), queries, bank, first) for first in (0, 10)])
+        nearest = merge_nearest([add_chunk(no_neighbors(queries, 3), queries, bank, first) for first in (0, 10)])
         scores = vote(nearest, torch.zeros(20, dtype=torch.int64, device="cuda"), 5, 0.2)
         wrong = torch.zeros(20, dtype=torch.int64)
         with pytest.raises(RuntimeError, match="device"):
             vote(nearest, wrong, 5, 0.2)
-    assert nearest.number.device.type == scores.device.type == "cuda"
+    assert nearest.indices.device.type == scores.device.type == "cuda"
     assert (scores.shape, scores.dtype) == ((4, 5), torch.float64)
 
 
@@ -69,6 +68,6 @@ def test_the_linear_layer_counts_on_the_device(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(linear, "sum_over_processes", lambda counts: Told(shared(counts)))
     with FakeTensorMode():
         classifier = torch.nn.Linear(16, 10, device="cuda")
-        share = Share(torch.randn(4, 16, device="cuda"), torch.zeros(4, dtype=torch.int64, device="cuda"))
+        share = DatasetShard(torch.randn(4, 16, device="cuda"), torch.zeros(4, dtype=torch.int64, device="cuda"))
         assert accuracy(classifier, share) == {"top1": 25.0, "top5": 50.0}
     assert seen[0].device.type == "cuda" and seen[0].shape == (3,)

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretrain.engine import knn as monitor
-from pretrain.evaluation.features import frozen
+from pretrain.engine import monitors as monitor
+from pretrain.evaluation.backbone_features import frozen
 
 Command = Callable[..., int]
 

@@ -12,10 +12,9 @@ import torch.nn.functional as F
 from common.errors import UserError
 from common.training.distributed import launch
 from pretrain.evaluation import features as features_module
-from pretrain.evaluation.backbone import read_backbone
-from pretrain.evaluation.data import FixedView, labelled_sets
-from pretrain.evaluation.features import Extractor
-from pretrain.evaluation.knn import Nearest, add_chunk, knn_accuracy, merge, neighbours, nobody, vote
+from pretrain.evaluation.backbone_features import Extractor, read_backbone
+from pretrain.evaluation.knn import Nearest, add_chunk, find_neighbors, knn_accuracy, merge_nearest, no_neighbors, vote
+from pretrain.evaluation.labelled_images import FixedView, labelled_sets
 
 
 def defined(query: torch.Tensor, bank: torch.Tensor, labels: list[int], k: int, t: float, classes: int) -> list[float]:
@@ -35,7 +34,7 @@ def points(count: int, seed: int) -> torch.Tensor:
 def test_chunked_search_and_vote_are_the_definition(size: int) -> None:
     bank, queries, k, t = points(50, 0), points(20, 1), 9, 0.1
     labels = torch.arange(50) * 7 % 4
-    nearest = nobody(queries, k)
+    nearest = no_neighbors(queries, k)
     for first in range(0, 50, size):
         nearest = add_chunk(nearest, queries, bank[first : first + size], first)
     scores = vote(nearest, labels, 4, t)
@@ -46,16 +45,16 @@ def test_chunked_search_and_vote_are_the_definition(size: int) -> None:
 def test_shares_merged_are_the_whole_even_where_all_are_equally_near() -> None:
     queries = torch.ones(3, 2)
     bank = torch.ones(20, 2)
-    whole = nobody(queries, 6)
+    whole = no_neighbors(queries, 6)
     for first in range(0, 20, 4):
         whole = add_chunk(whole, queries, bank[first : first + 4], first)
-    assert whole.number.tolist() == [[0, 1, 2, 3, 4, 5]] * 3
-    shares = [nobody(queries, 6), nobody(queries, 6), nobody(queries, 6)]
+    assert whole.indices.tolist() == [[0, 1, 2, 3, 4, 5]] * 3
+    shares = [no_neighbors(queries, 6), no_neighbors(queries, 6), no_neighbors(queries, 6)]
     for chunk in range(5):  # the third process has one chunk, fewer images than k
         mine = chunk % 3
         shares[mine] = add_chunk(shares[mine], queries, bank[4 * chunk : 4 * chunk + 4], 4 * chunk)
-    merged = merge(shares)
-    assert torch.equal(merged.number, whole.number) and torch.equal(merged.similarity, whole.similarity)
+    merged = merge_nearest(shares)
+    assert torch.equal(merged.indices, whole.indices) and torch.equal(merged.similarity, whole.similarity)
 
 
 def test_temperature_and_k_decide() -> None:
@@ -63,7 +62,7 @@ def test_temperature_and_k_decide() -> None:
     labels = torch.tensor([0, 1, 1])
     assert vote(nearest, labels, 2, 0.1).argmax(1).item() == 0  # the nearest outweighs two others
     assert vote(nearest, labels, 2, 10.0).argmax(1).item() == 1
-    first = Nearest(nearest.similarity[:, :1], nearest.number[:, :1])
+    first = Nearest(nearest.similarity[:, :1], nearest.indices[:, :1])
     assert vote(first, labels, 2, 10.0).argmax(1).item() == 0
 
 
@@ -77,7 +76,7 @@ def small_world(weights: Path, labelled: Path) -> tuple:
 
 def write_neighbours(weights: Path, labelled: Path, out: Path) -> None:
     """What each process finds; the last one's is kept."""
-    found = [nearest for _, nearest in neighbours(*small_world(weights, labelled))]
+    found = [nearest for _, nearest in find_neighbors(*small_world(weights, labelled))]
     torch.save([tuple(nearest) for nearest in found], out)
 
 

@@ -13,9 +13,8 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from pretrain.evaluation.config import defaults
-from pretrain.evaluation.data import EpochPieces
-from pretrain.evaluation.linear import LinearProbe
-from pretrain.evaluation.sources import Share
+from pretrain.evaluation.labelled_images import EpochPieces
+from pretrain.evaluation.linear import DatasetShard, LinearProbe
 from tests.pretrain.golden import narrow, narrow_linear
 
 RUNS = json.loads((Path(__file__).resolve().parents[1] / "golden" / "linear.json").read_text())["runs"]
@@ -45,7 +44,7 @@ def run(linear: CfgNode, change: Callable[[LinearProbe], Any] = lambda _: None) 
         return model(images), labels
 
     pieces = EpochPieces(narrow.STEPS_PER_EPOCH * narrow.BATCH, narrow.BATCH, 0, 0, TOTAL)
-    share = Share(*features(0))
+    share = DatasetShard(*features(0))
     probe = LinearProbe(classifier, linear, pieces, map(features, range(TOTAL)), share)
     change(probe)
     losses: list[float] = []
@@ -102,9 +101,9 @@ def test_one_step_is_the_published_formula() -> None:
     torch.manual_seed(0)
     linear = config("lars")
     layer = nn.Linear(5, 3).double()
-    from pretrain.evaluation.optimizer import build_optimizer, peak_lr
+    from pretrain.evaluation.linear import build_linear_optimizer, scaled_lr
 
-    optimizer = build_optimizer(layer.parameters(), linear)
+    optimizer = build_linear_optimizer(layer.parameters(), linear)
     expected = [p.detach().clone() for p in layer.parameters()]
     momentum = [torch.zeros_like(p) for p in expected]
     for _ in range(3):
@@ -112,7 +111,7 @@ def test_one_step_is_the_published_formula() -> None:
         for p, grad, w, m in zip(layer.parameters(), grads, expected, momentum, strict=True):
             p.grad = grad.clone()
             m.mul_(0.9).add_(grad * 0.001 * w.norm() / (grad.norm() + 1e-8))
-            w.sub_(peak_lr(linear) * m)
+            w.sub_(scaled_lr(linear) * m)
         optimizer.step()
         for p, w in zip(layer.parameters(), expected, strict=True):
             torch.testing.assert_close(p.detach(), w, rtol=1e-12, atol=0)

@@ -18,11 +18,10 @@ import torch
 from detectron2.utils import comm
 
 from common.training.distributed import launch
-from pretrain.evaluation import sources
+from pretrain.evaluation import linear
 from pretrain.evaluation.config import load
-from pretrain.evaluation.data import EpochPieces
-from pretrain.evaluation.linear import LinearProbe, build_classifier
-from pretrain.evaluation.sources import Share
+from pretrain.evaluation.labelled_images import EpochPieces
+from pretrain.evaluation.linear import DatasetShard, LinearProbe, build_classifier
 from tests.pretrain.evaluation.conftest import SMALL_LINEAR
 
 Command = Callable[..., int]
@@ -87,14 +86,14 @@ def test_stopped_and_broken_off_it_goes_on_exactly(
     step = LinearProbe.step
     at = {1: "stop", 5: "break"}
 
-    def interrupted(self: LinearProbe, size: int, stop_wanted: bool = False) -> tuple[float, bool]:
+    def interrupted(self: LinearProbe, size: int, stop_requested: bool = False) -> tuple[float, bool]:
         what = at.pop(self.progress.iteration, None)
         if what == "break":
             raise RuntimeError("the power went")
         if what == "stop":
             os.kill(os.getpid(), signal.SIGTERM)
-            stop_wanted = True  # as the loop would see it with the next step
-        return step(self, size, stop_wanted)
+            stop_requested = True  # as the loop would see it with the next step
+        return step(self, size, stop_requested)
 
     monkeypatch.setattr(LinearProbe, "step", interrupted)
     handlers = signal.getsignal(signal.SIGTERM)
@@ -116,9 +115,9 @@ def test_a_cache_that_is_whole_is_used_again(
     monkeypatch.setattr(LinearProbe, "step", lambda *_: (_ for _ in ()).throw(RuntimeError))
     with pytest.raises(RuntimeError):
         evaluate("linear", *words)
-    assert (tmp_path / "out" / sources.CACHE).exists()
+    assert (tmp_path / "out" / linear.CACHE).exists()
     monkeypatch.setattr(LinearProbe, "step", step)
-    monkeypatch.setattr(sources, "_allocate", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(linear, "_allocate", lambda *_: pytest.fail("computed again"))
     assert evaluate("linear", "--resume", *words) == 0
 
 
@@ -146,10 +145,12 @@ def fit(out: Path) -> None:
     features = torch.randn(22, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(22) % 3
     pieces = EpochPieces(22, 7, 0, 0, 8, comm.get_rank(), comm.get_world_size())
-    batches = sources.cached(features.numpy(), SimpleNamespace(labels=labels), pieces, torch.device("cpu"))  # type: ignore[arg-type]
-    share = Share(features[comm.get_rank() :: comm.get_world_size()], labels[comm.get_rank() :: comm.get_world_size()])
+    batches = linear.cached_features(features.numpy(), SimpleNamespace(labels=labels), pieces, torch.device("cpu"))  # type: ignore[arg-type]
+    share = DatasetShard(
+        features[comm.get_rank() :: comm.get_world_size()], labels[comm.get_rank() :: comm.get_world_size()]
+    )
     probe = LinearProbe(build_classifier(5, 3, 0).double(), cfg.LINEAR, pieces, batches, share)
-    probe.fit(lambda: None, 0, lambda: False, lambda *_: None)
+    probe.fit(save=lambda: None, period=0, stop_requested=lambda: False, report=lambda *_: None)
     if comm.get_rank() == 0:
         torch.save({"state": probe.classifier.state_dict(), "history": probe.progress.history}, out)
 

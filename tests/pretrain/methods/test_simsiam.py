@@ -14,7 +14,7 @@ from torch import nn
 
 from pretrain.config import defaults
 from pretrain.data.dataset import Batch
-from pretrain.engine.schedule import LearningRates
+from pretrain.engine.step_hooks import LearningRates
 from pretrain.engine.trainer import Trainer
 from pretrain.methods import simsiam
 from pretrain.optim.schedule import build_schedule

@@ -35,7 +35,7 @@ from pretrain.data.dataset import Batch, TwoViews  # noqa: E402
 from pretrain.data.index import find_images  # noqa: E402
 from pretrain.data.loader import load_batches  # noqa: E402
 from pretrain.data.sampler import EpochBatches  # noqa: E402
-from pretrain.engine.schedule import LearningRates  # noqa: E402
+from pretrain.engine.step_hooks import LearningRates  # noqa: E402
 from pretrain.engine.trainer import Trainer  # noqa: E402
 from pretrain.methods import build_method  # noqa: E402
 from pretrain.optim.schedule import build_schedule, peak_lr  # noqa: E402

@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, whether it is finished, what is in it (docs/reference/formats.md). Imports no torch."""
+"""The folder of a pre-training run: its files, whether it is finished, which config it belongs to."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from fvcore.common.config import CfgNode
 from common.config import load_yaml
 from common.errors import UserError
 from common.files import read_json, write_json, write_text
+from common.training.checkpoint import LAST
+from common.training.logs import LOG, METRICS
 from pretrain.config import differences
 
-RESULT_FORMAT = "pretrain-result/1"
 DIVERGENCE_FORMAT = "pretrain-divergence/1"
 
 
 class RunFolder:
-    """The files of one pre-training run.
+    """The files of one pre-training run (docs/reference/formats.md).
 
     Args:
         path: the folder; created when the run is claimed.
@@ -26,7 +27,7 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
-        self.log = self.path / "log.txt"
+        self.log = self.path / LOG
         self.backbone = self.path / "backbone.safetensors"
         self.target_backbone = self.path / "backbone_target.safetensors"
         self.classifier = self.path / "classifier.safetensors"
@@ -34,47 +35,46 @@ class RunFolder:
         self.divergence = self.path / "divergence.json"
 
     def finished(self, cfg: CfgNode) -> dict[str, Any] | None:
-        """The result where this very run is finished, else None.
+        """The result if this run is finished, else None.
 
         Raises:
             UserError: the folder holds a run with another config.
         """
         if not self.config.exists():
             return None
-        self._compare(cfg)
+        self._check_config(cfg)
         if not self.result.exists() or not self.backbone.exists():
             return None
         result: dict[str, Any] = read_json(self.result)
         return result
 
     def claim(self, cfg: CfgNode, resume: bool) -> None:
-        """Make the folder this run's, or find that it is and may be gone on with. The main process's business.
+        """Reserve the folder for this run, or check that it is this run's and may be resumed. Main process only.
 
         Raises:
-            UserError: it holds a run with another config, an unfinished one and `resume` is False, or checkpoints of
-                who knows which.
+            UserError: it holds a run with another config, an unfinished one and `resume` is False, or checkpoints
+                without a config.
         """
         if self.config.exists():
-            self._compare(cfg)
+            self._check_config(cfg)
             if not resume:
                 raise UserError(
                     f"{self.path} holds an unfinished run; add --resume to continue it, or name another --output"
                 )
         else:
-            self._refuse_strangers()
+            self._refuse_unknown_checkpoints()
             write_text(self.config, cfg.dump())
         self._remove_leftovers()
 
-    def _refuse_strangers(self) -> None:
-        """Checkpoints without the config they were made with are not this run's to go on from."""
+    def _refuse_unknown_checkpoints(self) -> None:
         found = sorted(path.name for path in self.path.glob("checkpoint_*.pth"))
         if found:
             raise UserError(
-                f"{self.path} holds {found[-1]} but no config.yaml, so it cannot be told which run it belongs to; "
-                "name another --output, or put the run's config.yaml back"
+                f"{self.path} holds {found[-1]} but no config.yaml, so it is unknown which run it belongs to; "
+                "name another --output, or restore the run's config.yaml"
             )
 
-    def _compare(self, cfg: CfgNode) -> None:
+    def _check_config(self, cfg: CfgNode) -> None:
         changed = differences(load_yaml(self.config), cfg)
         if changed:
             raise UserError(
@@ -84,17 +84,17 @@ class RunFolder:
             )
 
     def _remove_leftovers(self) -> None:
-        """Remove what a killed process left half written (`atomic_write`'s temporary names) and an old divergence."""
+        """Remove an old divergence record and the temporary files of a process that was killed while it wrote."""
         written = (self.backbone.name, self.target_backbone.name, self.classifier.name, self.result.name)
-        for name in ("checkpoint_*.pth", "last_checkpoint", "metrics.json", *written):
+        for name in ("checkpoint_*.pth", LAST, METRICS, *written):
             for file in self.path.glob(f".{name}.*.tmp"):
                 file.unlink(missing_ok=True)
         self.divergence.unlink(missing_ok=True)
 
     def record_divergence(self, what: str) -> None:
-        """Write down that the run diverged; it is not finished and may be resumed."""
+        """Record that the run diverged; it is not finished and may be resumed."""
         write_json(self.divergence, {"format": DIVERGENCE_FORMAT, "what": what})
 
     def diverged(self) -> str | None:
-        """What went wrong where the run diverged, else None."""
+        """The reason if the run diverged, else None."""
         return str(read_json(self.divergence)["what"]) if self.divergence.exists() else None

@@ -1,4 +1,4 @@
-"""Labelled images: which there are, how they are looked at, and how they come in batches."""
+"""Labelled images: sets of files with classes, the views of each image, and their batches."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class LabelledSet:
 
     Attributes:
         index: the images.
-        labels: (N,) int64, each image's class.
-        classes: the classes' names; a label counts in them.
+        labels: (N,) int64, each image's index into `classes`.
+        classes: the names of the classes.
     """
 
     index: ImageIndex
@@ -39,52 +39,52 @@ class LabelledSet:
         return len(self.index)
 
 
-def labelled_sets(root: str, train: str, val: str, said_by: str) -> tuple[LabelledSet, LabelledSet]:
+def labelled_sets(root: str, train: str, val: str, source: str) -> tuple[LabelledSet, LabelledSet]:
     """The two splits below `root`, whose first-level folders are the classes, as torchvision's ImageFolder has them.
 
     Args:
         root: the data set's folder.
         train, val: names of the splits' folders.
-        said_by: the option or section of keys that named them, for error messages.
+        source: the option or config key that names `root`, for messages.
 
     Raises:
-        UserError: a split is missing or empty, an image lies in no class folder, there is but one class, or the splits'
-            classes differ.
+        UserError: a split is missing or empty, an image lies in no class folder, there is only one class, or the
+            splits' classes differ.
     """
-    sets = [labelled_set(Path(root).expanduser(), split, said_by) for split in (train, val)]
+    sets = [labelled_set(Path(root).expanduser(), split, source) for split in (train, val)]
     first, second = (set(found.classes) for found in sets)
     if first != second:
         odd = sorted(first ^ second)[0]
         there, lacks = (train, val) if odd in first else (val, train)
-        raise UserError(f"{said_by} {root}: class {odd} is in {there}/ but not in {lacks}/ (or without images there)")
+        raise UserError(f"{source} {root}: class {odd} is in {there}/ but not in {lacks}/ (or without images there)")
     if len(first) < 2:
-        raise UserError(f"{said_by} {root}: {train}/ holds one class only ({sets[0].classes[0]}); there is no question")
+        raise UserError(f"{source} {root}: {train}/ holds only one class ({sets[0].classes[0]}); two are needed")
     return sets[0], sets[1]
 
 
-def labelled_set(root: Path, split: str, said_by: str) -> LabelledSet:
-    """One split below `root`; as `labelled_sets`."""
+def labelled_set(root: Path, split: str, source: str) -> LabelledSet:
+    """One split below `root`. Arguments and exceptions are those of `labelled_sets`."""
     folder = root / split
     if not root.is_dir():
-        raise UserError(f"{said_by} {root} {'is not a folder' if root.exists() else 'does not exist'}")
+        raise UserError(f"{source} {root} {'is not a folder' if root.exists() else 'does not exist'}")
     if not folder.is_dir():
         there = ", ".join(sorted(entry.name for entry in root.iterdir() if entry.is_dir())[:5]) or "no folders"
-        raise UserError(f"{said_by} {root} has no folder {split}/ (it has: {there}); name the splits by TRAIN and VAL")
+        raise UserError(f"{source} {root} has no folder {split}/ (it has: {there}); name the splits by TRAIN and VAL")
     try:
         index = find_images(str(folder))
     except UserError as error:
-        raise UserError(str(error).replace("DATA.ROOT", said_by)) from error
+        raise UserError(str(error).replace("DATA.ROOT", source)) from error
     if index.labels is None or index.classes is None:
         loose = next(name for name in index.files if "/" not in name)
-        raise UserError(f"{said_by} {folder}: {loose} lies in no class folder, so it has no label; move it into one")
+        raise UserError(f"{source} {folder}: {loose} lies in no class folder, so it has no label; move it into one")
     return LabelledSet(index, torch.from_numpy(np.asarray(index.labels)), index.classes)
 
 
 @dataclass(frozen=True)
 class FixedView:
-    """The same view each time: the shorter side scaled to `resize`, then the central `size` × `size` pixels.
+    """The shorter side scaled to `resize`, then the central `size` × `size` pixels.
 
-    With `resize` 0 the image as it is, which must be of that size.
+    With `resize` 0 the image is used as it is and must have that size.
     """
 
     size: int
@@ -102,20 +102,20 @@ class FixedView:
 
 @dataclass(frozen=True)
 class RandomView:
-    """A random crop, mirrored or not: a function of (seed, epoch, index).
+    """A random crop, possibly mirrored: a function of (seed, epoch, index).
 
     Args:
-        how: a recipe; supervised training has crops and mirroring alone.
-        seed: the run's.
+        augmentation: of the view; supervised training uses only crops and mirroring.
+        seed: the run's seed.
     """
 
-    how: Recipe
+    augmentation: Recipe
     seed: int
 
     def __call__(self, image: Image.Image, epoch: int, index: int) -> torch.Tensor:
         """uint8 (3, size, size) of an RGB image."""
         rng = stream(self.seed, epoch, index, VIEWS[0])
-        return render(image, draw(self.how, *image.size, rng), self.how.size)
+        return render(image, draw(self.augmentation, *image.size, rng), self.augmentation.size)
 
 
 def crop_and_flip(size: int, crop_scale: tuple[float, float], flip_prob: float) -> Recipe:
@@ -131,15 +131,15 @@ def crop_and_flip(size: int, crop_scale: tuple[float, float], flip_prob: float) 
     )
 
 
-class Pictures(NamedTuple):
-    """A batch as it leaves the loader: uint8 (N, 3, H, W) images and their (N,) numbers in the index."""
+class ImageBatch(NamedTuple):
+    """A batch of the loader: uint8 (N, 3, H, W) images and their (N,) positions in the image index."""
 
     images: torch.Tensor
-    numbers: torch.Tensor
+    indices: torch.Tensor
 
 
-class Views(Dataset["tuple[torch.Tensor, int] | str"]):
-    """One view of each image, asked for by (epoch, index)."""
+class ImageDataset(Dataset["tuple[torch.Tensor, int] | str"]):
+    """One view of each image; a key is (epoch, index)."""
 
     def __init__(self, index: ImageIndex, view: FixedView | RandomView) -> None:
         self.index, self.view = index, view
@@ -148,44 +148,47 @@ class Views(Dataset["tuple[torch.Tensor, int] | str"]):
         return len(self.index)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int] | str:
-        """A view and the image's number; where the file cannot be used, the line that says so (see TwoViews)."""
-        epoch, number = key
-        path = self.index.path(number)
+        """A view and the image's index; the error line if the file cannot be read, as in pre-training's dataset."""
+        epoch, index = key
+        path = self.index.path(index)
         try:
             image = decode_rgb(path)
         except UserError as error:
             return str(error)
         try:
-            return self.view(image, epoch, number), number
+            return self.view(image, epoch, index), index
         except UserError as error:
             return f"{path}: {error}"
 
 
-def collate(samples: list[tuple[torch.Tensor, int] | str]) -> Pictures | str:
-    """Stack samples; the first unusable file's line takes the batch's place. No samples make an empty batch."""
+def collate_images(samples: list[tuple[torch.Tensor, int] | str]) -> ImageBatch | str:
+    """Stack samples. The error line of an unreadable file replaces the batch; no samples make an empty batch."""
     read: list[tuple[torch.Tensor, int]] = []
     for sample in samples:
         if isinstance(sample, str):
             return sample
         read.append(sample)
     if not read:
-        return Pictures(torch.empty(0, 3, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
-    return Pictures(torch.stack([view for view, _ in read]), torch.tensor([number for _, number in read]))
+        return ImageBatch(torch.empty(0, 3, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
+    return ImageBatch(torch.stack([view for view, _ in read]), torch.tensor([index for _, index in read]))
 
 
-def load_pictures(
-    views: Views, batches: Sequence[list[tuple[int, int]]] | Sampler[list[tuple[int, int]]], workers: int, pin: bool
-) -> Iterator[Pictures]:
-    """The batches, decoded by `workers` processes; uses no random number of the run's.
+def load_images(
+    dataset: ImageDataset,
+    batches: Sequence[list[tuple[int, int]]] | Sampler[list[tuple[int, int]]],
+    workers: int,
+    pin: bool,
+) -> Iterator[ImageBatch]:
+    """The batches, decoded by `workers` processes. The run's random generators are not used.
 
     Raises:
         UserError: while iterating, for a file that cannot be read; names it.
     """
     loader = DataLoader(
-        views,
+        dataset,
         batch_sampler=batches,
         num_workers=min(workers, len(batches)),  # type: ignore[arg-type]
-        collate_fn=collate,
+        collate_fn=collate_images,
         pin_memory=pin,
         worker_init_fn=ignore_stop_signals,
         generator=torch.Generator(),

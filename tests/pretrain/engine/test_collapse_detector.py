@@ -13,9 +13,8 @@ import torch
 from torch import nn
 
 from pretrain.config import defaults
-from pretrain.engine.collapse import moments, spread
-from pretrain.engine.results import StepResult
-from pretrain.engine.std_alarm import StdAlarm, lowest_share
+from pretrain.engine.metrics import StepResult, embedding_moments, embedding_std
+from pretrain.engine.step_hooks import CollapseDetector, lowest_std_share
 from pretrain.engine.trainer import Trainer
 
 Command = Callable[..., int]
@@ -27,25 +26,25 @@ class _Trainer:
     """As much of a trainer as the alarm looks at."""
 
     def __init__(self) -> None:
-        self.iter, self.heard, self.rings = 0, list[StepResult](), list[float]()
+        self.iter, self.step_results, self.rings = 0, list[StepResult](), list[float]()
         self.storage = SimpleNamespace(put_scalar=lambda name, value, smoothing_hint: self.rings.append(value))
 
     def diverge(self, what: str, result: StepResult) -> None:
         raise RuntimeError(what)
 
 
-def _alarm(lowest: float = 0.0, **keys: Any) -> tuple[StdAlarm, _Trainer]:
+def _alarm(lowest: float = 0.0, **keys: Any) -> tuple[CollapseDetector, _Trainer]:
     monitor = defaults().MONITOR
     monitor.update({f"STD_ALARM{name}": value for name, value in keys.items()})
-    alarm, trainer = StdAlarm(4, monitor, lowest), _Trainer()
+    alarm, trainer = CollapseDetector(4, monitor, lowest), _Trainer()
     alarm.trainer = trainer  # type: ignore[assignment]
     return alarm, trainer
 
 
-def _feed(alarm: StdAlarm, trainer: _Trainer, values: list[float]) -> list[float]:
+def _feed(alarm: CollapseDetector, trainer: _Trainer, values: list[float]) -> list[float]:
     trainer.rings.clear()
     for value in values:
-        trainer.heard = [StepResult(trainer.iter, "", {"std": value}, 0.0, False)]
+        trainer.step_results = [StepResult(trainer.iter, (), {"std": value}, 0.0, False)]
         alarm.after_step()
         trainer.iter += 1
     return trainer.rings
@@ -78,10 +77,10 @@ def test_the_lowest_value_is_that_of_one_sample_apart() -> None:
         method = SimpleNamespace(projector=nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8, affine=False, eps=1e-12)))
         x = torch.zeros(images, 5)
         x[3 % images] = 1
-        measured = spread(moments(method.projector(x).detach())) * 8**0.5
-        assert lowest_share(method, images) == pytest.approx(measured, rel=1e-4)  # type: ignore[arg-type]
+        measured = embedding_std(embedding_moments(method.projector(x).detach())) * 8**0.5
+        assert lowest_std_share(method, images) == pytest.approx(measured, rel=1e-4)  # type: ignore[arg-type]
     method.projector[1] = nn.Identity()
-    assert lowest_share(method, 16) == 0 == lowest_share(SimpleNamespace(), 16)  # type: ignore[arg-type]
+    assert lowest_std_share(method, 16) == 0 == lowest_std_share(SimpleNamespace(), 16)  # type: ignore[arg-type]
 
 
 def test_is_in_the_metrics_the_log_and_the_result(pretrain: Command, tmp_path: Path) -> None:

@@ -1,0 +1,222 @@
+"""An evaluation from its weights and data to its result: what every process executes."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.utils import comm
+from fvcore.common.config import CfgNode
+
+from common.console import Progress
+from common.errors import UserError
+from common.files import sha256_of
+from common.training.checkpoint import load_checkpoint, save_checkpoint
+from common.training.collectives import run_on_main_process
+from common.training.distributed import STOP_SIGNALS, handle_signals
+from common.training.divergence import Diverged
+from pretrain.evaluation.backbone_features import Extractor, LoadedBackbone, own_image_count, read_backbone
+from pretrain.evaluation.config import settings
+from pretrain.evaluation.knn import check_k, knn_accuracy
+from pretrain.evaluation.labelled_images import (
+    EpochPieces,
+    FixedView,
+    LabelledSet,
+    RandomView,
+    crop_and_flip,
+    labelled_sets,
+)
+from pretrain.evaluation.linear import (
+    LinearProbe,
+    build_classifier,
+    cache_features,
+    cached_features,
+    extract_shard,
+    fresh_features,
+)
+from pretrain.evaluation.result import EvaluationFolder, EvaluationRequest, build_result, origin_of
+
+CHECKPOINT_FORMAT = "evaluation-checkpoint/1"
+Sets = tuple[LabelledSet, LabelledSet]
+
+
+def read_finished(request: EvaluationRequest, cfg: CfgNode) -> dict[str, Any] | None:
+    """The result if the requested folder holds this evaluation, finished; nothing is computed.
+
+    Raises:
+        UserError: the folder holds another evaluation, or the weights are missing.
+    """
+    if request.output is None:
+        return None
+    folder = EvaluationFolder(request.output)
+    if not folder.settings.exists():
+        return None
+    return folder.finished(_identity(request, cfg, sha256_of(Path(request.weights).expanduser())))
+
+
+def evaluate_backbone(request: EvaluationRequest, cfg: CfgNode) -> dict[str, Any]:
+    """Run the evaluation in this process, the only one or one of several.
+
+    Returns:
+        The result's content, the same on all processes; also written to the folder, if there is one.
+
+    Raises:
+        UserError: weights, data, folder or machine do not fit.
+        Preempted: stopped on a signal; the state is saved.
+    """
+    device = _set_up_device(cfg)
+    backbone = read_backbone(request.weights)
+    origin_of(backbone, request)
+    sets = labelled_sets(request.data, cfg.DATA.TRAIN, cfg.DATA.VAL, "--data")
+    if request.kind == "knn":
+        check_k(cfg.KNN.K, sets[0], "KNN.K")
+    folder = EvaluationFolder(request.output) if request.output is not None else None
+    if folder:
+        identity = _identity(request, cfg, backbone.sha256, sets)
+        run_on_main_process(lambda: folder.claim(identity, request.resume))
+    extractor = _build_extractor(backbone, cfg, device)
+    if request.kind == "knn":
+        outcome = _evaluate_knn(cfg, extractor, sets)
+    else:
+        assert folder is not None  # checked by the command line
+        outcome = _evaluate_linear(cfg, extractor, sets, folder)
+    result = build_result(request, cfg, backbone, sets, **outcome)
+    if folder:
+        run_on_main_process(lambda: folder.write_result(result))
+    return result.as_dict()
+
+
+def _set_up_device(cfg: CfgNode) -> torch.device:
+    if torch.cuda.is_available():
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = False  # full fp32, as on the GPUs of the published numbers
+        return torch.device("cuda", torch.cuda.current_device())
+    if cfg.ENGINE.PRECISION == "fp16":
+        raise UserError("ENGINE.PRECISION is fp16, which needs a GPU, and there is none here; use bf16 or fp32")
+    return torch.device("cpu")
+
+
+def _identity(request: EvaluationRequest, cfg: CfgNode, sha256: str, sets: Sets | None = None) -> dict[str, Any]:
+    """What distinguishes this evaluation from others; the images only where they have been listed."""
+    identity = {"kind": request.kind, "config": settings(cfg, request.kind), "weights_sha256": sha256}
+    if sets:
+        identity["images"] = [images.index.fingerprint for images in sets]
+    return identity
+
+
+def _build_extractor(backbone: LoadedBackbone, cfg: CfgNode, device: torch.device) -> Extractor:
+    layout = torch.channels_last if cfg.ENGINE.CHANNELS_LAST else torch.contiguous_format
+    encoder = backbone.encoder.to(device).to(memory_format=layout).requires_grad_(False).eval()
+    return Extractor(encoder, backbone.width, backbone.preprocessing, cfg.ENGINE.PRECISION, cfg.ENGINE.CHANNELS_LAST)
+
+
+class _ProgressLine:
+    """Progress of the main process, in images."""
+
+    def __init__(self, total: int, label: str) -> None:
+        self.progress = Progress(total, label) if comm.is_main_process() and total else None
+
+    def __call__(self, count: int, note: str = "") -> None:
+        if self.progress:
+            self.progress.step(count, note)
+
+
+def _evaluate_knn(cfg: CfgNode, extractor: Extractor, sets: Sets) -> dict[str, Any]:
+    start = time.perf_counter()
+    step = _ProgressLine(sum(map(own_image_count, sets)), "features, images")
+    view = FixedView(cfg.DATA.SIZE, cfg.DATA.RESIZE)
+    top1 = knn_accuracy(extractor, *sets, view, cfg.KNN.K, cfg.KNN.T, cfg.DATA.WORKERS, step)
+    return {"metrics": {"top1": top1}, "timing": {"seconds": round(time.perf_counter() - start, 3)}}
+
+
+def _evaluate_linear(cfg: CfgNode, extractor: Extractor, sets: Sets, folder: EvaluationFolder) -> dict[str, Any]:
+    start = time.perf_counter()
+    state = _load_state(folder.checkpoint)
+    before = state["seconds"] if state else 0.0
+    probe = _build_probe(cfg, extractor, sets, folder, state)
+
+    def save() -> None:
+        content = {"format": CHECKPOINT_FORMAT, "seconds": before + time.perf_counter() - start, **probe.state()}
+        run_on_main_process(lambda: _save_state(folder, content, probe.progress.history))
+
+    divergence = None
+    left = sum(probe.sampler.size(step) for step in range(probe.sampler.start, probe.sampler.stop))
+    progress = _ProgressLine(left, "training, images")
+    signals: list[signal.Signals] = []
+    try:
+        with handle_signals(STOP_SIGNALS, lambda number, _frame: signals.append(signal.Signals(number))):
+            probe.fit(
+                save=save,
+                period=cfg.CHECKPOINT.PERIOD,
+                stop_requested=lambda: bool(signals),
+                report=lambda images, loss: progress(images, _describe_progress(probe, loss)),
+            )
+    except Diverged as error:
+        divergence = error.record()
+    metrics = None if divergence else _final_metrics(probe.progress.history)
+    seconds = round(before + time.perf_counter() - start, 3)
+    return {"metrics": metrics, "divergence": divergence, "timing": {"seconds": seconds}}
+
+
+def _describe_progress(probe: LinearProbe, loss: float) -> str:
+    epoch = probe.progress.iteration / probe.sampler.steps_per_epoch
+    last = f" · top-1 {probe.progress.history[-1]['top1']:.2f} %" if probe.progress.history else ""
+    return f"epoch {epoch:.2f} · loss {loss:.4f}{last}"
+
+
+def _final_metrics(history: list[dict[str, float]]) -> dict[str, float]:
+    """The last epoch's accuracies, and the best top-1 of any epoch, whose weights the released code stores."""
+    last = history[-1]
+    found: dict[str, float] = {name: last[name] for name in ("top1", "top5") if name in last}
+    found["best_top1"] = max(entry["top1"] for entry in history)
+    return found
+
+
+def _build_probe(
+    cfg: CfgNode, extractor: Extractor, sets: Sets, folder: EvaluationFolder, state: dict[str, Any] | None
+) -> LinearProbe:
+    """The classifier with its features, at the checkpoint's state if there is one."""
+    train, test = sets
+    linear, workers = cfg.LINEAR, cfg.DATA.WORKERS
+    fixed = FixedView(cfg.DATA.SIZE, cfg.DATA.RESIZE)
+    step = _ProgressLine(own_image_count(test), "test features, images")
+    shard = extract_shard(extractor, test, fixed, workers, step)
+    start = state["progress"]["iteration"] if state else 0
+    stop = -(-len(train) // linear.BATCH_SIZE) * linear.EPOCHS
+    ranks = comm.get_rank(), comm.get_world_size()
+    sampler = EpochPieces(len(train), linear.BATCH_SIZE, cfg.SEED, start, stop, *ranks)
+    if linear.CACHE_FEATURES:
+        step = _ProgressLine(own_image_count(train), "training features, images")
+        features = cache_features(folder.path, extractor, train, fixed, workers=workers, step=step)
+        batches = cached_features(features, train, sampler, extractor.device)
+    else:
+        view = RandomView(crop_and_flip(cfg.DATA.SIZE, linear.CROP_SCALE, linear.FLIP_PROB), cfg.SEED)
+        batches = fresh_features(extractor, train, view, sampler, workers)
+    classifier = build_classifier(extractor.width, len(train.classes), cfg.SEED).to(extractor.device)
+    probe = LinearProbe(classifier, linear, sampler, batches, shard)
+    if state:
+        probe.restore(state)
+    return probe
+
+
+def _save_state(folder: EvaluationFolder, content: dict[str, Any], history: list[dict[str, float]]) -> None:
+    save_checkpoint(folder.checkpoint, content)
+    folder.write_history(history)
+
+
+def _load_state(path: Path) -> dict[str, Any] | None:
+    """The folder's checkpoint, or None where there is none.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if not run_on_main_process(path.exists):
+        return None
+    return load_checkpoint(path, _reject, "move it away to start anew")
+
+
+def _reject(content: dict[str, Any]) -> str | None:
+    return None if content.get("format") == CHECKPOINT_FORMAT else f"it is not of the format {CHECKPOINT_FORMAT}"
