@@ -24,25 +24,25 @@ EXAMPLES = """examples:
   python tools/evaluate.py knn --weights runs/simsiam/backbone.safetensors --data /data/imagenet
   python tools/evaluate.py linear --config-file configs/evaluation/linear_cifar10_sgd_b256_100ep.yaml \\
       --weights runs/cifar/backbone.safetensors --data /data/cifar10 --output runs/cifar/linear LINEAR.EPOCHS 10
-  python tools/convert.py moco_v2.pth.tar moco_v2.safetensors --to safetensors      somebody else's weights: first this,
+  python tools/convert.py moco_v2.pth.tar moco_v2.safetensors --to safetensors      weights from elsewhere: first this,
   python tools/evaluate.py linear --weights moco_v2.safetensors --pretrain-epochs 200 --name moco_v2 ...  then this
 
---data holds the folders train/ and val/ with one folder a class (DATA.TRAIN and DATA.VAL name others). The same command
-with --resume continues an evaluation that was stopped or killed; a finished one answers at once. Every key is explained
-in pretrain/evaluation/config.py.
+--data holds the folders train/ and val/ with one folder per class (DATA.TRAIN and DATA.VAL name others). The same
+command with --resume continues an evaluation that was stopped or killed; for a finished one it prints the result.
+Every key is explained in docs/reference/keys.md.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, evaluate, say what came of it."""
+    """Parse, evaluate, print the result."""
     args = _parser().parse_intermixed_args(argv)
-    from pretrain.evaluation.config import load
+    from pretrain.evaluation.config import load_evaluation_config
     from pretrain.evaluation.result import EvaluationRequest
 
     if args.kind == "linear" and args.output is None:
         raise UserError("a linear evaluation needs --output DIR for its checkpoints and its result")
     file = args.config_file or RECIPES / DEFAULTS[args.kind]
-    cfg = load(file, args.kind, args.overlay, args.overrides)
+    cfg = load_evaluation_config(file, args.kind, args.overlay, args.overrides)
     request = EvaluationRequest(
         kind=args.kind,
         recipe=Path(file).stem,
@@ -57,11 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     result = read_finished(request, cfg)
     if result:
-        return _say(f"{args.output} holds this evaluation, finished", result)
+        return _print_result(f"{args.output} holds this evaluation, finished", result)
     from common.training.distributed import launch
 
     result = launch(evaluate_backbone, (request, cfg), args.num_gpus) or read_finished(request, cfg)
-    return _say("finished", result) if result else EXIT_OK
+    return _print_result("finished", result) if result else EXIT_OK
 
 
 def _parser() -> Parser:
@@ -69,16 +69,19 @@ def _parser() -> Parser:
     parser.add_argument("kind", choices=tuple(DEFAULTS), help="which evaluation")
     parser.add_argument("--weights", required=True, metavar="W", help="a backbone file; convert others first")
     parser.add_argument("--data", required=True, metavar="D", help="the labelled set's folder")
-    parser.add_argument("--output", metavar="DIR", help="the evaluation's folder; knn can do without")
-    parser.add_argument("--config-file", metavar="F", help="the recipe; ImageNet's of configs/evaluation/ unless given")
-    parser.add_argument("--overlay", metavar="F", help="a file whose evaluate section is laid over the recipe")
+    parser.add_argument("--output", metavar="DIR", help="the evaluation's folder; optional for knn")
+    parser.add_argument("--config-file", metavar="F", help="the recipe; by default ImageNet's of configs/evaluation/")
+    parser.add_argument("--overlay", metavar="F", help="a file whose evaluate section overrides the recipe")
     parser.add_argument("--resume", action="store_true", help="continue the evaluation in --output, if there is one")
-    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes: one a GPU; gloo on a CPU")
-    parser.add_argument("--name", metavar="NAME", help="what to call the weights; their file's name unless given")
+    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes: one per GPU, gloo on a CPU")
+    parser.add_argument("--name", metavar="NAME", help="name of the weights; by default their file's name")
     parser.add_argument(
-        "--pretrain-epochs", type=_positive, metavar="E", help="epochs of pre-training, where the file does not say it"
+        "--pretrain-epochs",
+        type=_positive,
+        metavar="E",
+        help="epochs of pre-training, if not in the file",
     )
-    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="single keys, laid over all else")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="single keys, override everything else")
     return parser
 
 
@@ -89,12 +92,12 @@ def _positive(text: str) -> int:
     return value
 
 
-def _say(how: str, result: dict[str, Any]) -> int:
+def _print_result(how: str, result: dict[str, Any]) -> int:
     weights, metrics = result["weights"], result["metrics"]
     if metrics is None:
         where = result["divergence"]
         what = f"{where['what']} at iteration {where['iteration']}, learning rate {where['lr']:.6g}"
-        print(f"diverged: {what}; the result says so, another --output starts anew", file=sys.stderr)
+        print(f"diverged: {what}; the result records it; name another --output to start again", file=sys.stderr)
         return EXIT_FAILURE
     numbers = ", ".join(f"{name} {value:.2f} %" for name, value in metrics.items())
     print(f"{how}: {result['kind']} of {weights['name']} ({weights['arch']}): {numbers}{_caveat(result)}")

@@ -23,13 +23,13 @@ EXAMPLES = """examples:
       tools/pretrain.py --config-file ... --resume --output /shared/runs/simsiam_base
   srun --nodes 2 --ntasks-per-node 8 --gpus-per-node 8 python tools/pretrain.py --config-file ... --resume --output ...
 
-The same command with --resume continues a run that was stopped or killed, exactly where its newest checkpoint was
-written; a finished run answers at once. Every key is explained in pretrain/keys.py.
+The same command with --resume continues a run that was stopped or killed exactly from its newest checkpoint; for a
+finished run it prints the result. Every key is explained in docs/reference/keys.md.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, pre-train, say what came of it."""
+    """Parse, pre-train, print the result."""
     args = _parser().parse_intermixed_args(argv)
     from pretrain.config import load
     from pretrain.engine.run_folder import RunFolder
@@ -60,12 +60,12 @@ def _parser() -> Parser:
     parser.add_argument(
         "--config-file", required=True, metavar="F", help="the recipe, a YAML file of configs/pretrain/"
     )
-    parser.add_argument("--overlay", metavar="F", help="a file whose pretrain section is laid over the recipe")
+    parser.add_argument("--overlay", metavar="F", help="a file whose pretrain section overrides the recipe")
     parser.add_argument("--resume", action="store_true", help="continue the run in --output, if there is one")
-    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes: one a GPU; gloo on a CPU")
+    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes: one per GPU, gloo on a CPU")
     parser.add_argument("--output", required=True, metavar="DIR", help="the run's folder")
     add_option(parser)
-    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="single keys, laid over all else")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="single keys, override everything else")
     return parser
 
 

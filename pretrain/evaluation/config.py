@@ -1,4 +1,4 @@
-"""Evaluation's configuration: every key with its default and what it means. The defaults are the released recipe."""
+"""Configuration of evaluations: every key with its default and meaning. The defaults are the released recipe."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from common.errors import UserError
 from pretrain.rules import Rule, must_hold
 
 KINDS = ("knn", "linear")
-"""The evaluations there are."""
+"""The kinds of evaluation."""
 
 SECTIONS = {"knn": ("KNN",), "linear": ("LINEAR", "CHECKPOINT")}
-"""Sections that one kind alone reads."""
+"""Sections that only one kind reads."""
 
 FREE = ("DATA.WORKERS", "CHECKPOINT.PERIOD")
-"""Keys that may differ when a folder is asked for again: they do not change what is computed."""
+"""Keys that may differ when an evaluation is resumed or re-run: they do not change the result."""
 
 
 def defaults() -> CfgNode:
@@ -30,74 +30,76 @@ def defaults() -> CfgNode:
         A fresh, unfrozen node.
     """
     cfg = CfgNode()
-    # True marks every result made with this config as made for show, not for comparison.
+    # True marks every result made with this config as a toy, which compares with nothing.
     cfg.TOY = False
-    # The classifier's initial weights, the order of the images and their crops are functions of it.
+    # Seed of the classifier's initial weights, the order of the images and their crops.
     cfg.SEED = 0
     cfg.DATA = CfgNode()
-    # The folders below --data: their first-level folders are the classes.
+    # Folders of the splits below --data; the folders in them are the classes.
     cfg.DATA.TRAIN = "train"
     cfg.DATA.VAL = "val"
     # Height and width of a view in pixels.
     cfg.DATA.SIZE = 224
-    # A fixed view is the centre of the image whose shorter side is scaled to this; 0 = images as they are, SIZE × SIZE.
+    # Fixed views: the shorter side is scaled to this, then the center is cropped; 0: images are SIZE × SIZE already.
     cfg.DATA.RESIZE = 256
-    # Loader processes for each process; 0 = decode in the process itself. Any number gives the same numbers.
+    # Loader workers of each process; 0: decode in the process itself. The result does not depend on it.
     cfg.DATA.WORKERS = 8
     cfg.ENGINE = CfgNode()
-    # The backbone's forward pass: fp32, or autocast to bf16 or fp16. The classifier and the vote are always fp32.
+    # Precision of the backbone's forward pass: fp32, or autocast to bf16 or fp16. The rest is always fp32.
     cfg.ENGINE.PRECISION = "fp32"
-    # Whether the backbone and images lie in channels-last order (same numbers but for rounding).
+    # Use the channels-last memory format (same numbers except for rounding).
     cfg.ENGINE.CHANNELS_LAST = False
     cfg.KNN = CfgNode()
-    # Neighbours that vote, and the temperature T of their weights exp(similarity / T).
+    # Number of neighbors that vote, and the temperature T of their weights exp(similarity / T).
     cfg.KNN.K = 200
     cfg.KNN.T = 0.2
     cfg.LINEAR = _linear()
     cfg.CHECKPOINT = CfgNode()
-    # Iterations between checkpoints; 0 = at the end of each epoch only.
+    # Iterations between checkpoints; 0: only at the end of each epoch.
     cfg.CHECKPOINT.PERIOD = 0
     return cfg
 
 
 def _linear() -> CfgNode:
     node = CfgNode()
-    # lars (SGD with momentum on gradients scaled layer by layer, as apex's LARC without clipping does it) or sgd.
+    # lars (apex's LARC without clipping: SGD with momentum on gradients scaled layer by layer) or sgd.
     node.OPTIMIZER = "lars"
     # LARS: a layer's gradient is scaled by this × ‖weights‖ / ‖gradient‖.
     node.TRUST = 0.001
-    # The learning rate is this × BATCH_SIZE / 256. It falls by half a cosine, once an epoch.
+    # The learning rate is this × BATCH_SIZE / 256; a cosine schedule lowers it once per epoch.
     node.BASE_LR = 0.1
     node.MOMENTUM = 0.9
     node.WEIGHT_DECAY = 0.0
-    # Images a step over all processes; an epoch's last, smaller batch is a step too.
+    # Images per step over all processes; an epoch's last, smaller batch is not dropped.
     node.BATCH_SIZE = 4096
     node.EPOCHS = 90
-    # Training views: a random crop of this share of the area (aspect ratio 3/4 … 4/3), mirrored as often as this.
+    # Training views: a random crop of this share of the area (aspect ratio 3/4 … 4/3), mirrored with this probability.
     node.CROP_SCALE = (0.08, 1.0)
     node.FLIP_PROB = 0.5
-    # Whether the training features are computed once, of each image's fixed view: one pass instead of EPOCHS, but no
-    # augmentation, which is another experiment; the result says so.
+    # Compute the training features once, of each image's fixed view: one pass instead of EPOCHS, but without
+    # augmentation. That is another experiment, and the result says so.
     node.CACHE_FEATURES = False
     return node
 
 
-def load(file: str | os.PathLike[str], kind: str, overlay: str | None = None, overrides: Sequence[str] = ()) -> CfgNode:
-    """A config file with its `_BASE_` chain, then the overlay's `evaluate` section, then `KEY VALUE …`.
+def load_evaluation_config(
+    file: str | os.PathLike[str], kind: str, overlay: str | None = None, overrides: Sequence[str] = ()
+) -> CfgNode:
+    """Merge a config file with its `_BASE_` chain, the overlay's `evaluate` section and `KEY VALUE …`.
 
     Returns:
         The frozen config.
 
     Raises:
-        UserError: a missing file, an unknown key (with the nearest valid ones), a value that cannot be, or an override
-            that this kind of evaluation does not read.
+        UserError: a missing file, an unknown key (with similar valid ones), an invalid value, or an override that this
+            kind of evaluation does not read.
     """
     cfg = defaults()
     merge_layers(cfg, file, "evaluate", overlay, overrides)
     for key in overrides[::2]:
         if key not in keys_read(cfg, kind):
             raise UserError(f"command line: a {kind} evaluation does not read {key}; leave it out")
-    check(cfg)
+    check_evaluation_config(cfg)
     cfg.freeze()
     return cfg
 
@@ -108,14 +110,14 @@ def keys_read(cfg: CfgNode, kind: str) -> list[str]:
     return [key for key in dotted_keys(cfg) if key.split(".")[0] not in others]
 
 
-def settings(cfg: CfgNode, kind: str) -> dict[str, Any]:
-    """The keys that a kind of evaluation reads, flat, with values that JSON knows."""
+def flat_settings(cfg: CfgNode, kind: str) -> dict[str, Any]:
+    """The keys that a kind of evaluation reads, dotted, with JSON values."""
     values = {key: value_of(cfg, key) for key in keys_read(cfg, kind)}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
-def check(cfg: CfgNode) -> None:
-    """Raise UserError for the first value that cannot be, naming its key and what it may be."""
+def check_evaluation_config(cfg: CfgNode) -> None:
+    """Raise UserError for the first invalid value, naming its key and the valid values."""
     must_hold(cfg, _RULES)
     if 0 < cfg.DATA.RESIZE < cfg.DATA.SIZE:
         size, resize = cfg.DATA.SIZE, cfg.DATA.RESIZE

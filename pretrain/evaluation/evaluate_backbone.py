@@ -19,7 +19,7 @@ from common.training.collectives import run_on_main_process
 from common.training.distributed import STOP_SIGNALS, handle_signals
 from common.training.divergence import Diverged
 from pretrain.evaluation.backbone_features import Extractor, LoadedBackbone, own_image_count, read_backbone
-from pretrain.evaluation.config import settings
+from pretrain.evaluation.config import flat_settings
 from pretrain.evaluation.knn import check_k, knn_accuracy
 from pretrain.evaluation.labelled_images import (
     EpochPieces,
@@ -101,7 +101,7 @@ def _set_up_device(cfg: CfgNode) -> torch.device:
 
 def _identity(request: EvaluationRequest, cfg: CfgNode, sha256: str, sets: Sets | None = None) -> dict[str, Any]:
     """What distinguishes this evaluation from others; the images only where they have been listed."""
-    identity = {"kind": request.kind, "config": settings(cfg, request.kind), "weights_sha256": sha256}
+    identity = {"kind": request.kind, "config": flat_settings(cfg, request.kind), "weights_sha256": sha256}
     if sets:
         identity["images"] = [images.index.fingerprint for images in sets]
     return identity

@@ -17,7 +17,7 @@ from common.files import read_json, write_json, write_text
 from common.formats.results import EvaluationResult
 from common.training.logs import METRICS
 from pretrain.evaluation.backbone_features import LoadedBackbone
-from pretrain.evaluation.config import FREE, settings
+from pretrain.evaluation.config import FREE, flat_settings
 from pretrain.evaluation.labelled_images import LabelledSet
 
 SETTINGS_FORMAT = "evaluation-settings/1"
@@ -180,7 +180,7 @@ def build_result(
         "divergence": dict(divergence) if divergence else None,
         **({"comparable": _compare_with_published(cfg, sizes)} if linear else {}),
         "settings": {
-            **settings(cfg, request.kind),
+            **flat_settings(cfg, request.kind),
             **{name.replace(" ", "_"): value for name, value in sizes.items()},
             "augmentation": linear and not cfg.LINEAR.CACHE_FEATURES,
             "num_processes": comm.get_world_size(),
@@ -203,7 +203,7 @@ def _compare_with_published(cfg: CfgNode, sizes: Mapping[str, int]) -> dict[str,
     """Whether a linear evaluation compares with the published ones, and every reason why it does not."""
     reasons = [f"{sizes[name]} {name}, not {count}" for name, count in IMAGENET.items() if sizes[name] != count]
     wanted = {"DATA.SIZE": 224, "DATA.RESIZE": 256, "LINEAR.EPOCHS": 90}
-    found = settings(cfg, "linear")
+    found = flat_settings(cfg, "linear")
     reasons += [f"{key} is {found[key]}, not {value}" for key, value in wanted.items() if found[key] != value]
     if cfg.LINEAR.CACHE_FEATURES:
         reasons.append("training features of fixed views: no augmentation")

@@ -184,12 +184,16 @@ def _simsiam_steps(
             yield Batch(views, torch.arange(len(views[0])))
 
     trainer = Trainer(
-        method, build_optimizer(method, cfg), rounds(), precision.precision, compile_model=precision.compiled
+        method,
+        build_optimizer(method, cfg),
+        rounds(),
+        precision=precision.precision,
+        compile_model=precision.compiled,
     )
     if small and precision.precision == "fp16":
         trainer.scaler = torch.amp.GradScaler(trainer.device.type, init_scale=SCALE)
     if not small:  # as in a run: losses are read one step late except where a line is logged
-        trainer.reads_at = lambda iteration: (iteration + 1) % cfg.LOG.PERIOD == 0
+        trainer.sync_at = lambda iteration: (iteration + 1) % cfg.LOG.PERIOD == 0
     trainer.iter, storage = 0, EventStorage(0)
 
     def step() -> float:

@@ -19,7 +19,7 @@ from detectron2.utils import comm
 
 from common.training.distributed import launch
 from pretrain.evaluation import linear
-from pretrain.evaluation.config import load
+from pretrain.evaluation.config import load_evaluation_config
 from pretrain.evaluation.labelled_images import EpochPieces
 from pretrain.evaluation.linear import DatasetShard, LinearProbe, build_classifier
 from tests.pretrain.evaluation.conftest import SMALL_LINEAR
@@ -141,7 +141,8 @@ def fit(out: Path) -> None:
     """A classifier trained on fixed features of 22 samples in pieces of 7, the last of one sample."""
     overrides = ["LINEAR.BATCH_SIZE", "7", "LINEAR.EPOCHS", "2", "LINEAR.OPTIMIZER", "sgd", "LINEAR.BASE_LR", "9"]
     root = Path(__file__).resolve().parents[3]
-    cfg = load(root / "configs/evaluation/linear_imagenet_lars_b4096_90ep.yaml", "linear", overrides=overrides)
+    recipe = root / "configs/evaluation/linear_imagenet_lars_b4096_90ep.yaml"
+    cfg = load_evaluation_config(recipe, "linear", overrides=overrides)
     features = torch.randn(22, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(22) % 3
     pieces = EpochPieces(22, 7, 0, 0, 8, comm.get_rank(), comm.get_world_size())
