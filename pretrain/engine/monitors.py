@@ -189,7 +189,9 @@ class KnnMonitor(Monitor):
         knn, extractor = self.cfg.MONITOR.KNN, self.extractor(trainer)
         step = self.progress(sum(map(own_image_count, self.sets)), "kNN features, images")
         with frozen(trainer.method.encoder):
-            value = knn_accuracy(extractor, *self.sets, self.view, knn.K, knn.T, self.cfg.DATA.WORKERS, step)
+            value = knn_accuracy(
+                extractor, *self.sets, self.view, k=knn.K, temperature=knn.T, workers=self.cfg.DATA.WORKERS, step=step
+            )
         return {KNN_TOP1: value}
 
     def describe_values(self, values: dict[str, float], epoch: float) -> str:

@@ -101,6 +101,7 @@ def write_backbone(
     arch: str,
     preprocessing: dict[str, Any],
     origin: dict[str, Any],
+    *,
     branch: Branch = "online",
 ) -> None:
     """Write a backbone file atomically.

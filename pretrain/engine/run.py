@@ -18,7 +18,7 @@ from common.training.divergence import Diverged
 from common.training.hooks import ProfileSteps
 from common.training.logs import build_writers, log_to_folder
 from pretrain.data.index import ImageIndex, find_images
-from pretrain.engine.build import batch_norm_size, build_trainer, check_sizes, training_device
+from pretrain.engine.build_trainer import batch_norm_size, build_trainer, check_sizes, training_device
 from pretrain.engine.monitors import KnnMonitor, ValidationMonitor, check_labels, knn_sets, validation_set
 from pretrain.engine.result import write_result
 from pretrain.engine.resume import PeriodicCheckpoint, load_latest, restore

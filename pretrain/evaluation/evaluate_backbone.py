@@ -128,7 +128,8 @@ def _evaluate_knn(cfg: CfgNode, extractor: Extractor, sets: Sets) -> dict[str, A
     start = time.perf_counter()
     step = _ProgressLine(sum(map(own_image_count, sets)), "features, images")
     view = FixedView(cfg.DATA.SIZE, cfg.DATA.RESIZE)
-    top1 = knn_accuracy(extractor, *sets, view, cfg.KNN.K, cfg.KNN.T, cfg.DATA.WORKERS, step)
+    knn = {"k": cfg.KNN.K, "temperature": cfg.KNN.T}
+    top1 = knn_accuracy(extractor, *sets, view, **knn, workers=cfg.DATA.WORKERS, step=step)
     return {"metrics": {"top1": top1}, "timing": {"seconds": round(time.perf_counter() - start, 3)}}
 
 

@@ -101,6 +101,7 @@ def knn_accuracy(
     bank: LabelledSet,
     queries: LabelledSet,
     view: FixedView,
+    *,
     k: int,
     temperature: float,
     workers: int = 0,
@@ -122,7 +123,7 @@ def knn_accuracy(
     """
     labels = bank.labels.to(extractor.device)
     correct = 0
-    for indices, nearest in find_neighbors(extractor, bank, queries, view, k, workers, step):
+    for indices, nearest in find_neighbors(extractor, bank, queries, view, k=k, workers=workers, step=step):
         scores = vote(nearest, labels, len(bank.classes), temperature)
         correct += int((scores.argmax(1).cpu() == queries.labels[indices.start : indices.stop]).sum())
     return 100 * correct / len(queries)
@@ -133,6 +134,7 @@ def find_neighbors(
     bank: LabelledSet,
     queries: LabelledSet,
     view: FixedView,
+    *,
     k: int,
     workers: int = 0,
     step: Callable[[int], None] = lambda _: None,

@@ -121,7 +121,7 @@ def _examine_own_device(
     elif environment.rank == 0:
         found = _on_cpu(workloads)
     name = f"{socket.gethostname()}, process {environment.local_rank}"
-    found = [dataclasses.reenvironment(one, subject=f"{one.subject} ({name})") for one in found]
+    found = [dataclasses.replace(one, subject=f"{one.subject} ({name})") for one in found]
     gathered: list[Finding] = distributed.launch(_all_reduce_and_gather, (found, step))
     return [*gathered, *([] if gpus else _skipped(workloads))] if environment.rank == 0 else found
 

@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from pretrain import config
 from pretrain.data.dataset import Batch
 from pretrain.data.index import find_images
-from pretrain.engine.build import build_trainer
+from pretrain.engine.build_trainer import build_trainer
 from pretrain.engine.step_hooks import LearningRates
 from pretrain.engine.trainer import Trainer
 from pretrain.methods import build_method, simsiam

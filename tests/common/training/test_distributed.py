@@ -55,11 +55,11 @@ def step(monkeypatch: pytest.MonkeyPatch, **values: object) -> None:
     environ(monkeypatch, **{**usual, **values})
 
 
-def test_nobody_gave_a_place() -> None:
+def test_a_process_without_torchrun_or_slurm_has_no_environment() -> None:
     assert read_distributed_environment() is None
 
 
-def test_torchrun_gives_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_of_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     environ(monkeypatch, RANK=5, WORLD_SIZE=8, LOCAL_RANK=1, LOCAL_WORLD_SIZE=4, MASTER_ADDR="a", MASTER_PORT=1)
     assert read_distributed_environment() == DistributedEnvironment(5, 8, 1, 4, "env://")
 
@@ -69,7 +69,7 @@ def test_torchrun_with_one_process_needs_no_init_method(monkeypatch: pytest.Monk
     assert read_distributed_environment() == DistributedEnvironment()
 
 
-def test_srun_gives_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_of_srun(monkeypatch: pytest.MonkeyPatch) -> None:
     step(monkeypatch)
     environment = read_distributed_environment()
     assert environment is not None and environment.init_method is not None
@@ -77,7 +77,7 @@ def test_srun_gives_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
     assert environment.init_method.startswith("tcp://gpu07:")
 
 
-def test_steps_and_jobs_meet_at_ports_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_and_jobs_have_their_own_ports(monkeypatch: pytest.MonkeyPatch) -> None:
     ports = set()
     for job, number in ((41, 0), (41, 1), (42, 0), (19999, 3)):
         step(monkeypatch, SLURM_JOB_ID=job, SLURM_STEP_ID=number)
@@ -88,7 +88,7 @@ def test_steps_and_jobs_meet_at_ports_of_their_own(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_batch_script_or_interactive_shell_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They see the job's numbers; joining on them would wait for tasks that nobody started."""
+    """They see the job's numbers; joining by them would wait for tasks that do not exist."""
     environ(monkeypatch, SLURM_JOB_ID=41, SLURM_PROCID=0, SLURM_LOCALID=0, SLURM_NTASKS=4)
     assert read_distributed_environment() is None
     environ(monkeypatch, SLURM_STEP_ID=4294967290, SLURM_STEP_NUM_TASKS=1)
@@ -200,7 +200,7 @@ def test_a_stop_waits_for_every_process(tmp_path: Path) -> None:
 
 
 def test_a_signal_to_the_first_process_reaches_those_it_spawned(tmp_path: Path) -> None:
-    """Slurm and the local executor know this process alone."""
+    """Slurm and the local executor know only this process."""
 
     def tell() -> None:
         deadline = time.monotonic() + 60
@@ -253,14 +253,14 @@ launch(train, ())
 
 
 @pytest.mark.parametrize(("words", "code"), [([], 0), (["broken"], 1)])
-def test_a_loader_that_was_forgotten_does_not_hold_up_the_end(root: Path, words: list[str], code: int) -> None:
-    """It ignores the SIGTERM by which Python would end it, and then wait for it for good."""
+def test_a_loader_process_that_is_left_does_not_delay_the_end(root: Path, words: list[str], code: int) -> None:
+    """It ignores Python's SIGTERM at exit, and Python would wait for it indefinitely."""
     done = subprocess.run([sys.executable, "-c", FORGOTTEN, *words], cwd=root, capture_output=True, timeout=100)
     assert done.returncode == code and (b"KeyError" in done.stderr) == bool(words)
 
 
 class _Frozen(torch.utils.data.Dataset[int]):
-    """How many objects a loader process's garbage collector will not look at."""
+    """The number of objects that a loader process's garbage collector ignores."""
 
     def __len__(self) -> int:
         return 2
@@ -269,7 +269,7 @@ class _Frozen(torch.utils.data.Dataset[int]):
         return gc.get_freeze_count()
 
 
-def test_a_loaders_processes_leave_alone_what_they_inherit() -> None:
+def test_loader_processes_do_not_collect_inherited_objects() -> None:
     loader = torch.utils.data.DataLoader(_Frozen(), batch_size=None, num_workers=2)
     assert all(count > 1000 for count in distributed.start_workers(loader))
     assert gc.get_freeze_count() == 0

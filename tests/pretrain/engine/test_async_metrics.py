@@ -13,8 +13,8 @@ from detectron2.engine.train_loop import HookBase
 
 from common.training.divergence import Diverged
 from pretrain.config import defaults
-from pretrain.engine import build
-from pretrain.engine.build import sync_iterations
+from pretrain.engine import build_trainer
+from pretrain.engine.build_trainer import sync_iterations
 from pretrain.engine.trainer import Trainer
 from tests.pretrain.engine.narrow_runs import narrow_trainer
 
@@ -24,7 +24,7 @@ Command = Callable[..., int]
 @pytest.fixture
 def synchronous(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """`synchronous()`: from now on every step's metrics are read before the next step begins."""
-    return lambda: monkeypatch.setattr(build, "sync_iterations", lambda *_: lambda _iteration: True)
+    return lambda: monkeypatch.setattr(build_trainer, "sync_iterations", lambda *_: lambda _iteration: True)
 
 
 class _Received(HookBase):
@@ -64,7 +64,7 @@ def test_weights_and_last_metrics_are_those_of_reading_at_once() -> None:
     assert all(torch.equal(mine[name], other[name]) for name in other)
 
 
-def test_what_is_written_down_belongs_to_its_own_step() -> None:
+def test_logged_metrics_belong_to_their_own_step() -> None:
     trainer = narrow_trainer(stop=8, sync_at=_every_fourth)
     written: list[tuple[int, float]] = []
 

@@ -1,4 +1,4 @@
-"""The collapse monitor against its definition and the two ends of its scale."""
+"""The std of the embedding: its definition, and its values for spread and collapsed outputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_is_the_mean_over_channels_of_the_deviation_of_the_unit_vectors() -> Non
     assert embedding_std(embedding_moments(z)) == pytest.approx(float(expected), rel=1e-6)
 
 
-def test_parts_add_up_to_the_whole_batch() -> None:
+def test_the_moments_of_parts_sum_to_those_of_the_batch() -> None:
     z = torch.randn(24, 40)
     parts = embedding_moments(z[:5]) + embedding_moments(z[5:6]) + embedding_moments(z[6:])
     assert embedding_std(parts) == pytest.approx(embedding_std(embedding_moments(z)), rel=1e-12)
@@ -33,5 +33,5 @@ def test_collapsed_outputs_have_none() -> None:
     assert embedding_std(embedding_moments(z)) < 1e-8
 
 
-def test_half_precision_is_no_reason_to_overflow() -> None:
+def test_half_precision_does_not_overflow() -> None:
     assert embedding_std(embedding_moments(torch.full((4, 8), 6e4, dtype=torch.float16))) < 1e-3

@@ -1,4 +1,4 @@
-"""The collapse alarm: when it rings, what it leaves, and that a resumed run counts on."""
+"""The collapse detector: when it raises the alarm, what it records, and that a resumed run continues to count."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ LOUD = ["MONITOR.STD_ALARM", "0.99", "MONITOR.STD_ALARM_STEPS", "2", "LOG.PERIOD
 
 
 class _Trainer:
-    """As much of a trainer as the alarm looks at."""
+    """The part of a trainer that the detector reads."""
 
     def __init__(self) -> None:
-        self.iter, self.step_results, self.rings = 0, list[StepResult](), list[float]()
-        self.storage = SimpleNamespace(put_scalar=lambda name, value, smoothing_hint: self.rings.append(value))
+        self.iter, self.step_results, self.raised = 0, list[StepResult](), list[float]()
+        self.storage = SimpleNamespace(put_scalar=lambda name, value, smoothing_hint: self.raised.append(value))
 
     def diverge(self, what: str, result: StepResult) -> None:
         raise RuntimeError(what)
@@ -42,15 +42,15 @@ def _alarm(lowest: float = 0.0, **keys: Any) -> tuple[CollapseDetector, _Trainer
 
 
 def _feed(alarm: CollapseDetector, trainer: _Trainer, values: list[float]) -> list[float]:
-    trainer.rings.clear()
+    trainer.raised.clear()
     for value in values:
         trainer.step_results = [StepResult(trainer.iter, (), {"std": value}, 0.0, False)]
         alarm.after_step()
         trainer.iter += 1
-    return trainer.rings
+    return trainer.raised
 
 
-def test_rings_below_a_tenth_of_one_over_root_d_for_n_steps(caplog: pytest.LogCaptureFixture) -> None:
+def test_alarm_below_a_tenth_of_one_over_root_d_for_n_steps(caplog: pytest.LogCaptureFixture) -> None:
     alarm, trainer = _alarm(_STEPS=3)  # 1/√4 is 0.5
     assert _feed(alarm, trainer, [0.049, 0.049, 0.051, 0.049, 0.04]) == [0, 0, 0, 0, 0]
     assert alarm.record is None and not caplog.records
@@ -59,7 +59,7 @@ def test_rings_below_a_tenth_of_one_over_root_d_for_n_steps(caplog: pytest.LogCa
     assert len(caplog.records) == 2 and "below 0.1 of 1/√4 for 3 steps at iteration 5" in caplog.records[0].message
 
 
-def test_an_output_bn_keeps_std_up_and_the_alarm_knows() -> None:
+def test_the_threshold_is_higher_if_an_output_bn_bounds_std_from_below() -> None:
     alarm, trainer = _alarm(0.2, _STEPS=1)  # a tenth of the way from 0.2 to 1: 0.28 of 0.5
     assert _feed(alarm, trainer, [0.141, 0.139]) == [0, 1]
 
@@ -72,7 +72,7 @@ def test_zero_turns_it_off_and_stop_ends_the_run() -> None:
         _feed(alarm, trainer, [0.0, 0.0])
 
 
-def test_the_lowest_value_is_that_of_one_sample_apart() -> None:
+def test_the_lowest_std_is_that_of_all_samples_but_one_coinciding() -> None:
     for images in (2, 16, 256):
         method = SimpleNamespace(projector=nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8, affine=False, eps=1e-12)))
         x = torch.zeros(images, 5)
@@ -95,7 +95,7 @@ def test_is_in_the_metrics_the_log_and_the_result(pretrain: Command, tmp_path: P
     assert "collapse?" not in (quiet / "log.txt").read_text()
 
 
-def test_a_resumed_run_counts_on(pretrain: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_continues_to_count(pretrain: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [*LOUD[:2], "MONITOR.STD_ALARM_STEPS", "5"]
     step = Trainer.run_step
 
@@ -112,7 +112,7 @@ def test_a_resumed_run_counts_on(pretrain: Command, tmp_path: Path, monkeypatch:
     assert json.loads((tmp_path / "out" / "result.json").read_text())["std_alarm"]["iteration"] == 4
 
 
-def test_stopping_there_keeps_the_checkpoint_before_and_may_be_overruled(
+def test_stop_keeps_the_checkpoint_before_and_resume_without_it_continues(
     pretrain: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, words = tmp_path / "out", [*LOUD[:2], "MONITOR.STD_ALARM_STEPS", "6", "MONITOR.STD_ALARM_STOP"]

@@ -40,7 +40,7 @@ def test_a_compiler_that_fails_is_one_line(
     assert "no compiler" in said[0] and "leave ENGINE.COMPILE False" in said[0]
 
 
-def test_our_own_errors_are_not_taken_for_the_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_the_module_are_not_reported_as_the_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda module: module)
 
     class Broken(nn.Module):
@@ -72,7 +72,7 @@ def _small_trainer(compile_model: bool) -> Trainer:
 
 
 @pytest.mark.slow
-def test_compiled_steps_are_the_same_but_for_rounding() -> None:
+def test_compiled_steps_are_equal_except_for_rounding() -> None:
     plain, compiled = _small_trainer(False), _small_trainer(True)
     for trainer in (plain, compiled):
         trainer.train(0, 3)

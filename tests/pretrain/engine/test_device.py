@@ -1,4 +1,4 @@
-"""The device and its arithmetic."""
+"""The training device and its float32 precision."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 
 from common.errors import UserError
 from pretrain.config import defaults
-from pretrain.engine.build import training_device
+from pretrain.engine.build_trainer import training_device
 
 
 @pytest.fixture
 def settings() -> Iterator[None]:
-    """What torch is set to, put back afterwards."""
+    """Restore torch's settings afterwards."""
     before = torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     yield
     torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = before[:2]
@@ -22,9 +22,7 @@ def settings() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("tf32", "products"), [(False, "highest"), (True, "high")])
-def test_tf32_is_off_unless_asked_for(
-    settings: None, monkeypatch: pytest.MonkeyPatch, tf32: bool, products: str
-) -> None:
+def test_tf32_is_off_by_default(settings: None, monkeypatch: pytest.MonkeyPatch, tf32: bool, products: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     cfg = defaults()
@@ -35,7 +33,7 @@ def test_tf32_is_off_unless_asked_for(
     assert torch.backends.cudnn.benchmark
 
 
-def test_a_cpu_is_left_as_it_is_and_has_no_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_cpu_nothing_is_set_and_fp16_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     cfg, before = defaults(), torch.backends.cudnn.benchmark
     assert training_device(cfg) == torch.device("cpu") and torch.backends.cudnn.benchmark == before

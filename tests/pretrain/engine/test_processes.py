@@ -19,7 +19,7 @@ from detectron2.utils import comm
 from common.training.distributed import launch
 from pretrain.config import defaults
 from pretrain.data.index import find_images
-from pretrain.engine.build import build_trainer
+from pretrain.engine.build_trainer import build_trainer
 from pretrain.engine.resume import PeriodicCheckpoint, load_latest, restore
 from pretrain.models.sync_bn import CPUSyncBatchNorm
 from tests.pretrain.engine.narrow_runs import apart, narrow_trainer
@@ -46,7 +46,9 @@ def _equal(ours: Path, theirs: Path, iterations: int) -> bool:
     return mine.keys() == other.keys() and all(torch.equal(mine[name], other[name]) for name in mine)
 
 
-def test_two_processes_of_7_are_one_of_14(pretrain: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_two_processes_of_7_images_equal_one_of_14(
+    pretrain: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     words = ["SOLVER.BATCH_SIZE", "14", "SOLVER.BASE_LR", "0.5", "SOLVER.EPOCHS", "2"]
     assert pretrain(tmp_path / "one", *words) == 0
     assert pretrain(tmp_path / "two", *words, "--num-gpus", "2") == 0
@@ -59,7 +61,7 @@ def test_two_processes_of_7_are_one_of_14(pretrain: Command, tmp_path: Path, cap
             assert json.loads(two)[key] == pytest.approx(json.loads(one)[key], rel=1e-3)
 
 
-def test_one_process_with_two_groups_is_two_that_normalise_their_own(pretrain: Command, tmp_path: Path) -> None:
+def test_one_process_with_two_groups_equals_two_processes_without_sync_bn(pretrain: Command, tmp_path: Path) -> None:
     words = ["SOLVER.BATCH_SIZE", "14", "SOLVER.BASE_LR", "0.5", "SOLVER.EPOCHS", "2", "MODEL.SYNC_BN", "False"]
     runs = {"one": [], "grouped": ["MODEL.BN_IMAGES", "7"], "two": ["--num-gpus", "2"]}
     for name, more in runs.items():
@@ -75,7 +77,7 @@ def _parameters(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _train_narrow(folder: str, images: str) -> None:
-    """In float64, 12 steps of 16 images over the processes there are: at once, saved and resumed half way, in parts."""
+    """In float64, 12 steps of 16 images over all processes: in one run, resumed half way, in parts."""
     facts: dict[str, Any] = {"whole": _end(narrow_trainer(), 0, 12)}
     at = Path(folder) / f"{comm.get_world_size()}"
     half = narrow_trainer(stop=6)
@@ -104,7 +106,7 @@ def _checkpoints(folder: Path) -> PeriodicCheckpoint:
 
 
 def _in_parts() -> tuple[int, dict[str, Any]]:
-    """Three steps in two parts each; how often the processes exchanged gradients."""
+    """Three steps in two parts each; the number of gradient all-reduces."""
     trainer, count = narrow_trainer(stop=3, accumulate=2), [0]
     if comm.get_world_size() > 1:
 
@@ -119,7 +121,7 @@ def _in_parts() -> tuple[int, dict[str, Any]]:
 
 
 def _synchronised(sync: bool, images: str) -> int:
-    """How many synchronised norms a trainer has, by MODEL.SYNC_BN."""
+    """The number of synchronized norms of a trainer, by MODEL.SYNC_BN."""
     cfg = defaults()
     cfg.MODEL.update(ARCH="resnet18", PROJ_HIDDEN=8, DIM=8, PRED_DIM=4, SYNC_BN=sync)
     cfg.SOLVER.BATCH_SIZE, cfg.DATA.WORKERS = 4, 0
@@ -127,7 +129,7 @@ def _synchronised(sync: bool, images: str) -> int:
     return sum(isinstance(module, CPUSyncBatchNorm) for module in trainer.method.modules())
 
 
-def test_in_double_precision_two_processes_of_8_are_one_of_16(tmp_path: Path, images: Path) -> None:
+def test_in_double_precision_two_processes_of_8_images_equal_one_of_16(tmp_path: Path, images: Path) -> None:
     for count in (1, 2):
         launch(_train_narrow, (str(tmp_path), str(images)), count)
     one, two = (torch.load(tmp_path / f"{count}.pt") for count in (1, 2))
@@ -143,7 +145,7 @@ def test_in_double_precision_two_processes_of_8_are_one_of_16(tmp_path: Path, im
 
 
 @pytest.mark.slow
-def test_two_of_8_are_one_of_16_by_the_command_line_across_a_resume(
+def test_two_processes_equal_one_on_the_command_line_across_a_resume(
     pretrain: Command, tmp_path: Path, draw: Callable[[Path, int], Path]
 ) -> None:
     images = draw(tmp_path / "images", 33)
@@ -161,13 +163,13 @@ def test_two_of_8_are_one_of_16_by_the_command_line_across_a_resume(
 
 
 @pytest.mark.slow
-def test_a_batch_that_cannot_be_shared_is_refused(
+def test_a_batch_that_cannot_be_divided_is_refused(
     pretrain: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for words in (["SOLVER.BATCH_SIZE", "5"], ["SOLVER.BATCH_SIZE", "6", "SOLVER.ACCUMULATE", "2"]):
         assert pretrain(tmp_path / "out", *words, "--num-gpus", "2") == 2
         errors = capfd.readouterr().err
-        assert "which 2 processes cannot share equally" in errors and "Traceback" not in errors
+        assert "SOLVER.BATCH_SIZE" in errors and "2 processes" in errors and "Traceback" not in errors
     words = ["SOLVER.BATCH_SIZE", "4", "SOLVER.ACCUMULATE", "2", "MODEL.SYNC_BN", "False"]
     assert pretrain(tmp_path / "out", *words, "--num-gpus", "2") == 2
     assert "one image at a time" in capfd.readouterr().err
@@ -176,7 +178,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(
 
 @pytest.fixture
 def command(config: Path, images: Path, root: Path) -> Callable[..., list[str]]:
-    """`command(output, *words)`: the words of a run of 20 steps of 6 images on two processes, stopped ones go on."""
+    """`command(output, *words)`: runs 20 steps of 6 images on two processes, or resumes."""
 
     def words(output: Path, *more: str) -> list[str]:
         parts = [str(root / "tools" / "pretrain.py"), "--config-file", str(config), "--output", str(output), "--resume"]
@@ -187,7 +189,7 @@ def command(config: Path, images: Path, root: Path) -> Callable[..., list[str]]:
 
 
 def _environment(**more: Any) -> dict[str, str]:
-    """This process's, without a place that somebody gave to it."""
+    """The environment without the variables of torchrun and Slurm."""
     own = {name: value for name, value in os.environ.items() if name not in GIVEN and not name.startswith("SLURM_")}
     return {**own, **{name: str(value) for name, value in more.items()}}
 
@@ -237,7 +239,7 @@ def _lines(file: Path) -> int:
 
 
 @pytest.mark.slow
-def test_torchrun_on_two_nodes_and_slurm_tasks_of_which_one_is_told_to_stop_end_alike(
+def test_torchrun_on_two_nodes_and_slurm_tasks_with_a_stop_signal_end_equally(
     command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     nodes, tasks = tmp_path / "nodes", tmp_path / "tasks"

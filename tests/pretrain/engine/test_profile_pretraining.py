@@ -27,7 +27,7 @@ def weights(folder: Path) -> bytes:
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
-    """The log's lines, without what a clock says."""
+    """The metrics without times."""
     lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
     return [{name: value for name, value in line.items() if "time" not in name} for line in lines]
 
@@ -69,14 +69,14 @@ def test_too_short_a_run_is_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "SOLVER.EPOCHS"])
-def test_what_is_no_number_of_steps(
+def test_an_invalid_number_of_steps_is_refused(
     pretrain: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
     assert pretrain(tmp_path / "run", f"--profile={text}") == 2
     assert f"{text!r} is no number of steps; write --profile 10" in capsys.readouterr().err
 
 
-def test_a_run_that_breaks_off_leaves_no_profile_and_no_marks(
+def test_an_interrupted_run_leaves_no_profile_and_no_marks(
     pretrain: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backward, step = torch.autograd.backward, Trainer.run_step

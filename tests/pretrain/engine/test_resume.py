@@ -1,4 +1,4 @@
-"""Stopped or killed and asked again: the run ends bit for bit as the unbroken one."""
+"""A run that was stopped or killed and resumed ends bit for bit like an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_signal_saves_mid_epoch_and_the_rest_follows_exactly(
         assert all(torch.equal(mine[name], other[name]) for name in mine)
 
 
-def test_iterations_after_the_checkpoint_are_done_again_and_written_once(
+def test_iterations_after_the_checkpoint_are_repeated_and_logged_once(
     pretrain: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -120,7 +120,7 @@ def test_iterations_after_the_checkpoint_are_done_again_and_written_once(
 
 
 class _Killed(BaseException):
-    """What no cleaning up in our code may catch."""
+    """Not caught by any `except Exception`."""
 
 
 def _half_written(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +181,7 @@ def _run_until(moment: Callable[[pytest.MonkeyPatch], None], run: Callable[[], i
             run()
 
 
-def test_truncation_keeps_what_stays_true(tmp_path: Path) -> None:
+def test_truncation_keeps_the_lines_before_the_resumed_iteration(tmp_path: Path) -> None:
     file = tmp_path / "metrics.json"
     lines = [json.dumps({"iteration": i}) + "\n" for i in (0, 1, 2, 3)]
     file.write_text("".join(lines) + "[1]\n{broken")
@@ -199,7 +199,7 @@ def test_a_signal_at_the_last_step_lets_the_run_finish(
     assert (tmp_path / "out" / "result.json").exists()
 
 
-def test_no_loader_outlives_a_run_that_is_stopped(
+def test_no_loader_process_outlives_a_stopped_run(
     pretrain: Command, tmp_path: Path, signalled: Callable[[int, signal.Signals], None]
 ) -> None:
     signalled(1, signal.SIGTERM)
@@ -212,7 +212,7 @@ def _start(command: list[str], root: Path) -> subprocess.Popen[bytes]:
 
 
 def _await(process: subprocess.Popen[bytes], happened: Callable[[], bool]) -> None:
-    """Wait for something that the process does, at most two minutes."""
+    """Wait until `happened()` or the process ends, at most two minutes."""
     begun = time.monotonic()
     while not happened() and process.poll() is None and time.monotonic() - begun < 120:
         time.sleep(0.001)

@@ -1,4 +1,4 @@
-"""A whole small run by its command line: what it leaves, and what it refuses."""
+"""A small run by its command line: the files it writes, and what it refuses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def _said(capsys: pytest.CaptureFixture[str]) -> str:
     return lines[0]
 
 
-def test_leaves_what_the_formats_promise(pretrain: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_writes_the_files_of_the_formats_page(
+    pretrain: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     assert pretrain(out, "TOY", "True", "LOG.TENSORBOARD", "True") == 0
     assert "finished: " in capsys.readouterr().out
@@ -59,7 +61,7 @@ def _tensorboard_curves(folder: Path) -> set[str]:
     return set(EventAccumulator(str(folder)).Reload().Tags()["scalars"])
 
 
-def test_backbone_file_says_what_it_is(pretrain: Command, tmp_path: Path) -> None:
+def test_the_backbone_file_describes_itself(pretrain: Command, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert pretrain(out) == 0
     with safetensors.safe_open(out / "backbone.safetensors", "pt") as file:
@@ -83,7 +85,7 @@ def test_the_last_checkpoints_are_kept(pretrain: Command, tmp_path: Path) -> Non
     assert found == ["checkpoint_0000003.pth", "checkpoint_0000004.pth", "checkpoint_0000006.pth"]
 
 
-def test_those_of_every_n_epochs_stay_for_good(pretrain: Command, tmp_path: Path) -> None:
+def test_checkpoints_of_every_n_epochs_are_permanent(pretrain: Command, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert pretrain(out, "SOLVER.EPOCHS", "5", "CHECKPOINT.KEEP", "1", "CHECKPOINT.KEEP_EVERY", "2") == 0
     assert _checkpoints(out) == [6, 12, 15]
@@ -116,7 +118,7 @@ def test_only_what_the_run_wrote_is_removed(pretrain: Command, tmp_path: Path, m
     assert _checkpoints(out) == [6]
 
 
-def test_checkpoints_without_a_config_are_nobodys(
+def test_checkpoints_without_a_config_are_refused(
     pretrain: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -128,7 +130,7 @@ def test_checkpoints_without_a_config_are_nobodys(
     assert not (out / "config.yaml").exists()
 
 
-def test_a_finished_run_answers_at_once(
+def test_a_finished_run_prints_its_result(
     pretrain: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
@@ -180,7 +182,7 @@ def test_an_unfinished_run_is_not_overwritten(
         (["SOLVER.ACCUMULATE", "3"], "must be a multiple of it"),
     ],
 )
-def test_wrong_use_is_one_line_and_leaves_nothing(
+def test_wrong_use_is_one_line_and_nothing_is_written(
     pretrain: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
 ) -> None:
     if "fp16" in words and torch.cuda.is_available():
@@ -215,7 +217,7 @@ def test_resume_refuses_other_images(
     assert "does not hold the images this run began with" in _said(capsys)
 
 
-def test_resume_with_a_damaged_checkpoint_says_how_to_go_on(
+def test_resume_with_a_damaged_checkpoint_names_the_remedy(
     pretrain: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -293,7 +295,7 @@ def test_a_gradient_above_its_limit_stops_the_run_until_the_limit_is_raised(
     assert [row["loss"] for row in _metrics(out)] == [row["loss"] for row in free]
 
 
-def test_parts_and_other_forms_of_the_optimiser_train(pretrain: Command, tmp_path: Path) -> None:
+def test_accumulated_and_foreach_steps_train(pretrain: Command, tmp_path: Path) -> None:
     assert pretrain(tmp_path / "plain") == 0
     assert pretrain(tmp_path / "foreach", "SOLVER.IMPLEMENTATION", "foreach") == 0
     assert pretrain(tmp_path / "parts", "SOLVER.ACCUMULATE", "2") == 0

@@ -1,4 +1,4 @@
-"""A method with a momentum encoder leaves two backbone files; both can be converted and evaluated."""
+"""A method with a momentum encoder writes two backbone files; both can be converted and evaluated."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_without_a_momentum_encoder_there_is_one_file(pretrain: Command, tmp_pat
     )
 
 
-def test_an_evaluation_goes_by_the_runs_name() -> None:
+def test_weights_are_named_after_their_run() -> None:
     assert weights_name(Path("/runs/byol/backbone.safetensors")) == "byol"
     assert weights_name(Path("/runs/byol/backbone_target.safetensors")) == "byol (target)"
     assert weights_name(Path("/runs/byol/other.safetensors")) == "other"

@@ -1,4 +1,4 @@
-"""A training step: its parts, its guards, and what it writes down."""
+"""A training step: its parts, its guards, and what it logs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _without_norms(trainer: Trainer) -> Trainer:
     return trainer
 
 
-def test_without_batch_normalisation_the_parts_make_the_whole() -> None:
+def test_without_batch_norm_accumulated_parts_equal_the_whole_batch() -> None:
     runs = {}
     for parts in (1, 4):
         trainer = _without_norms(narrow_trainer(stop=3, accumulate=parts))
@@ -59,7 +59,7 @@ def test_without_batch_normalisation_the_parts_make_the_whole() -> None:
             assert mine[key] == pytest.approx(whole[key], rel=1e-9)
 
 
-def test_with_batch_normalisation_each_part_is_normalised_by_itself() -> None:
+def test_with_batch_norm_each_part_is_normalized_separately() -> None:
     (batch,) = batches(0, 1)
     trainer = narrow_trainer(stop=1, accumulate=4)
     whole, by_hand = (copy.deepcopy(trainer.method) for _ in range(2))
@@ -86,7 +86,7 @@ def test_a_method_sees_each_part_before_its_forward_pass(monkeypatch: pytest.Mon
     assert all(len(view) == 8 for _, part in seen for view in part.views)
 
 
-def test_a_method_is_asked_when_gradients_are_there_and_when_weights_are_new(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_is_called_after_backward_and_after_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, seen = narrow_trainer(stop=2, accumulate=2), []
     weight = trainer.method.encoder.conv1.weight
     monkeypatch.setattr(
@@ -100,7 +100,7 @@ def test_a_method_is_asked_when_gradients_are_there_and_when_weights_are_new(mon
     assert torch.equal(seen[1][2], seen[2][2]) and seen[0][3].abs().sum() > 0
 
 
-def test_a_method_can_hold_a_parameter_still(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_can_freeze_a_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = narrow_trainer(stop=3)
     weight = trainer.method.encoder.conv1.weight
     before = weight.detach().clone()
@@ -121,7 +121,7 @@ def test_further_metrics_are_means_over_the_parts(monkeypatch: pytest.MonkeyPatc
     assert (row["top1"], row["best"]) == (2.5, 7.0) and 0 < row["std"] < 1
 
 
-def test_the_gradients_norm_is_written_down() -> None:
+def test_the_gradient_norm_is_logged() -> None:
     (batch,) = batches(0, 1)
     trainer = narrow_trainer(stop=1)
     method = copy.deepcopy(trainer.method)
@@ -157,7 +157,7 @@ def test_a_gradient_above_the_limit_ends_the_run_and_one_below_does_not() -> Non
 
 
 class _Line(Method):
-    """The least there is to train: a method with one layer."""
+    """A method with one layer."""
 
     dim = 4
 
@@ -178,7 +178,7 @@ def _line_trainer() -> Trainer:
     return Trainer(method, optimizer, iter(views), precision="fp16")  # type: ignore[arg-type]
 
 
-def test_a_step_that_fp16s_scaler_skips_is_no_divergence() -> None:
+def test_a_step_skipped_by_the_fp16_scaler_is_no_divergence() -> None:
     trainer = _line_trainer()
     weight = trainer.method.encoder.weight
     weight.register_hook(lambda grad: grad * float("inf") if trainer.iter in (1, 2) else grad)
@@ -197,7 +197,7 @@ def test_a_step_that_fp16s_scaler_skips_is_no_divergence() -> None:
     assert rows[0]["grad_norm"] < 10  # of the gradient itself, not of the scaled one
 
 
-def test_a_gradient_that_is_never_finite_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gradient_that_is_never_finite_is_a_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "MAX_SKIPPED", 3)
     trainer = _line_trainer()
     trainer.method.encoder.weight.register_hook(lambda grad: grad * float("inf"))

@@ -53,7 +53,7 @@ SMALL_LINEAR = (*SMALL, "LINEAR.BATCH_SIZE", "8", "LINEAR.EPOCHS", "3", "LINEAR.
 
 @pytest.fixture
 def evaluate(weights: Path, labelled: Path) -> Callable[..., int]:
-    """`evaluate(kind, *words)`: the command line on the small world; returns its exit code.
+    """`evaluate(kind, *words)`: runs the command line on the small set; returns its exit code.
 
     A linear evaluation has 4 steps an epoch, the last of 6 images.
     """

@@ -1,4 +1,4 @@
-"""Backbone files read back: every tensor, the preprocessing they want, and converted files of other layouts."""
+"""Reading backbone files: every tensor, the preprocessing, and converted files of other layouts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pretrain.models.encoder import backbone_tensors, build_encoder
 PREPROCESSING = Preprocessing.parse(block(), "pre-training's block")
 
 
-def test_our_own_file_is_the_encoder_it_came_from(weights: Path) -> None:
+def test_a_file_gives_the_encoder_that_wrote_it(weights: Path) -> None:
     read = read_backbone(weights)
     stored = safetensors.torch.load_file(weights)
     ours = backbone_tensors(read.encoder)
@@ -32,19 +32,19 @@ def test_our_own_file_is_the_encoder_it_came_from(weights: Path) -> None:
     assert not any(module.training for module in read.encoder.modules())
 
 
-def test_our_block_is_pre_trainings_normalisation_to_the_bit() -> None:
+def test_the_files_preprocessing_equals_pre_trainings_normalization() -> None:
     images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
     assert torch.equal(normalization_of(PREPROCESSING)(images), normalise(images))
 
 
-def test_a_bgr_block_is_honoured() -> None:
+def test_bgr_preprocessing_swaps_the_channels() -> None:
     images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
     made = normalization_of(MSRA)(images)
     mean = torch.tensor([103.53, 116.28, 123.675]).view(1, 3, 1, 1)
     torch.testing.assert_close(made, images[:, [2, 1, 0]].float() - mean, rtol=1e-5, atol=1e-4)
 
 
-def test_a_stride_in_the_1x1_is_honoured(tmp_path: Path) -> None:
+def test_a_stride_in_the_1x1_is_applied(tmp_path: Path) -> None:
     with torch.device("meta"):
         encoder, _ = build_encoder("resnet50")
     tensors = backbone_tensors(encoder.to_empty(device="cpu"))
@@ -57,7 +57,7 @@ def test_a_stride_in_the_1x1_is_honoured(tmp_path: Path) -> None:
 
 
 def test_a_converted_file_of_torchvisions_names_is_read(weights: Path, tmp_path: Path) -> None:
-    """tools/convert.py's `.pth`: a flat OrderedDict whose attribute says what a safetensors file's metadata says."""
+    """tools/convert.py's `.pth`: a flat OrderedDict whose attribute holds the metadata of a safetensors file."""
     with safetensors.safe_open(weights, "pt") as stream:
         metadata = {**stream.metadata(), "origin": "null", "manifest": "{}"}
     state = OrderedDict(safetensors.torch.load_file(weights))

@@ -1,4 +1,4 @@
-"""The kNN monitor: what it writes, and that the run does not notice it."""
+"""The kNN monitor: what it writes, and that it does not affect the run."""
 
 from __future__ import annotations
 
@@ -76,11 +76,11 @@ def test_killed_while_it_measures_the_resumed_run_measures_what_is_missing(
     assert pretrain(whole, *words) == 0
     measure, calls = monitor.knn_accuracy, []
 
-    def killed(*args: object) -> float:
+    def killed(*args: object, **options: object) -> float:
         calls.append(args)
         if len(calls) == at:
             raise RuntimeError("the power went")
-        return measure(*args)  # type: ignore[arg-type]
+        return measure(*args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(monitor, "knn_accuracy", killed)
     with pytest.raises(RuntimeError):
@@ -146,7 +146,7 @@ def test_every_second_epoch_and_the_last(pretrain: Command, tmp_path: Path, word
         (["MONITOR.KNN.T", "0"], "MONITOR.KNN.T"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_before_anything_is_written(
+def test_an_invalid_labelled_set_is_refused_before_anything_is_written(
     pretrain: Command, tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str], more: list[str], said: str
 ) -> None:
     assert pretrain(tmp_path / "out", *words, *more) == 2
@@ -154,7 +154,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_each_module_gets_its_own_mode_back() -> None:
+def test_each_modules_mode_is_restored() -> None:
     net = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Sequential(torch.nn.BatchNorm1d(2)))
     net[1].eval()
     with pytest.raises(KeyError), frozen(net):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from common.errors import UserError
 from common.training.distributed import launch
-from pretrain.evaluation import features as features_module
+from pretrain.evaluation import backbone_features as features_module
 from pretrain.evaluation.backbone_features import Extractor, read_backbone
 from pretrain.evaluation.knn import Nearest, add_chunk, find_neighbors, knn_accuracy, merge_nearest, no_neighbors, vote
 from pretrain.evaluation.labelled_images import FixedView, labelled_sets
@@ -42,7 +42,7 @@ def test_chunked_search_and_vote_are_the_definition(size: int) -> None:
     assert scores.tolist() == [pytest.approx(row, rel=1e-12) for row in expected]
 
 
-def test_shares_merged_are_the_whole_even_where_all_are_equally_near() -> None:
+def test_merged_parts_equal_the_whole_even_with_ties() -> None:
     queries = torch.ones(3, 2)
     bank = torch.ones(20, 2)
     whole = no_neighbors(queries, 6)
@@ -67,23 +67,23 @@ def test_temperature_and_k_decide() -> None:
 
 
 def small_world(weights: Path, labelled: Path) -> tuple:
-    """Arguments of `neighbours` on the small labelled set, in chunks of 4 images and batches of 2."""
+    """Arguments of `find_neighbors` on the small labelled set, in chunks of 4 images and batches of 2."""
     features_module.CHUNK, features_module.BATCH = 4, 2
     backbone = read_backbone(weights)
     extractor = Extractor(backbone.encoder, backbone.width, backbone.preprocessing)
-    return (extractor, *labelled_sets(str(labelled), "train", "val", "--data"), FixedView(32, 0), 5)
+    return (extractor, *labelled_sets(str(labelled), "train", "val", "--data"), FixedView(32, 0))
 
 
 def write_neighbours(weights: Path, labelled: Path, out: Path) -> None:
     """What each process finds; the last one's is kept."""
-    found = [nearest for _, nearest in find_neighbors(*small_world(weights, labelled))]
+    found = [nearest for _, nearest in find_neighbors(*small_world(weights, labelled), k=5)]
     torch.save([tuple(nearest) for nearest in found], out)
 
 
-def test_the_small_world_by_definition(weights: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accuracy_on_a_small_set_by_definition(weights: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features_module, "CHUNK", 4)
     monkeypatch.setattr(features_module, "BATCH", 2)
-    extractor, bank, queries, view, k = small_world(weights, labelled)
+    k, (extractor, bank, queries, view) = 5, small_world(weights, labelled)
     images = [
         torch.stack([view(_open(found.index.path(i)), 0, i) for i in range(len(found))]) for found in (bank, queries)
     ]
@@ -91,10 +91,10 @@ def test_the_small_world_by_definition(weights: Path, labelled: Path, monkeypatc
     labels = bank.labels.tolist()
     scores = torch.tensor([defined(unit, units[0], labels, k, 0.2, 3) for unit in units[1]])
     expected = 100 * (scores.argmax(1) == queries.labels).double().mean().item()
-    assert knn_accuracy(extractor, bank, queries, view, k, 0.2) == pytest.approx(expected)
-    assert expected > 60  # colours: a random network tells them apart
+    assert knn_accuracy(extractor, bank, queries, view, k=k, temperature=0.2) == pytest.approx(expected)
+    assert expected > 60  # colors: even a random network separates them
     with pytest.raises(UserError, match=r"K is 31, but .*train holds 30 images"):
-        knn_accuracy(extractor, bank, queries, view, 31, 0.2)
+        knn_accuracy(extractor, bank, queries, view, k=31, temperature=0.2)
 
 
 def _open(path: Path):

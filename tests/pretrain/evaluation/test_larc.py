@@ -1,4 +1,4 @@
-"""The linear evaluation against the original's with apex's LARC, in float64; and what the comparison notices."""
+"""Linear evaluation beside the original with apex's LARC, in float64; the comparison detects changes of the recipe."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_layer_left_out_of_the_adaptation_is_noticed() -> None:
 
 
 @pytest.mark.parametrize(("option", "value"), [("always_adapt", False), ("trust_clip", True)])
-def test_timms_other_ways_are_noticed(option: str, value: bool) -> None:
+def test_other_options_of_timm_are_noticed(option: str, value: bool) -> None:
     def change(probe: LinearProbe) -> None:
         probe.optimizer.param_groups[0][option] = value
 

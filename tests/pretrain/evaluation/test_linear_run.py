@@ -1,4 +1,4 @@
-"""Linear evaluations from their command line: what they leave, how they go on, what several processes make of them."""
+"""Linear evaluations by their command line: the files they write, resume, and several processes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def assert_same(ours: Path, theirs: Path) -> None:
     assert result(ours)["metrics"] == result(theirs)["metrics"]
 
 
-def test_leaves_what_the_formats_promise(evaluate: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_writes_the_files_of_the_formats_page(
+    evaluate: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     assert evaluate("linear", "--output", str(out)) == 0
     made = result(out)
@@ -77,7 +79,7 @@ def test_cached_features_say_so_and_are_removed(evaluate: Command, tmp_path: Pat
 
 
 @pytest.mark.parametrize("cached", ["True", "False"])
-def test_stopped_and_broken_off_it_goes_on_exactly(
+def test_stopped_and_interrupted_it_resumes_exactly(
     evaluate: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cached: str
 ) -> None:
     words = ("LINEAR.CACHE_FEATURES", cached)
@@ -107,9 +109,7 @@ def test_stopped_and_broken_off_it_goes_on_exactly(
     assert_same(broken, whole)
 
 
-def test_a_cache_that_is_whole_is_used_again(
-    evaluate: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_complete_cache_is_reused(evaluate: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("--output", str(tmp_path / "out"), "LINEAR.CACHE_FEATURES", "True")
     step = LinearProbe.step
     monkeypatch.setattr(LinearProbe, "step", lambda *_: (_ for _ in ()).throw(RuntimeError))
@@ -121,7 +121,7 @@ def test_a_cache_that_is_whole_is_used_again(
     assert evaluate("linear", "--resume", *words) == 0
 
 
-def test_a_run_that_diverges_is_recorded_and_not_tried_again(
+def test_a_run_that_diverges_is_recorded_and_not_repeated(
     evaluate: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("--output", str(tmp_path / "out"), "LINEAR.OPTIMIZER", "sgd", "LINEAR.BASE_LR", "1e38")
@@ -138,7 +138,7 @@ def test_a_run_that_diverges_is_recorded_and_not_tried_again(
 
 
 def fit(out: Path) -> None:
-    """A classifier trained on fixed features of 22 samples in pieces of 7, the last of one sample."""
+    """A classifier trained on fixed features of 22 samples in batches of 7, the last of one sample."""
     overrides = ["LINEAR.BATCH_SIZE", "7", "LINEAR.EPOCHS", "2", "LINEAR.OPTIMIZER", "sgd", "LINEAR.BASE_LR", "9"]
     root = Path(__file__).resolve().parents[3]
     recipe = root / "configs/evaluation/linear_imagenet_lars_b4096_90ep.yaml"
@@ -156,7 +156,7 @@ def fit(out: Path) -> None:
         torch.save({"state": probe.classifier.state_dict(), "history": probe.progress.history}, out)
 
 
-def test_two_processes_end_where_one_does(tmp_path: Path) -> None:
+def test_two_processes_equal_one(tmp_path: Path) -> None:
     """Also where a step's images are shared unequally, or one process has none (22 = 3 × 7 + 1)."""
     fit(tmp_path / "one")
     launch(fit, (tmp_path / "two",), 2)
@@ -167,7 +167,7 @@ def test_two_processes_end_where_one_does(tmp_path: Path) -> None:
         assert mine == pytest.approx(other, rel=1e-12)
 
 
-def test_pieces_are_every_image_once_an_epoch_for_any_number_of_processes() -> None:
+def test_batches_hold_every_image_once_per_epoch_for_any_number_of_processes() -> None:
     whole = list(EpochPieces(22, 7, 3, 0, 8))
     assert [len(piece) for piece in whole] == [7, 7, 7, 1] * 2
     for epoch in (0, 1):
