@@ -94,5 +94,5 @@ def test_the_random_view_is_a_function_of_seed_epoch_and_index() -> None:
     same = view(image, 1, 7)
     assert same.shape == (3, 32, 32) and same.dtype == torch.uint8
     assert torch.equal(view(image, 1, 7), same)
-    for other in (view(image, 2, 7), view(image, 1, 8), RandomView(view.how, 4)(image, 1, 7)):
+    for other in (view(image, 2, 7), view(image, 1, 8), RandomView(view.augmentation, 4)(image, 1, 7)):
         assert not torch.equal(other, same)

@@ -48,7 +48,8 @@ def run(linear: CfgNode, change: Callable[[LinearProbe], Any] = lambda _: None) 
     probe = LinearProbe(classifier, linear, pieces, map(features, range(TOTAL)), share)
     change(probe)
     losses: list[float] = []
-    probe.fit(lambda: None, 0, lambda: False, lambda _, loss: losses.append(loss))
+    report = lambda _, loss: losses.append(loss)  # noqa: E731
+    probe.fit(save=lambda: None, period=0, stop_requested=lambda: False, report=report)
     model.fc = classifier
     rates = [entry["lr"] for entry in probe.progress.history]
     return {"losses": losses, "rates": rates, "end": narrow_linear.probes(classifier), "all": narrow.checksums(model)}
