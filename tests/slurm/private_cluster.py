@@ -20,7 +20,7 @@ NODES = ("127.0.0.1", "127.0.0.2")
 """Nodes are named by addresses of the loopback, which resolve anywhere without touching /etc/hosts."""
 
 HELD = 120
-"""Seconds that Slurm keeps a job that was put back."""
+"""Seconds that Slurm holds a requeued job."""
 
 CONF = """\
 ClusterName=private
@@ -154,7 +154,7 @@ class PrivateCluster:
         return done.stdout
 
     def hurry(self) -> None:
-        """Let jobs that were put back into the queue start soon.
+        """Let requeued jobs start soon.
 
         Slurm holds them for two minutes, because news of the former start's end may yet come and would count for the
         new one. Here it comes within seconds.

@@ -36,13 +36,13 @@ class SlurmWorld(World):
         return call(launch.main, list(words))
 
     def ids(self) -> dict[str, str]:
-        """The queue's id of every filed job."""
+        """The Slurm id of every submitted job."""
         opened = self.open()
         found = {job.name: SlurmSubmission.read_from(opened.store.folder(job)) for job in opened.graph}
         return {name: one.id for name, one in found.items() if one is not None}
 
-    def filed_ever(self) -> list[str]:
-        """The queue's ids of all jobs that this experiment ever filed."""
+    def submitted_ids(self) -> list[str]:
+        """The Slurm ids of all jobs that this experiment ever submitted."""
         lines = [line.split("|") for line in self.cluster.run("squeue", "-hrtall", "-o", "%i|%j").splitlines()]
         return [id_ for id_, name in lines if name.startswith(f"{self.base.name}.")]
 
@@ -76,7 +76,7 @@ class SlurmWorld(World):
         ]
 
     def wait(self, is_so: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
-        """Until it is so; what was put back into the queue starts at once, not in two minutes."""
+        """Until it is so; requeued jobs start at once, not in two minutes."""
         deadline = time.monotonic() + seconds
         while not is_so():
             self.cluster.hurry()

@@ -15,20 +15,20 @@ pytestmark = pytest.mark.slow
 def test_from_submit_to_table(world: SlurmWorld, capsys: pytest.CaptureFixture[str]) -> None:
     assert world.submit() == 0
     captured = capsys.readouterr()
-    assert "filed 9 jobs" in captured.out
+    assert "9 jobs" in captured.out
     assert re.search(
-        r"filed   finetune\.scratch\.voc07\.s1 … finetune\.scratch\.voc07\.s2 \(2 jobs\) as \d+_\[0-1\]", captured.err
+        r"finetune\.scratch\.voc07\.s1 … finetune\.scratch\.voc07\.s2 \(2 jobs\) as \d+_\[0-1\]", captured.err
     )
     assert set(world.wait_until_over().values()) == {"done"}
     table = (world.run_dir / "table.md").read_text()
     assert table.count("weights of simsiam") == 3 and "missing" not in table
     world.forget()
     assert world.submit() == 0
-    assert "filed 0 jobs" in capsys.readouterr().out
+    assert "0 jobs" in capsys.readouterr().out
     assert world.events() == []
 
 
-def test_a_failure_cancels_what_waits_for_it_and_retry_runs_just_those(
+def test_a_failure_cancels_its_dependents_and_retry_runs_only_them(
     world: SlurmWorld, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.order(convert__simsiam={"exit": 2, "say": "not a checkpoint"}, finetune__scratch__voc07__s2={"diverge": True})
@@ -53,20 +53,22 @@ def test_a_failure_cancels_what_waits_for_it_and_retry_runs_just_those(
     assert "missing" not in (world.run_dir / "table.md").read_text()
 
 
-def test_two_at_once_file_each_job_once(world: SlurmWorld) -> None:
+def test_two_submits_at_once_submit_each_job_once(world: SlurmWorld) -> None:
     shells = [world.spawn("submit", "--cluster", "slurm") for _ in range(2)]
     said = [shell.communicate(timeout=120) for shell in shells]
     codes = sorted(shell.returncode for shell in shells)
     assert codes in ([0, 0], [0, 2]), said  # the second waits for nobody: it finds the lock taken, or all filed
     assert set(world.wait_until_over().values()) == {"done"}
     assert len(world.started()) == len(set(world.started())) == 10
-    assert len(world.filed_ever()) == 9
+    assert len(world.submitted_ids()) == 9
 
 
-def test_the_shell_is_killed_while_it_files(world: SlurmWorld, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_submit_killed_halfway_is_completed_by_the_next(
+    world: SlurmWorld, capsys: pytest.CaptureFixture[str]
+) -> None:
     world.order(pretrain={"steps": 100})
     shell = world.spawn("submit", "--cluster", "slurm")
-    world.wait(lambda: "pretrain.simsiam" in world.ids(), "nothing is filed")
+    world.wait(lambda: "pretrain.simsiam" in world.ids(), "nothing is submitted")
     os.killpg(shell.pid, signal.SIGKILL)
     shell.communicate()
     assert world.launch("status") == 0
@@ -76,7 +78,7 @@ def test_the_shell_is_killed_while_it_files(world: SlurmWorld, capsys: pytest.Ca
     assert sorted(world.started()) == sorted({*world.ids(), "table.md", "table.html"} - {"table"})
 
 
-def test_put_back_by_hand_and_killed_it_goes_on_from_its_checkpoint(world: SlurmWorld) -> None:
+def test_requeued_and_killed_jobs_resume_from_their_checkpoint(world: SlurmWorld) -> None:
     """`scontrol requeue` of one, kill -9 of the tool of another, kill -9 of what Slurm started of a third."""
     world.order(finetune={"steps": 400})
     assert world.submit() == 0
@@ -92,7 +94,7 @@ def test_put_back_by_hand_and_killed_it_goes_on_from_its_checkpoint(world: Slurm
         assert 400 <= world.steps(name) <= 402  # no step twice but the one that was cut off
 
 
-def test_a_time_limit_strikes_and_the_job_goes_on(world: SlurmWorld) -> None:
+def test_a_job_at_its_time_limit_is_requeued_and_resumes(world: SlurmWorld) -> None:
     """A job of fifty seconds under a limit of one minute, of which Slurm warns half a minute early or more."""
     world.order(finetune__scratch__coco={"steps": 4500})
     short = "resources={finetune: {cpus: 1, memory_gb: 0.5, hours: 0.016, signal_seconds: 15}}"
@@ -103,7 +105,7 @@ def test_a_time_limit_strikes_and_the_job_goes_on(world: SlurmWorld) -> None:
     assert 4500 <= world.steps("finetune.scratch.coco.s1") < 4500 + attempts
 
 
-def test_put_back_too_often_it_fails_with_the_reason(world: SlurmWorld) -> None:
+def test_a_job_requeued_too_often_fails_with_the_reason(world: SlurmWorld) -> None:
     world.order(pretrain={"hang": True})
     assert world.submit("--set", "slurm.requeues=1") == 0
     for attempt in (1, 2):
@@ -111,10 +113,12 @@ def test_put_back_too_often_it_fails_with_the_reason(world: SlurmWorld) -> None:
         world.cluster.run("scancel", "--signal=USR2", world.ids()["pretrain.simsiam"])
     assert world.wait_until_over()["pretrain.simsiam"] == "failed"
     error = str(world.state("pretrain.simsiam").error)
-    assert error.startswith("its time was up and it was put back 1 times already; give it more hours or slurm.requeues")
+    assert "requeued 1 times" in error and "slurm.requeues" in error
 
 
-def test_killed_again_and_again_it_fails_with_the_reason(world: SlurmWorld, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_job_killed_three_times_in_a_row_fails_with_the_reason(
+    world: SlurmWorld, capsys: pytest.CaptureFixture[str]
+) -> None:
     world.order(finetune__scratch__coco={"kill": True})
     assert world.submit() == 0
     assert world.wait_until_over()["finetune.scratch.coco.s1"] == "failed"
@@ -123,7 +127,7 @@ def test_killed_again_and_again_it_fails_with_the_reason(world: SlurmWorld, caps
     assert "finetune.scratch.coco.s1: missing" in (world.run_dir / "table.md").read_text()
 
 
-def test_cancel_takes_all_out_and_submit_goes_on(world: SlurmWorld, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cancel_empties_the_queue_and_submit_resumes(world: SlurmWorld, capsys: pytest.CaptureFixture[str]) -> None:
     world.order(pretrain={"hang": True})
     assert world.submit() == 0
     world.wait(lambda: world.hangs() == 1, "it does not start")
@@ -131,13 +135,13 @@ def test_cancel_takes_all_out_and_submit_goes_on(world: SlurmWorld, capsys: pyte
     assert world.launch("cancel") == 0
     statuses = world.wait_until_over(60)
     assert statuses["pretrain.simsiam"] == statuses["finetune.simsiam.coco.s1"] == statuses["table"] == "cancelled"
-    assert world.state("pretrain.simsiam").exit_code == 75, "it was asked to leave, not cut off"
+    assert world.state("pretrain.simsiam").exit_code == 75, "it saved a checkpoint and was not killed"
     world.order()
     assert world.submit() == 0
     assert set(world.wait_until_over().values()) == {"done"}
 
 
-def test_local_keeps_off_what_the_queue_has(world: SlurmWorld, capsys: pytest.CaptureFixture[str]) -> None:
+def test_local_refuses_to_run_jobs_that_are_in_the_queue(world: SlurmWorld, capsys: pytest.CaptureFixture[str]) -> None:
     world.order(pretrain={"hang": True})
     assert world.submit() == 0
     assert world.launch("submit", "--cluster", "local") == 2
@@ -153,7 +157,7 @@ def test_local_keeps_off_what_the_queue_has(world: SlurmWorld, capsys: pytest.Ca
         (["resources.default.sbatch={no-such-option: 1}"], "unrecognized option"),
     ],
 )
-def test_what_the_cluster_does_not_give_is_one_line(
+def test_refused_resources_are_one_line_and_write_nothing(
     world: SlurmWorld, capsys: pytest.CaptureFixture[str], sets: list[str], message: str
 ) -> None:
     assert world.submit(*(word for one in sets for word in ("--set", one))) == 2

@@ -1,1 +1,1 @@
-"""From an experiment file to a graph of jobs, run where the user says, their state on disk; imports no torch."""
+"""Experiments: from an experiment file to a graph of jobs, run locally or with Slurm. Imports no torch."""

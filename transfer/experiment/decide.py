@@ -33,12 +33,10 @@ class Decision:
 
     @property
     def job(self) -> Job:
-        """The job."""
         return self.view.job
 
     @property
     def state(self) -> JobState | None:
-        """Its `job.json`."""
         return self.view.state
 
 

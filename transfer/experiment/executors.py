@@ -74,7 +74,6 @@ class RunOutcome:
 
     @property
     def without_result(self) -> list[str]:
-        """The jobs that failed, were cancelled or are blocked."""
         return [n for n, state in self.ran.items() if state.status in ("failed", "cancelled")] + list(self.blocked)
 
 
@@ -149,7 +148,6 @@ class ReadyQueue:
         self.unfinished = {job.name for job in self.waiting}
 
     def finish(self, job: Job, state: JobState) -> None:
-        """Record that the job has ended in `state`."""
         self.outcome.ran[job.name] = state
         self.unfinished.discard(job.name)
 
@@ -172,7 +170,6 @@ class ReadyQueue:
         return [job for job in self.waiting if not self.unfinished.intersection(job.needs)]
 
     def start(self, job: Job) -> None:
-        """Remove a job that is being started."""
         self.waiting.remove(job)
 
 
@@ -275,7 +272,6 @@ class JobAttempt:
             self._child.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kill the running command and all its descendants."""
         if self._child.poll() is None:
             kill_tree(self._child.pid)
 
@@ -331,7 +327,6 @@ def state_after_success(job: Job, store: Store, state: JobState) -> JobState:
 def start_command(
     command: Command, log: Path, attempt: int, environment: Mapping[str, str], pass_fds: Sequence[int] = ()
 ) -> subprocess.Popen[bytes]:
-    """Start a command whose output is appended to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as stream:
         write_banner(stream, attempt, command)
@@ -358,7 +353,6 @@ def ignore_signals() -> None:
 
 
 def write_banner(log: IO[bytes], attempt: int, command: Command) -> None:
-    """Write a line with the attempt's number, the time and the command."""
     log.write(f"== attempt {attempt} · {utc_now()} · {shlex.join(command)}\n".encode())
     log.flush()
 

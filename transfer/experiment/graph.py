@@ -47,11 +47,9 @@ class Job:
 
     @property
     def dir(self) -> str:
-        """Its folder, relative to the run folder."""
         return job_dir(self.name, self.fingerprint)
 
     def commands(self, tools: Tools, *, num_gpus: int = 0, data: str | None = None) -> list[Command]:
-        """Its command lines, to be run one after another; see `Tools.command`."""
         return [tools.command(self.tool, one, num_gpus=num_gpus, data=data) for one in self.args]
 
     @property
@@ -61,7 +59,6 @@ class Job:
 
 
 def job_dir(name: str, fingerprint: str) -> str:
-    """A job's folder, relative to the run folder."""
     return f"jobs/{name}-{fingerprint[:8]}"
 
 
@@ -99,7 +96,6 @@ class Graph:
         return self.jobs[name]
 
     def users(self, name: str) -> list[Job]:
-        """The jobs that need `name` directly."""
         return [job for job in self if name in job.needs]
 
     def downstream(self, names: Iterable[str]) -> set[str]:
@@ -119,7 +115,6 @@ class Graph:
         return height
 
     def write(self, run_dir: Path, tools: Tools) -> None:
-        """Write `graph.json` into the run folder, with the command lines of `tools`."""
         jobs = []
         for job in self:
             commands = tuple(list(words) for words in job.commands(tools))

@@ -122,7 +122,6 @@ def read_step_times(path: Path = SHIPPED_STEP_TIMES) -> list[StepTime]:
 
 
 def absolute(path: str) -> Path:
-    """The path seen from the current folder."""
     return Path(os.path.abspath(path))  # noqa: PTH100 (resolve() would follow links)
 
 

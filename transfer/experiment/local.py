@@ -132,7 +132,6 @@ class _RunningJobs:
             self.listener.waiting(job, self.plan.store.read(job))
 
     def poll(self) -> None:
-        """Record the jobs that have ended."""
         for name, attempt in list(self.running.items()):
             state = attempt.poll()
             if state is not None:
@@ -149,7 +148,6 @@ class _RunningJobs:
                 attempt.stop(reason)
 
     def kill(self) -> None:
-        """Kill every job."""
         for attempt in self.running.values():
             attempt.kill()
 

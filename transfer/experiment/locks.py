@@ -55,7 +55,6 @@ class FileLock:
             os.close(handle)  # its former holder removed the file
 
     def fileno(self) -> int:
-        """The descriptor to pass to a child."""
         assert self._handle is not None, "the lock is not held"
         return self._handle
 
@@ -78,7 +77,6 @@ class FileLock:
 
 
 def is_held(path: Path) -> bool:
-    """Whether some process holds the lock."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -125,7 +123,6 @@ def is_alive(process: ProcessId) -> bool:
 
 
 def send_signal(process: ProcessId, number: int) -> bool:
-    """Send a signal; False if the process is not there."""
     if not is_alive(process):
         return False
     with contextlib.suppress(ProcessLookupError):
@@ -135,7 +132,6 @@ def send_signal(process: ProcessId, number: int) -> bool:
 
 
 def kill_tree(pid: int) -> None:
-    """Send SIGKILL to a process and all its descendants."""
     for number in [pid, *_descendants(pid)]:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(number, signal.SIGKILL)

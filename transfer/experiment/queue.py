@@ -35,7 +35,6 @@ class QueueEntry:
 
     @property
     def is_pending(self) -> bool:
-        """Whether it waits for its start."""
         return self.state in PENDING
 
     @property
@@ -45,7 +44,6 @@ class QueueEntry:
 
     @property
     def is_active(self) -> bool:
-        """Whether it is pending or running."""
         return self.is_pending or self.is_running
 
 

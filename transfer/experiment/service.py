@@ -70,7 +70,6 @@ class OpenExperiment:
         return [(key, str(self.experiment.rows[key].weights)) for key in missing]
 
     def snapshot(self) -> Snapshot:
-        """What the run folder and Slurm's queue say of all jobs now."""
         return self.store.snapshot(self.graph)
 
 
@@ -237,7 +236,6 @@ def _cancel_named(view: JobView, store: Store) -> str:
 
 
 def _cancel_job(view: JobView, store: Store) -> str | None:
-    """Cancel a job; None if it does not run and is not in the queue."""
     job, state = view.job, view.state
     if view.queue_entry is not None and view.is_active:
         if state is not None:
@@ -281,7 +279,6 @@ def _check_files(
 
 
 def _problems(experiment: Experiment, source: ExperimentSource) -> Iterator[str]:
-    """What every job would fail at, one line each: data roots, the run folder."""
     for key, root in _data_roots(experiment):
         if root is not None and not root.is_dir():
             yield f"{source.path}: {key}: {root} is not a folder; make it, or give another with --set {key}=DIR"

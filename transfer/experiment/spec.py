@@ -84,54 +84,41 @@ def _check_long_names(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-class Resources(Section):
-    """What one job of a stage gets from Slurm. A missing key falls back to the layer below.
+SbatchOptions = Annotated[dict[str, str | int | float | bool], AfterValidator(_check_long_names)]
 
-    Attributes:
-        nodes: the number of machines.
-        gpus: GPUs per node, one process each; 0: one process on the CPU.
-        tasks: processes per node, if it is not one per GPU.
-        cpus: CPU cores per process.
-        memory_gb: memory per node.
-        hours: the time limit; a job that reaches it saves a checkpoint, is requeued and continues.
-        signal_seconds: how long before the limit the job is told to save.
-        partition, account, qos, constraint: sbatch's options of these names.
-        gres: requests the GPUs by `--gres` (such as `gpu:a100:8`) instead of `--gpus-per-node`.
-        sbatch: any other option of sbatch by its long name; `true` for one without a value.
-        setup: lines of shell before the job (`module load cuda`); those of all layers, in order.
-        container: words before `python` (`apptainer exec --nv /images/torch.sif`).
-        python: the interpreter, if it is not the one that submits (in a container: `python3`).
-        environment: variables of the job.
-        copy_data_to: a folder on the node's own disk; the data root is copied there first, once per node. `$VARIABLES`
-            are the job's.
-    """
+
+class Resources(Section):
+    """What one job of a stage gets from Slurm. A missing key falls back to the layer below."""
 
     renamed_keys: ClassVar[dict[str, str]] = {"stage_to": "copy_data_to"}
 
-    nodes: int | None = Field(default=None, ge=1)
-    gpus: int | None = Field(default=None, ge=0)
-    tasks: int | None = Field(default=None, ge=1)
-    cpus: int | None = Field(default=None, ge=1)
-    memory_gb: float | None = Field(default=None, gt=0)
-    hours: float | None = Field(default=None, gt=0)
-    signal_seconds: int | None = Field(default=None, ge=1)
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    gres: str | None = None
-    sbatch: Annotated[dict[str, str | int | float | bool], AfterValidator(_check_long_names)] = Field(
-        default_factory=dict
+    nodes: int | None = Field(default=None, ge=1, description="the number of machines")
+    gpus: int | None = Field(default=None, ge=0, description="GPUs per node, one process each; 0: the CPU")
+    tasks: int | None = Field(default=None, ge=1, description="processes per node, if it is not one per GPU")
+    cpus: int | None = Field(default=None, ge=1, description="CPU cores per process")
+    memory_gb: float | None = Field(default=None, gt=0, description="memory per node")
+    hours: float | None = Field(
+        default=None, gt=0, description="time limit; a job that reaches it is requeued and continues"
     )
-    setup: list[str] = Field(default_factory=list)
-    container: str | None = None
-    python: str | None = None
-    environment: dict[str, EnvironmentValue] = Field(default_factory=dict)
-    copy_data_to: str | None = None
+    signal_seconds: int | None = Field(default=None, ge=1, description="how long before the limit the job saves")
+    partition: str | None = Field(default=None, description="sbatch's `--partition`")
+    account: str | None = Field(default=None, description="sbatch's `--account`")
+    qos: str | None = Field(default=None, description="sbatch's `--qos`")
+    constraint: str | None = Field(default=None, description="sbatch's `--constraint`")
+    gres: str | None = Field(default=None, description="`gpu:a100:8`: used instead of `--gpus-per-node`")
+    sbatch: SbatchOptions = Field(default_factory=dict, description="other options of sbatch; `true`: without a value")
+    setup: list[str] = Field(default_factory=list, description="shell lines before the job, of all layers")
+    container: str | None = Field(
+        default=None, description="words before `python`, such as `apptainer exec --nv x.sif`"
+    )
+    python: str | None = Field(default=None, description="the interpreter; default: the one that submits")
+    environment: dict[str, EnvironmentValue] = Field(default_factory=dict, description="variables of the job")
+    copy_data_to: str | None = Field(
+        default=None, description="a folder on the node's disk, to which the data root is copied first"
+    )
 
     @property
     def tasks_per_node(self) -> int:
-        """Processes per node: one per GPU by default."""
         return self.tasks or self.gpus or 1
 
     def over(self, lower: Resources) -> Resources:
@@ -155,23 +142,20 @@ SIZE = ("nodes", "gpus", "tasks", "cpus", "memory_gb", "hours", "signal_seconds"
 
 
 class StageResources(Section):
-    """Resources of every stage.
+    """Resources of every stage."""
 
-    Attributes:
-        default: of the stages that train or evaluate; for the others only where they run (partition, set-up lines,
-            container …), not their size.
-        pretrain, evaluate, finetune, convert, choose, table: of the jobs of that kind, over the default.
-        search: of the candidates of a learning-rate search, over `finetune`.
-    """
-
-    default: Resources = Field(default_factory=Resources)
-    pretrain: Resources = Field(default_factory=Resources)
-    convert: Resources = Field(default_factory=Resources)
-    evaluate: Resources = Field(default_factory=Resources)
-    search: Resources = Field(default_factory=Resources)
-    choose: Resources = Field(default_factory=Resources)
-    finetune: Resources = Field(default_factory=Resources)
-    table: Resources = Field(default_factory=Resources)
+    default: Resources = Field(
+        default_factory=Resources, description="of all stages; convert, choose and table take no size from it"
+    )
+    pretrain: Resources = Field(default_factory=Resources, description="over the default")
+    convert: Resources = Field(default_factory=Resources, description="over the default")
+    evaluate: Resources = Field(default_factory=Resources, description="over the default")
+    search: Resources = Field(
+        default_factory=Resources, description="of the candidates of an lr search, over `finetune`"
+    )
+    choose: Resources = Field(default_factory=Resources, description="over the default")
+    finetune: Resources = Field(default_factory=Resources, description="over the default")
+    table: Resources = Field(default_factory=Resources, description="over the default")
 
     @model_validator(mode="after")
     def _check_single_processes(self) -> StageResources:
@@ -216,106 +200,63 @@ def resources_for(kind: str, layers: Iterable[StageResources]) -> Resources:
 
 
 class StepTime(Section):
-    """A measured duration of a training step.
+    """A measured duration of a training step."""
 
-    Attributes:
-        recipes: the tasks or configs (by stem) that it applies to.
-        seconds: duration of one step.
-        per: what a step is.
-        gpus: the GPUs that were used together.
-        device: their type.
-        source: who measured it.
-    """
-
-    recipes: list[str] = Field(min_length=1)
-    seconds: Annotated[float, Field(gt=0)]
-    per: Literal["iteration", "epoch"] = "iteration"
-    gpus: int = Field(ge=1)
-    device: str
-    source: str = Field(min_length=1)
+    recipes: list[str] = Field(min_length=1, description="the tasks or configs (by stem) that it applies to")
+    seconds: Annotated[float, Field(gt=0)] = Field(description="duration of one step")
+    per: Literal["iteration", "epoch"] = Field(default="iteration", description="what a step is")
+    gpus: int = Field(ge=1, description="the GPUs that were used together")
+    device: str = Field(description="their type")
+    source: str = Field(min_length=1, description="who measured it")
 
 
 class SiteConfig(Section):
-    """The user's site file: what applies to one cluster, whatever the experiment.
+    """The user's site file: what applies to one cluster, whatever the experiment."""
 
-    Attributes:
-        resources: of all experiments on this cluster, under what the experiment itself says.
-        seconds: durations of steps measured here, for `plan`, as in configs/seconds.yaml.
-    """
-
-    resources: StageResources = Field(default_factory=StageResources)
-    seconds: list[StepTime] = Field(default_factory=list)
+    resources: StageResources = Field(default_factory=StageResources, description="under what the experiment says")
+    seconds: list[StepTime] = Field(default_factory=list, description="step times measured here, for `plan`")
 
 
 class RecipeSpec(Section):
-    """A config file and what is changed in it.
+    """A config file and what is changed in it."""
 
-    Attributes:
-        config: the config file.
-        overrides: keys laid over it, after the experiment's overlay.
-    """
-
-    config: PathText
-    overrides: Overrides = Field(default_factory=dict)
+    config: PathText = Field(description="the config file")
+    overrides: Overrides = Field(default_factory=dict, description="keys laid over it, after the experiment's overlay")
 
 
 class TaskSpec(RecipeSpec):
-    """A column of the table: a fine-tuning config and the number of its trials.
+    """A column of the table: a fine-tuning config and the number of its trials."""
 
-    Attributes:
-        trials: the number of seeds.
-    """
-
-    trials: int = Field(default=1, ge=1)
+    trials: int = Field(default=1, ge=1, description="the number of seeds")
 
 
 class EvaluationSpec(Section):
-    """An evaluation of the weights themselves, without fine-tuning: a cell of Table 4.
+    """An evaluation of the weights themselves, without fine-tuning: a cell of Table 4."""
 
-    Attributes:
-        kind: `linear` or `knn`.
-        config: the recipe; by default ImageNet's of configs/evaluation/.
-        overrides: keys laid over it.
-    """
-
-    kind: Literal["linear", "knn"] = "linear"
-    config: PathText | None = None
-    overrides: Overrides = Field(default_factory=dict)
+    kind: Literal["linear", "knn"] = Field(default="linear", description="`linear` or `knn`")
+    config: PathText | None = Field(
+        default=None, description="the recipe; by default ImageNet's of configs/evaluation/"
+    )
+    overrides: Overrides = Field(default_factory=dict, description="keys laid over it")
 
 
 class RowSpec(Section):
-    """A row of the table. Its weights come from exactly one of `pretrain`, `weights` and `scratch`.
-
-    Attributes:
-        label: its heading in the table; by default the row's key.
-        expected: the row of `configs/expected/*.yaml` that it is compared with.
-        pretrain: a pre-training recipe.
-        weights: a ResNet-50 checkpoint of any known layout, or `zoo:NAME`, which `submit` downloads; it is converted.
-        scratch: no weights.
-        source: the checkpoint's layout, if its content does not tell (`convert.py --source`).
-        branch: which of two encoders (`convert.py --branch`).
-        trust: allow the checkpoint's pickle to run code (`convert.py --trust-checkpoint`).
-        finetune: overrides for the fine-tuning of this row alone, over the task's.
-        table_row: the table's row for its results, if several runs fill one row (Table 4: one run per number of
-            epochs); by default its own.
-        epochs: how long `weights` were pre-trained; Table 4's column.
-        resources: what this row's jobs get from Slurm, over the experiment's.
-    """
+    """A row of the table. Its weights come from exactly one of `pretrain`, `weights` and `scratch`."""
 
     renamed_keys: ClassVar[dict[str, str]] = {"part_of": "table_row"}
 
-    label: str | None = None
-    expected: str | None = None
-    pretrain: RecipeSpec | None = None
-    weights: PathText | None = None
-    scratch: bool = False
-    source: str | None = None
-    branch: str | None = None
-    trust: bool = False
-    finetune: Overrides = Field(default_factory=dict)
-    table_row: Key | None = None
-    epochs: int | None = Field(default=None, ge=1)
-    resources: StageResources = Field(default_factory=StageResources)
+    label: str | None = Field(default=None, description="its heading in the table; by default the row's key")
+    expected: str | None = Field(default=None, description="the row of configs/expected/ to compare with")
+    pretrain: RecipeSpec | None = Field(default=None, description="a pre-training recipe")
+    weights: PathText | None = Field(default=None, description="a ResNet-50 checkpoint, or `zoo:NAME`")
+    scratch: bool = Field(default=False, description="no weights")
+    source: str | None = Field(default=None, description="the checkpoint's layout; default: detected")
+    branch: str | None = Field(default=None, description="which of its two encoders")
+    trust: bool = Field(default=False, description="allow its pickle to run code")
+    finetune: Overrides = Field(default_factory=dict, description="overrides of this row, over the task's")
+    table_row: Key | None = Field(default=None, description="the table's row that its results are in; default: its own")
+    epochs: int | None = Field(default=None, ge=1, description="how long `weights` were pre-trained")
+    resources: StageResources = Field(default_factory=StageResources, description="over the experiment's")
 
     @model_validator(mode="after")
     def _check_weights(self) -> RowSpec:
@@ -331,110 +272,64 @@ class RowSpec(Section):
 
 
 class DataRoots(Section):
-    """Where the images are.
+    """Where the images are."""
 
-    Attributes:
-        images: the ImageFolder of pre-training and evaluations.
-        detection: the folder that holds VOC2007/, VOC2012/ and coco/.
-    """
-
-    images: PathText | None = None
-    detection: PathText | None = None
+    images: PathText | None = Field(default=None, description="ImageFolder of pre-training and evaluations")
+    detection: PathText | None = Field(default=None, description="the folder that holds VOC2007/, VOC2012/ and coco/")
 
 
 class LocalSettings(Section):
-    """What `--cluster local` may use of this machine.
+    """What `--cluster local` may use of this machine."""
 
-    Attributes:
-        slots: how many jobs run side by side.
-        threads: OMP_NUM_THREADS of each.
-        gpus: GPUs of each slot, one process each, from the first ones of the machine or from CUDA_VISIBLE_DEVICES;
-            0: leaves CUDA_VISIBLE_DEVICES as it is.
-    """
-
-    slots: int = Field(default=1, ge=1)
-    threads: int = Field(default=1, ge=1)
-    gpus: int = Field(default=0, ge=0)
+    slots: int = Field(default=1, ge=1, description="how many jobs run side by side")
+    threads: int = Field(default=1, ge=1, description="OMP_NUM_THREADS of each")
+    gpus: int = Field(default=0, ge=0, description="GPUs of each slot, one process each; 0: any")
 
 
 class LrSearchSpec(Section):
-    """A search of the fine-tuning learning rate, for every row on every task, before the reported trials.
+    """A search of the fine-tuning learning rate, for every row on every task, before the reported trials."""
 
-    Attributes:
-        grid: the learning rates to try.
-        select_on: what the candidates are evaluated on: `test`, as in the paper, or `heldout`, a part of the training
-            images.
-        seed: the candidates' seed; none of the reported trials'.
-        metric: what is maximised.
-        rows: the rows it is made for, by default all; the others keep their task's learning rate.
-        tasks: the tasks it is made for, by default all.
-    """
-
-    grid: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
-    select_on: Literal["test", "heldout"]
-    seed: int = Field(default=1000, ge=0)
-    metric: str = "bbox/AP"
-    rows: list[str] | None = None
-    tasks: list[str] | None = None
+    grid: list[Annotated[float, Field(gt=0)]] = Field(min_length=1, description="the learning rates to try")
+    select_on: Literal["test", "heldout"] = Field(description="`heldout`: a part of the training images")
+    seed: int = Field(default=1000, ge=0, description="the candidates' seed; none of the reported trials'")
+    metric: str = Field(default="bbox/AP", description="what is maximised")
+    rows: list[str] | None = Field(default=None, description="default: all; the others keep their task's lr")
+    tasks: list[str] | None = Field(default=None, description="default: all")
 
     def covers(self, row: str, task: str) -> bool:
-        """Whether the learning rate of a row on a task is searched."""
         return (self.rows is None or row in self.rows) and (self.tasks is None or task in self.tasks)
 
 
 class SlurmSettings(Section):
-    """How `--cluster slurm` submits jobs.
+    """How `--cluster slurm` submits jobs."""
 
-    Attributes:
-        array_parallelism: how many trials of one array run at a time.
-        requeues: how often a job is requeued (time limit, preemption, a failed node or process) before it counts as
-            failed.
-        snapshot: copy the code at the submit, and run the copy: later edits change nothing.
-    """
-
-    array_parallelism: int = Field(default=64, ge=1)
-    requeues: int = Field(default=20, ge=0)
-    snapshot: bool = False
+    array_parallelism: int = Field(default=64, ge=1, description="how many trials of one array run at a time")
+    requeues: int = Field(default=20, ge=0, description="how often a job is requeued before it counts as failed")
+    snapshot: bool = Field(default=False, description="run a copy of the code as it was submitted")
 
 
 class Experiment(Section):
-    """The whole experiment file.
-
-    Attributes:
-        name: the experiment's name.
-        notes: text that `plan` shows.
-        run_dir: where everything is written; by default `runs/<name>`.
-        rows: the table's rows by key, in order.
-        tasks: the table's columns by key, in order; `{}` for an experiment that only pre-trains or evaluates.
-        evaluations: linear or kNN evaluations of every row's weights (not of scratch).
-        lr_search: how the fine-tuning learning rate is found; none: each task's own.
-        seeds: the trials' seeds; a task with n trials uses the first n; by default 1, 2, 3, …
-        overlay: a file that makes every stage fit a small machine.
-        data: data roots.
-        environment: variables set for every job; no part of a fingerprint.
-        local: slots and threads for `--cluster local`.
-        slurm: how `--cluster slurm` submits jobs.
-        resources: what a job of each stage gets from Slurm, over the site's.
-        max_resumes: how often a job that stopped after a checkpoint (exit 75) is restarted in one submit.
-    """
+    """The whole experiment file."""
 
     renamed_keys: ClassVar[dict[str, str]] = {"continues": "max_resumes"}
 
-    name: Key
-    notes: str | None = None
-    run_dir: PathText | None = None
-    rows: dict[Key, RowSpec] = Field(min_length=1)
-    tasks: dict[Key, TaskSpec]
-    evaluations: dict[Key, EvaluationSpec] = Field(default_factory=dict)
-    lr_search: LrSearchSpec | None = None
-    seeds: list[int] | None = None
-    overlay: PathText | None = None
-    data: DataRoots = Field(default_factory=DataRoots)
-    environment: dict[str, EnvironmentValue] = Field(default_factory=dict)
-    local: LocalSettings = Field(default_factory=LocalSettings)
-    slurm: SlurmSettings = Field(default_factory=SlurmSettings)
-    resources: StageResources = Field(default_factory=StageResources)
-    max_resumes: int = Field(default=20, ge=0)
+    name: Key = Field(description="the experiment's name")
+    notes: str | None = Field(default=None, description="text that `plan` shows")
+    run_dir: PathText | None = Field(default=None, description="where everything is written; default: `runs/<name>`")
+    rows: dict[Key, RowSpec] = Field(min_length=1, description="the table's rows by key, in order")
+    tasks: dict[Key, TaskSpec] = Field(description="the table's columns by key, in order; may be empty")
+    evaluations: dict[Key, EvaluationSpec] = Field(
+        default_factory=dict, description="evaluations of each row's weights"
+    )
+    lr_search: LrSearchSpec | None = Field(default=None, description="default: each task has its own lr")
+    seeds: list[int] | None = Field(default=None, description="of the trials; default: 1, 2, 3, …")
+    overlay: PathText | None = Field(default=None, description="makes every stage fit a small machine")
+    data: DataRoots = Field(default_factory=DataRoots, description="data roots")
+    environment: dict[str, EnvironmentValue] = Field(default_factory=dict, description="variables of every job")
+    local: LocalSettings = Field(default_factory=LocalSettings, description="for `--cluster local`")
+    slurm: SlurmSettings = Field(default_factory=SlurmSettings, description="for `--cluster slurm`")
+    resources: StageResources = Field(default_factory=StageResources, description="over the site's")
+    max_resumes: int = Field(default=20, ge=0, description="how often a job is restarted after exit 75")
 
     @model_validator(mode="after")
     def _check_something_to_run(self) -> Experiment:

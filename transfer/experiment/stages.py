@@ -88,7 +88,6 @@ class JobBuilder:
     public_weights: Mapping[str, zoo.ZooCheckpoint]
 
     def row_jobs(self, key: str, row: RowSpec) -> list[Job]:
-        """The row's jobs, each after those it needs."""
         experiment = self.experiment
         jobs: list[Job] = []
         backbone: Job | None = None  # writes a backbone file
@@ -112,7 +111,6 @@ class JobBuilder:
         return jobs
 
     def pretrain(self, key: str, row: RowSpec) -> Job:
-        """The row's pre-training."""
         assert row.pretrain is not None
         config, images = config_path(row.pretrain.config), self._data_root("images", f"row {key} pre-trains")
         overrides = row.pretrain.overrides
@@ -364,7 +362,6 @@ class JobBuilder:
         )
 
     def _job(self, key: str, row: RowSpec, kind: JobKind, name: str, print_: str, **fields: Any) -> Job:
-        """A job of a row."""
         return Job(
             **{"needs": (), **fields},
             name=name,
@@ -414,7 +411,6 @@ class _CellSpec:
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """Keys laid over the task's config."""
         return {**self.task.overrides, **self.row.finetune}
 
 

@@ -98,7 +98,6 @@ class JobView:
 
     @property
     def is_active(self) -> bool:
-        """Whether a process works on it, or it waits in the queue."""
         return self.status in ("running", "queued")
 
     @property
@@ -125,7 +124,6 @@ class Snapshot:
 
     @property
     def has_active(self) -> bool:
-        """Whether any job still runs or waits in the queue."""
         return any(view.is_active for view in self.views.values())
 
     def inputs_of(self, job: Job) -> list[list[str | None]]:
@@ -181,11 +179,9 @@ class Store:
         return Snapshot(views, known.queue, known.queue_error if in_use else None)
 
     def folder(self, job: Job) -> Path:
-        """The job's folder."""
         return self.run_dir / job.dir
 
     def log(self, job: Job) -> Path:
-        """The file with the job's output."""
         return self.folder(job) / "stdout.log"
 
     def read(self, job: Job) -> JobState | None:
@@ -203,22 +199,18 @@ class Store:
         return state
 
     def write(self, job: Job, state: JobState) -> None:
-        """Write the job's `job.json`."""
         state.write(self.folder(job) / STATE_FILE)
 
     def lock(self, job: Job) -> FileLock:
-        """The lock that the job's process holds."""
         return FileLock(self._lock_file(job))
 
     def _lock_file(self, job: Job) -> Path:
         return self.folder(job) / "job.lock"
 
     def missing(self, job: Job) -> list[str]:
-        """The job's outputs that do not exist."""
         return [output for output in job.outputs if not (self.run_dir / output).exists()]
 
     def inputs_of(self, job: Job, graph: Graph) -> list[list[str | None]]:
-        """`Snapshot.inputs_of` as of now."""
         return [_input(graph[need], self.read(graph[need])) for need in job.needs]
 
     def result_status(self, job: Job) -> str:
@@ -236,7 +228,6 @@ class Store:
         write_json(self.folder(job) / "cancel.json", {"attempt": state.attempts, "at": utc_now()})
 
     def _former_folders(self) -> Mapping[str, list[str]]:
-        """The folders of all jobs and fingerprints, by the job's name."""
         found: dict[str, list[str]] = defaultdict(list)
         jobs = self.run_dir / "jobs"
         for entry in os.scandir(jobs) if jobs.is_dir() else ():

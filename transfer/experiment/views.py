@@ -95,7 +95,6 @@ def last_metrics(path: Path) -> dict[str, Any]:
 
 
 def _eta(metrics: dict[str, Any], fraction: float | None) -> float | None:
-    """The tool's own estimate, else the remaining part at the last speed."""
     own = _finite(metrics.get("eta_seconds"))
     if own is not None:
         return own
@@ -106,7 +105,6 @@ def _eta(metrics: dict[str, Any], fraction: float | None) -> float | None:
 
 
 def _headline(path: Path) -> str:
-    """A finished job's main result."""
     result = read_json(path) if path.exists() else {}
     if result.get("status") == "diverged":
         divergence = result.get("divergence") or {}
@@ -197,14 +195,12 @@ def _ended_at(state: JobState | None) -> str:
 
 
 def status_rows(graph: Graph, store: Store, snapshot: Snapshot) -> list[list[str]]:
-    """A row of `HEADS` for every job."""
     blocked = blocked_jobs(graph, snapshot)
     views = snapshot.views
     return [[job.name, *_status_cells(views[job.name], store.folder(job), blocked.get(job.name))] for job in graph]
 
 
 def _status_cells(view: JobView, folder: Path, blocked_by: str | None) -> list[str]:
-    """The job's state, progress, time, ETA and last message."""
     state, status = view.state, view.status
     if blocked_by and status == "cancelled":
         return [status, "", "", "", f"by Slurm: needs {blocked_by}, which has no result"]
@@ -276,7 +272,6 @@ class LineReporter:
         self.plan: RunPlan | None = None
 
     def begin(self, plan: RunPlan, side_by_side: int) -> None:
-        """Report how many jobs there are to run."""
         self.plan, self.total = plan, len(plan.to_run())
         name, where = plan.graph.experiment, plan.store.run_dir
         if self.total:
@@ -286,23 +281,19 @@ class LineReporter:
             self._print(f"{name}: nothing to run, every result is in {where}")
 
     def submitted(self, jobs: Sequence[Job], ids: Sequence[str], after: str) -> None:
-        """Report the jobs' Slurm ids and what they wait for."""
         more = f" … {jobs[-1].name} ({len(jobs)} jobs)" if len(jobs) > 1 else ""
         shown = ids[0] if len(ids) == 1 else f"{ids[0].partition('_')[0]}_[0-{len(ids) - 1}]"
         self._print(f"submit  {jobs[0].name}{more} as {shown}" + (f", {after}" if after else ""))
 
     def started(self, job: Job, state: JobState) -> None:
-        """Report the job's start."""
         attempt = f" (attempt {state.attempts})" if state.attempts > 1 else ""
         self._print(f"start   {job.name}{attempt}")
 
     def waiting(self, job: Job, state: JobState | None) -> None:
-        """Report which process works on the job."""
         who = f" (process {state.process.pid} on {state.process.host})" if state and state.process else ""
         self._print(f"wait    {job.name}: a process of an earlier submit still works on it{who}")
 
     def ended(self, job: Job, state: JobState) -> None:
-        """Report the job's end, its duration and its result."""
         assert self.plan is not None
         self.count += 1
         note = job_progress(job, self.plan.store.folder(job), state).note
@@ -313,12 +304,10 @@ class LineReporter:
             self._print(f"        its log: {self.plan.store.log(job)}")
 
     def blocked(self, job: Job, by: str) -> None:
-        """Report which job without a result it needs."""
         self.count += 1
         self._print(f"blocked {job.name}: needs {by}, which has no result  [{self.count}/{self.total}]", "blocked")
 
     def tick(self, running: Mapping[str, JobState]) -> None:
-        """Report the progress of the running jobs, if it is time to."""
         if self.plan is not None and self._is_due():
             for name, state in running.items():
                 job = self.plan.graph[name]
@@ -352,22 +341,18 @@ class LiveReporter(LineReporter):
         self.live = Live(console=console, auto_refresh=False, transient=True)
 
     def begin(self, plan: RunPlan, side_by_side: int) -> None:
-        """Open the table."""
         super().begin(plan, side_by_side)
         self.live.start()
 
     def tick(self, running: Mapping[str, JobState]) -> None:
-        """Refresh the table, if it is time to."""
         if self.plan is not None and self._is_due():
             graph, store = self.plan.graph, self.plan.store
             now = store.snapshot(graph, self.plan.snapshot)  # no new query: what runs here is not in Slurm's queue
             self.live.update(status_table(graph, store, now, self.console.height), refresh=True)
 
     def end(self) -> None:
-        """Close the table."""
         self.live.stop()
 
 
 def reporter_for(console: Console) -> LineReporter:
-    """A live table on a terminal, plain lines elsewhere."""
     return LiveReporter(console) if console.is_terminal else LineReporter(console)

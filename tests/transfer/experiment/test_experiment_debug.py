@@ -8,7 +8,7 @@ import pytest
 from small_world import World
 
 
-def test_ends_as_local_does(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_equal_those_of_local(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     assert world.launch("submit", "--cluster", "debug") == 0
     assert set(world.statuses().values()) == {"done"}
     assert "weights of simsiam" in (world.run_dir / "table.md").read_text()
@@ -18,7 +18,7 @@ def test_ends_as_local_does(world: World, capsys: pytest.CaptureFixture[str]) ->
     assert world.events() == []
 
 
-def test_an_exception_keeps_its_traceback_and_ends_the_work(world: World) -> None:
+def test_an_exception_keeps_its_traceback_and_ends_the_run(world: World) -> None:
     world.order(pretrain={"raise": "look at me"})
     with pytest.raises(RuntimeError, match="look at me"):
         world.launch("submit", "--cluster", "debug")
@@ -39,13 +39,13 @@ def test_a_failing_tool_blocks_its_dependents_only(world: World) -> None:
     assert statuses["finetune.scratch.coco.s1"] == "done"
 
 
-def test_exit_75_is_asked_again(world: World) -> None:
+def test_exit_75_restarts_the_command(world: World) -> None:
     world.order(pretrain={"again": 2})
     assert world.launch("submit", "--cluster", "debug") == 0
     assert world.started().count("pretrain.simsiam") == 3
 
 
-def test_environment_is_given_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_are_restored(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     world.launch("submit", "--cluster", "debug", "--set", "environment.MARK=x")
     assert os.environ["OMP_NUM_THREADS"] == "7"

@@ -46,7 +46,7 @@ def test_good_file_is_read(world: World, monkeypatch: pytest.MonkeyPatch) -> Non
     assert source.text == GOOD
 
 
-def test_seeds_count_from_one_unless_told(world: World) -> None:
+def test_seeds_count_from_one_by_default(world: World) -> None:
     experiment, _ = load_experiment(world.file)
     assert [experiment.seed(trial) for trial in range(3)] == [1, 2, 3]
 
@@ -111,3 +111,23 @@ def test_set_lays_values_over_the_file(world: World) -> None:
 )
 def test_mistakes_in_set_are_named(world: World, word: str, message: str) -> None:
     assert message in refusal(world, world.file.read_text(), word)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "value"),
+    [
+        ("continues", "max_resumes", 3),
+        ("rows.simsiam.part_of", "rows.simsiam.table_row", "both"),
+        ("resources.finetune.stage_to", "resources.finetune.copy_data_to", "/scratch"),
+    ],
+)
+def test_renamed_keys_are_read_and_the_new_name_is_named(
+    world: World, caplog: pytest.LogCaptureFixture, old: str, new: str, value: object
+) -> None:
+    experiment, _ = load_experiment(world.file, [f"{old}={value}"])
+    found = experiment.model_dump()
+    for part in new.split("."):
+        found = found[part]
+    assert found == value
+    assert old.rpartition(".")[2] in caplog.text and new.rpartition(".")[2] in caplog.text
+    assert new.rpartition(".")[2] in refusal(world, world.file.read_text(), f"{old}={value}", f"{new}={value}")

@@ -161,7 +161,7 @@ class TestFingerprints:
         assert changed(before, prints(world, f"data.detection={other}")) == finetunes | {"table"}
         assert "pretrain.simsiam" in changed(before, prints(world, f"data.images={other}"))
 
-    def test_how_it_runs_does_not_count(self, world: World) -> None:
+    def test_settings_of_how_it_runs_do_not_count(self, world: World) -> None:
         before = prints(world)
         how = [
             "local.slots=7",

@@ -1,4 +1,4 @@
-"""`--cluster local`: order, slots, failures, stops, kills; asked again it ends the same."""
+"""`--cluster local`: order, slots, failures, stops, kills; a second submit changes nothing."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import os
 import random
 import re
 import signal
+import threading
 import time
+from pathlib import Path
 
 import pytest
 from small_world import World
 
 from transfer.experiment.local import visible_gpus
+from transfer.experiment.locks import FileLock, is_held
 
 FINETUNES = {
     f"finetune.{row}.{trial}" for row in ("scratch", "simsiam") for trial in ("voc07.s1", "voc07.s2", "coco.s1")
@@ -57,8 +60,8 @@ def test_each_slot_has_gpus_of_its_own(world: World, monkeypatch: pytest.MonkeyP
     world.order(finetune={"steps": 30})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     assert world.launch("submit", "--set", "local={slots: 2, gpus: 2}") == 0
-    told = [words for words in world.events() if words[1] == "gpus"]
-    assert {tuple(words[3:]) for words in told} == {("4,5", "--num-gpus", "2"), ("6,7", "--num-gpus", "2")}
+    seen = [words for words in world.events() if words[1] == "gpus"]
+    assert {tuple(words[3:]) for words in seen} == {("4,5", "--num-gpus", "2"), ("6,7", "--num-gpus", "2")}
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert [visible_gpus(slot, 4) for slot in (0, 1)] == [
         {"CUDA_VISIBLE_DEVICES": "0,1,2,3"},
@@ -67,7 +70,7 @@ def test_each_slot_has_gpus_of_its_own(world: World, monkeypatch: pytest.MonkeyP
     assert visible_gpus(1, 0) == {}
 
 
-def test_asked_again_nothing_runs(world: World) -> None:
+def test_a_second_submit_runs_nothing(world: World) -> None:
     world.launch("submit")
     before = results(world)
     world.forget()
@@ -76,7 +79,7 @@ def test_asked_again_nothing_runs(world: World) -> None:
     assert results(world) == before
 
 
-def test_plain_lines_tell_what_happens(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_lines_report_the_run(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     world.launch("submit", "--set", "local.slots=1")
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("small: 9 jobs to run, 1 at a time, into ")
@@ -94,7 +97,7 @@ def test_environment_reaches_the_jobs(world: World, capsys: pytest.CaptureFixtur
     assert out.startswith("== attempt 1 · ")
 
 
-def test_a_failure_is_named_and_what_needs_it_is_not_run(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failure_is_named_and_its_dependents_do_not_run(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     world.order(convert__simsiam={"exit": 2, "say": "not a checkpoint"})
     assert world.launch("submit") == 1
     assert set(world.started()).isdisjoint(n for n in FINETUNES if "simsiam" in n)
@@ -116,7 +119,7 @@ def test_traceback_s_last_line_is_the_reason(world: World) -> None:
     assert (state.status, state.exit_code, state.error) == ("failed", 1, "RuntimeError: shapes do not fit")
 
 
-def test_a_mended_failure_and_what_waits_for_it_run_again(world: World) -> None:
+def test_a_corrected_failure_and_its_dependents_run_again(world: World) -> None:
     world.order(convert__simsiam={"exit": 1})
     world.launch("submit")
     world.order()
@@ -127,7 +130,7 @@ def test_a_mended_failure_and_what_waits_for_it_run_again(world: World) -> None:
     }
 
 
-def test_retry_runs_just_what_failed_and_what_follows(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_retry_runs_failed_jobs_and_their_dependents(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     world.order(s1={"once": {"exit": 1}})
     world.launch("submit", "--set", "local.slots=3")
     failed = {name for name, status in world.statuses().items() if status == "failed"}
@@ -155,7 +158,7 @@ def test_a_diverged_trial_is_a_result(world: World, capsys: pytest.CaptureFixtur
     assert world.launch("retry", "finetune.scratch.voc07.s1") == 2
 
 
-def test_exit_75_is_asked_again_so_often_and_no_more(world: World) -> None:
+def test_exit_75_restarts_up_to_max_resumes(world: World) -> None:
     world.order(pretrain__simsiam={"again": 2}, finetune__scratch__coco={"again": 9})
     assert world.launch("submit", "--set", "max_resumes=3") == 1
     assert world.started().count("pretrain.simsiam") == 3
@@ -193,7 +196,7 @@ def test_a_changed_config_gets_a_new_folder_and_keeps_the_old(world: World) -> N
             assert (world.run_dir / file).read_text() == text
 
 
-def test_kill_9_of_the_group_at_any_moment_ends_the_same(world: World) -> None:
+def test_kill_9_of_the_group_at_any_moment_gives_the_same_end(world: World) -> None:
     world.order(pretrain={"steps": 20}, finetune={"steps": 12})
     rng = random.Random(20)
     for _ in range(5):
@@ -220,7 +223,7 @@ def test_kill_9_of_the_group_at_any_moment_ends_the_same(world: World) -> None:
             assert len(lines) <= steps + 5
 
 
-def test_a_killed_job_is_seen_as_interrupted(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_killed_job_is_interrupted(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     world.order(pretrain={"hang": True})
     process = world.spawn()
     world.wait_for("hang", "pretrain.simsiam")
@@ -250,7 +253,7 @@ def test_status_and_logs_after_the_shell_is_gone(world: World, capsys: pytest.Ca
     assert "convert.py" in capsys.readouterr().out
 
 
-def test_a_job_left_behind_is_waited_for_not_started_twice(world: World) -> None:
+def test_an_orphaned_job_is_waited_for_and_not_started_twice(world: World) -> None:
     """Only the submit is killed: its child works on, and the next submit must not run a second one beside it."""
     world.order(pretrain={"steps": 150})
     process = world.spawn()
@@ -269,7 +272,7 @@ def test_a_job_left_behind_is_waited_for_not_started_twice(world: World) -> None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_the_jobs_after_their_checkpoint(world: World, number: int) -> None:
+def test_a_signal_stops_jobs_after_a_checkpoint(world: World, number: int) -> None:
     world.order(finetune__scratch={"hang": True})
     process = world.spawn()
     world.wait_for("hang", "finetune.scratch.voc07.s1")
@@ -278,14 +281,14 @@ def test_a_signal_stops_the_jobs_after_their_checkpoint(world: World, number: in
     assert process.returncode == 128 + number
     assert "the same command continues from the last checkpoints" in err
     state = world.state("finetune.scratch.voc07.s1")
-    assert (state.status, state.exit_code) == ("cancelled", 75), "it was asked to leave, not cut off"
+    assert (state.status, state.exit_code) == ("cancelled", 75), "it saved a checkpoint and was not killed"
     assert "table.md" not in world.started()
     world.order()
     assert world.launch("submit") == 0
     assert set(world.statuses().values()) == {"done"}
 
 
-def test_two_at_once_the_second_is_told(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_submit_beside_the_first_is_refused(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     world.order(pretrain={"hang": True})
     first = world.spawn()
     world.wait_for("hang", "pretrain.simsiam")
@@ -327,7 +330,7 @@ def test_cancel_of_one_job_leaves_the_others(world: World, capsys: pytest.Captur
     assert statuses["finetune.scratch.coco.s1"] == "done"
 
 
-def test_cancel_reaches_a_job_left_behind(world: World) -> None:
+def test_cancel_reaches_an_orphaned_job(world: World) -> None:
     world.order(pretrain={"hang": True})
     process = world.spawn()
     world.wait_for("hang", "pretrain.simsiam")
@@ -342,8 +345,30 @@ def test_cancel_reaches_a_job_left_behind(world: World) -> None:
     assert world.statuses()["pretrain.simsiam"] == "interrupted"
 
 
-def test_nothing_is_written_when_a_job_could_not_start(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_written_if_no_job_could_start(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     (world.base / "images").rmdir()
     assert world.launch("submit") == 2
     assert "data.images: " in capsys.readouterr().err
     assert not world.run_dir.exists()
+
+
+def test_a_refused_submit_removes_the_folders_it_made_for_its_lock(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transfer.experiment.local.LocalExecutor.refusal", lambda *_: "not today")
+    assert world.launch("submit", "--set", f"run_dir={world.base}/a/b") == 2
+    assert not (world.base / "a").exists()
+
+
+def test_a_lock_whose_file_was_removed_meanwhile_is_taken_on_the_new_file(tmp_path: Path) -> None:
+    first, second = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
+    assert first.acquire()
+    waiting = threading.Thread(target=lambda: second.acquire(timeout=30.0))
+    waiting.start()
+    time.sleep(0.1)  # it waits for the first file, most likely; the outcome is the same if it does not
+    (tmp_path / "lock").unlink()
+    first.release()
+    waiting.join()
+    assert is_held(tmp_path / "lock")
+    second.release()
+    assert not is_held(tmp_path / "lock")

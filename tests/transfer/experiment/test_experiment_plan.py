@@ -50,7 +50,7 @@ def test_plan_is_a_tree_with_reasons(world: World, capsys: pytest.CaptureFixture
     assert lines[11].startswith("table ")
 
 
-def test_commands_are_shown_when_asked(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_shows_commands(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     world.launch("plan", "--commands")
     shown = [line.strip() for line in capsys.readouterr().out.splitlines() if "$ " in line]
     assert len(shown) == 10  # nine jobs, the table's two formats
@@ -67,7 +67,7 @@ def test_changed_settings_name_the_former_folder(world: World) -> None:
     assert world.actions()["table"] == "run"
 
 
-def test_a_lost_output_is_made_again_with_what_it_needs(world: World) -> None:
+def test_a_lost_output_is_made_again_with_its_inputs(world: World) -> None:
     world.launch("submit")
     graph = world.open().graph
     (world.run_dir / graph["finetune.simsiam.coco.s1"].outputs[0]).unlink()
@@ -80,7 +80,7 @@ def test_a_lost_output_is_made_again_with_what_it_needs(world: World) -> None:
     assert whys(world)["convert.simsiam"].startswith("its output jobs/convert.simsiam-")
 
 
-def test_a_stage_nobody_needs_any_more_does_not_run(world: World) -> None:
+def test_an_unneeded_stage_does_not_run(world: World) -> None:
     world.launch("submit")
     graph = world.open().graph
     for name in SIMSIAM:
@@ -96,7 +96,7 @@ def test_more_trials_run_only_the_new_ones(world: World) -> None:
     assert runs == {"finetune.scratch.voc07.s3", "finetune.simsiam.voc07.s3", "table"}
 
 
-def test_plan_says_what_submit_would_refuse(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_names_what_submit_would_refuse(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     (world.base / "detection").rmdir()
     assert world.launch("plan") == 0
     assert "submit would refuse: " in capsys.readouterr().err

@@ -70,7 +70,7 @@ def test_unknown_total_gives_no_fraction(world: World, job: Job) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "\n", "garbage\n", '{"a": 1', "[1]\n"])
-def test_metrics_files_that_say_nothing(tmp_path: Path, text: str) -> None:
+def test_empty_and_broken_metrics_files(tmp_path: Path, text: str) -> None:
     (tmp_path / "metrics.json").write_text(text)
     assert last_metrics(tmp_path / "metrics.json") == {}
 
@@ -108,7 +108,7 @@ def test_signal_names() -> None:
     assert signal_name(99) == "signal 99"
 
 
-def test_status_table_shows_progress_of_what_lives(world: World, job: Job) -> None:
+def test_status_table_shows_progress_of_running_jobs(world: World, job: Job) -> None:
     store = Store(world.run_dir)
     graph = world.open().graph
     with store.lock(job) as lock:
@@ -122,7 +122,7 @@ def test_status_table_shows_progress_of_what_lives(world: World, job: Job) -> No
     assert row.split()[1:] == ["running", "33%", "0:00", "0:04", "loss", "0.5"]
 
 
-def test_into_a_pipe_status_prints_every_word_in_columns(world: World, job: Job) -> None:
+def test_status_in_a_pipe_cuts_nothing_off(world: World, job: Job) -> None:
     store = Store(world.run_dir)
     graph = world.open().graph
     store.write(job, running(job).finish("failed", error="the word " * 40))

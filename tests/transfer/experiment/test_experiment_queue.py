@@ -1,4 +1,4 @@
-"""What queue and disk say together, how a job's end is judged, what sinfo's lines mean: without any Slurm."""
+"""A job's status by queue and disk, its final state, the lines of sinfo: without Slurm."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def bin_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "bin"
 
 
-class TestAsking:
-    """squeue once for all, sacct for the forgotten."""
+class TestQueries:
+    """One squeue for all jobs, sacct for purged ones."""
 
     def test_one_call_for_all_and_sacct_for_the_rest(self, bin_dir: Path, tmp_path: Path) -> None:
         program(bin_dir, "squeue", f'echo "$@" >> {tmp_path}/asked; echo "7_0|PENDING|Priority|N/A|"; '
@@ -60,7 +60,7 @@ class TestAsking:
         assert "--jobs=10,11,7,8,9" in (tmp_path / "asked").read_text()
         assert query_jobs(()) == {}
 
-    def test_without_accounts_the_forgotten_are_left_out(self, bin_dir: Path) -> None:
+    def test_without_accounting_purged_jobs_are_left_out(self, bin_dir: Path) -> None:
         program(bin_dir, "squeue", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
         assert query_jobs({"9"}) == {}
         program(bin_dir, "sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
@@ -126,7 +126,7 @@ def decisions(world: World, queue: Snapshot) -> dict[str, Decision]:
         ({"status": "failed", "ended": "x", "job_id": None, "attempts": 2}, None, "failed"),  # later, without a queue
     ],
 )
-def test_disk_and_queue_together(
+def test_status_by_disk_and_queue(
     world: World, job: Job, on_disk: dict[str, object] | None, queued: str | None, word: str
 ) -> None:
     store = Store(world.run_dir)
@@ -137,7 +137,7 @@ def test_disk_and_queue_together(
     assert store.snapshot([job], queue_with(queued)).views[NAME].status == word
 
 
-def test_what_is_in_the_queue_is_not_run_again(world: World, job: Job) -> None:
+def test_a_queued_job_is_not_submitted_again(world: World, job: Job) -> None:
     store = Store(world.run_dir)
     submission(job).write_to(store.folder(job))
     found = decisions(world, queue_with("PENDING", "Priority"))
@@ -176,44 +176,44 @@ def test_a_submission_that_a_later_attempt_replaced_needs_no_queue(world: World,
     assert snapshot.views[NAME].status == "failed"
 
 
-class TestAfter:
-    """The batch script's last line: what became of the job, when nobody else can say."""
+class TestFinalState:
+    """The batch script's last line writes down how the job ended."""
 
-    def judged(
+    def final(
         self, job: Job, before: JobState | None, *, restarts: int = 0, requeues: int = 20, **codes: int
     ) -> JobState:
         errors = [WorkerError(f"process 1 on n2: {text}", code == -9) for text, code in codes.items()]
         process, sent = SlurmProcess("7", restarts), submission(job, requeues=requeues)
         return final_state(before, errors, process, sent, code=1, folder=Path("/nowhere"))
 
-    def test_a_first_process_that_vanished_is_put_back(self, job: Job) -> None:
-        found = self.judged(job, state(job))
+    def test_a_vanished_first_process_is_requeued(self, job: Job) -> None:
+        found = self.final(job, state(job))
         assert (found.status, found.kills, found.error) == ("requeued", 1, "a process was killed")
 
-    def test_one_that_saw_its_tool_killed_is_put_back(self, job: Job) -> None:
+    def test_a_killed_tool_is_requeued(self, job: Job) -> None:
         before = state(job, status="failed", exit_code=-signal.SIGKILL, ended="x", error="killed by SIGKILL")
-        assert self.judged(job, before).status == "requeued"
+        assert self.final(job, before).status == "requeued"
 
-    def test_three_times_in_a_row_is_enough(self, job: Job) -> None:
-        found = self.judged(job, state(job, kills=2))
+    def test_three_kills_in_a_row_fail(self, job: Job) -> None:
+        found = self.final(job, state(job, kills=2))
         assert found.status == "failed" and str(found.error).startswith("killed 3 times in a row; a process was")
 
-    def test_the_other_process_s_error_is_the_reason(self, job: Job) -> None:
-        found = self.judged(job, state(job), boom=1)
+    def test_another_process_s_error_is_the_reason(self, job: Job) -> None:
+        found = self.final(job, state(job), boom=1)
         assert (found.status, found.error) == ("failed", "process 1 on n2: boom")
-        assert self.judged(job, state(job), killed=-9).status == "requeued"
+        assert self.final(job, state(job), killed=-9).status == "requeued"
 
     def test_an_error_of_its_own_stays(self, job: Job) -> None:
         before = state(job, status="failed", exit_code=2, ended="x", error="error: no such file")
-        assert self.judged(job, before) == before
+        assert self.final(job, before) == before
 
-    def test_put_back_as_often_as_may_be(self, job: Job) -> None:
+    def test_requeues_are_limited(self, job: Job) -> None:
         before = state(job, status="requeued", ended="x", error="SIGTERM")
-        assert self.judged(job, before, restarts=3) == before
-        found = self.judged(job, before, restarts=3, requeues=3)
+        assert self.final(job, before, restarts=3) == before
+        found = self.final(job, before, restarts=3, requeues=3)
         assert (found.status, found.error) == ("failed", "was requeued 3 times already; SIGTERM")
 
-    def test_a_job_that_never_began_says_why_and_where_to_look(self, job: Job, tmp_path: Path) -> None:
+    def test_a_job_that_never_began_names_the_reason_and_the_log(self, job: Job, tmp_path: Path) -> None:
         (tmp_path / "slurm").mkdir()
         (tmp_path / "slurm/7_0_log.err").write_text(
             "execve(): apptainer: No such file or directory\nsrun: error: Exited\n"
@@ -222,13 +222,13 @@ class TestAfter:
         assert found.status == "failed"
         assert f"execve(): apptainer: No such file or directory ({tmp_path}/slurm/7_0_log.err)" in str(found.error)
 
-    def test_words_of_an_earlier_start_do_not_count(self, tmp_path: Path) -> None:
+    def test_error_records_of_an_earlier_start_are_ignored(self, tmp_path: Path) -> None:
         write_worker_error(tmp_path, SlurmProcess("7", 0, 1), "ValueError: old", 1)
         write_worker_error(tmp_path, SlurmProcess("7", 1, 2), "killed by SIGKILL", -9)
         [error] = read_worker_errors(tmp_path, SlurmProcess("7", 1))
         assert error.was_killed and error.error.startswith("process 2 on ")
 
-    def test_places(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_current_process_from_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in list(os.environ):
             if name.startswith("SLURM_"):
                 monkeypatch.delenv(name)
@@ -239,7 +239,7 @@ class TestAfter:
         assert SlurmProcess.current() == SlurmProcess("7_2", 1, 3)
 
 
-class TestSurvey:
+class TestPartitions:
     """sinfo's lines."""
 
     LINES = (
@@ -291,14 +291,14 @@ class TestCosts:
         mine = job_cost(coco, [own, *read_step_times()])
         assert mine is not None and (mine.gpu_hours, mine.measured.device) == (25.0, "H100")
 
-    def test_nobody_knows_another_batch_or_an_overlay(self, world: World) -> None:
+    def test_another_batch_or_an_overlay_has_no_known_cost(self, world: World) -> None:
         (world.base / "configs/coco.yaml").write_text("TRANSFER: {TASK: coco}\nSOLVER: {MAX_ITER: 90000}\n")
         assert world.open().graph[NAME].recipe == "coco"
         assert world.open("tasks.coco.overrides={SOLVER.IMS_PER_BATCH: 8}").graph[NAME].recipe is None
         (world.base / "overlay.yaml").write_text("transfer: {TRANSFER: {TOY: true}}\n")
         assert world.open(f"overlay={world.base}/overlay.yaml").graph[NAME].recipe is None
 
-    def test_plan_says_both(self, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_plan_shows_known_and_unknown_cost(self, world: World, capsys: pytest.CaptureFixture[str]) -> None:
         (world.base / "configs/coco.yaml").write_text("TRANSFER: {TASK: coco}\nSOLVER: {MAX_ITER: 90000}\n")
         assert world.launch("plan") == 0
         out = capsys.readouterr().out

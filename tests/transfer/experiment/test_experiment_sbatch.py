@@ -83,7 +83,7 @@ code=$?; /venv/python -m transfer.experiment.slurm.task --requeues 20 --code "$c
     )
 
 
-def test_four_nodes_by_gres_with_all_that_a_site_may_want() -> None:
+def test_four_nodes_by_gres_with_every_site_option() -> None:
     resources = Resources(
         nodes=4,
         gpus=8,
@@ -143,7 +143,7 @@ def test_an_array_waits_for_its_weights_and_is_cancelled_without_them() -> None:
     assert lines[-1].endswith('--code "$code" /r/jobs/s0 /r/jobs/s1 /r/jobs/s2 /r/jobs/s3 /r/jobs/s4')
 
 
-def test_without_gpus_nothing_is_said_of_them() -> None:
+def test_without_gpus_no_gpu_option_is_set() -> None:
     found = sbatch_parameters(request(Resources(nodes=2, gpus=0, tasks=4, hours=1)))
     assert (found["nodes"], found["ntasks_per_node"]) == (2, 4)
     assert "gpus_per_node" not in found and "gres" not in found and "mem" not in found
@@ -180,7 +180,7 @@ def test_the_whole_graph_s_dependencies(world: World, monkeypatch: pytest.Monkey
     }
 
 
-def test_a_site_s_file_is_under_the_experiment(
+def test_the_experiment_overrides_the_site_file(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(world.base))
@@ -250,7 +250,7 @@ class TestStaging:
         assert stage_data(f"{tmp_path}/data", "$SCRATCH/sets") == str(copy)
         assert (copy / "train/a.jpg").read_text() == "a"
 
-    def test_a_copy_broken_off_is_taken_up(self, tmp_path: Path) -> None:
+    def test_an_interrupted_copy_is_continued(self, tmp_path: Path) -> None:
         (tmp_path / "data").mkdir()
         for name in ("a", "b"):
             (tmp_path / "data" / name).write_text(name)

@@ -1,4 +1,4 @@
-"""The lr search in the graph: points, choice, then trials at what was chosen."""
+"""The lr search in the graph: candidates, choice, then trials at the chosen lr."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transfer.experiment.load import load_experiment
 from transfer.experiment.stages import DEFAULT_EVALUATIONS, build_graph
 
 SEARCH = "lr_search={grid: [0.02, 0.1], select_on: heldout, rows: [simsiam], tasks: [voc07]}"
-POINTS = ["search.simsiam.voc07.lr0.02", "search.simsiam.voc07.lr0.1"]
+CANDIDATES = ["search.simsiam.voc07.lr0.02", "search.simsiam.voc07.lr0.1"]
 TRIALS = ["finetune.simsiam.voc07.s1", "finetune.simsiam.voc07.s2"]
 
 
@@ -29,29 +29,32 @@ def test_graph_and_literal_commands(world: World) -> None:
     graph = build_graph(experiment, source)
     names = [job.name for job in graph]
     start = names.index("convert.simsiam") + 1
-    assert names[start : start + 6] == [*POINTS, "choose.simsiam.voc07", *TRIALS, "finetune.simsiam.coco.s1"]
+    assert names[start : start + 6] == [*CANDIDATES, "choose.simsiam.voc07", *TRIALS, "finetune.simsiam.coco.s1"]
     assert graph[TRIALS[0]].needs == ("convert.simsiam", "choose.simsiam.voc07")
     assert graph["finetune.simsiam.coco.s1"].needs == ("convert.simsiam",)
-    assert "choose.simsiam.voc07" in graph["table"].needs and POINTS[0] not in graph["table"].needs
+    assert "choose.simsiam.voc07" in graph["table"].needs and CANDIDATES[0] not in graph["table"].needs
     run, base = world.run_dir, world.base
     dirs = {job.name: f"{run}/{job.dir}" for job in graph}
     weights = f"{dirs['convert.simsiam']}/simsiam.pkl"
     expected = {
-        POINTS[1]: f"python3 /T/transfer.py --config-file {base}/configs/voc07.yaml --weights {weights} --seed 1000 "
-        f"--role lr_search --select-on heldout --resume --output {dirs[POINTS[1]]} "
+        CANDIDATES[
+            1
+        ]: f"python3 /T/transfer.py --config-file {base}/configs/voc07.yaml --weights {weights} --seed 1000 "
+        f"--role lr_search --select-on heldout --resume --output {dirs[CANDIDATES[1]]} "
         f"TRANSFER.DATA_ROOT {base}/detection SOLVER.BASE_LR 0.1",
-        "choose.simsiam.voc07": f"python3 /T/lr_search.py choose {dirs[POINTS[0]]} {dirs[POINTS[1]]} --row simsiam "
-        f"--task voc07 --metric bbox/AP --grid 0.02 0.1 --output {dirs['choose.simsiam.voc07']}/lr_search.json",
+        "choose.simsiam.voc07": f"python3 /T/lr_search.py choose {dirs[CANDIDATES[0]]} {dirs[CANDIDATES[1]]} "
+        "--row simsiam --task voc07 --metric bbox/AP --grid 0.02 0.1 "
+        f"--output {dirs['choose.simsiam.voc07']}/lr_search.json",
         TRIALS[0]: f"python3 /T/transfer.py --config-file {base}/configs/voc07.yaml --weights {weights} --seed 1 "
         f"--lr-from {dirs['choose.simsiam.voc07']}/lr_search.json --resume --output {dirs[TRIALS[0]]} "
         f"TRANSFER.DATA_ROOT {base}/detection",
     }
     for name, text in expected.items():
         assert [" ".join(words) for words in graph[name].commands(Tools(Path("/T"), "python3"))] == [text]
-    assert (graph[POINTS[0]].kind, graph[POINTS[0]].role) == ("search", "lr_search")
+    assert (graph[CANDIDATES[0]].kind, graph[CANDIDATES[0]].role) == ("search", "lr_search")
 
 
-def test_trials_run_at_what_was_chosen_and_nothing_runs_again(world: World) -> None:
+def test_trials_run_at_the_chosen_lr_and_only_once(world: World) -> None:
     assert world.launch("submit", "--set", SEARCH) == 0
     assert [lr_of(world, name) for name in TRIALS] == [0.1, 0.1]
     world.forget()
@@ -59,7 +62,7 @@ def test_trials_run_at_what_was_chosen_and_nothing_runs_again(world: World) -> N
     assert world.events() == []
 
 
-def test_a_failed_and_a_diverged_point_leave_a_choice(world: World) -> None:
+def test_a_choice_is_made_without_failed_and_diverged_candidates(world: World) -> None:
     world.order(lr0__1={"exit": 1}, lr0__05={"diverge": True})
     wide = SEARCH.replace("0.02,", "0.02, 0.05,")
     assert world.launch("submit", "--set", wide) == 1
@@ -72,7 +75,7 @@ def test_a_failed_and_a_diverged_point_leave_a_choice(world: World) -> None:
     assert world.events() == []
 
 
-def test_without_any_point_the_trials_wait_and_the_table_is_made(
+def test_without_candidates_the_trials_are_blocked_and_the_table_is_made(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.order(search={"exit": 1})

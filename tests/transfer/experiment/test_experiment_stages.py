@@ -1,4 +1,4 @@
-"""Experiments that only pre-train, that evaluate, whose rows are parts of one; resources in layers."""
+"""Experiments that only pre-train or evaluate; several runs in one row; resources in layers."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class TestEvaluations:
         assert graph["evaluate.mine.linear"].task == "linear_200ep"
         assert graph["table"].needs == ("pretrain.simsiam", "evaluate.simsiam.linear", "evaluate.mine.linear")
 
-    def test_they_run(self, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_evaluations_run(self, world: World, capsys: pytest.CaptureFixture[str]) -> None:
         self.graph(world)
         world.order()
         assert world.launch("submit") == 0
@@ -151,7 +151,7 @@ class TestResources:
         search = resources_for("search", (site, experiment))
         assert (search.hours, search.qos, search.gpus) == (4, "short", 8)
 
-    def test_small_stages_ask_for_no_gpus(self) -> None:
+    def test_small_stages_get_no_gpus(self) -> None:
         layer = StageResources(
             default=Resources(gpus=8, nodes=4, hours=72, partition="gpu"), table=Resources(memory_gb=2)
         )

@@ -1,4 +1,4 @@
-"""A row whose weights are `zoo:NAME`: planned by name, downloaded where `submit` is asked, converted as listed."""
+"""A row whose weights are `zoo:NAME`: planned by name, downloaded by `submit`, converted as listed."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def use(world: World, weights: str) -> None:
     world.file.write_text(text.replace("tasks:", f"  public: {{weights: '{weights}'}}\ntasks:"))
 
 
-def test_submit_downloads_once_and_converts_as_the_zoo_says(
+def test_submit_downloads_once_and_converts_with_the_zoo_s_layout(
     world: World, served: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     use(world, "zoo:small")
@@ -70,7 +70,7 @@ def test_submit_downloads_once_and_converts_as_the_zoo_says(
     assert len(served) == 1
 
 
-def test_a_name_the_zoo_lacks_is_one_line(world: World, served: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_zoo_name_is_one_line(world: World, served: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     use(world, "zoo:smal")
     assert world.launch("submit") == 2
     said = capsys.readouterr().err
@@ -78,7 +78,7 @@ def test_a_name_the_zoo_lacks_is_one_line(world: World, served: list[str], capsy
     assert not world.run_dir.exists() and served == []
 
 
-def test_a_server_that_is_gone_leaves_nothing(
+def test_an_unreachable_server_leaves_nothing(
     world: World, served: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     entry = small("http://127.0.0.1:9/none.pth")

@@ -1,1 +1,1 @@
-"""`--cluster slurm`: jobs are filed with sbatch through submitit; their state is read from disk and queue."""
+"""`--cluster slurm`: jobs are submitted with sbatch through submitit; their state is read from disk and queue."""

@@ -75,12 +75,10 @@ class JobArray:
 
     @property
     def name(self) -> str:
-        """The jobs' common name."""
         first = self.jobs[0]
         return first.name if len(self.jobs) == 1 else first.name.rsplit(ARRAY_SUFFIXES[first.kind], 1)[0]
 
     def dependency(self, submitted: Mapping[str, str]) -> str:
-        """The value of sbatch's `--dependency`; empty if nothing is waited for."""
         ids = {**self.queued, **submitted}
         needed = [ids[name] for name in self.waits_for if name in ids]
         if not needed:
@@ -245,7 +243,6 @@ def submit_to_slurm(request: SbatchRequest, folder: Path, tasks: Sequence[Callab
 
 
 def make_submitit_executor(request: SbatchRequest, folder: Path) -> Any:
-    """submitit's executor with the request's parameters."""
     logging.getLogger("submitit").setLevel(logging.CRITICAL)  # its errors are reported in one line
     import submitit
 

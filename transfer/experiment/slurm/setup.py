@@ -52,7 +52,6 @@ class Partition:
     gpu_type: str
 
     def describe(self) -> str:
-        """The partition in one line."""
         gpus = f"{self.gpus} GPUs{f' ({self.gpu_type})' if self.gpu_type else ''}" if self.gpus else "no GPU"
         limit = f"{self.hours:g} h" if self.hours else "no time limit"
         star = " (default)" if self.is_default else ""
@@ -176,7 +175,6 @@ class CheckJob:
     folder: str
 
     def __call__(self) -> None:
-        """Write down this node's Python, packages and GPUs."""
         findings = {"python": sys.executable, **environment.describe(), "gpus": _list_gpus()}
         write_json(Path(self.folder) / FINDINGS, findings)
 
@@ -247,7 +245,6 @@ def wait_for_findings(
 
 
 def describe_findings(found: dict[str, Any]) -> list[str]:
-    """What the check job found, as lines of text."""
     versions = ", ".join(f"{name} {found[name]}" for name in ("torch", "torchvision", "detectron2"))
     return [
         f"host {found['host']}, {found['python']}",

@@ -61,7 +61,6 @@ class SlurmProcess:
 
     @property
     def run(self) -> str:
-        """This start of the job among all its starts."""
         return f"{self.id}.{self.restarts}"
 
     @classmethod
@@ -103,7 +102,6 @@ class SlurmTask:
 
     @property
     def store(self) -> Store:
-        """The run folder."""
         return Store(Path(self.run_dir))
 
     def __call__(self) -> str:
@@ -140,7 +138,6 @@ class Leader:
         self.attempt: JobAttempt | None = None
 
     def run(self) -> str:
-        """Run to the end; the job's status."""
         self._wait_for_ownership()
         signal.signal(signal.SIGTERM, self._on_term)
         try:
@@ -284,13 +281,11 @@ class WorkerError:
 
 
 def write_worker_error(folder: Path, process: SlurmProcess, error: str, code: int) -> None:
-    """Write the error record of a process that is not the first one."""
     content = {"run": process.run, "rank": process.rank, "host": socket.gethostname()}
     write_json(folder / f"error.rank{process.rank}.json", {**content, "error": error[:300], "exit_code": code})
 
 
 def read_worker_errors(folder: Path, process: SlurmProcess) -> list[WorkerError]:
-    """The error records of this start of the job."""
     found = []
     for file in sorted(folder.glob("error.rank*.json")):
         content = read_json(file)
