@@ -19,8 +19,8 @@ from transfer.weights.readers import LAYOUTS_BY_NAME
 
 DOCS = Path(__file__).resolve().parents[3] / "docs/reference/weights.md"
 BEGIN, END = "<!-- layouts: begin -->", "<!-- layouts: end -->"
-HEAD = ["| `--source` | checkpoint of | encoders lie in | read | names |", "|---|---|---|---|---|"]
-OURS = ["| `own` | this project's backbone file | no prefix, told by metadata | 265/265 | its own |"]
+HEAD = ["| `--source` | checkpoint of | encoders are in | read | names |", "|---|---|---|---|---|"]
+OURS = ["| `own` | this project's backbone file | no prefix, recognised by metadata | 265/265 | its own |"]
 REFUSED = ["| `same_padding` | BYOL (DeepMind), SimCLR (TensorFlow) | their frameworks' names | refused | unverified |"]
 VERIFIED = {
     "run": "the original's class, {repository}@{commit}",
