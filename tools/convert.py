@@ -29,7 +29,6 @@ written.
 
 
 def parser() -> Parser:
-    """Build the parser of the command line."""
     options = Parser(prog="python tools/convert.py", description=__doc__, epilog=EPILOG)
     options.add_argument("input", metavar="IN", nargs="?", help="a checkpoint, or zoo:NAME")
     options.add_argument("output", metavar="OUT", nargs="?", help="the file to write; its manifest is put beside it")
@@ -44,7 +43,6 @@ def parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code."""
     options = parser()
     args = options.parse_args(argv)
     if args.list_zoo:
@@ -61,18 +59,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _resolve_input(args: argparse.Namespace) -> tuple[str, str, str | None]:
     """Path, layout and branch of the input; a zoo entry's layout and branch are the defaults."""
-    from transfer.weights import zoo
+    from transfer.weights import checkpoint_zoo
 
-    path, entry = zoo.resolve(args.input, megabytes(args.input))
+    path, entry = checkpoint_zoo.resolve(args.input, megabytes(args.input))
     if entry is None:
         return path, args.source, args.branch
     return path, entry.layout if args.source == "auto" else args.source, args.branch or entry.branch
 
 
 def _list_zoo() -> int:
-    from transfer.weights import zoo
+    from transfer.weights import checkpoint_zoo
 
-    for name, entry in zoo.read_zoo().items():
+    for name, entry in checkpoint_zoo.read_zoo().items():
         numbers = ", ".join(f"{key} {_format_number(value)}" for key, value in entry.published.items()) or "unknown"
         state = "downloaded" if entry.file.exists() else "not downloaded"
         print(f"zoo:{name}\n  {entry.title} · {entry.layout}, {entry.branch} · {entry.licence} · {state}")
@@ -95,7 +93,7 @@ def _inspect(args: argparse.Namespace, path: str, source: str, branch: str | Non
 
 def _convert(args: argparse.Namespace, path: str, source: str, branch: str | None) -> int:
     from common.training.distributed import one_thread
-    from transfer.weights.convert import convert
+    from transfer.weights.conversion import convert
 
     ignore_torchs_announcements()
     trust = args.trust_checkpoint

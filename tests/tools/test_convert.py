@@ -137,7 +137,7 @@ def test_cold_start_is_quick(root: Path, tmp_path: Path, released: Path) -> None
 MEASURE = """
 import resource, sys
 import torch, torchvision, detectron2.modeling, detectron2.checkpoint, safetensors.numpy
-import transfer.modeling, transfer.weights.convert as converter
+import transfer.modeling, transfer.weights.conversion as converter
 torch.nn.functional.conv2d(torch.ones(1, 64, 56, 56), torch.ones(64, 64, 3, 3))  # its code is loaded when first used
 held = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 converter.convert(sys.argv[1], sys.argv[2], verify=sys.argv[3] == "proof")

@@ -182,7 +182,7 @@ def test_a_lie_about_the_length_leaves_nothing_behind_and_honesty_helps(
 ) -> None:
     words = ["download", "voc2007", str(tmp_path), "--mirror", small.url]
     small.length = 10**9
-    assert "broke off 6 times in a row" in refused(words, capsys)
+    assert "6 times in a row" in refused(words, capsys)
     assert not (tmp_path / "VOC2007").exists()
     small.length = None
     assert call(main, words) == 0

@@ -13,13 +13,13 @@ from common.errors import UserError
 from common.files import sha256_of
 from common.formats.backbone import TORCHVISION, Preprocessing
 from common.formats.manifest import Manifest
-from transfer.weights import zoo
-from transfer.weights.convert import ensure_converted
+from transfer.weights import checkpoint_zoo
+from transfer.weights.conversion import ensure_converted
 from transfer.weights.converted import check_loaded, read_converted
 from transfer.weights.resnet import depth_of
 
 SCRATCH = "scratch"
-ZOO = zoo.PREFIX
+ZOO = checkpoint_zoo.PREFIX
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _from_zoo(text: str, folder: Path, single_process: bool) -> Path:
         )
     made = folder / "weights.pkl"
     if made.exists():
-        source, _ = zoo.resolve(text, download_allowed=False)
+        source, _ = checkpoint_zoo.resolve(text, download_allowed=False)
         if read_converted(made)[1].source.sha256 == sha256_of(source):
             return made
         raise UserError(f"{made} was made from something else than {text}; choose another --output")

@@ -27,7 +27,8 @@ from transfer.experiment.slurm.executor import ClusterExecutor
 from transfer.experiment.spec import Experiment
 from transfer.experiment.stages import build_graph
 from transfer.experiment.store import JobView, Snapshot, Store
-from transfer.weights import zoo
+from transfer.weights import checkpoint_zoo
+from transfer.weights.checkpoint_zoo import ZooCheckpoint
 from transfer.weights.download import ProgressCallback
 
 EXECUTORS: Mapping[str, Callable[[], Executor]] = {
@@ -58,7 +59,7 @@ class OpenExperiment:
     store: Store
     tools: Tools
     digests: Digests
-    public_weights: Mapping[str, zoo.ZooCheckpoint]
+    public_weights: Mapping[str, ZooCheckpoint]
 
     def problems(self) -> list[str]:
         """Why no job can start, one line each; empty if nothing is wrong."""
@@ -93,12 +94,12 @@ def open_experiment(
     """
     tools = tools or Tools()
     experiment, source = load_experiment(path, sets)
-    found = {key: zoo.find_entry(row.weights) for key, row in experiment.rows.items() if row.weights}
+    found = {key: checkpoint_zoo.find_entry(row.weights) for key, row in experiment.rows.items() if row.weights}
     public = {key: entry for key, entry in found.items() if entry is not None}
     _check_files(experiment, source, tools, public)
     for key, entry in public.items():
         if report_download is not None and not entry.file.exists():
-            zoo.fetch(entry, report_download(str(experiment.rows[key].weights)))
+            checkpoint_zoo.fetch(entry, report_download(str(experiment.rows[key].weights)))
     run_dir = run_dir_of(experiment)
     digests = Digests(run_dir)
     graph = build_graph(experiment, source, digests=digests, public_weights=public)
@@ -257,7 +258,7 @@ def _cancel_job(view: JobView, store: Store) -> str | None:
 
 
 def _check_files(
-    experiment: Experiment, source: ExperimentSource, tools: Tools, public: Mapping[str, zoo.ZooCheckpoint]
+    experiment: Experiment, source: ExperimentSource, tools: Tools, public: Mapping[str, ZooCheckpoint]
 ) -> None:
     """Check that all files that a plan reads exist: config files, the overlay, checkpoints, the tools.
 
@@ -293,7 +294,7 @@ def _problems(experiment: Experiment, source: ExperimentSource) -> Iterator[str]
             yield f"{source.path}: run_dir: {reason}; give another with --set run_dir=DIR"
 
 
-def _named_files(experiment: Experiment, public: Mapping[str, zoo.ZooCheckpoint]) -> Iterator[tuple[str, Path]]:
+def _named_files(experiment: Experiment, public: Mapping[str, ZooCheckpoint]) -> Iterator[tuple[str, Path]]:
     if experiment.overlay:
         yield "overlay", config_path(experiment.overlay)
     for key, row in experiment.rows.items():

@@ -15,7 +15,7 @@ from transfer.experiment.graph import Graph, Job, job_dir
 from transfer.experiment.load import ExperimentSource, absolute, config_path, run_dir_of
 from transfer.experiment.settings import Settings, decisive, fingerprint
 from transfer.experiment.spec import EvaluationSpec, Experiment, RowSpec, TaskSpec
-from transfer.weights import zoo
+from transfer.weights.checkpoint_zoo import ZooCheckpoint
 
 DEFAULT_EVALUATIONS = {
     "knn": "configs/evaluation/knn_imagenet_k200_t0.2.yaml",
@@ -31,7 +31,7 @@ def build_graph(
     source: ExperimentSource,
     *,
     digests: Digests | None = None,
-    public_weights: Mapping[str, zoo.ZooCheckpoint] | None = None,
+    public_weights: Mapping[str, ZooCheckpoint] | None = None,
 ) -> Graph:
     """The experiment's graph; reads config files and hashes weights, writes nothing.
 
@@ -85,7 +85,7 @@ class JobBuilder:
     run_dir: Path
     digests: Digests
     settings: Settings
-    public_weights: Mapping[str, zoo.ZooCheckpoint]
+    public_weights: Mapping[str, ZooCheckpoint]
 
     def row_jobs(self, key: str, row: RowSpec) -> list[Job]:
         experiment = self.experiment

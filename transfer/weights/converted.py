@@ -15,8 +15,8 @@ from common.files import read_json
 from common.formats.backbone import Preprocessing
 from common.formats.manifest import MANIFEST_FORMAT, Manifest, TensorEntry, ToolVersion
 from transfer.weights.containers import read_checkpoint
-from transfer.weights.names import in_detector
 from transfer.weights.resnet import BLOCKS, Backbone, tensor_shapes
+from transfer.weights.tensor_names import in_detector
 
 REMEDY = "convert it again"
 

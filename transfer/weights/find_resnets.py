@@ -10,8 +10,8 @@ import torch
 
 from transfer.weights.containers import CheckpointFile
 from transfer.weights.match import Rename, Tensors, same_name, select_prefix
-from transfer.weights.names import from_children
 from transfer.weights.resnet import guess_arch, tensor_shapes
+from transfer.weights.tensor_names import from_children
 
 MAX_DEPTH = 5
 

@@ -48,14 +48,10 @@ class Layout(Protocol):
     """A reader of one family of checkpoints."""
 
     @property
-    def name(self) -> str:
-        """What `--source` calls it."""
-        ...
+    def name(self) -> str: ...
 
     @property
-    def title(self) -> str:
-        """The project or method."""
-        ...
+    def title(self) -> str: ...
 
     def match(self, checkpoint: CheckpointFile) -> Match | None:
         """Recognise the layout; None if the file is not of this family."""
@@ -67,7 +63,6 @@ class Layout(Protocol):
 
 
 def same_name(name: str) -> str:
-    """The renaming of layouts with torchvision's own names."""
     return name
 
 
@@ -100,7 +95,6 @@ class PrefixLayout:
     rename: Rename = same_name
 
     def match(self, checkpoint: CheckpointFile) -> Match | None:
-        """See `Layout`."""
         for container in self.containers:
             tensors = checkpoint.tensors(*container)
             match = self._match_in(tensors, ".".join(container) or "the file")
@@ -109,7 +103,6 @@ class PrefixLayout:
         return None
 
     def describe(self) -> str:
-        """See `Layout`."""
         where = " or ".join(".".join(c) if c else "the top level" for c in self.containers)
         prefixes = " or ".join(f"{p}*" if p else "unprefixed names" for p in (*self.online, *self.target))
         return f"{prefixes} in {where}" + (f", with {' or '.join(f'{n}*' for n in self.needs)}" if self.needs else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +15,9 @@ from common.formats.backbone import PTH_METADATA, BackboneMetadata, Preprocessin
 from common.formats.manifest import Manifest, Proof
 from transfer.weights.containers import read_checkpoint
 from transfer.weights.converted import check_manifest, read_converted
-from transfer.weights.names import to_detectron2
+from transfer.weights.match import Tensors, same_name
+from transfer.weights.tensor_names import to_detectron2
 from transfer.weights.verify import compare_features, resnet_features, verify_detectron2
-
-Tensors = Mapping[str, torch.Tensor]
 
 AUTHOR = "ssl-detection-transfer"
 """Without an author Detectron2 takes a `.pkl` for Caffe2's and renames its tensors."""
@@ -102,10 +101,6 @@ def _verify_backbone_file(path: Path, manifest: Manifest, expected: Tensors) -> 
     return Proof(tensors=f"{len(tensors)}/{manifest.count}", forward_max_abs_diff=worst, torchvision_load="exact")
 
 
-def _same_name(name: str) -> str:
-    return name
-
-
 OUTPUT_FORMATS = {
     output.name: output
     for output in (
@@ -120,7 +115,7 @@ OUTPUT_FORMATS = {
         OutputFormat(
             name="torchvision",
             suffixes=(".pth", ".pt"),
-            rename=_same_name,
+            rename=same_name,
             write=_write_torchvision,
             read=_read_backbone_file,
             verify=_verify_backbone_file,
@@ -128,7 +123,7 @@ OUTPUT_FORMATS = {
         OutputFormat(
             name="safetensors",
             suffixes=(".safetensors",),
-            rename=_same_name,
+            rename=same_name,
             write=_write_safetensors,
             read=_read_backbone_file,
             verify=_verify_backbone_file,

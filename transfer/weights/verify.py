@@ -21,8 +21,8 @@ from common.errors import UserError, abbreviate
 from common.formats.backbone import Preprocessing
 from common.formats.manifest import Manifest, Proof, TensorEntry
 from transfer.weights.converted import apply_preprocessing, tensor_sha256
-from transfer.weights.names import in_detector
 from transfer.weights.resnet import depth_of
+from transfer.weights.tensor_names import in_detector
 
 STAGES = ("stem", "res2", "res3", "res4", "res5")
 HEIGHT, WIDTH = 128, 160

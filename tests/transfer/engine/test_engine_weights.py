@@ -66,5 +66,5 @@ def test_a_contradicting_key_stops_the_run(ask: Ask, converted: Path) -> None:
 def test_other_weights_are_another_trial(ask: Ask, converted: Path) -> None:
     request = ask(*WHOLE, weights=str(converted))
     prepare(request)
-    with pytest.raises(UserError, match=r"holds another trial: weights [0-9a-f]{64} there, scratch asked for"):
+    with pytest.raises(UserError, match=r"holds another trial: weights [0-9a-f]{64} there, scratch"):
         prepare(replace(request, weights="scratch"))

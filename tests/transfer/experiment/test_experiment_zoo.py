@@ -12,7 +12,7 @@ import pytest
 import torch
 from small_world import World
 
-from transfer.weights import zoo
+from transfer.weights import checkpoint_zoo
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -24,8 +24,8 @@ class Quiet(SimpleHTTPRequestHandler):
         self.asked.append(self.path)
 
 
-def small(url: str) -> zoo.ZooCheckpoint:
-    return zoo.ZooCheckpoint(
+def small(url: str) -> checkpoint_zoo.ZooCheckpoint:
+    return checkpoint_zoo.ZooCheckpoint(
         name="small", title="", url=url, layout="simsiam", branch="online", licence="none", source="this test"
     )
 
@@ -41,8 +41,8 @@ def served(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/small.pth"
     entry = small(url)
-    monkeypatch.setenv(zoo.FOLDER_VARIABLE, str(cache))
-    monkeypatch.setattr(zoo, "read_zoo", lambda path=None: {"small": entry})
+    monkeypatch.setenv(checkpoint_zoo.FOLDER_VARIABLE, str(cache))
+    monkeypatch.setattr(checkpoint_zoo, "read_zoo", lambda path=None: {"small": entry})
     yield asked
     server.shutdown()
     server.server_close()
@@ -82,7 +82,7 @@ def test_an_unreachable_server_leaves_nothing(
     world: World, served: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     entry = small("http://127.0.0.1:9/none.pth")
-    monkeypatch.setattr(zoo, "read_zoo", lambda path=None: {"small": entry})
+    monkeypatch.setattr(checkpoint_zoo, "read_zoo", lambda path=None: {"small": entry})
     monkeypatch.setattr("transfer.weights.download.time.sleep", lambda seconds: None)
     use(world, "zoo:small")
     assert world.launch("submit") == 2

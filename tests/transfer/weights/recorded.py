@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from tests.transfer.weights.made_checkpoints import bare, resnet
-from transfer.weights.names import to_detectron2
+from transfer.weights.tensor_names import to_detectron2
 
 FOLDER = Path(__file__).parent / "layouts"
 _NUMBERS = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}

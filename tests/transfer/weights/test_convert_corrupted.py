@@ -26,9 +26,9 @@ from common.formats.manifest import SourceFile
 from tests.transfer.weights.made_checkpoints import bare, moco, resnet, same, simsiam
 from tools.convert import main
 from transfer.weights.converted import build_manifest, read_converted
-from transfer.weights.names import to_detectron2, to_torchvision
 from transfer.weights.output_formats import OUTPUT_FORMATS
 from transfer.weights.resnet import Backbone
+from transfer.weights.tensor_names import to_detectron2, to_torchvision
 
 pytestmark = pytest.mark.usefixtures("shared_detectors")
 

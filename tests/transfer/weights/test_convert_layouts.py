@@ -16,12 +16,12 @@ from common.formats.backbone import MSRA, TORCHVISION
 from tests.transfer.weights import layout_table, recorded
 from tests.transfer.weights.made_checkpoints import bare, heads, moco, prefixed, resnet, same, save, simsiam
 from transfer.weights.containers import read_checkpoint
-from transfer.weights.convert import convert
+from transfer.weights.conversion import convert
 from transfer.weights.converted import build_manifest, read_converted
-from transfer.weights.names import to_torchvision
 from transfer.weights.normalize import choose_branch, find_layout, normalize_state_dict, read_backbone
 from transfer.weights.readers import LAYOUTS, LAYOUTS_BY_NAME
 from transfer.weights.resnet import counter_names, tensor_shapes
+from transfer.weights.tensor_names import to_torchvision
 
 pytestmark = pytest.mark.usefixtures("shared_detectors")
 

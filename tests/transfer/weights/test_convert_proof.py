@@ -15,10 +15,10 @@ from common.formats.backbone import MSRA, TORCHVISION, Preprocessing
 from common.formats.manifest import Proof
 from tests.transfer.weights.made_checkpoints import bare, moco, same, save, simsiam
 from transfer.weights import verify
-from transfer.weights.convert import convert
+from transfer.weights.conversion import convert
 from transfer.weights.converted import check_loaded, read_converted
-from transfer.weights.names import to_detectron2, to_torchvision
 from transfer.weights.normalize import read_backbone
+from transfer.weights.tensor_names import to_detectron2, to_torchvision
 
 pytestmark = pytest.mark.usefixtures("shared_detectors")
 
@@ -144,7 +144,7 @@ def test_a_failed_proof_leaves_no_file(checkpoint: Path, tmp_path: Path, monkeyp
     def wrong(*arguments: Any) -> dict[str, torch.Tensor]:
         return {k: v * 1.001 for k, v in verify.resnet_features(*arguments).items()}
 
-    monkeypatch.setattr("transfer.weights.convert.resnet_features", wrong)
+    monkeypatch.setattr("transfer.weights.conversion.resnet_features", wrong)
     with pytest.raises(UserError, match="features differ"):
         convert(checkpoint, tmp_path / "out.pkl")
     assert list(tmp_path.iterdir()) == []
@@ -184,7 +184,7 @@ def test_check_loaded_on_a_detector_in_training(converted: Path) -> None:
 def test_names_go_there_and_back_and_are_detectron2s_own(r50: dict[str, torch.Tensor]) -> None:
     from detectron2.modeling.backbone import build_resnet_backbone
 
-    from transfer.weights.names import in_detector
+    from transfer.weights.tensor_names import in_detector
 
     cfg = verify.c4_config("resnet50", TORCHVISION, mask=False)
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res5"]
@@ -211,7 +211,7 @@ def test_a_conversion_killed_before_the_end_is_done_by_asking_again(
 
     out = tmp_path / "out.pkl"
     with monkeypatch.context() as patch:
-        patch.setattr("transfer.weights.convert._move", killed)
+        patch.setattr("transfer.weights.conversion._move", killed)
         with pytest.raises(KeyboardInterrupt):
             convert(checkpoint, out, verify=False)
     assert not out.exists()

@@ -20,8 +20,8 @@ from common.console import call
 from common.errors import EXIT_USAGE, UserError
 from tests.transfer.weights.made_checkpoints import resnet, simsiam
 from tools.convert import main
-from transfer.weights import zoo
-from transfer.weights.convert import ensure_converted
+from transfer.weights import checkpoint_zoo
+from transfer.weights.conversion import ensure_converted
 from transfer.weights.download import ATTEMPTS, download
 from transfer.weights.readers import LAYOUTS_BY_NAME
 
@@ -244,21 +244,21 @@ def test_two_processes_fetch_once(site: Site, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def own_zoo(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> zoo.ZooCheckpoint:
+def own_zoo(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> checkpoint_zoo.ZooCheckpoint:
     """A zoo of one SimSiam checkpoint on that server."""
     buffer = io.BytesIO()
     torch.save(simsiam(resnet()), buffer)
     site.body = buffer.getvalue()
-    monkeypatch.setenv(zoo.FOLDER_VARIABLE, str(tmp_path / "zoo"))
+    monkeypatch.setenv(checkpoint_zoo.FOLDER_VARIABLE, str(tmp_path / "zoo"))
     (tmp_path / "configs").mkdir()
     lines = ["title: t", f"url: {site.url}", "layout: simsiam", "branch: online", "licence: MIT", "source: here"]
     (tmp_path / "configs" / "zoo.yaml").write_text("toy:\n" + "".join(f"  {line}\n" for line in lines))
-    monkeypatch.setattr(zoo, "ROOT", tmp_path)
-    return zoo.read_zoo()["toy"]
+    monkeypatch.setattr(checkpoint_zoo, "ROOT", tmp_path)
+    return checkpoint_zoo.read_zoo()["toy"]
 
 
 def test_a_zoo_name_stands_where_a_path_does(
-    own_zoo: zoo.ZooCheckpoint, site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    own_zoo: checkpoint_zoo.ZooCheckpoint, site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(main, ["zoo:toy", str(tmp_path / "out.pkl"), "--no-verify"]) == 0
     assert "MB: " in capsys.readouterr().err
@@ -269,41 +269,41 @@ def test_a_zoo_name_stands_where_a_path_does(
     assert made == tmp_path / "trial" / "weights.pkl" and ensure_converted(str(made), tmp_path) == made
 
 
-def test_compute_nodes_never_download(own_zoo: zoo.ZooCheckpoint, site: Site, tmp_path: Path) -> None:
+def test_compute_nodes_never_download(own_zoo: checkpoint_zoo.ZooCheckpoint, site: Site, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"zoo:toy is not downloaded .*run: python tools/convert.py --inspect zoo:toy"):
         ensure_converted("zoo:toy", tmp_path / "trial")
     assert site.asked == []
 
 
-def test_other_bytes_than_at_first_use_are_refused(own_zoo: zoo.ZooCheckpoint, site: Site) -> None:
-    file = zoo.fetch(own_zoo)
+def test_other_bytes_than_at_first_use_are_refused(own_zoo: checkpoint_zoo.ZooCheckpoint, site: Site) -> None:
+    file = checkpoint_zoo.fetch(own_zoo)
     held = bytearray(file.read_bytes())
     held[5_000_000] ^= 1
     file.write_bytes(held)
     with pytest.raises(UserError, match="first use"):
-        zoo.downloaded_file(own_zoo)
+        checkpoint_zoo.downloaded_file(own_zoo)
     file.unlink()
     buffer = io.BytesIO()
     torch.save(simsiam(resnet(seed=9)), buffer)
     site.body, site.etag = buffer.getvalue(), '"new"'
     with pytest.raises(UserError, match="first use"):
-        zoo.fetch(own_zoo)
+        checkpoint_zoo.fetch(own_zoo)
     assert not file.exists()
 
 
-def test_a_length_that_is_a_lie_leaves_nothing(own_zoo: zoo.ZooCheckpoint, site: Site) -> None:
+def test_a_length_that_is_a_lie_leaves_nothing(own_zoo: checkpoint_zoo.ZooCheckpoint, site: Site) -> None:
     site.plan = [says(7_000_000)]
     with pytest.raises(UserError, match="not a complete checkpoint"):
-        zoo.fetch(own_zoo)
+        checkpoint_zoo.fetch(own_zoo)
     assert not own_zoo.file.exists() and not own_zoo.record.exists()
     site.plan = [whole]
-    assert zoo.fetch(own_zoo).stat().st_size == len(site.body)
+    assert checkpoint_zoo.fetch(own_zoo).stat().st_size == len(site.body)
 
 
 @pytest.mark.parametrize("key", ["sha256", "sha256_prefix", "md5_prefix"])
-def test_published_digests_are_checked(own_zoo: zoo.ZooCheckpoint, key: str) -> None:
+def test_published_digests_are_checked(own_zoo: checkpoint_zoo.ZooCheckpoint, key: str) -> None:
     with pytest.raises(UserError, match=r"published is 0badc0de…?;"):
-        zoo.fetch(own_zoo.model_copy(update={key: "0badc0de"}))
+        checkpoint_zoo.fetch(own_zoo.model_copy(update={key: "0badc0de"}))
     assert not own_zoo.file.exists()
 
 
@@ -312,19 +312,19 @@ def test_names_and_entries_that_are_wrong(tmp_path: Path, capsys: pytest.Capture
     assert "did you mean simsiam_200ep_b256" in capsys.readouterr().err
     (tmp_path / "zoo.yaml").write_text("toy: {title: t, ulr: x}\n")
     with pytest.raises(UserError, match=r"zoo.yaml, line 1: toy.ulr: unknown key; did you mean url"):
-        zoo.read_zoo(tmp_path / "zoo.yaml")
+        checkpoint_zoo.read_zoo(tmp_path / "zoo.yaml")
     (tmp_path / "zoo.yaml").write_text("toy: {title: t}\n")
     with pytest.raises(UserError, match=r"zoo.yaml, line 1: toy.url: is missing \(and 4 more\)"):
-        zoo.read_zoo(tmp_path / "zoo.yaml")
+        checkpoint_zoo.read_zoo(tmp_path / "zoo.yaml")
 
 
-def test_an_unknown_url_says_where_to_put_the_file(own_zoo: zoo.ZooCheckpoint) -> None:
+def test_an_unknown_url_says_where_to_put_the_file(own_zoo: checkpoint_zoo.ZooCheckpoint) -> None:
     with pytest.raises(UserError, match="its URL is unknown; put the file at"):
-        zoo.fetch(own_zoo.model_copy(update={"url": "unknown"}))
+        checkpoint_zoo.fetch(own_zoo.model_copy(update={"url": "unknown"}))
 
 
 def test_the_shipped_zoo_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
-    known = zoo.read_zoo()
+    known = checkpoint_zoo.read_zoo()
     wanted = ("simsiam_100ep_b512", "simsiam_100ep_b256", "simsiam_200ep_b256", "moco_v1_200ep", "moco_v2_200ep")
     wanted += ("moco_v3_100ep", "swav_200ep", "dino", "barlow_twins", "vicreg", "supervised_torchvision_v1")
     wanted += ("supervised_torchvision_v2", "supervised_msra", "supervised_torchvision_d2")

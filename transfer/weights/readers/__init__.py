@@ -5,7 +5,7 @@ from __future__ import annotations
 from transfer.weights.match import Layout
 from transfer.weights.readers import (
     any,
-    byol,
+    byol_ports,
     caffe2,
     detectron2,
     dino,
@@ -26,7 +26,7 @@ _AUTOMATIC: tuple[Layout, ...] = (
     dino.LAYOUT,
     prefixes.BARLOW_TWINS,
     pycontrast.LAYOUT,
-    byol.LAYOUT,
+    byol_ports.LAYOUT,
     same_padding.LAYOUT,
     prefixes.VISSL,
     openmmlab.LAYOUT,

@@ -18,7 +18,7 @@ class AnyPrefix:
     title = "the only whole ResNet in the file (never automatic)"
 
     def match(self, checkpoint: CheckpointFile) -> Match | None:
-        """See `match.Layout`.
+        """Recognise the layout.
 
         Raises:
             UserError: there are several.
@@ -38,7 +38,6 @@ class AnyPrefix:
         )
 
     def describe(self) -> str:
-        """See `match.Layout`."""
         return "ResNet with torchvision's names under any prefix"
 
 

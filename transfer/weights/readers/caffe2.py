@@ -7,7 +7,7 @@ from common.formats.backbone import MSRA
 from common.formats.manifest import DroppedTensor
 from transfer.weights.containers import CheckpointFile
 from transfer.weights.match import Match, Tensors
-from transfer.weights.names import from_caffe2
+from transfer.weights.tensor_names import from_caffe2
 
 HEADS = {"fc1000_": "classifier", "pred_": "classifier"}
 
@@ -19,7 +19,7 @@ class Caffe2:
     title = "Detectron, Caffe2 .pkl (MSRA R-50)"
 
     def match(self, checkpoint: CheckpointFile) -> Match | None:
-        """See `match.Layout`.
+        """Recognise the layout.
 
         Raises:
             UserError: the norms were folded into affine layers, so their statistics are lost.
@@ -31,7 +31,6 @@ class Caffe2:
         return None
 
     def describe(self) -> str:
-        """See `match.Layout`."""
         return "conv1_w and res2_0_branch2a_w at the top level or in blobs"
 
     def _match(self, checkpoint: CheckpointFile, blobs: Tensors, where: str) -> Match:

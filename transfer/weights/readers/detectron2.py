@@ -9,7 +9,7 @@ from common.formats.manifest import DroppedTensor
 from transfer.weights.containers import CheckpointFile
 from transfer.weights.converted import check_manifest
 from transfer.weights.match import Match, Tensors
-from transfer.weights.names import to_torchvision
+from transfer.weights.tensor_names import to_torchvision
 
 BODY = re.compile(r"(stem\.conv1|res[2-5])\.")
 
@@ -21,7 +21,7 @@ class Detectron2:
     title = "Detectron2 .pkl"
 
     def match(self, checkpoint: CheckpointFile) -> Match | None:
-        """See `match.Layout`.
+        """Recognise the layout.
 
         Raises:
             UserError: the file has a manifest and does not agree with it.
@@ -33,7 +33,6 @@ class Detectron2:
         return None
 
     def describe(self) -> str:
-        """See `match.Layout`."""
         return "stem.conv1.weight in model or at the top level"
 
     def _match(self, checkpoint: CheckpointFile, tensors: Tensors, container: tuple[str, ...]) -> Match:

@@ -16,7 +16,6 @@ class Dino:
     title = "DINO (full checkpoint)"
 
     def match(self, checkpoint: CheckpointFile) -> Match | None:
-        """See `match.Layout`."""
         branches, rules = {}, []
         dropped: list[DroppedTensor] = []
         for branch, container in (("online", "student"), ("target", "teacher")):
@@ -40,7 +39,6 @@ class Dino:
         )
 
     def describe(self) -> str:
-        """See `match.Layout`."""
         return f"{' or '.join(f'{p}*' for p in PREFIXES)} in student or teacher"
 
 

@@ -49,7 +49,7 @@ class OpenMMLab:
     title = _PREFIXES.title
 
     def match(self, checkpoint: CheckpointFile) -> Match | None:
-        """See `match.Layout`.
+        """Recognise the layout.
 
         Raises:
             UserError: the file's own preprocessing constants are not torchvision's.
@@ -64,7 +64,6 @@ class OpenMMLab:
         return match
 
     def describe(self) -> str:
-        """See `match.Layout`."""
         return f"{_PREFIXES.describe()}, with meta or author beside it or {', '.join(f'{a}*' for a in _ALSO[:3])} in it"
 
 

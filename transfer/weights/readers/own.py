@@ -15,7 +15,7 @@ class Own:
     title = "this project's backbone file"
 
     def match(self, checkpoint: CheckpointFile) -> Match | None:
-        """See `match.Layout`.
+        """Recognise the layout.
 
         Raises:
             UserError: the metadata say that it is a backbone file, and it is incomplete or not what its manifest says.
@@ -38,7 +38,6 @@ class Own:
         )
 
     def describe(self) -> str:
-        """See `match.Layout`."""
         return f"format {BACKBONE_FORMAT} in its metadata"
 
 

@@ -1,7 +1,7 @@
 """Layouts that differ in their containers and prefixes only. A new one is an entry here and one in `readers`' list."""
 
 from transfer.weights.match import PrefixLayout
-from transfer.weights.names import from_children
+from transfer.weights.tensor_names import from_children
 
 SIMSIAM = PrefixLayout(  # facebookresearch/simsiam: the encoder's `fc` is the projector
     name="simsiam",

@@ -27,7 +27,6 @@ class PyContrast:
     target = replace(online, containers=(("model_ema",),))
 
     def match(self, checkpoint: CheckpointFile) -> Match | None:
-        """See `match.Layout`."""
         online, target = self.online.match(checkpoint), self.target.match(checkpoint)
         if online is None:
             return None
@@ -41,7 +40,6 @@ class PyContrast:
         return replace(online, branches=branches, dropped=dropped, rule=f"{online.rule}; {target.rule}")
 
     def describe(self) -> str:
-        """See `match.Layout`."""
         return self.online.describe()
 
 

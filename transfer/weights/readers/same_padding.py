@@ -24,7 +24,7 @@ class SamePadding:
     title = "BYOL (DeepMind, JAX), SimCLR (TensorFlow)"
 
     def match(self, checkpoint: CheckpointFile) -> Match | None:
-        """See `match.Layout`.
+        """Recognise the layout.
 
         Raises:
             UserError: the file is of this family.
@@ -38,7 +38,6 @@ class SamePadding:
         )
 
     def describe(self) -> str:
-        """See `match.Layout`."""
         return "haiku's or TensorFlow's tensor names"
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from transfer.weights.containers import CheckpointFile
 from transfer.weights.match import Match, PrefixLayout
-from transfer.weights.names import from_children
+from transfer.weights.tensor_names import from_children
 
 NAME, TITLE = "byol", "BYOL (PyTorch ports)"
 _ONLINE = ("online_network.encoder.", "online_encoder.net.", "net.")
@@ -56,7 +56,6 @@ class Byol:
     title = TITLE
 
     def match(self, checkpoint: CheckpointFile) -> Match | None:
-        """See `match.Layout`."""
         online, target = (TWO_DICTS[branch].match(checkpoint) for branch in ("online", "target"))
         if online is None:
             return ONE_DICT.match(checkpoint)
@@ -66,7 +65,6 @@ class Byol:
         return replace(online, branches=branches, rule=f"{online.rule}; {target.rule}")
 
     def describe(self) -> str:
-        """See `match.Layout`."""
         return f"{', '.join(f'{p}*' for p in _ONLINE)} or online_network_state_dict"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.formats.manifest import Manifest
-from transfer.weights import zoo
+from transfer.weights import checkpoint_zoo
 from transfer.weights.converted import build_manifest, has_manifest, manifest_path
 from transfer.weights.download import ProgressCallback
 from transfer.weights.normalize import read_backbone
@@ -131,7 +131,7 @@ def ensure_converted(
     Raises:
         UserError: the zoo has no such name, the file is missing, or it cannot be converted.
     """
-    path, entry = zoo.resolve(weights, progress, download_allowed)
+    path, entry = checkpoint_zoo.resolve(weights, progress, download_allowed)
     if entry is None and Path(path).suffix == ".pkl" and has_manifest(path):
         return Path(path)
     source, branch = (entry.layout, entry.branch) if entry else ("auto", None)
