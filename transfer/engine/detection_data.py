@@ -24,7 +24,7 @@ from transfer.tasks.records import Record, Thing
 
 
 def to_detectron2(record: Record, layout: str) -> dict[str, Any]:
-    """A record as Detectron2's dataset dict, equal to what `load_voc_instances` or `load_coco_json` make of it."""
+    """A record as Detectron2's dataset dict, equal to that of `load_voc_instances` or `load_coco_json`."""
     annotation = _voc_annotation if layout == "voc" else _coco_annotation
     return {
         "file_name": record.file,
@@ -52,16 +52,16 @@ def _coco_annotation(thing: Thing) -> dict[str, Any]:
 
 
 def training_dicts(task: tasks.Task, cfg: CfgNode) -> list[dict[str, Any]]:
-    """All training images in the order Detectron2 concatenates them, without those that have nothing but crowds.
+    """All training images in the order Detectron2 concatenates them, without those that have only crowds.
 
     Raises:
-        UserError: no image is left, or masks are trained and an object has none.
+        UserError: no image remains, or masks are trained and an object has none.
     """
     dicts = [to_detectron2(record, task.layout) for dataset in task.train for record in dataset.records]
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         dicts = filter_images_with_only_crowd_annotations(dicts)
     if not dicts:
-        raise UserError(f"{', '.join(d.split.name for d in task.train)}: no image has an object to learn from")
+        raise UserError(f"{', '.join(d.split.name for d in task.train)}: no image has an object to train on")
     if cfg.MODEL.MASK_ON:
         _check_masks(dicts, cfg.INPUT.MASK_FORMAT)
     return dicts
@@ -80,25 +80,25 @@ def _check_masks(dicts: list[dict[str, Any]], mask_format: str) -> None:
 
 
 class MappedBatches(Dataset[list[dict[str, Any]]]):
-    """Batches by (iteration, indices), augmented with randomness that is a function of where in the run they are.
+    """Batches by (iteration, indices), augmented with randomness that is a function of their position in the run.
 
     Args:
         dicts: Detectron2's dataset dicts.
         mapper: Detectron2's dataset mapper.
-        where: what comes before the iteration in the randomness' address: seed, stream and rank.
+        position: seed, stream and rank, which precede the iteration in the position.
     """
 
-    def __init__(self, dicts: list[dict[str, Any]], mapper: DatasetMapper, where: tuple[int, int, int]) -> None:
+    def __init__(self, dicts: list[dict[str, Any]], mapper: DatasetMapper, position: tuple[int, int, int]) -> None:
         self.images = DatasetFromList(dicts, copy=False)
         self.mapper = mapper
-        self.where = where
+        self.position = position
 
     def __getitem__(self, item: tuple[int, list[int]]) -> list[dict[str, Any]]:
         """Decode and augment one batch."""
         iteration, indices = item
         batch = []
         for slot, index in enumerate(indices):
-            with numpy_seeded(*self.where, iteration, slot):
+            with numpy_seeded(*self.position, iteration, slot):
                 batch.append(self.mapper(self.images[index]))
         return batch
 
@@ -155,7 +155,7 @@ def _as_is(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_batches(dataset: tasks.Dataset, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
-    """The test images of this rank, one at a time; over all ranks each image comes once."""
+    """The test images of this rank, one at a time; each image once over all ranks."""
     dicts = [to_detectron2(record, dataset.split.layout) for record in dataset.records]
     loader = build_detection_test_loader(
         dicts, mapper=DatasetMapper(cfg, is_train=False), num_workers=cfg.DATALOADER.NUM_WORKERS
@@ -168,7 +168,7 @@ def register_metadata(dataset: tasks.Dataset) -> str:
     """Register a split with Detectron2's MetadataCatalog as `transfer/<split>`; a second call replaces it.
 
     Returns:
-        The name in the catalogue.
+        The name in the catalog.
     """
     name = f"transfer/{dataset.split.name}"
     if name in MetadataCatalog:

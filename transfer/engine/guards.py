@@ -24,10 +24,10 @@ PLAIN = nn.modules.batchnorm._BatchNorm
 
 
 def resolve_norm(cfg: CfgNode, processes: int) -> None:
-    """With one process a synchronised norm is plain BN: say so and use it.
+    """With a single process replace a synchronised norm by plain BN, which is the same there, and log it.
 
     Raises:
-        UserError: the norm is none that pre-trained batch-norm weights fit.
+        UserError: pre-trained batch-norm weights do not fit the norm.
     """
     norm = cfg.MODEL.RESNETS.NORM
     if norm not in BATCH_NORMS:
@@ -36,26 +36,26 @@ def resolve_norm(cfg: CfgNode, processes: int) -> None:
         )
     if norm in SYNCHRONISED and processes == 1:
         logger.info(
-            "one process holds the whole batch: MODEL.RESNETS.NORM %s becomes BN, which is the same there", norm
+            "a single process has the whole batch: MODEL.RESNETS.NORM %s becomes BN, which is the same there", norm
         )
         cfg.MODEL.RESNETS.NORM = "BN"
 
 
 def images_per_statistic(cfg: CfgNode, processes: int) -> int:
-    """How many images the norm's batch statistics cover."""
+    """Number of images that the norm's batch statistics cover."""
     total = int(cfg.SOLVER.IMS_PER_BATCH)
     return total if cfg.MODEL.RESNETS.NORM in SYNCHRONISED else total // processes
 
 
 def check_model(model: nn.Module, cfg: CfgNode) -> dict[str, Any]:
-    """Walk the built model.
+    """Check that the built detector trains every parameter with the requested norms.
 
     Args:
-        model: the detector, not wrapped.
+        model: the detector, not in DistributedDataParallel.
         cfg: its config.
 
     Returns:
-        `{"extra_norm": True, "frozen": 0, "norm": its class, "norms": how many}` for the result.
+        `{"extra_norm": True, "frozen": 0, "norm": its class, "norms": their number}` for the result.
 
     Raises:
         UserError: a parameter is frozen, a norm is of another type than the config's, or the extra norm is missing.
@@ -72,29 +72,28 @@ def check_model(model: nn.Module, cfg: CfgNode) -> dict[str, Any]:
         if type(module) is not expected:
             raise UserError(
                 f"{name} is a {type(module).__name__}, not the {expected.__name__} that MODEL.RESNETS.NORM "
-                f"{cfg.MODEL.RESNETS.NORM} asks for"
+                f"{cfg.MODEL.RESNETS.NORM} requires"
             )
         if not module.affine or not module.track_running_stats:
-            raise UserError(f"{name} does not train its scale and shift or keeps no running statistics")
+            raise UserError(f"{name} does not train its scale and shift or has no running statistics")
     if "roi_heads.res5.norm" not in norms:
         raise UserError("the head has no extra norm after res5; set MODEL.ROI_HEADS.NAME Res5ROIHeadsExtraNorm")
     return {"extra_norm": True, "frozen": 0, "norm": expected.__name__, "norms": len(norms)}
 
 
 class FiniteLossGuard(nn.Module):
-    """A detector whose losses are looked at in every training step.
+    """A detector whose losses are checked in every training step.
 
     Args:
         model: the detector, or its DistributedDataParallel.
-        rpn_head: the detector's RPN head. Detectron2 refuses proposals that are not finite on the rank that has
-        them, and
-            the other ranks would wait for it for ever; so all of them look before.
+        rpn_head: the detector's RPN head. Detectron2 raises on the one rank that has proposals that are not finite,
+            and the other ranks would wait for it indefinitely. So all ranks check the head's outputs before.
     """
 
     def __init__(self, model: nn.Module, rpn_head: nn.Module) -> None:
         super().__init__()
         self.model = model
-        rpn_head.register_forward_hook(self._look_at_proposals)
+        rpn_head.register_forward_hook(self._check_rpn)
 
     def forward(self, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
         """The detector's losses.
@@ -110,7 +109,7 @@ class FiniteLossGuard(nn.Module):
             require_finite(losses)
         return losses
 
-    def _look_at_proposals(self, head: nn.Module, _inputs: Any, outputs: tuple[list[Tensor], list[Tensor]]) -> None:
+    def _check_rpn(self, head: nn.Module, _inputs: Any, outputs: tuple[list[Tensor], list[Tensor]]) -> None:
         if head.training:
             logits, deltas = outputs
             require_finite({"the RPN's objectness": _sum(logits), "the RPN's box deltas": _sum(deltas)})

@@ -1,8 +1,8 @@
 """Precise BN: after training, the running statistics become those of the whole population, the same on every rank.
 
 Source: Wu and Johnson, Rethinking "Batch" in BatchNorm (arXiv 2105.07576), section 3. Mean and variance are those of
-every activation that entered the layer, over all batches and all ranks. fvcore's own weighs a rank's batches by that
-rank's size alone and so leaves each rank with statistics of its own (detectron2 issue 5398, fvcore issue 152).
+every activation that entered the layer, over all batches and all ranks. fvcore's own averages over
+each rank's batches only, so every rank keeps statistics of its own (detectron2 issue 5398, fvcore issue 152).
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ class Moments:
     """Sums over everything that entered a norm layer, per channel, in float64.
 
     Attributes:
-        count: how many values a channel has seen.
+        count: number of values of a channel.
         first: sum of values, shape (C,).
         second: sum of squares, shape (C,).
     """
 
     def __init__(self, channels: int, device: torch.device) -> None:
-        # Apple's GPUs lack float64; nothing else here runs on them.
+        # Apple's GPUs lack float64; nothing else of this project runs on them either.
         self.count = torch.zeros((), dtype=torch.float64, device=device)
         self.first = torch.zeros(channels, dtype=torch.float64, device=device)
         self.second = torch.zeros(channels, dtype=torch.float64, device=device)
 
     def add(self, values: Tensor) -> None:
-        """Count a batch of activations (N, C, H, W) in; an empty one changes nothing."""
+        """Add a batch of activations (N, C, H, W); an empty one changes nothing."""
         if values.numel() == 0:
             return
         number = values.numel() // values.shape[1]
@@ -54,7 +54,7 @@ class Moments:
 
 
 def population(packed: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Mean and (biased) variance of what `Moments.packed` counted; None where it counted nothing."""
+    """Mean and (biased) variance from `Moments.packed`; None where it has no values."""
     count, sums = packed[0], packed[1:]
     if count == 0:
         return None
@@ -67,12 +67,12 @@ def update_synchronised(model: nn.Module, batches: Iterable[Any]) -> None:
     """Set the running statistics of every BN layer in training mode to those of the population.
 
     Args:
-        model: run on each batch as it is, in the modes it is in; collective when there are several ranks.
-        batches: this rank's batches; every rank must give as many.
+        model: run on each batch in its current modes; collective when there are several ranks.
+        batches: this rank's batches; the same number on every rank.
     """
     layers = get_bn_modules(model)
     moments = [Moments(layer.num_features, layer.running_mean.device) for layer in layers]
-    with _listening(layers, moments):
+    with _recording_inputs(layers, moments):
         for batch in batches:
             model(batch)
     if not layers:
@@ -87,13 +87,13 @@ def update_synchronised(model: nn.Module, batches: Iterable[Any]) -> None:
 
 
 @contextlib.contextmanager
-def _listening(layers: list[nn.Module], moments: list[Moments]) -> Iterator[None]:
-    """Count what enters each layer while the block runs."""
+def _recording_inputs(layers: list[nn.Module], moments: list[Moments]) -> Iterator[None]:
+    """Add the inputs of each layer to its moments while the block runs."""
 
-    def listener(moment: Moments) -> Callable[[nn.Module, tuple[Tensor]], None]:
+    def record(moment: Moments) -> Callable[[nn.Module, tuple[Tensor]], None]:
         return lambda _module, inputs: moment.add(inputs[0])
 
-    handles = [layer.register_forward_pre_hook(listener(moment)) for layer, moment in zip(layers, moments, strict=True)]
+    handles = [layer.register_forward_pre_hook(record(moment)) for layer, moment in zip(layers, moments, strict=True)]
     try:
         yield
     finally:
@@ -113,14 +113,14 @@ class PreciseBN(HookBase):
 
     Args:
         method: `synchronised` or `fvcore`.
-        period: 0: at the end alone.
-        model: the model that is trained, in training mode.
-        batches: gives this rank's batches from `start` to `stop`, each forward's randomness seeded.
-        count: batches a rank.
+        period: iterations; 0: only at the end.
+        model: the model in training mode.
+        batches: given `start` and `stop`, returns these batches of this rank; seeds each forward pass.
+        count: batches of a rank.
     """
 
     def __init__(
-        self, method: str, period: int, model: nn.Module, batches: Callable[[int, int], Iterable[Any]], count: int
+        self, method: str, *, period: int, model: nn.Module, batches: Callable[[int, int], Iterable[Any]], count: int
     ) -> None:
         self.method, self.period, self.model, self.batches, self.count = method, period, model, batches, count
 
@@ -128,15 +128,15 @@ class PreciseBN(HookBase):
         """Update where an update is due; before the checkpoint of the same iteration."""
         done = self.trainer.iter + 1
         if done == self.trainer.max_iter or (self.period > 0 and done % self.period == 0):
-            # As in Detectron2, each update reads on where the last one stopped.
+            # As in Detectron2, each update continues with the batch after the last update's.
             updates_before = -(-done // self.period) - 1 if self.period > 0 else 0
             self.update(updates_before * self.count)
 
     def update(self, start: int) -> None:
-        """Update from `count` batches, the first of them number `start`."""
+        """Update from `count` batches, beginning with number `start`."""
         logger.info("precise BN (%s) over %d batches a process", self.method, self.count)
         batches = self.batches(start, start + self.count)
-        with EventStorage():  # what the forwards log is not training's
+        with EventStorage():  # these forward passes must not log to training's storage
             if self.method == "fvcore":
                 update_bn_stats(self.model, batches, self.count)
             else:

@@ -27,7 +27,7 @@ from transfer.engine.config import (
 from transfer.engine.detection_data import training_dicts
 from transfer.engine.guards import check_model, resolve_norm
 from transfer.engine.trial_folder import TrialCheckpoints, check_folder, has_ended, trial_identity
-from transfer.engine.weights import Weights, find_weights
+from transfer.engine.weights import InitialWeights, find_weights
 from transfer.modeling import register
 from transfer.tasks.heldout import HeldOut, hold_out
 from transfer.tasks.images import require_images
@@ -91,7 +91,7 @@ class PreparedTrial:
     request: TrialRequest
     cfg: CfgNode
     protocol: CfgNode
-    weights: Weights
+    weights: InitialWeights
     processes: int
     evaluator: str
     search: dict[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The weights a trial starts from: none, a converted file or one of the zoo; checked before anything is built."""
+"""The initial weights of a trial: none, a converted file or one of the zoo; checked before anything is built."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ ZOO = checkpoint_zoo.PREFIX
 
 
 @dataclass(frozen=True)
-class Weights:
-    """What a trial starts from.
+class InitialWeights:
+    """The initial weights of a trial.
 
     Attributes:
-        name: `scratch`, or the method or file the weights come from.
-        block: how images must be prepared for them.
+        name: `scratch`, the pre-training method, or the file's stem.
+        block: the preprocessing of images that they need.
         path, sha256, manifest: of the converted file; None from scratch.
     """
 
@@ -45,21 +45,21 @@ class Weights:
         return {"name": self.name, "path": path, "sha256": self.sha256, "manifest": manifest}
 
 
-def find_weights(text: str, depth: int, folder: Path, *, single_process: bool = True) -> Weights:
-    """Read and check what `--weights` names; tensors are let go of again.
+def find_weights(text: str, depth: int, folder: Path, *, single_process: bool = True) -> InitialWeights:
+    """Read and check what `--weights` names; the tensors are not kept.
 
     Args:
         text: `scratch`, the path of a converted `.pkl`, or `zoo:NAME` for a public checkpoint that was downloaded
-        before.
+            before.
         depth: MODEL.RESNETS.DEPTH.
-        folder: the trial's; where a checkpoint of the zoo is converted to.
-        single_process: no other process of the trial runs this now.
+        folder: the trial's; a checkpoint of the zoo is converted there.
+        single_process: no other process of the trial calls this.
 
     Raises:
         UserError: the file is missing, not converted, damaged, or of another depth.
     """
     if text == SCRATCH:
-        return Weights(SCRATCH, TORCHVISION)
+        return InitialWeights(SCRATCH, TORCHVISION)
     path = _from_zoo(text, folder, single_process) if text.startswith(ZOO) else Path(text)
     _, manifest = read_converted(path)
     found = depth_of(manifest.arch)
@@ -69,14 +69,14 @@ def find_weights(text: str, depth: int, folder: Path, *, single_process: bool = 
         )
     origin = manifest.origin or {}
     name = str(origin.get("method") or path.stem)
-    return Weights(name, manifest.preprocessing, path, sha256_of(path), manifest)
+    return InitialWeights(name, manifest.preprocessing, path, sha256_of(path), manifest)
 
 
 def _from_zoo(text: str, folder: Path, single_process: bool) -> Path:
-    """A checkpoint of the zoo as a converted file in the trial's folder, made now unless it lies there already."""
+    """A checkpoint of the zoo as a converted file in the trial's folder, converted now unless it is there already."""
     if not single_process:
         raise UserError(
-            f"--weights {text}: several processes cannot convert at once; "
+            f"--weights {text}: several processes cannot convert it at once; "
             f"first python tools/convert.py {text} OUT.pkl, then --weights OUT.pkl"
         )
     made = folder / "weights.pkl"
@@ -84,12 +84,12 @@ def _from_zoo(text: str, folder: Path, single_process: bool) -> Path:
         source, _ = checkpoint_zoo.resolve(text, download_allowed=False)
         if read_converted(made)[1].source.sha256 == sha256_of(source):
             return made
-        raise UserError(f"{made} was made from something else than {text}; choose another --output")
+        raise UserError(f"{made} was not converted from {text}; choose another --output")
     return ensure_converted(text, folder)
 
 
-def load_weights(model: nn.Module, weights: Weights) -> str:
-    """Load the weights with Detectron2's own checkpointer and see that every tensor arrived.
+def load_weights(model: nn.Module, weights: InitialWeights) -> str:
+    """Load the weights with Detectron2's own checkpointer and check that every tensor was loaded.
 
     Returns:
         For the result: `265/265 exact`, or `scratch`.

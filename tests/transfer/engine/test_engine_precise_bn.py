@@ -95,7 +95,7 @@ def test_it_runs_before_each_evaluation_and_at_the_end_and_reads_on(
         asked[trainer.iter] = (start, stop)
         yield from batches()
 
-    hook = PreciseBN("synchronised", period, model, source, 5)
+    hook = PreciseBN("synchronised", period=period, model=model, batches=source, count=5)
     hook.trainer = trainer
     for trainer.iter in range(10):
         hook.after_step()
@@ -107,6 +107,6 @@ def test_fvcore_s_own_is_the_named_option(model: nn.Sequential, monkeypatch: pyt
     monkeypatch.setattr(
         "transfer.engine.precise_bn.update_bn_stats", lambda _model, _batches, count: called.append(count)
     )
-    hook = PreciseBN("fvcore", 0, model, lambda start, stop: batches(), 4)
+    hook = PreciseBN("fvcore", period=0, model=model, batches=lambda start, stop: batches(), count=4)
     hook.update(0)
     assert called == [4]
