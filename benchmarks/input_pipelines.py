@@ -13,16 +13,14 @@ from torchvision.transforms import functional as F
 
 from benchmarks.paired import PairedBenchmark
 from common.training.distributed import one_thread
-from pretrain.data.augment import ADJUST, Recipe, View, draw
-from pretrain.data.dataset import Batch, TwoViews
+from pretrain.data.augment import ADJUSTMENTS, MEAN, STD, AugmentationConfig, ViewParams, sample_params
+from pretrain.data.dataset import Batch, MultiViewDataset
 from pretrain.data.decode import decode
 from pretrain.data.index import ImageIndex, find_images
-from pretrain.data.loader import load_batches
-from pretrain.data.pipelines import pipeline
-from pretrain.data.pipelines.base import Content
-from pretrain.data.preprocessing import MEAN, STD
-from pretrain.data.randomness import VIEWS, stream
-from pretrain.data.sampler import EpochBatches
+from pretrain.data.loader import BatchLoader
+from pretrain.data.pipelines import build_pipeline
+from pretrain.data.pipelines.base import CollatedBatch
+from pretrain.data.sampler import VIEWS, ResumableBatchSampler, philox_generator
 
 SIZE = 224
 COUNT = 32
@@ -45,14 +43,14 @@ def two_views(index: ImageIndex, way: str) -> PairedBenchmark:
 
     The fast pipelines leave normalization, and `crops` all but the crop, to the training device.
     """
-    ours = TwoViews(index, Recipe(SIZE), seed=0, way=way)
+    ours = MultiViewDataset(index, AugmentationConfig(SIZE), seed=0, pipeline=way)
     reference = _torchvision_views()
     paths = [index.path(i) for i in range(len(index))]
 
     def run_ours() -> object:
         batch = ours.__getitems__([(0, i) for i in range(len(index))])
         assert isinstance(batch, Batch)
-        return ours.pipeline.finish(Content(batch.views), torch.device("cpu")) if way == "pil" else batch
+        return ours.pipeline.finish(CollatedBatch(batch.views), torch.device("cpu")) if way == "pil" else batch
 
     def run_theirs() -> object:
         images = [Image.open(path).convert("RGB") for path in paths]
@@ -72,7 +70,7 @@ def two_views(index: ImageIndex, way: str) -> PairedBenchmark:
 
 def decoding(index: ImageIndex) -> PairedBenchmark:
     """Decode JPEG files to RGB pixels, with the checks of the header."""
-    fast = pipeline("opencv")
+    fast = build_pipeline("opencv")
 
     def run(pixels_of: Callable[[Image.Image, bytes], object]) -> list[object]:
         return [decode(index.path(i), pixels_of)[0] for i in range(len(index))]
@@ -81,26 +79,26 @@ def decoding(index: ImageIndex) -> PairedBenchmark:
         return [Image.open(index.path(i)).convert("RGB") for i in range(len(index))]
 
     def equal() -> str:
-        pairs = zip(run(fast.pixels), run_theirs(), strict=True)
+        pairs = zip(run(fast.decode), run_theirs(), strict=True)
         assert all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs), "the pixels differ"
         return "same pixels"
 
     return PairedBenchmark(
-        "decoding, opencv, 1 core", "Pillow", lambda: run(fast.pixels), run_theirs, equal, COUNT, "images"
+        "decoding, opencv, 1 core", "Pillow", lambda: run(fast.decode), run_theirs, equal, COUNT, "images"
     )
 
 
 def loader_processes(index: ImageIndex, steps: int = 96) -> PairedBenchmark:
     """Time two loader processes against one, their start included, without the work of the training device."""
-    dataset = TwoViews(index, Recipe(SIZE), seed=0, way="opencv")
+    dataset = MultiViewDataset(index, AugmentationConfig(SIZE), seed=0, pipeline="opencv")
 
     def load(workers: int) -> int:
-        sampler = EpochBatches(len(index), len(index), 0, 0, steps)
-        return sum(1 for _ in load_batches(dataset, sampler, workers, torch.device("cpu")).loader)
+        sampler = ResumableBatchSampler(len(index), len(index), 0, start=0, stop=steps)
+        return sum(1 for _ in BatchLoader(dataset, sampler, workers, torch.device("cpu")).loader)
 
     def equal() -> str:
-        sampler = EpochBatches(len(index), len(index), 0, 0, 2)
-        runs = [load_batches(dataset, sampler, workers, torch.device("cpu")) for workers in (1, 2)]
+        sampler = ResumableBatchSampler(len(index), len(index), 0, start=0, stop=2)
+        runs = [BatchLoader(dataset, sampler, workers, torch.device("cpu")) for workers in (1, 2)]
         same = all(torch.equal(a, b) for x, y in zip(*runs, strict=True) for a, b in zip(x.views, y.views, strict=True))
         assert same, "the views differ"
         return "same views"
@@ -137,21 +135,21 @@ def _pil_blur(image: Image.Image) -> Image.Image:
     return image.filter(ImageFilter.GaussianBlur(float(torch.empty(()).uniform_(0.1, 2.0))))
 
 
-def _gap(ours: TwoViews, number: int) -> float:
+def _gap(ours: MultiViewDataset, number: int) -> float:
     """The mean difference between our first view and the same draw applied by torchvision's functions in floats."""
     batch = ours[0, number]
     assert isinstance(batch, Batch)
-    finished = ours.pipeline.finish(Content(batch.views, batch.draws), torch.device("cpu"))[0][0]
+    finished = ours.pipeline.finish(CollatedBatch(batch.views, batch.view_params), torch.device("cpu"))[0][0]
     image = Image.open(ours.index.path(number)).convert("RGB")
-    view = draw(ours.recipes[0], *image.size, stream(0, 0, number, 0))
+    view = sample_params(ours.augmentations[0], *image.size, philox_generator(0, 0, number, 0))
     scale = 255 * torch.tensor(STD).view(3, 1, 1)
     return float(((finished - _by_torchvision(image, view)) * scale).abs().mean())
 
 
-def _by_torchvision(image: Image.Image, view: View) -> torch.Tensor:
+def _by_torchvision(image: Image.Image, view: ViewParams) -> torch.Tensor:
     image = F.resized_crop(image, *view.box, [SIZE, SIZE])
     for name, factor in view.jitter:
-        image = ADJUST[name](image, factor)
+        image = ADJUSTMENTS[name](image, factor)
     image = F.to_grayscale(image, 3) if view.gray else image
     image = image.filter(ImageFilter.GaussianBlur(view.blur)) if view.blur is not None else image
     image = F.hflip(image) if view.flip else image

@@ -53,10 +53,10 @@ def listed_again(count: str, folder: str) -> Work:
     import time
 
     from pretrain.data.index import find_images
-    from pretrain.data.index_cache import SETTLED
+    from pretrain.data.index_cache import SETTLE_NS
 
     top, cache = make_tree(int(count), folder), str(Path(folder) / "cache")
-    time.sleep(SETTLED / 1e9)  # a folder that has just changed is not cached
+    time.sleep(SETTLE_NS / 1e9)  # a folder that has just changed is not cached
     find_images(str(top), cache)
     return lambda: f"{len(find_images(str(top), cache))} images"
 
@@ -66,14 +66,14 @@ def loaded(count: str, folder: str, way: str) -> Work:
     import torch
 
     from benchmarks.input_pipelines import SIZE, draw_photos
-    from pretrain.data.augment import Recipe
-    from pretrain.data.dataset import Batch, TwoViews
+    from pretrain.data.augment import AugmentationConfig
+    from pretrain.data.dataset import Batch, MultiViewDataset
     from pretrain.data.index import find_images
 
     torch.set_num_threads(1)
     draw_photos(Path(folder) / "photos")
     index = find_images(str(Path(folder) / "photos"))
-    views = TwoViews(index, Recipe(SIZE), seed=0, way=way)
+    views = MultiViewDataset(index, AugmentationConfig(SIZE), seed=0, pipeline=way)
 
     def work() -> str:
         batch = views.__getitems__([(0, place % len(index)) for place in range(int(count))])

@@ -129,10 +129,10 @@ def table(rows: Iterator[Key]) -> str:
 def keys_page() -> str:
     """`reference/keys.md`."""
     import pretrain.keys
-    from pretrain.methods import names
+    from pretrain.methods import method_names
 
     parts = [KEYS_HEAD, "## Pre-training (`tools/pretrain.py`)\n", table(keys_of(pretrain.keys, "defaults")), ""]
-    for name in names():
+    for name in method_names():
         method = importlib.import_module(f"pretrain.methods.{name}")
         if hasattr(method, "keys"):
             parts += [f"### `{name.upper()}.*`, of the method `{name}`\n", table(keys_of(method, "keys")), ""]

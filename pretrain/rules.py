@@ -1,4 +1,4 @@
-"""Rules that values of a configuration keep, for `pretrain.checks` and for the methods' own keys."""
+"""Rules for config values, used by `pretrain.config` and by the methods' own `check`."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from common.config import value_of
 from common.errors import UserError, nearest
 
 Rule = tuple[str, Callable[[Any], bool], str]
-"""Dotted keys with spaces between them, a test of their values, and what the values must be, in words."""
+"""Dotted keys separated by spaces, a test of their values, and a description of valid values."""
 
 
-def must_be_named(cfg: CfgNode, names: Mapping[str, Collection[str]]) -> None:
-    """Raise UserError for the first key whose value is none of its names, with the nearest of them."""
-    for key, valid in names.items():
+def check_choices(cfg: CfgNode, choices: Mapping[str, Collection[str]]) -> None:
+    """Raise UserError for the first key whose value is not one of its choices, with the nearest of them."""
+    for key, valid in choices.items():
         value = value_of(cfg, key)
         if value not in valid:
-            raise UserError(f"{key} is {value!r}, which there is not; {nearest(value, list(valid))}")
+            raise UserError(f"{key} is {value!r}, which does not exist; {nearest(value, list(valid))}")
 
 
-def must_hold(cfg: CfgNode, rules: Iterable[Rule]) -> None:
+def check_rules(cfg: CfgNode, rules: Iterable[Rule]) -> None:
     """Raise UserError for the first value that fails its rule's test."""
     for keys, test, what in rules:
         for key in keys.split():
@@ -31,17 +31,17 @@ def must_hold(cfg: CfgNode, rules: Iterable[Rule]) -> None:
                 raise UserError(f"{key} is {value!r}; it must be {what}")
 
 
-def must_keep_default(cfg: CfgNode, keys: Iterable[str], what: str = "") -> None:
-    """Raise UserError for the first key that is not at its default although the method would not read it.
+def reject_unused_keys(cfg: CfgNode, keys: Iterable[str], message: str = "") -> None:
+    """Raise UserError for the first key that differs from its default, because nothing reads it.
 
     Args:
-        what: said instead, of keys that would be read and must not differ.
+        message: replaces the default message, for keys that are read but must not differ; `{default!r}` is filled in.
     """
     from pretrain.keys import defaults
 
-    usual = defaults()
+    initial = defaults()
     for key in keys:
-        value, default = value_of(cfg, key), value_of(usual, key)
+        value, default = value_of(cfg, key), value_of(initial, key)
         if value != default:
-            said = what or f"METHOD {cfg.METHOD} does not read it: leave it at {default!r}"
-            raise UserError(f"{key} is {value!r}; {said.format(default=default)}")
+            text = message or f"METHOD {cfg.METHOD} does not read it: leave it at {default!r}"
+            raise UserError(f"{key} is {value!r}; {text.format(default=default)}")

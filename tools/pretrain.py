@@ -31,10 +31,10 @@ finished run it prints the result. Every key is explained in docs/reference/keys
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, pre-train, print the result."""
     args = _parser().parse_intermixed_args(argv)
-    from pretrain.config import load
+    from pretrain.config import load_config
     from pretrain.engine.run_folder import RunFolder
 
-    cfg = load(args.config_file, args.overlay, args.overrides)
+    cfg = load_config(args.config_file, args.overlay, args.overrides)
     folder = RunFolder(args.output)
     result = folder.finished(cfg)
     if result:

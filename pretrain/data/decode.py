@@ -1,8 +1,9 @@
-"""An image file as RGB pixels, by one policy for every pipeline (docs/guides/data.md)."""
+"""Decode image files to RGB pixels, with the same policy in every pipeline (docs/guides/data.md)."""
 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -26,13 +27,23 @@ CONDITIONS = (
     "very large",
     "replaced",
 )
-"""What is counted of the images met: all but the last are decoded, as docs/guides/data.md says of each."""
+"""Properties of images that are counted and logged; docs/guides/data.md describes how each is handled."""
 
 REPLACED = "replaced"
-"""The condition of an unreadable image whose place another has taken (DATA.UNREADABLE replace)."""
+"""Condition of an image that replaces an unreadable one (DATA.UNREADABLE replace)."""
 
 ORIENTATION = 0x0112
-"""EXIF's tag."""
+"""EXIF tag of the orientation."""
+
+JPEG_START, JPEG_END = b"\xff\xd8", 0xD9
+
+HUFFMAN_FRAMES = (0xC0, 0xC1, 0xC2)
+"""Markers of Huffman-coded frames: baseline, extended, progressive (ITU-T T.81, table B.1)."""
+
+SEGMENTS = frozenset([0xC4, 0xDA, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE])
+"""Markers of other allowed segments: tables, scans, restart interval, application data, comments."""
+
+_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # a scan holds only stuffed zeros and restart markers
 
 _GRAY, _CMYK, _CLEAR = ("1", "L", "LA", "I;16", "I;16L", "I;16B", "I;16N"), ("CMYK",), ("LA", "PA", "RGBA")
 _JPEG, _TIFF = ("JPEG", "MPO"), ("TIFF",)
@@ -50,45 +61,45 @@ _FORMATS = {
 
 
 class UnreadableImage(UserError):
-    """A file is there and may be read, but holds no whole image; the message names it."""
+    """A readable file does not hold a complete image; the message names it."""
 
 
 def decode_rgb(path: Path) -> Image.Image:
-    """Decode one file as the released SimSiam does (torchvision's ImageFolder: Pillow's `convert("RGB")`).
+    """Decode a file as the released SimSiam does (torchvision's ImageFolder: Pillow's `convert("RGB")`).
 
-    Grayscale is repeated over the three channels, CMYK and palette are converted, transparency is dropped. The EXIF
-    orientation is not applied: the pixels are taken as they are stored, as in the original.
+    Grayscale is repeated over the channels, CMYK and palette images are converted, transparency is dropped. The EXIF
+    orientation is not applied, as in the original.
 
     Raises:
-        UserError: the file is missing, cut short, or no image; names it.
+        UserError: the file is missing, truncated, or not an image; the message names it.
     """
     return decode(path, to_rgb)[0]
 
 
-def decode(path: Path, pixels_of: Callable[[Image.Image, bytes], Pixels]) -> tuple[Pixels, tuple[str, ...]]:
-    """Read one file.
+def decode(path: Path, to_pixels: Callable[[Image.Image, bytes], Pixels]) -> tuple[Pixels, tuple[str, ...]]:
+    """Read and decode a file.
 
     Args:
         path: the file.
-        pixels_of: makes RGB pixels of the image, whose header alone is read yet, or of the file's content.
+        to_pixels: converts the image, of which only the header is loaded, or the file's content, to RGB pixels.
 
     Returns:
-        What `pixels_of` returned, and which `CONDITIONS` the image meets.
+        The result of `to_pixels`, and the `CONDITIONS` that the image meets.
 
     Raises:
-        UserError: the file is missing or may not be read; names it.
-        UnreadableImage: it is empty, cut short, no image, or one that cannot be taken (see docs/guides/data.md).
+        UserError: the file is missing or cannot be read; the message names it.
+        UnreadableImage: it is empty, truncated, not an image, or of an unsupported kind; the message names it.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path} cannot be read as an image ({error.strerror}); mend or remove it") from error
+        raise UserError(f"{path} cannot be read as an image ({error.strerror}); restore or remove it") from error
     try:
         if not content:
             raise ValueError("it is empty")
         with Image.open(io.BytesIO(content)) as image:
-            met = _conditions(image, path)
-            return pixels_of(image, content), met
+            conditions = _conditions(image, path)
+            return to_pixels(image, content), conditions
     except Image.UnidentifiedImageError as error:
         raise _unreadable(path, "no format that Pillow knows") from error
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
@@ -96,14 +107,14 @@ def decode(path: Path, pixels_of: Callable[[Image.Image, bytes], Pixels]) -> tup
 
 
 def _unreadable(path: Path, why: str) -> UnreadableImage:
-    return UnreadableImage(f"{path} cannot be read as an image ({why}); mend, replace or remove it")
+    return UnreadableImage(f"{path} cannot be read as an image ({why}); repair, replace or remove it")
 
 
 def to_rgb(image: Image.Image, _content: bytes = b"") -> Image.Image:
-    """Pillow's `convert("RGB")`, but 16-bit values are divided by 256, which it would cut off at 255.
+    """Pillow's `convert("RGB")`, except that 16-bit values are divided by 256 (Pillow would clip them at 255).
 
     Raises:
-        ValueError: 32-bit values, whose range nobody knows.
+        ValueError: 32-bit values, whose range is unknown.
     """
     if image.mode in ("I", "F"):
         raise ValueError("its 32-bit values have no known range")
@@ -111,15 +122,15 @@ def to_rgb(image: Image.Image, _content: bytes = b"") -> Image.Image:
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "P":
         image.load()
-        image.info.pop("transparency", None)  # dropped in any case; Pillow would warn
+        image.info.pop("transparency", None)  # dropped by the conversion, with a warning
     return image.convert("RGB")
 
 
 def _conditions(image: Image.Image, path: Path) -> tuple[str, ...]:
-    """Which conditions an image meets, from its header."""
+    """The conditions that an image meets, from its header."""
     mode, limit = image.mode, Image.MAX_IMAGE_PIXELS
-    usual = _FORMATS.get(path.suffix.lower())
-    met = (
+    expected = _FORMATS.get(path.suffix.lower())
+    flags = (
         mode in _GRAY,
         mode in _CMYK,
         mode in ("P", "PA"),
@@ -127,14 +138,36 @@ def _conditions(image: Image.Image, path: Path) -> tuple[str, ...]:
         mode.startswith("I;16"),
         "exif" in image.info and _orientation(image) not in (0, 1),
         image.format not in _JPEG and bool(getattr(image, "is_animated", False)),
-        usual is not None and image.format not in usual,
+        expected is not None and image.format not in expected,
         limit is not None and image.width * image.height > limit,
     )
-    return tuple(name for name, so in zip(CONDITIONS, met, strict=False) if so)
+    return tuple(name for name, flag in zip(CONDITIONS, flags, strict=False) if flag)
 
 
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # a damaged EXIF block is no fault of the pixels, and Pillow raises whatever it meets
+    except Exception:  # Pillow raises many kinds of errors for a damaged EXIF block; the pixels may be intact
         return 1
+
+
+def is_plain_jpeg(content: bytes) -> bool:
+    """Whether a file is one complete Huffman-coded JPEG frame, from its first byte to its last, without stray markers.
+
+    Within a scan, libjpeg stops only at a wrong marker; OpenCV then leaves the rest gray and reports no error. Damage
+    within the coded data stops neither decoder; damage to the tables before it stops both.
+
+    Args:
+        content: the whole file.
+    """
+    position, frames = len(JPEG_START), 0
+    while content.startswith(JPEG_START) and (found := _MARKER.search(content, position)):
+        marker = found[1][0]
+        if marker == JPEG_END:
+            return frames == 1 and found.end() == len(content)
+        if marker in HUFFMAN_FRAMES:
+            frames += 1
+        elif marker not in SEGMENTS:
+            return False
+        position = found.end() + max(2, int.from_bytes(content[found.end() : found.end() + 2], "big"))
+    return False

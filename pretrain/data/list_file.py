@@ -1,31 +1,30 @@
-"""A list file: one image's path a line, and its class where there are classes."""
+"""Read a list file: one image path per line, optionally with its class."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from common.errors import UserError
-from pretrain.data.names import Names
-from pretrain.data.scan import EXTENSIONS
+from pretrain.data.index_cache import EXTENSIONS, PackedStringArray
 
 
-def read_list(file: Path, root: str = "") -> tuple[Path, Names, tuple[str, ...]]:
+def read_list(file: Path, root: str = "") -> tuple[Path, PackedStringArray, tuple[str, ...]]:
     """Read a list file.
 
-    A line is `PATH`, `PATH<tab>CLASS` or `PATH CLASS`; a path may hold spaces. Empty lines and lines that begin with
-    `#` are passed over. The images keep the file's order. That they exist is asked of the first alone: looking up a
-    million of them takes minutes; one that is missing is named when it is opened.
+    A line is `PATH`, `PATH<tab>CLASS` or `PATH CLASS`; a path may contain spaces. Empty lines and lines that start with
+    `#` are skipped. The images are in the file's order. Only the first one is checked for existence, because checking a
+    million takes minutes; a missing one is named when it is opened.
 
     Args:
         file: the list, in UTF-8.
-        root: what the paths are relative to; empty for the folder that `file` lies in. Absolute paths stay as they are.
+        root: the folder that the paths are relative to; empty for the folder of `file`. Absolute paths are kept.
 
     Returns:
-        The arguments of an ImageIndex: the folder that the paths are relative to, the paths, and each one's class.
+        The arguments of ImageIndex: the folder that the paths are relative to, the paths, and each one's class.
 
     Raises:
-        UserError: it cannot be read, holds no path, a line's path has no image's ending, only some lines have a class,
-            or the first image does not exist; names file and line.
+        UserError: the file cannot be read or is empty, a path has no image extension, only some lines have a class,
+            or the first image does not exist; the message names file and line.
     """
     folder = Path(root).expanduser() if root else file.parent
     if not folder.is_dir():
@@ -40,9 +39,10 @@ def read_list(file: Path, root: str = "") -> tuple[Path, Names, tuple[str, ...]]
         text = line.strip()
         if not text or text.startswith("#"):
             continue
-        name, label = _parsed(text, f"{file}, line {number}")
+        name, label = _parse(text, f"{file}, line {number}")
         if names and bool(label) != bool(classes):
-            raise UserError(f"{file}, line {number}: {_unlike(label)}; give every image a class, or none")
+            has = "a class, unlike the lines before" if label else "no class, unlike the lines before"
+            raise UserError(f"{file}, line {number}: {has}; give every image a class, or none")
         if not names and not (folder / name).is_file():
             raise UserError(
                 f"{file}, line {number}: {folder / name} does not exist; "
@@ -51,19 +51,15 @@ def read_list(file: Path, root: str = "") -> tuple[Path, Names, tuple[str, ...]]
         names.append(name)
         classes += [label] if label else []
     if not names:
-        raise UserError(f"DATA.ROOT {file} lists no images; it needs one path a line")
-    return folder, Names.of(names), tuple(classes)
+        raise UserError(f"DATA.ROOT {file} lists no images; it needs one path per line")
+    return folder, PackedStringArray.from_strings(names), tuple(classes)
 
 
-def _parsed(text: str, where: str) -> tuple[str, str]:
-    """A line's path and class, the class empty where there is none."""
+def _parse(text: str, where: str) -> tuple[str, str]:
+    """A line's path and class; the class is empty if there is none."""
     name, _, label = (part.strip() for part in text.partition("\t"))
     if not label and not name.lower().endswith(EXTENSIONS):
         name, label = [*text.rsplit(maxsplit=1), ""][:2]
     if not name.lower().endswith(EXTENSIONS):
-        raise UserError(f"{where}: {name!r} has no image's ending ({', '.join(EXTENSIONS)})")
+        raise UserError(f"{where}: {name!r} has no image extension ({', '.join(EXTENSIONS)})")
     return name, label
-
-
-def _unlike(label: str) -> str:
-    return "a class, where the images before have none" if label else "no class, where the images before have one"

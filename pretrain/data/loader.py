@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import torch
@@ -12,105 +12,120 @@ from torch.utils.data import DataLoader
 
 from common.errors import UserError
 from common.training.distributed import ignore_stop_signals, start_workers
-from pretrain.data.dataset import Batch, TwoViews
+from pretrain.data.dataset import Batch, MultiViewDataset
 from pretrain.data.decode import CONDITIONS
-from pretrain.data.pipelines.base import Content
-from pretrain.data.sampler import EpochBatches
-from pretrain.data.side_stream import SideStream
+from pretrain.data.pipelines.base import CollatedBatch
+from pretrain.data.sampler import ResumableBatchSampler
 
 
-class Batches(Iterator[Batch]):
-    """The sampler's batches, decoded by `workers` processes, finished and normalised on `device`.
+class BatchLoader(Iterator[Batch]):
+    """Load the sampler's batches in worker processes, finish and normalize them on `device`.
 
-    One loader serves the whole run, so that its processes start once and an epoch's end is no pause.
+    One loader serves the whole run: workers start once, and there is no pause between epochs.
 
     Args:
-        dataset, sampler: which views, and which of them when.
-        workers: loader processes; 0 decodes here.
-        device: where the views go.
-        channels_last: whether they lie in channels-last order there.
+        dataset: makes batches of views.
+        sampler: selects the samples of each batch.
+        workers: loader workers; 0 loads in this process.
+        device: the training device.
+        channels_last: whether to return views in channels-last memory format.
 
     Attributes:
-        met: (len(CONDITIONS),) int64, how many of the images yielded so far meet each condition.
+        condition_counts: (len(CONDITIONS),) int64, number of images returned so far that meet each condition.
     """
 
     def __init__(
         self,
-        dataset: TwoViews,
-        sampler: EpochBatches,
+        dataset: MultiViewDataset,
+        sampler: ResumableBatchSampler,
         workers: int,
         device: torch.device,
         channels_last: bool = False,
     ) -> None:
         self.dataset, self.device = dataset, device
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.met = torch.zeros(len(CONDITIONS), dtype=torch.int64)
+        self.condition_counts = torch.zeros(len(CONDITIONS), dtype=torch.int64)
         self.loader = DataLoader(
             dataset,
             batch_sampler=sampler,
             num_workers=workers,
-            collate_fn=_as_it_is,
+            collate_fn=_identity,
             pin_memory=device.type == "cuda",
-            worker_init_fn=_start_worker,
-            # A loader draws a seed for its processes: from a generator of its own, so that the run's stays untouched.
+            worker_init_fn=_init_worker,
+            # DataLoader draws a seed for its workers; with its own generator it does not change the global state.
             generator=torch.Generator(),
         )
-        self._beside = SideStream(device)
-        self._received = self._receive()
+        self._side_stream = SideStream(device)
+        self._batches = self._load()
 
     def __next__(self) -> Batch:
         """The next batch.
 
         Raises:
-            UserError: an image file cannot be read; names it.
+            UserError: an image file cannot be read; the message names it.
         """
-        return next(self._received)
+        return next(self._batches)
 
     def close(self) -> None:
-        """End the loader's processes; no batch comes any more.
+        """Stop the workers; no batch can be loaded afterwards.
 
-        They ignore signals, so a training process that left without this would wait for them for good.
+        Workers ignore signals, so a training process that exits without this call would wait for them indefinitely.
         """
-        self._received.close()
+        self._batches.close()
 
-    def _receive(self) -> Generator[Batch, None, None]:
-        """A generator, so that the processes start with the first batch and end with an error."""
+    def _load(self) -> Generator[Batch, None, None]:
+        """A generator, so that workers start with the first batch and stop on an error."""
         for batch in start_workers(self.loader):
-            batch, views = self._finished(batch)
-            assert batch.met is not None
-            self.met += batch.met
+            if isinstance(batch, str):
+                raise UserError(batch)
+            assert batch.condition_counts is not None
+            views = self._side_stream.run(functools.partial(self._finish, batch))
+            self.condition_counts += batch.condition_counts
             labels = None if batch.labels is None else batch.labels.to(self.device, non_blocking=True)
             yield Batch(tuple(views), batch.indices, labels)
 
-    def _finished(self, batch: Batch | str) -> tuple[Batch, list[torch.Tensor]]:
-        """A batch, or the line that says why there is none, and its views on the device."""
-        if isinstance(batch, str):
-            raise UserError(batch)
-        content = Content(batch.views, batch.draws)
-        return batch, self._beside.run(functools.partial(self._views, content))
-
-    def _views(self, content: Content) -> list[torch.Tensor]:
-        finished = self.dataset.pipeline.finish(content, self.device)
+    def _finish(self, batch: Batch) -> list[torch.Tensor]:
+        finished = self.dataset.pipeline.finish(CollatedBatch(batch.views, batch.view_params), self.device)
         return [view.contiguous(memory_format=self.memory_format) for view in finished]
 
 
-def load_batches(
-    dataset: TwoViews, sampler: EpochBatches, workers: int, device: torch.device, channels_last: bool = False
-) -> Batches:
-    """`Batches` of these arguments."""
-    return Batches(dataset, sampler, workers, device, channels_last)
+class SideStream:
+    """Prepare a batch on a CUDA stream of its own; on other devices `run` just calls its argument.
+
+    On the default stream, a copy issued between two steps would wait for the whole first step.
+
+    Args:
+        device: the training device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def run(self, work: Callable[[], list[torch.Tensor]]) -> list[torch.Tensor]:
+        """Call `work` on the side stream; its tensors are ready for later work on the current stream.
+
+        Args:
+            work: makes device tensors from host memory alone.
+        """
+        if self.stream is None:
+            return work()
+        with torch.cuda.stream(self.stream):
+            tensors = work()
+        current = torch.cuda.current_stream(self.device)
+        current.wait_stream(self.stream)
+        for tensor in tensors:
+            tensor.record_stream(current)  # the side stream must not reuse the memory before the step is done
+        return tensors
 
 
-def _as_it_is(batch: Any) -> Any:
-    """The data set makes whole batches."""
+def _identity(batch: Any) -> Any:
+    """Collate function: the data set returns whole batches."""
     return batch
 
 
-def _start_worker(_worker: int) -> None:
-    """A worker is one thread, and signals to the whole process group are the trainer's.
-
-    It must be able to finish its step, for which its workers are still needed.
-    """
-    ignore_stop_signals(_worker)
-    if "cv2" in sys.modules:  # torch sees to its own threads
+def _init_worker(worker: int) -> None:
+    """Use one thread, and ignore signals to the process group: the trainer needs its workers to finish a step."""
+    ignore_stop_signals(worker)
+    if "cv2" in sys.modules:  # torch limits its own threads
         sys.modules["cv2"].setNumThreads(1)

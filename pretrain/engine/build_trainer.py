@@ -11,16 +11,15 @@ from fvcore.common.config import CfgNode
 
 from common.errors import UserError
 from common.training.collectives import is_distributed
-from pretrain.data.augment import recipe, second_recipe
-from pretrain.data.dataset import Batch, TwoViews
+from pretrain.data.augment import augmentation_config, second_augmentation_config
+from pretrain.data.dataset import Batch, MultiViewDataset
 from pretrain.data.index import ImageIndex
-from pretrain.data.loader import load_batches
-from pretrain.data.sampler import EpochBatches
+from pretrain.data.loader import BatchLoader
+from pretrain.data.sampler import ResumableBatchSampler
 from pretrain.engine.trainer import Trainer
 from pretrain.methods import build_method, needs_labels
-from pretrain.methods.base import Course
-from pretrain.models.grouped_bn import group_batch_norm
-from pretrain.models.sync_bn import synchronise_batch_norm
+from pretrain.methods.base import TrainingInfo
+from pretrain.models.batch_norm import convert_grouped_batch_norm, convert_sync_batch_norm
 from pretrain.optim.optimizer import build_optimizer
 
 
@@ -79,30 +78,32 @@ def build_trainer(cfg: CfgNode, index: ImageIndex, device: torch.device, *, star
     layout = torch.channels_last if cfg.ENGINE.CHANNELS_LAST else torch.contiguous_format
     method = build_method(cfg).to(device).to(memory_format=layout)
     if is_distributed() and cfg.MODEL.SYNC_BN:
-        method = synchronise_batch_norm(method, device)
+        method = convert_sync_batch_norm(method, device)
     if cfg.MODEL.BN_IMAGES:
-        method = group_batch_norm(method, cfg.MODEL.BN_IMAGES)
+        method = convert_grouped_batch_norm(method, cfg.MODEL.BN_IMAGES)
     labelled = needs_labels(cfg.METHOD)
-    dataset = TwoViews(
+    dataset = MultiViewDataset(
         index,
-        recipe(cfg),
+        augmentation_config(cfg),
         cfg.SEED,
-        method.views,
-        way=cfg.DATA.PIPELINE,
+        views=method.views,
+        pipeline=cfg.DATA.PIPELINE,
         unreadable=cfg.DATA.UNREADABLE,
-        second=second_recipe(cfg),
+        second_augmentation=second_augmentation_config(cfg),
         labels=index.labels if labelled else None,
     )
     open_loaders = contextlib.ExitStack()
 
     def batches(first: int) -> Iterator[Batch]:
         rank, processes = comm.get_rank(), comm.get_world_size()
-        sampler = EpochBatches(len(index), cfg.SOLVER.BATCH_SIZE, cfg.SEED, first, total, rank, processes)
-        loaded = load_batches(dataset, sampler, cfg.DATA.WORKERS, device, cfg.ENGINE.CHANNELS_LAST)
+        sampler = ResumableBatchSampler(
+            len(index), cfg.SOLVER.BATCH_SIZE, cfg.SEED, start=first, stop=total, rank=rank, world_size=processes
+        )
+        loaded = BatchLoader(dataset, sampler, cfg.DATA.WORKERS, device, cfg.ENGINE.CHANNELS_LAST)
         return open_loaders.enter_context(contextlib.closing(loaded))
 
     steps, classes = len(index) // cfg.SOLVER.BATCH_SIZE, len(index.classes or ()) if labelled else 0
-    method.prepare(Course(len(index), steps, total, batches, classes))
+    method.prepare(TrainingInfo(len(index), steps, total, batches, classes))
     return Trainer(
         method,
         build_optimizer(method, cfg),

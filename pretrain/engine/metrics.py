@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from detectron2.utils import comm
 
 from common.training.collectives import is_distributed
-from pretrain.methods.base import Output, full_precision
+from pretrain.methods.base import MethodOutput, full_precision
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class MetricsReducer:
         self._pending: deque[_Pending] = deque()
 
     def submit(
-        self, outputs: Sequence[Output], *, norm: torch.Tensor, stop: bool, iteration: int, lrs: tuple[float, ...]
+        self, outputs: Sequence[MethodOutput], *, norm: torch.Tensor, stop: bool, iteration: int, lrs: tuple[float, ...]
     ) -> None:
         """All-reduce a step's metrics; every process must call it.
 
@@ -71,7 +71,7 @@ class MetricsReducer:
         return [_unpack(self._pending.popleft()) for _ in range(len(self._pending) - leave)]
 
 
-def pack_metrics(outputs: Sequence[Output], names: Sequence[str], norm: torch.Tensor, stop: bool) -> torch.Tensor:
+def pack_metrics(outputs: Sequence[MethodOutput], names: Sequence[str], norm: torch.Tensor, stop: bool) -> torch.Tensor:
     """Loss, gradient norm, stop request, metrics and the embedding's moments, as float64 numbers that can be summed."""
     loss = torch.stack([output.loss.double() for output in outputs]).mean()
     moments = torch.stack([embedding_moments(output.embedding) for output in outputs]).sum(0)

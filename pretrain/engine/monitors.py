@@ -19,8 +19,8 @@ from fvcore.common.config import CfgNode
 from common.console import Progress
 from common.errors import UserError
 from common.training.logs import METRICS
+from pretrain.data.augment import normalize
 from pretrain.data.index import ImageIndex
-from pretrain.data.preprocessing import normalise
 from pretrain.engine.trainer import Trainer
 from pretrain.evaluation.backbone_features import Extractor, feature_width, frozen, own_image_count
 from pretrain.evaluation.knn import check_k, knn_accuracy
@@ -113,7 +113,7 @@ class Monitor(HookBase):
     def extractor(self, trainer: Trainer) -> Extractor:
         """The encoder as a feature extractor, in the run's precision and memory format."""
         encoder, engine = trainer.method.encoder, self.cfg.ENGINE
-        return Extractor(encoder, feature_width(encoder), normalise, engine.PRECISION, engine.CHANNELS_LAST)
+        return Extractor(encoder, feature_width(encoder), normalize, engine.PRECISION, engine.CHANNELS_LAST)
 
     def progress(self, total: int, what: str) -> Callable[[int], None]:
         """A function that counts this process's images; the main process prints its progress."""
@@ -205,7 +205,7 @@ def check_labels(cfg: CfgNode, index: ImageIndex) -> None:
     if not needs_labels(cfg.METHOD):
         return
     if index.labels is None or index.classes is None:
-        loose = next((name for name in index.files if "/" not in name), None) if index.given is None else None
+        loose = next((name for name in index.files if "/" not in name), None) if index.listed_classes is None else None
         why = f"{loose} in {index.folder} lies in no class folder" if loose else f"{cfg.DATA.ROOT} names none"
         raise UserError(
             f"METHOD {cfg.METHOD} needs each image's class, but {why}; docs/guides/data.md says how to give them"

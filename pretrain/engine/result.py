@@ -18,7 +18,7 @@ from common import environment
 from common.files import atomic_write, sha256_of
 from common.formats.backbone import BackboneMetadata, Branch, Preprocessing
 from common.formats.results import PretrainResult
-from pretrain.data.preprocessing import block
+from pretrain.data.augment import preprocessing_block
 from pretrain.engine.run_folder import RunFolder
 from pretrain.engine.trainer import Trainer
 from pretrain.models.encoder import backbone_tensors
@@ -47,7 +47,9 @@ def write_result(
     """
     versions = environment.describe()
     origin = _describe_origin(cfg, recipe, trainer.iter, versions)
-    write_backbone(folder.backbone, backbone_tensors(trainer.method.encoder), cfg.MODEL.ARCH, block(), origin)
+    write_backbone(
+        folder.backbone, backbone_tensors(trainer.method.encoder), cfg.MODEL.ARCH, preprocessing_block(), origin
+    )
     digest = sha256_of(folder.backbone)
     if classes:
         write_classifier(folder.classifier, trainer.method.classifier, classes, cfg.MODEL.ARCH, digest)
@@ -77,7 +79,7 @@ def _write_target(cfg: CfgNode, folder: RunFolder, trainer: Trainer, origin: dic
     if encoder is None:
         return {}
     path = folder.target_backbone
-    write_backbone(path, backbone_tensors(encoder), cfg.MODEL.ARCH, block(), origin, branch="target")
+    write_backbone(path, backbone_tensors(encoder), cfg.MODEL.ARCH, preprocessing_block(), origin, branch="target")
     return {"backbone_target": path.name, "backbone_target_sha256": sha256_of(path)}
 
 

@@ -15,12 +15,12 @@ from common.console import clock
 from common.training.collectives import sum_over_processes
 from common.training.hooks import StopOnSignal
 from pretrain.data.decode import CONDITIONS
-from pretrain.data.loader import Batches
+from pretrain.data.loader import BatchLoader
 from pretrain.engine.metrics import StepResult
 from pretrain.engine.trainer import Trainer
 from pretrain.methods.base import Method
+from pretrain.optim.optimizer import BASE, set_lr
 from pretrain.optim.schedule import Schedule
-from pretrain.optim.sgd import BASE, set_lr
 
 _log = logging.getLogger(__name__)
 
@@ -140,13 +140,13 @@ class ImageReport(HookBase):
         """Log what was read since the last report, or since the run was started or resumed."""
         self._steps += 1
         batches, done = self.trainer.batches, self.trainer.iter + 1
-        if done % self.steps_per_epoch or not isinstance(batches, Batches):
+        if done % self.steps_per_epoch or not isinstance(batches, BatchLoader):
             return
-        counts = sum_over_processes(batches.met.to(self.trainer.device)).tolist()
+        counts = sum_over_processes(batches.condition_counts.to(self.trainer.device)).tolist()
         found = ", ".join(f"{count} {name}" for count, name in zip(counts, CONDITIONS, strict=True) if count)
         if found:
             _log.info(f"images of the last {self._steps} iterations: {found} (see docs/guides/data.md)")
-        batches.met.zero_()
+        batches.condition_counts.zero_()
         self._steps = 0
 
 

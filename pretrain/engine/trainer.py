@@ -19,7 +19,7 @@ from common.training.collectives import wrap_distributed
 from common.training.divergence import Diverged
 from pretrain.data.dataset import Batch
 from pretrain.engine.metrics import MetricsReducer, StepResult
-from pretrain.methods.base import Method, Output
+from pretrain.methods.base import Method, MethodOutput
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Autocast's dtype for a PRECISION other than fp32."""
@@ -106,7 +106,7 @@ class Trainer(TrainerBase):
         share = data_time / (time.perf_counter() - start)
         self.storage.put_scalars(data_time=data_time, data_time_share=share)
 
-    def _forward_backward(self, batch: Batch) -> list[Output]:
+    def _forward_backward(self, batch: Batch) -> list[MethodOutput]:
         """Accumulate the gradients of the batch's parts; they are averaged over the processes with the last part."""
         self.optimizer.zero_grad()
         parts = split_batch(batch, self.accumulate)
@@ -136,7 +136,7 @@ class Trainer(TrainerBase):
         grads = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         return get_total_norm(grads)
 
-    def _reduce_metrics(self, outputs: list[Output], norm: torch.Tensor) -> None:
+    def _reduce_metrics(self, outputs: list[MethodOutput], norm: torch.Tensor) -> None:
         """All-reduce the step's metrics; read them now or, where nothing is logged or saved, one step later."""
         self.reducer.submit(outputs, norm=norm, stop=self.stop_requested, iteration=self.iter, lrs=self._lrs())
         self.step_results = []

@@ -21,8 +21,7 @@ from common.errors import UserError, nearest
 from common.files import sha256_of
 from common.formats.backbone import BACKBONE_FORMAT, PTH_METADATA, BackboneMetadata, Preprocessing
 from pretrain.evaluation.labelled_images import FixedView, ImageDataset, LabelledSet, load_images
-from pretrain.models import ARCHITECTURES
-from pretrain.models.encoder import backbone_tensors, build_encoder
+from pretrain.models.encoder import ARCHITECTURES, backbone_tensors, build_encoder
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Autocast's dtype for a precision other than fp32."""

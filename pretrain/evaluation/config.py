@@ -11,7 +11,7 @@ from fvcore.common.config import CfgNode
 
 from common.config import dotted_keys, merge_layers, value_of
 from common.errors import UserError
-from pretrain.rules import Rule, must_hold
+from pretrain.rules import Rule, check_rules
 
 KINDS = ("knn", "linear")
 """The kinds of evaluation."""
@@ -118,7 +118,7 @@ def flat_settings(cfg: CfgNode, kind: str) -> dict[str, Any]:
 
 def check_evaluation_config(cfg: CfgNode) -> None:
     """Raise UserError for the first invalid value, naming its key and the valid values."""
-    must_hold(cfg, _RULES)
+    check_rules(cfg, _RULES)
     if 0 < cfg.DATA.RESIZE < cfg.DATA.SIZE:
         size, resize = cfg.DATA.SIZE, cfg.DATA.RESIZE
         raise UserError(f"DATA.RESIZE is {resize}; it must be 0 or at least DATA.SIZE, which is {size}")

@@ -15,10 +15,10 @@ from torchvision.transforms import functional as F
 
 from common.errors import UserError
 from common.training.distributed import ignore_stop_signals, start_workers
-from pretrain.data.augment import Recipe, draw, render
+from pretrain.data.augment import AugmentationConfig, apply, sample_params
 from pretrain.data.decode import decode_rgb
 from pretrain.data.index import ImageIndex, find_images
-from pretrain.data.randomness import ORDER, VIEWS, stream
+from pretrain.data.sampler import ORDER, VIEWS, philox_generator
 
 
 @dataclass(frozen=True)
@@ -109,18 +109,18 @@ class RandomView:
         seed: the run's seed.
     """
 
-    augmentation: Recipe
+    augmentation: AugmentationConfig
     seed: int
 
     def __call__(self, image: Image.Image, epoch: int, index: int) -> torch.Tensor:
         """uint8 (3, size, size) of an RGB image."""
-        rng = stream(self.seed, epoch, index, VIEWS[0])
-        return render(image, draw(self.augmentation, *image.size, rng), self.augmentation.size)
+        rng = philox_generator(self.seed, epoch, index, VIEWS[0])
+        return apply(image, sample_params(self.augmentation, *image.size, rng), self.augmentation.size)
 
 
-def crop_and_flip(size: int, crop_scale: tuple[float, float], flip_prob: float) -> Recipe:
+def crop_and_flip(size: int, crop_scale: tuple[float, float], flip_prob: float) -> AugmentationConfig:
     """RandomResizedCrop and RandomHorizontalFlip, nothing else."""
-    return Recipe(
+    return AugmentationConfig(
         size,
         crop_scale=crop_scale,
         jitter_prob=0.0,
@@ -202,8 +202,8 @@ def load_images(
 class EpochPieces(Sampler[list[tuple[int, int]]]):
     """The batches of supervised training from one iteration to another, as lists of (epoch, index).
 
-    Like pre-training's `EpochBatches`, but an epoch's last, smaller batch is a step too, as in the released linear
-    evaluation; where it has fewer images than there are processes, some processes get none.
+    Like pre-training's `ResumableBatchSampler`, but an epoch's last, smaller batch is a step too, as in the released
+    linear evaluation; where it has fewer images than there are processes, some processes get none.
 
     Args:
         count: how many images there are.
@@ -233,6 +233,6 @@ class EpochPieces(Sampler[list[tuple[int, int]]]):
         for iteration in range(self.start, self.stop):
             epoch, step = divmod(iteration, self.steps_per_epoch)
             if epoch != order_of:
-                order, order_of = stream(self.seed, epoch, 0, ORDER).permutation(self.count), epoch
+                order, order_of = philox_generator(self.seed, epoch, 0, ORDER).permutation(self.count), epoch
             piece = order[step * self.batch_size : (step + 1) * self.batch_size]
             yield [(epoch, int(number)) for number in piece[self.rank :: self.world_size]]

@@ -32,8 +32,8 @@ from pretrain.evaluation.labelled_images import (
     RandomView,
     load_images,
 )
-from pretrain.methods.parts.topk import hits
-from pretrain.optim.lars import build_larc
+from pretrain.methods.parts.losses import topk_correct
+from pretrain.optim.optimizer import build_larc
 from pretrain.optim.schedule import CosineByEpoch
 
 CACHE = "features_train.npy"
@@ -136,7 +136,7 @@ def build_linear_optimizer(parameters: Iterable[torch.nn.Parameter], linear: Cfg
     lr, momentum, decay = scaled_lr(linear), linear.MOMENTUM, linear.WEIGHT_DECAY
     if linear.OPTIMIZER == "sgd":
         return torch.optim.SGD(parameters, lr, momentum=momentum, weight_decay=decay)
-    return build_larc(parameters, lr, momentum, decay, linear.TRUST)
+    return build_larc(parameters, lr, momentum=momentum, decay=decay, eta=linear.TRUST)
 
 
 def scaled_lr(linear: CfgNode) -> float:
@@ -274,7 +274,7 @@ class LinearProbe:
 @torch.no_grad()
 def accuracy(classifier: nn.Linear, shard: DatasetShard) -> dict[str, float]:
     """`top1` and, with enough classes, `top5` in per cent over all processes' shards."""
-    correct = hits(classifier(shard.features), shard.labels)
+    correct = topk_correct(classifier(shard.features), shard.labels)
     counts = torch.stack([*correct.values(), torch.tensor(len(shard.labels), device=shard.labels.device)])
     *shared, total = sum_over_processes(counts).tolist()
     return {name: 100 * count / total for name, count in zip(correct, shared, strict=True)}

@@ -1,14 +1,15 @@
-"""What the engine asks of a method."""
+"""The interface between a method and the training engine."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from fvcore.common.config import CfgNode
 from torch import nn
 from torchvision.models import ResNet
 
@@ -16,13 +17,13 @@ if TYPE_CHECKING:
     from pretrain.data.dataset import Batch
 
 
-class Output(NamedTuple):
-    """What a method returns for a batch.
+class MethodOutput(NamedTuple):
+    """Result of a method's forward pass.
 
     Attributes:
         loss: scalar, the mean over this process's samples.
-        embedding: (N, d), the first views' output that the collapse monitor watches; no gradient.
-        metrics: further scalars by name, the same names at every step, means over this process's samples; no gradient.
+        embedding: (N, d), the output for the first views, used to detect collapse; detached.
+        metrics: further scalars by name, the same names at every step; means over this process's samples, detached.
     """
 
     loss: torch.Tensor
@@ -31,39 +32,38 @@ class Output(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Course:
-    """What a method may know of its run.
+class TrainingInfo:
+    """Properties of the training run, passed to `Method.prepare`.
 
     Attributes:
-        images: how many images the training set has; `Batch.indices` are below it.
-        steps_per_epoch: iterations an epoch.
-        total: iterations of the run.
-        batches: this process's batches from an iteration on, the very ones that training gets, decoded once more.
-        classes: how many classes the images have, of which `Batch.labels` are the numbers; 0 where those are None.
+        num_images: size of the training set; `Batch.indices` are below it.
+        steps_per_epoch: iterations per epoch.
+        total_steps: iterations of the run.
+        batches: loads this process's batches from an iteration on, equal to the batches of training.
+        num_classes: number of classes, of which `Batch.labels` are the indices; 0 without labels.
     """
 
-    images: int
+    num_images: int
     steps_per_epoch: int
-    total: int
+    total_steps: int
     batches: Callable[[int], Iterator[Batch]]
-    classes: int = 0
+    num_classes: int = 0
 
 
 class Method(nn.Module):
-    """A network and its loss: `forward(view1, view2)` of two float batches (N, 3, H, W) gives an `Output`.
+    """Base class of methods: networks and their loss; `forward(view1, view2)` returns a `MethodOutput`.
 
-    A method that carries state from step to step keeps it in its state dict and overrides hooks: `prepare`, called once
-    by every process before a checkpoint is loaded and the first step is made; `before_step`, called before each forward
-    pass, in its autocast; `after_backward`, before the optimiser takes the gradients; and `after_step`, when the
-    weights are new. Most need none.
+    State that a method carries between steps belongs in its state dict. Most methods need none of the hooks: `prepare`
+    is called once in every process, before a checkpoint is loaded and before the first step; `before_step` before each
+    forward pass, under its autocast; `after_backward` before the optimizer step; `after_step` after it.
 
     Attributes:
-        encoder: the online encoder, whose tensors become the backbone file.
-        target_encoder: the momentum encoder, which becomes a second backbone file; only where a method has one.
-        predictor: the head whose learning rate SOLVER.FIX_PRED_LR keeps constant; None where a method has none.
-        dim: d, the width of `Output.embedding`.
-        views: how many views of an image `forward` takes.
-        classifier: only where a method is trained on labels: the layer from the encoder's feature to the classes.
+        encoder: the online encoder, saved as the backbone file.
+        target_encoder: the momentum encoder, saved as a second backbone file; only in methods that have one.
+        predictor: the head whose learning rate SOLVER.FIX_PRED_LR keeps constant, or None.
+        dim: d, the width of `MethodOutput.embedding`.
+        views: number of views of an image that `forward` takes, each (N, 3, H, W).
+        classifier: only in methods trained on labels: the layer from the encoder's feature to the classes.
     """
 
     encoder: ResNet
@@ -72,28 +72,33 @@ class Method(nn.Module):
     views: int = 2
     classifier: nn.Linear
 
-    def prepare(self, course: Course) -> None:
-        """Get ready for a run; the method lies on its device already."""
+    def prepare(self, info: TrainingInfo) -> None:
+        """Initialize what depends on the run; the method is on its device already."""
 
     def before_step(self, iteration: int, batch: Batch) -> None:
-        """What is due before the forward pass of an iteration (from 0) on this process's `batch`, or a part of it."""
+        """Called before the forward pass of an iteration (from 0) on this process's batch, or on a part of it."""
 
     def after_backward(self, iteration: int) -> None:
-        """What is due when the step's gradients are there, averaged over the processes and free of fp16's scale."""
+        """Called when the step's gradients are averaged over processes and unscaled."""
 
     def after_step(self, iteration: int) -> None:
-        """What is due when the optimiser has updated the weights."""
+        """Called after the optimizer step."""
 
-    def forward(self, *views: torch.Tensor) -> Output:
-        """The method's loss on the views."""
+    def forward(self, *views: torch.Tensor) -> MethodOutput:
+        """Compute the loss on the views."""
         raise NotImplementedError
 
 
 def full_precision(x: torch.Tensor) -> torch.Tensor:
-    """A half-precision tensor as float32; others as they are. Losses are computed outside autocast's formats."""
+    """Convert half precision to float32, so that losses do not use autocast's formats; other dtypes are kept."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def unit(x: torch.Tensor) -> torch.Tensor:
-    """The rows of x (N, d) at unit length, in float32 at least."""
+def l2_normalize(x: torch.Tensor) -> torch.Tensor:
+    """Scale the rows of x (N, d) to unit length, in float32 or better."""
     return F.normalize(full_precision(x), dim=1)
+
+
+def section_arguments(section: CfgNode) -> dict[str, Any]:
+    """A config section as keyword arguments: keys in lower case."""
+    return {key.lower(): value for key, value in section.items()}

@@ -1,4 +1,4 @@
-"""ResNet encoders with torchvision's names, up to the pooled feature; and what of them is a backbone."""
+"""ResNet encoders with torchvision's tensor names, up to the pooled feature; and their backbone tensors."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ import torchvision
 from torch import nn
 from torchvision.models import ResNet
 
+ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet18_cifar")
+"""Values of MODEL.ARCH: torchvision's ResNets of basic and bottleneck blocks, and ResNet-18's CIFAR variant."""
+
 
 def build_encoder(arch: str, zero_init_residual: bool = True) -> tuple[ResNet, int]:
     """A randomly initialised ResNet whose output is the pooled feature (pool5).
 
     Args:
-        arch: one of `models.ARCHITECTURES`. The CIFAR form has a 3×3 stem of stride 1 and no max-pool (appendix D).
+        arch: one of `ARCHITECTURES`. The CIFAR variant has a 3×3 stem of stride 1 and no max-pool (appendix D).
         zero_init_residual: start each residual block as the identity (last BN's weight 0).
 
     Returns:
         The encoder and the width of its feature (2048 for a ResNet-50).
     """
-    name, _, form = arch.partition("_")
+    name, _, variant = arch.partition("_")
     encoder: ResNet = getattr(torchvision.models, name)(weights=None, zero_init_residual=zero_init_residual)
-    if form == "cifar":
+    if variant == "cifar":
         encoder.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
         nn.init.kaiming_normal_(encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
         encoder.maxpool = nn.Identity()
@@ -30,9 +33,9 @@ def build_encoder(arch: str, zero_init_residual: bool = True) -> tuple[ResNet, i
 
 
 def backbone_tensors(encoder: ResNet) -> dict[str, torch.Tensor]:
-    """The encoder's tensors as a backbone file holds them: torchvision's names, float32, on the CPU, no counters.
+    """The encoder's tensors in a backbone file: torchvision's names, float32, on the CPU, without counters.
 
-    A ResNet-50 has 265: 53 convolutions and 53 batch normalisations of 4 tensors each.
+    A ResNet-50 has 265: 53 convolutions, and 53 batch normalizations of 4 tensors each.
     """
     return {
         name: tensor.detach().to("cpu", torch.float32).contiguous()

@@ -1,14 +1,25 @@
-"""SimSiam's two heads, as in the released code (simsiam/builder.py; section 3 of arXiv 2011.10566) and its Table 3."""
+"""Projection and prediction MLPs of the released SimSiam (simsiam/builder.py; arXiv 2011.10566, section 3, Table 3)."""
 
 from __future__ import annotations
 
+from fvcore.common.config import CfgNode
 from torch import nn
+from torchvision.models import ResNet
+
+from pretrain.models.encoder import build_encoder
+
+HEAD_BNS = ("none", "hidden", "default", "all")
+"""Values of MODEL.HEAD_BN: which layers of the two heads have batch normalization (Table 3 of arXiv 2011.10566)."""
+
+PREDICTORS = ("mlp", "none", "fixed")
+"""Values of MODEL.PREDICTOR: trained, none (the identity), or fixed at its random initialization (Table 1)."""
 
 
-def projector(
+def build_projector(
     width: int,
     hidden: int,
     dim: int,
+    *,
     layers: int = 3,
     norm: str = "default",
     affine: bool = False,
@@ -16,16 +27,16 @@ def projector(
 ) -> nn.Sequential:
     """The projection MLP: BN after each layer, ReLU after each but the last.
 
-    The output BN of the released code has no affine parameters; the bias of the last fc, which that BN cancels, keeps
-    its initial value (`requires_grad` False). A layer without BN learns a bias.
+    The output BN of the released code has no affine parameters. It cancels the bias of the last layer, which stays at
+    its initial value (`requires_grad` False). A layer without BN has a trained bias.
 
     Args:
         width: width of the encoder's feature.
         hidden: width of the hidden layers.
         dim: width of the output, d in the paper.
-        layers: how many fully connected layers (3; 2 on CIFAR-10).
-        norm: one of `models.HEAD_BNS`: BN on no layer, on the hidden layers, or on all (`default` and `all`).
-        affine: whether the output BN has trained scale and offset (section 4.4 has both).
+        layers: number of fully connected layers (3; 2 on CIFAR-10).
+        norm: one of `HEAD_BNS`: BN on no layer, on the hidden layers, or on all (`default` and `all`).
+        affine: whether the output BN has trained scale and offset (section 4.4 compares both).
         bias: whether the output layer has a bias (BYOL's has none).
     """
     modules: list[nn.Module] = []
@@ -35,30 +46,38 @@ def projector(
     return nn.Sequential(*modules, *_output(width, dim, norm in ("default", "all"), affine, bias))
 
 
-def predictor(dim: int, hidden: int, norm: str = "default", bias: bool = True) -> nn.Sequential:
-    """The prediction MLP, a bottleneck d → hidden → d: ReLU on the hidden layer, and by default BN on it alone.
+def build_predictor(dim: int, hidden: int, norm: str = "default", bias: bool = True) -> nn.Sequential:
+    """The prediction MLP, a bottleneck d → hidden → d with ReLU and, by default, BN on the hidden layer only.
 
     Args:
         dim: d.
         hidden: width of the hidden layer.
-        norm: one of `models.HEAD_BNS`; `all` puts a BN on the output too. (That it has an affine, as BN has by default,
-            and that the fc's bias before it is frozen, as the projector's, is inferred: the released code has none.)
+        norm: one of `HEAD_BNS`; `all` adds a BN to the output. (Inferred, as the released code has none: this BN is
+            affine, and the bias of the layer before it is frozen, as in the projector.)
         bias: whether the output layer has a bias (BYOL's has none).
     """
     return nn.Sequential(*_hidden(dim, hidden, norm != "none"), *_output(hidden, dim, norm == "all", True, bias))
 
 
-def optional_predictor(kind: str, dim: int, hidden: int, norm: str = "default") -> nn.Sequential | None:
-    """The predictor that MODEL.PREDICTOR names: trained, left at its random initialisation, or None.
+def build_encoder_and_projector(model: CfgNode, bias: bool = True) -> tuple[ResNet, nn.Sequential]:
+    """Encoder and projector from the MODEL keys, initialized in this order.
 
     Args:
-        kind: one of `models.PREDICTORS`.
-        dim, hidden, norm: as `predictor` has them.
+        model: the config's MODEL section.
+        bias: whether the projector's output layer has a bias.
     """
-    if kind == "none":
+    encoder, width = build_encoder(model.ARCH, model.ZERO_INIT_RESIDUAL)
+    layers, norm, affine = model.PROJ_LAYERS, model.HEAD_BN, model.PROJ_BN_AFFINE
+    head = build_projector(width, model.PROJ_HIDDEN, model.DIM, layers=layers, norm=norm, affine=affine, bias=bias)
+    return encoder, head
+
+
+def build_optional_predictor(model: CfgNode) -> nn.Sequential | None:
+    """The predictor that MODEL.PREDICTOR selects: trained, fixed at its random initialization, or None."""
+    if model.PREDICTOR == "none":
         return None
-    head = predictor(dim, hidden, norm)
-    return head.requires_grad_(False) if kind == "fixed" else head
+    head = build_predictor(model.DIM, model.PRED_DIM, model.HEAD_BN)
+    return head.requires_grad_(False) if model.PREDICTOR == "fixed" else head
 
 
 def _hidden(width: int, hidden: int, norm: bool) -> list[nn.Module]:

@@ -11,18 +11,17 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from pretrain.config import check, defaults
+from pretrain.config import check_config, defaults
+from pretrain.data.augment import normalize
 from pretrain.data.dataset import Batch
-from pretrain.data.preprocessing import normalise
 from pretrain.engine import metrics
 from pretrain.engine.trainer import Trainer
 from pretrain.methods import build_method
-from pretrain.methods import names as method_names
-from pretrain.methods.base import Course, Method, Output
-from pretrain.models import ARCHITECTURES
-from pretrain.models.grouped_bn import group_batch_norm
-from pretrain.optim.optimizer import build_optimizer
-from pretrain.optim.sgd import build_sgd
+from pretrain.methods import method_names as method_names
+from pretrain.methods.base import Method, MethodOutput, TrainingInfo
+from pretrain.models.batch_norm import convert_grouped_batch_norm
+from pretrain.models.encoder import ARCHITECTURES
+from pretrain.optim.optimizer import build_optimizer, build_sgd
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available() and torch.__version__ < (2, 14),
@@ -67,7 +66,7 @@ def _config(method: str, arch: str) -> Any:
     cfg.METHOD = method
     heads = {} if method == "supervised" else {"PROJ_HIDDEN": 64, "DIM": 32, "PRED_DIM": 16}
     cfg.MODEL.update(ARCH=arch, **heads, **KEYS.get(method, {}))
-    check(cfg)
+    check_config(cfg)
     return cfg
 
 
@@ -75,7 +74,7 @@ def _batches(views: int) -> Iterator[Batch]:
     """As the loader leaves them: bytes sent to the device, normalised there, in channels-last order."""
     while True:
         pixels = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8, device="cuda")
-        images = [normalise(pixels).contiguous(memory_format=torch.channels_last) for _ in range(views)]
+        images = [normalize(pixels).contiguous(memory_format=torch.channels_last) for _ in range(views)]
         yield Batch(tuple(images), torch.arange(4), torch.arange(4, device="cuda"))
 
 
@@ -83,21 +82,21 @@ def _trainer(cfg: Any, precision: str, accumulate: int = 1) -> Trainer:
     with torch.device("cuda"):
         method: Method = build_method(cfg)
     if cfg.MODEL.BN_IMAGES:
-        group_batch_norm(method, cfg.MODEL.BN_IMAGES)
+        convert_grouped_batch_norm(method, cfg.MODEL.BN_IMAGES)
     # Outside, so that a tensor made without a device lands on the CPU and fails.
-    method.prepare(Course(8, 2, 4, lambda _: _batches(method.views), 10))
+    method.prepare(TrainingInfo(8, 2, 4, lambda _: _batches(method.views), 10))
     return _OnFakeGpu(
         method, build_sgd(method, cfg), _batches(method.views), precision=precision, accumulate=accumulate
     )
 
 
-def _forward(trainer: Trainer, iteration: int = 0) -> Output:
+def _forward(trainer: Trainer, iteration: int = 0) -> MethodOutput:
     """What a step does up to the loss (backward does not work on a fake GPU)."""
     batch = next(trainer.batches)
     with trainer._autocast():
         trainer.method.before_step(iteration, batch)
     with trainer._autocast():
-        output: Output = trainer.model(*batch.views)
+        output: MethodOutput = trainer.model(*batch.views)
     return output
 
 

@@ -12,12 +12,13 @@ import yaml
 from torch import nn
 
 from pretrain import config
-from pretrain.data.augment import recipe, second_recipe
+from pretrain.data.augment import augmentation_config, second_augmentation_config
 from pretrain.data.dataset import Batch
 from pretrain.engine.step_hooks import LearningRates
 from pretrain.engine.trainer import Trainer
-from pretrain.methods import build_method, byol, moco
-from pretrain.methods.base import Course
+from pretrain.methods import build_method
+from pretrain.methods.base import TrainingInfo
+from pretrain.models import heads
 from pretrain.optim.optimizer import build_optimizer
 from pretrain.optim.schedule import build_schedule, peak_lr
 from tests.pretrain.golden import narrow
@@ -120,7 +121,7 @@ def test_no_recipe_is_left_out() -> None:
 def test_recipe_has_the_protocols_numbers_and_its_published_one(name: str, epochs: int) -> None:
     file = FOLDER / f"{name}_{epochs}ep.yaml"
     expected = {**RIVALS[name], **BY_BUDGET.get((name, epochs), {}), "SOLVER.EPOCHS": epochs}
-    cfg = config.load(file)
+    cfg = config.load_config(file)
     assert {key: config.value_of(cfg, key) for key in expected} == expected
     rows = yaml.safe_load((CONFIGS / "expected" / "table4.yaml").read_text())["rows"]
     published = {row["key"]: row["values"] for row in rows}[name.partition("_r50")[0]][f"ep{epochs}"][0]
@@ -137,7 +138,7 @@ def test_recipe_has_the_protocols_numbers_and_its_published_one(name: str, epoch
     ],
 )
 def test_learning_rates_at_the_ends(stem: str, peak: float, first: float) -> None:
-    cfg = config.load(FOLDER / f"{stem}.yaml")
+    cfg = config.load_config(FOLDER / f"{stem}.yaml")
     schedule, epochs = build_schedule(cfg, STEPS), cfg.SOLVER.EPOCHS
     assert peak_lr(cfg) == pytest.approx(peak) and schedule.at(0) == pytest.approx(first)
     assert schedule.at(cfg.SOLVER.WARMUP_EPOCHS * STEPS) == pytest.approx(peak)
@@ -147,17 +148,17 @@ def test_learning_rates_at_the_ends(stem: str, peak: float, first: float) -> Non
 
 
 def test_byols_views_are_drawn_by_two_recipes() -> None:
-    cfg = config.load(FOLDER / "byol_r50_b4096_100ep.yaml")
-    first, second = recipe(cfg), second_recipe(cfg)
+    cfg = config.load_config(FOLDER / "byol_r50_b4096_100ep.yaml")
+    first, second = augmentation_config(cfg), second_augmentation_config(cfg)
     assert (first.blur_prob, first.solarize_prob) == (1.0, 0.0)
     assert (second.blur_prob, second.solarize_prob) == (0.1, 0.2)
     assert replace(second, blur_prob=1.0, solarize_prob=0.0) == first
-    cfg = config.load(FOLDER / "moco_v2_r50_b256_100ep.yaml")
-    assert recipe(cfg) == second_recipe(cfg)
+    cfg = config.load_config(FOLDER / "moco_v2_r50_b256_100ep.yaml")
+    assert augmentation_config(cfg) == second_augmentation_config(cfg)
 
 
 def test_byols_heads_end_without_a_bias() -> None:
-    cfg = config.load(FOLDER / "byol_r50_b4096_100ep.yaml", overrides=["MODEL.ARCH", "resnet18"])
+    cfg = config.load_config(FOLDER / "byol_r50_b4096_100ep.yaml", overrides=["MODEL.ARCH", "resnet18"])
     with torch.device("meta"):
         method = build_method(cfg)
     for name, width in (("projector", 512), ("target_projector", 512), ("predictor", 256)):
@@ -180,15 +181,14 @@ def test_two_steps_of(stem: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shrunk, with the recipe's own optimiser and schedule: everything learns, and the targets follow."""
     words = ["MODEL.PROJ_HIDDEN", "16", "MODEL.DIM", "8", "MODEL.PRED_DIM", "4", "SOLVER.BATCH_SIZE", "8"]
     words += ["MOCO.QUEUE_SIZE", "32"] if stem.startswith("moco") else []
-    cfg = config.load(FOLDER / f"{stem}.yaml", overrides=words)
-    for module in (moco, byol):
-        monkeypatch.setattr(module, "build_encoder", _narrow_encoder)
+    cfg = config.load_config(FOLDER / f"{stem}.yaml", overrides=words)
+    monkeypatch.setattr(heads, "build_encoder", _narrow_encoder)
     torch.manual_seed(0)
     method = build_method(cfg).double()
     before = {name: tensor.clone() for name, tensor in method.state_dict().items()}
     views = [torch.randn(8, 3, 32, 32, dtype=torch.float64) for _ in range(2)]
     batches = iter([Batch(tuple(views), torch.arange(8)) for _ in range(3)])
-    method.prepare(Course(8, 1, 100, lambda _first: iter(())))
+    method.prepare(TrainingInfo(8, 1, 100, lambda _first: iter(())))
     trainer = Trainer(method, build_optimizer(method, cfg), batches)
     trainer.register_hooks([LearningRates(build_schedule(cfg, 1))])
     trainer.train(0, 3)

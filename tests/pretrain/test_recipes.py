@@ -127,19 +127,19 @@ def test_no_recipe_of_simsiam_is_left_out() -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_has_the_protocols_numbers(name: str) -> None:
-    cfg = config.load(FOLDER / f"{name}.yaml")
+    cfg = config.load_config(FOLDER / f"{name}.yaml")
     expected = {**SIMSIAM, **RECIPES[name]}
     assert {key: config.value_of(cfg, key) for key in expected} == expected
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_ablation_changes_its_keys_alone(name: str) -> None:
-    base = config.load(FOLDER / f"{ABLATION_PREFIX}base.yaml")
-    changed = _changes(config.load(_ablation(name)), base)
+    base = config.load_config(FOLDER / f"{ABLATION_PREFIX}base.yaml")
+    changed = _changes(config.load_config(_ablation(name)), base)
     if name == "alternation_1step":  # one step is the key's default
-        assert config.load(_ablation(name)).SIMSIAM.ALTERNATION_STEPS == 1
+        assert config.load_config(_ablation(name)).SIMSIAM.ALTERNATION_STEPS == 1
     if name == "moving_average":
-        assert config.load(_ablation(name)).SIMSIAM.AVERAGE_MOMENTUM == 0.8
+        assert config.load_config(_ablation(name)).SIMSIAM.AVERAGE_MOMENTUM == 0.8
     assert changed == ABLATIONS[name][1] or (name == "dim2048" and changed == {})
 
 
@@ -195,7 +195,7 @@ def test_learning_rates_at_the_ends() -> None:
         "simsiam_r18cifar_b512_800ep": (0.06, 0.06),
         "ablations/simsiam_r50_b512_100ep_bn_none": (0.1, 0.001),
     }.items():
-        cfg = config.load(FOLDER / f"{name}.yaml")
+        cfg = config.load_config(FOLDER / f"{name}.yaml")
         schedule = build_schedule(cfg, STEPS)
         assert peak_lr(cfg) == pytest.approx(peak)
         assert schedule.at(0) == pytest.approx(first)
@@ -213,6 +213,6 @@ def test_the_page_of_knobs_has_the_published_numbers_and_the_recipes_keys() -> N
     for key, words, number in table:
         value = published[key]["values"]["ep100"][0]
         assert number == str(value if value is not None else published[key]["words"]["ep100"][0])
-        cfg = config.load(files[key])
+        cfg = config.load_config(files[key])
         for name, text in re.findall(r"`([A-Z_.]+) ([^`]*)`", words):
             assert str(config.value_of(cfg, name)) == text, (key, name)

@@ -15,8 +15,9 @@ from pretrain import config
 from pretrain.data.dataset import Batch
 from pretrain.engine.step_hooks import LearningRates
 from pretrain.engine.trainer import Trainer
-from pretrain.methods import build_method, simclr, swav
-from pretrain.methods.base import Course
+from pretrain.methods import build_method
+from pretrain.methods.base import TrainingInfo
+from pretrain.models import heads
 from pretrain.optim.optimizer import build_optimizer
 from pretrain.optim.schedule import build_schedule
 from tests.pretrain.golden import narrow
@@ -116,7 +117,7 @@ def test_no_recipe_is_left_out() -> None:
 @pytest.mark.parametrize("method", RIVALS)
 def test_recipe_has_the_protocols_numbers_and_its_published_one(method: str, epochs: int) -> None:
     file = FOLDER / f"{method}_r50_b4096_{epochs}ep.yaml"
-    cfg, expected = config.load(file), {**RIVALS[method], "SOLVER.EPOCHS": epochs}
+    cfg, expected = config.load_config(file), {**RIVALS[method], "SOLVER.EPOCHS": epochs}
     assert {key: config.value_of(cfg, key) for key in expected} == expected
     rows = yaml.safe_load((CONFIGS / "expected" / "table4.yaml").read_text())["rows"]
     published = {row["key"]: row["values"] for row in rows}[method][f"ep{epochs}"][0]
@@ -126,7 +127,7 @@ def test_recipe_has_the_protocols_numbers_and_its_published_one(method: str, epo
 @pytest.mark.parametrize("method", RIVALS)
 def test_learning_rates_at_the_ends(method: str) -> None:
     """SimCLR climbs from 0 to 4.8 and falls to 0, SwAV from 0.3 and to 0.0048, both with every step."""
-    cfg = config.load(FOLDER / f"{method}_r50_b4096_100ep.yaml")
+    cfg = config.load_config(FOLDER / f"{method}_r50_b4096_100ep.yaml")
     at = build_schedule(cfg, STEPS).at
     first, last = {"simclr": (0.0, 0.0), "swav": (0.3, 0.0048)}[method]
     assert at(0) == pytest.approx(first) and at(100) == pytest.approx(4.8)
@@ -139,7 +140,7 @@ def test_learning_rates_at_the_ends(method: str) -> None:
 def test_crossed_recipe_changes_its_keys_alone_and_names_its_number(row: str) -> None:
     stem, changes = CROSSED[row]
     file = FOLDER / "ablations" / f"{stem}.yaml"
-    base, cfg = config.load(FOLDER / f"{stem.partition('_')[0]}_r50_b4096_100ep.yaml"), config.load(file)
+    base, cfg = config.load_config(FOLDER / f"{stem.partition('_')[0]}_r50_b4096_100ep.yaml"), config.load_config(file)
     keys = dotted_keys(base)
     assert {
         key: config.value_of(cfg, key) for key in keys if config.value_of(cfg, key) != config.value_of(base, key)
@@ -175,7 +176,7 @@ def test_the_page_has_the_published_cross_experiments_and_the_recipes_keys() -> 
         value = published[key]["values"]["ep100"][0]
         assert number == str(value if value is not None else published[key]["words"]["ep100"][0])
         for name, text in re.findall(r"`([A-Z_.]+) ([^`]*)`", words):
-            assert str(config.value_of(config.load(files[key]), name)) == text, (key, name)
+            assert str(config.value_of(config.load_config(files[key]), name)) == text, (key, name)
 
 
 def _narrow_encoder(_arch: str, zero_init_residual: bool) -> tuple[torch.nn.Module, int]:
@@ -193,15 +194,14 @@ def test_three_steps_of(stem: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = FOLDER if stem.endswith("100ep") else FOLDER / "ablations"
     words = [*SHRUNK, "SOLVER.BATCH_SIZE", "8", "SOLVER.WARMUP_START_LR", "0.0", "SOLVER.FINAL_LR", "0.0"]
     words += ["SWAV.FREEZE_STEPS", "2", "SWAV.PROTOTYPES", "6"] if stem.startswith("swav") else []
-    cfg = config.load(folder / f"{stem}.yaml", overrides=words)
-    for module in (simclr, swav):
-        monkeypatch.setattr(module, "build_encoder", _narrow_encoder)
+    cfg = config.load_config(folder / f"{stem}.yaml", overrides=words)
+    monkeypatch.setattr(heads, "build_encoder", _narrow_encoder)
     torch.manual_seed(0)
     method = build_method(cfg).double()  # where the first small steps of a warm-up show
     before = {name: p.detach().clone() for name, p in method.named_parameters()}
     views = [torch.randn(8, 3, 32, 32, dtype=torch.float64) for _ in range(2)]
     batches = iter([Batch(tuple(views), torch.arange(8)) for _ in range(3)])
-    method.prepare(Course(8, 1, 100, lambda _first: iter(())))
+    method.prepare(TrainingInfo(8, 1, 100, lambda _first: iter(())))
     trainer = Trainer(method, build_optimizer(method, cfg), batches)
     trainer.register_hooks([LearningRates(build_schedule(cfg, 1))])
     trainer.train(0, 2)
@@ -221,7 +221,7 @@ IN_SMALL = yaml.safe_load((CONFIGS / "experiments" / "rivals_cifar10.yaml").read
 def test_row_in_small_is_loaded_and_built_as_toy(row: str) -> None:
     pretrain = IN_SMALL["rows"][row]["pretrain"]
     words = [str(word) for pair in pretrain.get("overrides", {}).items() for word in pair]
-    cfg = config.load(CONFIGS.parent / pretrain["config"], str(CONFIGS.parent / IN_SMALL["overlay"]), words)
+    cfg = config.load_config(CONFIGS.parent / pretrain["config"], str(CONFIGS.parent / IN_SMALL["overlay"]), words)
     with torch.device("meta"):
         build_method(cfg)
     assert cfg.TOY and (cfg.DATA.SIZE, cfg.MODEL.ARCH, cfg.MONITOR.KNN.PERIOD) == (32, "resnet18", 2)

@@ -42,7 +42,7 @@ PROTOCOL = {
 
 @pytest.mark.parametrize("name", ["base_supervised_r50", "supervised_r50_b256_90ep"])
 def test_recipe_has_the_protocols_numbers(name: str) -> None:
-    cfg = config.load(FOLDER / f"{name}.yaml")
+    cfg = config.load_config(FOLDER / f"{name}.yaml")
     assert {key: config.value_of(cfg, key) for key in PROTOCOL} == PROTOCOL
 
 
@@ -52,7 +52,7 @@ def test_no_recipe_is_left_out() -> None:
 
 
 def test_the_rates_of_the_90_epochs() -> None:
-    cfg = config.load(FOLDER / "supervised_r50_b256_90ep.yaml")
+    cfg = config.load_config(FOLDER / "supervised_r50_b256_90ep.yaml")
     schedule = build_schedule(cfg, 5)
     assert peak_lr(cfg) == 0.1
     for epoch, rate in ((0, 0.1), (29, 0.1), (30, 0.01), (59, 0.01), (60, 1e-3), (79, 1e-3), (80, 1e-4), (89, 1e-4)):

@@ -1,19 +1,17 @@
-"""Ways from a file to two views. All draw the same views; `pil` is the released code's way, to the bit."""
+"""Pipelines from an image file to augmented views. All sample the same views; `pil` is bit-exact with the original."""
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # the config needs the names alone
-    from pretrain.data.pipelines.base import Pipeline
+from pretrain.data.pipelines.base import Pipeline
 
-CLASSES = {"pil": "Pil", "opencv": "OpenCV", "crops": "Crops"}
-PIPELINES = tuple(CLASSES)
-"""Valid values of DATA.PIPELINE: the modules of this package that hold the class beside the name."""
+PIPELINES = {"pil": ("pil", "PILPipeline"), "opencv": ("opencv", "OpenCVPipeline"), "crops": ("device", "CropPipeline")}
+"""Values of DATA.PIPELINE: module and class. OpenCV is imported only by the pipelines that use it."""
 
 
-def pipeline(name: str) -> Pipeline:
-    """A pipeline by its name."""
-    made: Pipeline = getattr(import_module(f"{__name__}.{name}"), CLASSES[name])()
-    return made
+def build_pipeline(name: str) -> Pipeline:
+    """Create a pipeline by its name in DATA.PIPELINE."""
+    module, kind = PIPELINES[name]
+    pipeline: Pipeline = getattr(import_module(f"{__name__}.{module}"), kind)()
+    return pipeline

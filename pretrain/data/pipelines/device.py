@@ -1,60 +1,76 @@
-"""The steps after the crop on a whole batch, on any device: each sample by its own draw.
+"""The `crops` pipeline: crops in a loader worker; all later steps on a whole batch, on any device.
 
-Values are whole levels 0…255 in float32, rounded where Pillow rounds. Which samples a step is for is decided on the
-CPU, where the draws are, so that nothing waits for the device.
+Values are whole levels 0…255 in float32, rounded where Pillow rounds. The samples of each step are selected on the CPU,
+where the parameters are, so that the host never waits for the device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch.nn.functional import pad
 
-from pretrain.data.augment import SOLARIZE_FROM
-from pretrain.data.pipelines.kernels import blur_kernel
-from pretrain.data.pipelines.packed import BLUR, FLIP, GRAY, SOLARIZE, STEPS
+from pretrain.data.augment import SOLARIZE_THRESHOLD, ViewParams, normalize
+from pretrain.data.pipelines.base import BLUR, FLIP, GRAY, SOLARIZE, STEPS
+from pretrain.data.pipelines.opencv import OpenCVPipeline, blur_kernel, resized_crop
 
 LUMA = (0.299, 0.587, 0.114)
 HUE = STEPS.index("hue")
 
 
-def augmented(views: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
-    """Apply the draws.
+class CropPipeline(OpenCVPipeline):
+    """Decode and crop with OpenCV in a loader worker; jitter, gray, blur, solarize and flip on the training device."""
+
+    needs_params = True
+
+    def render(self, pixels: np.ndarray, params: ViewParams, out: np.ndarray) -> None:
+        """Write the crop into `out`."""
+        out[:] = resized_crop(pixels, params.box, len(out))
+
+    def finish_view(self, views: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
+        """Apply all steps after the crop, then normalize."""
+        assert params is not None
+        return normalize(augment_batch(views, params))
+
+
+def augment_batch(views: torch.Tensor, params: torch.Tensor) -> torch.Tensor:
+    """Augment each sample with its own parameters.
 
     Args:
         views: uint8 (N, 3, H, W).
-        draws: (N, 12) float32 on the CPU: `packed.pack`.
+        params: (N, 12) float32 on the CPU, from `pack_params`.
 
     Returns:
         float32 (N, 3, H, W), whole levels 0…255, on the device of `views`.
     """
     images = views.float().contiguous()
-    for place in range(0, 2 * len(STEPS), 2):
-        steps, factors = draws[:, place], draws[:, place + 1]
-        _on(images, (steps >= 0) & (steps != HUE), lambda x, d: _blended(x, d[:, 0], d[:, 1]), draws[:, place:])
-        _on(images, steps == HUE, lambda x, d: _hue_turned(x, d[:, 0]), factors[:, None])
-    _on(images, draws[:, GRAY] > 0, lambda x, _: _gray(x).expand_as(x), draws)
-    radii = draws[:, BLUR]
+    for column in range(0, 2 * len(STEPS), 2):
+        steps, factors = params[:, column], params[:, column + 1]
+        _update(images, (steps >= 0) & (steps != HUE), lambda x, d: _blend(x, d[:, 0], d[:, 1]), params[:, column:])
+        _update(images, steps == HUE, lambda x, d: _rotate_hue(x, d[:, 0]), factors[:, None])
+    _update(images, params[:, GRAY] > 0, lambda x, _: _gray(x).expand_as(x), params)
+    radii = params[:, BLUR]
     if bool((radii > 0).any()):
-        _on(images, radii > 0, _blurred, _kernels(radii))
-    _on(images, draws[:, SOLARIZE] > 0, lambda x, _: torch.where(x < SOLARIZE_FROM, x, 255 - x), draws)
-    _on(images, draws[:, FLIP] > 0, lambda x, _: x.flip(-1), draws)
+        _update(images, radii > 0, _blur, _pad_kernels(radii))
+    _update(images, params[:, SOLARIZE] > 0, lambda x, _: torch.where(x < SOLARIZE_THRESHOLD, x, 255 - x), params)
+    _update(images, params[:, FLIP] > 0, lambda x, _: x.flip(-1), params)
     return images
 
 
-def _on(
+def _update(
     images: torch.Tensor,
-    which: torch.Tensor,
+    mask: torch.Tensor,
     step: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    parameters: torch.Tensor,
+    params: torch.Tensor,
 ) -> None:
-    """Replace the samples of `which` (a mask on the CPU) by `step` of them and of their rows of `parameters`."""
-    places = which.nonzero()[:, 0]
-    if len(places):
-        rows = parameters[places].to(images.device, non_blocking=True)
-        places = places.to(images.device, non_blocking=True)
-        images[places] = step(images[places], rows)
+    """Apply `step` to the samples of a mask on the CPU, with their rows of `params`; in place."""
+    indices = mask.nonzero()[:, 0]
+    if len(indices):
+        rows = params[indices].to(images.device, non_blocking=True)
+        indices = indices.to(images.device, non_blocking=True)
+        images[indices] = step(images[indices], rows)
 
 
 def _gray(images: torch.Tensor) -> torch.Tensor:
@@ -63,7 +79,7 @@ def _gray(images: torch.Tensor) -> torch.Tensor:
     return (red + green + blue + 0.5).floor()[:, None]
 
 
-def _blended(images: torch.Tensor, steps: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+def _blend(images: torch.Tensor, steps: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     """Brightness, contrast or saturation: a blend with black, the mean gray, or the gray."""
     brightness, contrast, saturation = (
         (steps == STEPS.index(name)).view(-1, 1, 1, 1) for name in ("brightness", "contrast", "saturation")
@@ -76,8 +92,8 @@ def _blended(images: torch.Tensor, steps: torch.Tensor, factors: torch.Tensor) -
     return blend.clamp(0, 255).floor()
 
 
-def _hue_turned(images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
-    """Turn the hue by each sample's share of a circle, in torchvision's steps of 1/255."""
+def _rotate_hue(images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """Rotate the hue by each sample's fraction of a circle, in torchvision's steps of 1/255."""
     red, green, blue = images.unbind(1)
     value, lowest = images.amax(1), images.amin(1)
     spread = value - lowest
@@ -95,21 +111,21 @@ def _hue_turned(images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     return torch.stack(channels, 1).round()
 
 
-def _kernels(radii: torch.Tensor) -> torch.Tensor:
-    """(N, K): each sample's blur kernel, filled up with zeros on both sides; K the longest's length."""
+def _pad_kernels(radii: torch.Tensor) -> torch.Tensor:
+    """(N, K): each sample's blur kernel, zero-padded on both sides to the longest length K."""
     kernels = [torch.from_numpy(blur_kernel(radius)) if radius > 0 else torch.ones(1) for radius in radii.tolist()]
     longest = max(map(len, kernels))
     return torch.stack([pad(kernel, [(longest - len(kernel)) // 2] * 2) for kernel in kernels])
 
 
-def _blurred(images: torch.Tensor, kernels: torch.Tensor) -> torch.Tensor:
-    """Both directions of a separable blur; a sum of shifted images, which no autocast or TF32 makes coarser."""
+def _blur(images: torch.Tensor, kernels: torch.Tensor) -> torch.Tensor:
+    """Separable blur as a sum of shifted images, whose precision neither autocast nor TF32 reduces."""
     reach = kernels.shape[1] // 2
     for dim, padding in ((-1, (reach, reach, 0, 0)), (-2, (0, 0, reach, reach))):
         size = images.shape[dim]
         padded = pad(images, padding, mode="replicate")
         total = torch.zeros_like(images)
-        for place in range(kernels.shape[1]):
-            total.addcmul_(padded.narrow(dim, place, size), kernels[:, place].view(-1, 1, 1, 1))
+        for shift in range(kernels.shape[1]):
+            total.addcmul_(padded.narrow(dim, shift, size), kernels[:, shift].view(-1, 1, 1, 1))
         images = total
     return (images + 0.5).floor()

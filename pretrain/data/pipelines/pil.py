@@ -1,4 +1,4 @@
-"""The released code's way: torchvision's transforms on Pillow images, to the bit."""
+"""The reference pipeline: torchvision's transforms on Pillow images, bit-exact with the released SimSiam code."""
 
 from __future__ import annotations
 
@@ -6,27 +6,26 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pretrain.data.augment import View, apply
+from pretrain.data.augment import ViewParams, apply_to_image, normalize
 from pretrain.data.decode import to_rgb
-from pretrain.data.pipelines.rendering import Rendering
-from pretrain.data.preprocessing import normalise
+from pretrain.data.pipelines.base import Pipeline
 
 
-class Pil(Rendering):
-    """Everything in a loader process but for scaling and normalisation."""
+class PILPipeline(Pipeline):
+    """All steps in a loader worker, except scaling and normalization."""
 
-    def pixels(self, image: Image.Image, content: bytes) -> Image.Image:
-        """A decoded image."""
+    def decode(self, image: Image.Image, content: bytes) -> Image.Image:
+        """Convert to RGB with Pillow."""
         return to_rgb(image, content)
 
-    def size(self, pixels: Image.Image) -> tuple[int, int]:
+    def image_size(self, pixels: Image.Image) -> tuple[int, int]:
         """Width and height."""
         return pixels.size
 
-    def render(self, pixels: Image.Image, view: View, out: np.ndarray) -> None:
+    def render(self, pixels: Image.Image, params: ViewParams, out: np.ndarray) -> None:
         """Write one view into `out`."""
-        np.copyto(out, np.asarray(apply(pixels, view, len(out))))
+        np.copyto(out, np.asarray(apply_to_image(pixels, params, len(out))))
 
-    def finish_view(self, views: torch.Tensor, draws: torch.Tensor | None) -> torch.Tensor:
-        """Normalise."""
-        return normalise(views)
+    def finish_view(self, views: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
+        """Normalize."""
+        return normalize(views)

@@ -1,1 +1,1 @@
-"""What methods share: one concept a file."""
+"""Building blocks of methods."""

@@ -10,23 +10,23 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 
-from pretrain.data.augment import View
-from pretrain.data.pipelines import pipeline
-from pretrain.data.preprocessing import MEAN, STD
+from pretrain.data.augment import MEAN, STD, ViewParams
+from pretrain.data.pipelines import build_pipeline
+from pretrain.data.pipelines.base import BatchBuffer
 
 SIZE = 96
-PLAIN = View(box=(10, 20, 180, 200), jitter=(), gray=False, blur=None, solarize=False, flip=False)
+PLAIN = ViewParams(box=(10, 20, 180, 200), jitter=(), gray=False, blur=None, solarize=False, flip=False)
 
 
 class Limit(NamedTuple):
     """A step, and how far a fast pipeline may be from Pillow in it."""
 
-    view: View
+    view: ViewParams
     mean: float
     greatest: int
 
 
-def _jitter(name: str, factor: float) -> View:
+def _jitter(name: str, factor: float) -> ViewParams:
     return replace(PLAIN, jitter=((name, factor),))
 
 
@@ -65,13 +65,13 @@ def pictures() -> tuple[Image.Image, ...]:
     return tuple(_picture(seed) for seed in range(6))
 
 
-def levels(name: str, images: list[Image.Image], views: list[View], size: int = SIZE) -> np.ndarray:
+def levels(name: str, images: list[Image.Image], views: list[ViewParams], size: int = SIZE) -> np.ndarray:
     """Views by a pipeline, as it would give them to the network, scaled back to levels: (N, size, size, 3)."""
-    way = pipeline(name)
-    room = way.room(len(images), 1, size)
+    pipeline = build_pipeline(name)
+    buffer = BatchBuffer(pipeline, len(images), 1, size)
     for image, view in zip(images, views, strict=True):
-        room.add(way.pixels(image, b""), [view])
-    (finished,) = way.finish(room.content(), torch.device("cpu"))
+        buffer.add(pipeline.decode(image, b""), [view])
+    (finished,) = pipeline.finish(buffer.collate(), torch.device("cpu"))
     assert finished.dtype == torch.float32 and finished.shape == (len(images), 3, size, size)
     scale = torch.tensor(STD).view(3, 1, 1), torch.tensor(MEAN).view(3, 1, 1)
     return (255 * (finished * scale[0] + scale[1])).permute(0, 2, 3, 1).numpy()

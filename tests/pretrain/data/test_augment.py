@@ -12,11 +12,21 @@ from PIL import Image, ImageFilter
 from torchvision import transforms
 
 from pretrain.config import defaults
-from pretrain.data.augment import Recipe, View, draw, recipe, render, second_recipe
-from pretrain.data.preprocessing import MEAN, STD, block, normalise
-from pretrain.data.randomness import stream
+from pretrain.data.augment import (
+    MEAN,
+    STD,
+    AugmentationConfig,
+    ViewParams,
+    apply,
+    augmentation_config,
+    normalize,
+    preprocessing_block,
+    sample_params,
+    second_augmentation_config,
+)
+from pretrain.data.sampler import philox_generator
 
-PLAIN = View(box=(0, 0, 30, 40), jitter=(), gray=False, blur=None, solarize=False, flip=False)
+PLAIN = ViewParams(box=(0, 0, 30, 40), jitter=(), gray=False, blur=None, solarize=False, flip=False)
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +35,12 @@ def photo() -> Image.Image:
     return Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(1))
 
 
-def _draws(recipe: Recipe, count: int, width: int = 400, height: int = 300) -> list[View]:
-    return [draw(recipe, width, height, stream(0, 0, index, 0)) for index in range(count)]
+def _draws(
+    augmentation_config: AugmentationConfig, count: int, width: int = 400, height: int = 300
+) -> list[ViewParams]:
+    return [
+        sample_params(augmentation_config, width, height, philox_generator(0, 0, index, 0)) for index in range(count)
+    ]
 
 
 def _quantiles_agree(ours: list[float], theirs: list[float]) -> bool:
@@ -39,7 +53,7 @@ def _quantiles_agree(ours: list[float], theirs: list[float]) -> bool:
 
 @pytest.mark.parametrize(("width", "height"), [(400, 300), (500, 120), (90, 400)])
 def test_boxes_are_distributed_as_random_resized_crops(width: int, height: int) -> None:
-    ours = np.array([view.box for view in _draws(Recipe(224), 3000, width, height)])
+    ours = np.array([view.box for view in _draws(AugmentationConfig(224), 3000, width, height)])
     torch.manual_seed(0)
     image = torch.empty(3, height, width)
     get = transforms.RandomResizedCrop.get_params
@@ -52,14 +66,14 @@ def test_boxes_are_distributed_as_random_resized_crops(width: int, height: int) 
 
 def test_a_shape_that_no_box_fits_gets_the_largest_central_one() -> None:
     for width, height in ((1000, 10), (10, 1000)):
-        boxes = {view.box for view in _draws(Recipe(224), 5, width, height)}
+        boxes = {view.box for view in _draws(AugmentationConfig(224), 5, width, height)}
         torch.manual_seed(0)
         theirs = transforms.RandomResizedCrop.get_params(torch.empty(3, height, width), [0.2, 1.0], [3 / 4, 4 / 3])
         assert boxes == {tuple(theirs)}
 
 
 def test_jitter_is_distributed_as_color_jitter() -> None:
-    ours = [dict(view.jitter) for view in _draws(Recipe(224, jitter_prob=1.0), 3000)]
+    ours = [dict(view.jitter) for view in _draws(AugmentationConfig(224, jitter_prob=1.0), 3000)]
     torch.manual_seed(0)
     ranges = ([0.6, 1.4], [0.6, 1.4], [0.6, 1.4], [-0.1, 0.1])
     theirs = [transforms.ColorJitter.get_params(*ranges)[1:] for _ in range(3000)]
@@ -68,14 +82,14 @@ def test_jitter_is_distributed_as_color_jitter() -> None:
 
 
 def test_all_24_orders_of_the_jitter_are_equally_likely() -> None:
-    orders = [tuple(name for name, _ in view.jitter) for view in _draws(Recipe(224, jitter_prob=1.0), 4800)]
+    orders = [tuple(name for name, _ in view.jitter) for view in _draws(AugmentationConfig(224, jitter_prob=1.0), 4800)]
     counts = np.array([orders.count(order) for order in set(orders)])
     assert len(counts) == 24
     assert ((counts - 200) ** 2 / 200).sum() < 49.7  # chi-square, 23 degrees of freedom, 0.001
 
 
 def test_how_often_each_step_is_applied() -> None:
-    views = _draws(Recipe(224), 4000)
+    views = _draws(AugmentationConfig(224), 4000)
     shares = {
         0.8: [bool(view.jitter) for view in views],
         0.2: [view.gray for view in views],
@@ -90,7 +104,7 @@ def test_how_often_each_step_is_applied() -> None:
 
 
 def test_no_strength_no_step() -> None:
-    still = Recipe(224, (1.0, 1.0), (0.0, 0.0, 0.0, 0.0), 1.0, 0.0, 0.0, (0.1, 2.0), 0.0, 0.0)
+    still = AugmentationConfig(224, (1.0, 1.0), (0.0, 0.0, 0.0, 0.0), 1.0, 0.0, 0.0, (0.1, 2.0), 0.0, 0.0)
     assert all(not view.jitter and not view.gray and view.blur is None and not view.flip for view in _draws(still, 50))
 
 
@@ -110,43 +124,45 @@ def test_each_step_does_what_its_transform_does(photo: Image.Image) -> None:
         replace(PLAIN, flip=True): whole.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
     }
     for view, image in expected.items():
-        assert torch.equal(render(photo, view, size), to_tensor(image)), view
+        assert torch.equal(apply(photo, view, size), to_tensor(image)), view
 
 
 def test_steps_come_in_the_released_order(photo: Image.Image) -> None:
-    view = View((3, 5, 20, 25), (("saturation", 0.7), ("brightness", 1.2)), True, 0.9, False, True)
+    view = ViewParams((3, 5, 20, 25), (("saturation", 0.7), ("brightness", 1.2)), True, 0.9, False, True)
     image = transforms.functional.resized_crop(photo, 3, 5, 20, 25, [24, 24])
     image = transforms.functional.adjust_brightness(transforms.functional.adjust_saturation(image, 0.7), 1.2)
     image = transforms.Grayscale(3)(image).filter(ImageFilter.GaussianBlur(radius=0.9))
     image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    assert torch.equal(render(photo, view, 24), transforms.PILToTensor()(image))
+    assert torch.equal(apply(photo, view, 24), transforms.PILToTensor()(image))
 
 
 def test_solarisation_comes_after_the_blur_as_in_byol(photo: Image.Image) -> None:
     view = replace(PLAIN, gray=True, blur=0.9, solarize=True, flip=True)
     image = transforms.Grayscale(3)(transforms.Resize((24, 24))(photo)).filter(ImageFilter.GaussianBlur(radius=0.9))
     image = transforms.functional.solarize(image, 128)
-    assert torch.equal(render(photo, view, 24).flip(-1), transforms.PILToTensor()(image))
+    assert torch.equal(apply(photo, view, 24).flip(-1), transforms.PILToTensor()(image))
 
 
 def test_the_second_views_recipe_is_the_firsts_but_for_its_own_keys() -> None:
     cfg = defaults()
-    assert second_recipe(cfg) == recipe(cfg) == Recipe(224)
+    assert second_augmentation_config(cfg) == augmentation_config(cfg) == AugmentationConfig(224)
     cfg.AUGMENT.SECOND.BLUR_PROB, cfg.AUGMENT.JITTER = 0.1, (0.4, 0.4, 0.2, 0.1)
-    assert second_recipe(cfg) == replace(recipe(cfg), blur_prob=0.1) != recipe(cfg)
+    assert (
+        second_augmentation_config(cfg) == replace(augmentation_config(cfg), blur_prob=0.1) != augmentation_config(cfg)
+    )
     cfg.AUGMENT.SECOND.SOLARIZE_PROB = 0.0
-    assert second_recipe(cfg).solarize_prob == 0.0
+    assert second_augmentation_config(cfg).solarize_prob == 0.0
     cfg.AUGMENT.SOLARIZE_PROB = 0.2
-    assert (recipe(cfg).solarize_prob, second_recipe(cfg).solarize_prob) == (0.2, 0.0)
+    assert (augmentation_config(cfg).solarize_prob, second_augmentation_config(cfg).solarize_prob) == (0.2, 0.0)
 
 
 def test_normalised_bytes_are_what_to_tensor_and_normalize_give(photo: Image.Image) -> None:
     theirs = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])(photo)
-    assert torch.equal(normalise(transforms.PILToTensor()(photo)[None])[0], theirs)
+    assert torch.equal(normalize(transforms.PILToTensor()(photo)[None])[0], theirs)
 
 
 def test_the_block_that_travels_is_on_the_0_to_255_scale() -> None:
-    assert block() == {
+    assert preprocessing_block() == {
         "channel_order": "RGB",
         "mean": [123.675, 116.28, 103.53],
         "std": [58.395, 57.12, 57.375],
@@ -156,6 +172,6 @@ def test_the_block_that_travels_is_on_the_0_to_255_scale() -> None:
 
 def test_a_sample_is_a_function_of_seed_epoch_index_and_view() -> None:
     keys = [(seed, epoch, index, view) for seed in (0, 1) for epoch in (0, 1) for index in (0, 1, 2) for view in (0, 1)]
-    draws = [draw(Recipe(224), 400, 300, stream(*key)) for key in keys]
-    assert draws == [draw(Recipe(224), 400, 300, stream(*key)) for key in keys]
+    draws = [sample_params(AugmentationConfig(224), 400, 300, philox_generator(*key)) for key in keys]
+    assert draws == [sample_params(AugmentationConfig(224), 400, 300, philox_generator(*key)) for key in keys]
     assert len(set(draws)) == len(keys)

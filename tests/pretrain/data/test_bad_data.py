@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pretrain.data.index import find_images
-from pretrain.data.sampler import EpochBatches
+from pretrain.data.sampler import ResumableBatchSampler
 
 Command = Callable[..., int]
 
@@ -64,7 +64,7 @@ def test_a_folder_that_may_not_be_read_is_named(
 
     monkeypatch.setattr(os, "scandir", refuse)  # root, who may run this, is refused nothing
     assert pretrain(tmp_path / "run", "DATA.ROOT", str(tmp_path / "data")) == 2
-    assert f"cannot look into {tmp_path / 'data' / 'a'}: Permission denied" in _said(capsys)
+    assert f"{tmp_path / 'data' / 'a'}: Permission denied" in _said(capsys)
 
 
 def test_broken_images_stop_the_run_or_are_replaced_and_counted(
@@ -86,5 +86,5 @@ def _epochs_with(root: Path, file: Path) -> int:
     """In how many of the run's two epochs of 3 steps an image is not among the two that are left over."""
     index = find_images(str(root))
     number = [index.path(place) for place in range(len(index))].index(file)
-    steps = list(EpochBatches(len(index), 4, 0, 0, 6))
+    steps = list(ResumableBatchSampler(len(index), 4, 0, start=0, stop=6))
     return sum((epoch, number) in (key for step in steps for key in step) for epoch in (0, 1))

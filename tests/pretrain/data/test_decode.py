@@ -14,7 +14,7 @@ from PIL import Image
 
 from common.errors import UserError
 from pretrain.data.decode import UnreadableImage, decode
-from pretrain.data.pipelines import PIPELINES, pipeline
+from pretrain.data.pipelines import PIPELINES, build_pipeline
 
 PHOTOS = Path(__file__).resolve().parents[4] / "shared" / "data" / "photos" / "train"
 
@@ -63,13 +63,13 @@ KINDS: dict[str, tuple[str, Callable[[Path], None], set[str]]] = {
 def test_each_kind_is_counted_and_decoded_as_pillow_does(tmp_path: Path, kind: str) -> None:
     name, write, expected = KINDS[kind]
     write(tmp_path / name)
-    reference, fast = pipeline("pil"), pipeline("opencv")
+    reference, fast = build_pipeline("pil"), build_pipeline("opencv")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        theirs, met = decode(tmp_path / name, reference.pixels)
-        ours, met_too = decode(tmp_path / name, fast.pixels)
+        theirs, met = decode(tmp_path / name, reference.decode)
+        ours, met_too = decode(tmp_path / name, fast.decode)
     assert set(met) == set(met_too) == expected
-    assert ours.dtype == np.uint8 and fast.size(ours) == reference.size(theirs)
+    assert ours.dtype == np.uint8 and fast.image_size(ours) == reference.image_size(theirs)
     assert np.array_equal(ours, np.asarray(theirs))
     if kind != "16-bit":
         with warnings.catch_warnings(), Image.open(tmp_path / name) as image:
@@ -79,7 +79,7 @@ def test_each_kind_is_counted_and_decoded_as_pillow_does(tmp_path: Path, kind: s
 
 def test_16_bit_values_keep_their_range(tmp_path: Path) -> None:
     _deep(tmp_path / "a.png")
-    pixels, _ = decode(tmp_path / "a.png", pipeline("opencv").pixels)
+    pixels, _ = decode(tmp_path / "a.png", build_pipeline("opencv").decode)
     assert pixels.min() == 0 and pixels.max() == 255 and len(np.unique(pixels)) == 256
 
 
@@ -121,7 +121,7 @@ def test_what_is_no_whole_image_is_named_with_the_reason(tmp_path: Path, kind: s
     name, write, why = BROKEN[kind]
     write(tmp_path / name)
     with pytest.raises(UnreadableImage) as caught:
-        decode(tmp_path / name, pipeline(way).pixels)
+        decode(tmp_path / name, build_pipeline(way).decode)
     said = str(caught.value)
     assert said.startswith(f"{tmp_path / name} cannot be read as an image (") and why in said and "\n" not in said
 
@@ -132,16 +132,16 @@ def test_a_bomb_is_refused_and_a_large_image_counted(tmp_path: Path, monkeypatch
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            assert decode(tmp_path / "a.jpg", pipeline("opencv").pixels)[1] == large
+            assert decode(tmp_path / "a.jpg", build_pipeline("opencv").decode)[1] == large
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 60 // 2 - 1)
     with pytest.raises(UnreadableImage, match="decompression bomb"):
-        decode(tmp_path / "a.jpg", pipeline("opencv").pixels)
+        decode(tmp_path / "a.jpg", build_pipeline("opencv").decode)
 
 
 def test_what_is_missing_or_forbidden_is_no_unreadable_image(tmp_path: Path) -> None:
     for name, why in (("gone.jpg", "No such file"), ("", "Is a directory")):
         with pytest.raises(UserError, match=why) as caught:
-            decode(tmp_path / name, pipeline("pil").pixels)
+            decode(tmp_path / name, build_pipeline("pil").decode)
         assert not isinstance(caught.value, UnreadableImage)
 
 

@@ -73,8 +73,8 @@ def test_fingerprint_is_of_the_names_in_order(tmp_path: Path) -> None:
     [
         ("", "is not set"),
         ("missing", "does not exist"),
-        ("file", "no image's ending"),
-        ("file/x", "cannot be looked into"),
+        ("file", "has no image extension"),
+        ("file/x", "cannot be read"),
     ],
 )
 def test_a_root_that_cannot_be(tmp_path: Path, root: str, said: str) -> None:

@@ -13,15 +13,13 @@ import pytest
 
 from pretrain.data import index_cache
 from pretrain.data.index import find_images
-from pretrain.data.index_cache import IndexCache
-from pretrain.data.names import Names
-from pretrain.data.scan import Scan, scan
+from pretrain.data.index_cache import FolderScan, IndexCache, PackedStringArray, scan_folder
 
 
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Folders may be believed at once; `_pause` between two changes keeps their times apart."""
-    monkeypatch.setattr(index_cache, "SETTLED", 0)
+    monkeypatch.setattr(index_cache, "SETTLE_NS", 0)
 
 
 @pytest.fixture
@@ -44,24 +42,24 @@ class Counted:
     def __init__(self, folder: Path) -> None:
         self.folder, self.times = folder, 0
 
-    def __call__(self) -> Scan:
+    def __call__(self) -> FolderScan:
         self.times += 1
-        return scan(self.folder)
+        return scan_folder(self.folder)
 
 
 def _asked(tree: Path, cache: Path) -> tuple[list[str], int]:
     """The names, and how often the folder was walked through for them."""
     counted = Counted(tree)
     names = IndexCache(cache, tree, 0).files(counted)
-    assert list(names) == list(scan(tree).files)
+    assert list(names) == list(scan_folder(tree).files)
     return list(names), counted.times
 
 
 def test_names_are_a_sequence_of_strings() -> None:
     words = ["a/1.jpg", "", "ü/\udcff.png", "b\nc.jpg"]
-    names = Names.of(words)
+    names = PackedStringArray.from_strings(words)
     assert list(names) == words and names[-1] == words[-1] and names[1:3] == words[1:3] and names == words
-    assert len(Names.of([])) == 0 and list(Names.of([])) == []
+    assert len(PackedStringArray.from_strings([])) == 0 and list(PackedStringArray.from_strings([])) == []
     with pytest.raises(IndexError):
         names[4]
 
@@ -130,13 +128,13 @@ def test_another_folders_file_is_not_taken(tree: Path, tmp_path: Path) -> None:
 
 
 def _ask_slowly(tree: Path, cache: Path, walks: Path, wait: float) -> None:
-    def slow() -> Scan:
+    def slow() -> FolderScan:
         with walks.open("a") as stream:
             stream.write("x")
         time.sleep(wait)
-        return scan(tree)
+        return scan_folder(tree)
 
-    assert list(IndexCache(cache, tree, 0).files(slow)) == list(scan(tree).files)
+    assert list(IndexCache(cache, tree, 0).files(slow)) == list(scan_folder(tree).files)
 
 
 @pytest.mark.usefixtures("settled")
@@ -171,17 +169,17 @@ def test_where_nothing_can_be_kept_the_folder_is_walked_through(
 ) -> None:
     (tmp_path / "file").touch()
     assert _asked(tree, tmp_path / "file" / "cache")[1] == 1
-    assert "is not kept" in caplog.text
+    assert "is not cached" in caplog.text
 
 
 def test_where_a_list_is_kept(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     find_images(str(tree), "user")
-    assert not list((tmp_path / "home").rglob("*.index"))  # few images: not worth a file
-    monkeypatch.setattr(index_cache, "FROM", 3)
+    assert not list((tmp_path / "home").rglob("*.npz"))  # few images: not worth a file
+    monkeypatch.setattr(index_cache, "MIN_CACHED", 3)
     find_images(str(tree), "user")
-    assert len(list((tmp_path / "home" / "ssl-detection-transfer" / "index").glob("*.index"))) == 1
+    assert len(list((tmp_path / "home" / "ssl-detection-transfer" / "index").glob("*.npz"))) == 1
     find_images(str(tree), "none")
     find_images(str(tree), str(tree / ".index"))
-    assert len(list((tree / ".index").glob("*.index"))) == 1
+    assert len(list((tree / ".index").glob("*.npz"))) == 1
     assert find_images(str(tree), str(tree / ".index")).files == find_images(str(tree)).files

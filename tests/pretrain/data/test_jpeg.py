@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pretrain.data.jpeg import is_plain
+from pretrain.data.decode import is_plain_jpeg
 
 
 def _file(mode: str = "RGB", **words: Any) -> bytes:
@@ -32,23 +32,23 @@ def _file(mode: str = "RGB", **words: Any) -> bytes:
     ],
 )
 def test_whole_files_of_the_usual_kind_are_plain(words: dict[str, Any]) -> None:
-    assert is_plain(_file(**words))
+    assert is_plain_jpeg(_file(**words))
 
 
 def test_what_is_cut_added_or_out_of_place_is_not() -> None:
     whole = _file()
     frame = whole.index(b"\xff\xc0")
-    assert not any(is_plain(whole[:length]) for length in range(0, len(whole), 7))
-    assert not is_plain(whole + b"\0") and not is_plain(whole + whole) and not is_plain(b"\0" + whole)
+    assert not any(is_plain_jpeg(whole[:length]) for length in range(0, len(whole), 7))
+    assert not is_plain_jpeg(whole + b"\0") and not is_plain_jpeg(whole + whole) and not is_plain_jpeg(b"\0" + whole)
     for marker in (0xC3, 0xC9, 0xCA, 0xCC, 0xD8, 0x01, 0xF7):  # lossless, arithmetic, another start, reserved
-        assert not is_plain(whole[: frame + 1] + bytes([marker]) + whole[frame + 2 :])
-    assert not is_plain(whole[:-40] + b"\xff\xc0" + whole[-38:])  # a second frame within the scan
-    assert not is_plain(b"") and not is_plain(b"\xff\xd8\xff\xd9")
+        assert not is_plain_jpeg(whole[: frame + 1] + bytes([marker]) + whole[frame + 2 :])
+    assert not is_plain_jpeg(whole[:-40] + b"\xff\xc0" + whole[-38:])  # a second frame within the scan
+    assert not is_plain_jpeg(b"") and not is_plain_jpeg(b"\xff\xd8\xff\xd9")
 
 
 def test_damage_that_no_decoder_stops_at_is_left_to_them() -> None:
     whole = bytearray(_file())
     whole[-400:-300] = bytes(100)
-    assert is_plain(bytes(whole))
+    assert is_plain_jpeg(bytes(whole))
     with Image.open(io.BytesIO(whole)) as image:
         image.load()

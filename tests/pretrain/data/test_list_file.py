@@ -64,9 +64,9 @@ def test_fingerprint_is_of_names_order_and_classes(folder: Path) -> None:
     [
         ("", "lists no images"),
         ("# nothing\n", "lists no images"),
-        ("images/b/1.jpg\n\nimages/notes.txt\n", "line 3: 'images/notes.txt' has no image's ending"),
-        ("images/b/1.jpg 1\nimages/c.png\n", "line 2: no class, where"),
-        ("images/b/1.jpg\nimages/c.png 1\n", "line 2: a class, where"),
+        ("images/b/1.jpg\n\nimages/notes.txt\n", "line 3: 'images/notes.txt' has no image extension"),
+        ("images/b/1.jpg 1\nimages/c.png\n", "line 2: no class"),
+        ("images/b/1.jpg\nimages/c.png 1\n", "line 2: a class"),
         ("# gone\nimages/gone.jpg\n", "line 2: .*images/gone.jpg does not exist; paths are relative to"),
     ],
 )

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from pretrain.data.augment import Recipe, apply, draw
+from pretrain.data.augment import AugmentationConfig, apply_to_image, sample_params
 from pretrain.data.decode import decode
-from pretrain.data.pipelines import PIPELINES, pipeline
-from pretrain.data.pipelines.kernels import blur_kernel
-from pretrain.data.randomness import stream
+from pretrain.data.pipelines import PIPELINES, build_pipeline
+from pretrain.data.pipelines.opencv import blur_kernel
+from pretrain.data.sampler import philox_generator
 from tests.pretrain.data.levels import PLAIN, SIZE, STEPS, levels, pictures
 
 PHOTOS = Path(__file__).resolve().parents[4] / "shared" / "data" / "photos" / "train"
@@ -30,7 +30,7 @@ FAST = tuple(name for name in PIPELINES if name != "pil")
 def test_each_step_is_pillows_within_its_limit(name: str, step: str) -> None:
     view, mean, greatest = STEPS[step]
     images = list(pictures())
-    theirs = np.stack([np.asarray(apply(image, view, SIZE)) for image in images]).astype(float)
+    theirs = np.stack([np.asarray(apply_to_image(image, view, SIZE)) for image in images]).astype(float)
     gaps = np.abs(levels(name, images, [view] * len(images)) - theirs)
     assert gaps.mean() <= mean <= 2 and gaps.max() <= greatest + 0.01
 
@@ -46,8 +46,13 @@ def test_away_from_the_edges_a_blur_is_pillows(name: str) -> None:
 
 def test_the_reference_is_the_reference() -> None:
     images = list(pictures())
-    views = [draw(Recipe(SIZE), *image.size, stream(0, 0, i, 0)) for i, image in enumerate(images)]
-    theirs = np.stack([np.asarray(apply(image, view, SIZE)) for image, view in zip(images, views, strict=True)])
+    views = [
+        sample_params(AugmentationConfig(SIZE), *image.size, philox_generator(0, 0, i, 0))
+        for i, image in enumerate(images)
+    ]
+    theirs = np.stack(
+        [np.asarray(apply_to_image(image, view, SIZE)) for image, view in zip(images, views, strict=True)]
+    )
     assert np.abs(levels("pil", images, views) - theirs).max() < 1e-3
 
 
@@ -68,7 +73,10 @@ def test_the_kernel_is_what_pillow_makes_of_a_point(radius: float) -> None:
 @pytest.mark.parametrize("name", FAST)
 def test_whole_views_are_close_and_drawn_alike(name: str) -> None:
     images = [pictures()[i % 6] for i in range(60)]
-    views = [draw(Recipe(SIZE, solarize_prob=0.2), *image.size, stream(3, 1, i, 0)) for i, image in enumerate(images)]
+    views = [
+        sample_params(AugmentationConfig(SIZE, solarize_prob=0.2), *image.size, philox_generator(3, 1, i, 0))
+        for i, image in enumerate(images)
+    ]
     gaps = np.abs(levels(name, images, views) - levels("pil", images, views)).mean((1, 2, 3))
     assert gaps.mean() < 1.0 and gaps.max() < 3
     wrong = [replace(view, flip=not view.flip) for view in views]
@@ -77,7 +85,10 @@ def test_whole_views_are_close_and_drawn_alike(name: str) -> None:
 
 def test_a_sample_does_not_depend_on_its_batch() -> None:
     images = list(pictures())
-    views = [draw(Recipe(SIZE, solarize_prob=0.5), *image.size, stream(0, 0, i, 0)) for i, image in enumerate(images)]
+    views = [
+        sample_params(AugmentationConfig(SIZE, solarize_prob=0.5), *image.size, philox_generator(0, 0, i, 0))
+        for i, image in enumerate(images)
+    ]
     together = levels("crops", images, views)
     for i, (image, view) in enumerate(zip(images, views, strict=True)):
         assert np.array_equal(levels("crops", [image], [view])[0], together[i])
@@ -91,19 +102,22 @@ def photos() -> list[Path]:
 
 
 def test_decoded_photos_are_pillows_to_the_bit(photos: list[Path]) -> None:
-    fast, reference = pipeline("opencv"), pipeline("pil")
+    fast, reference = build_pipeline("opencv"), build_pipeline("pil")
     for path in photos[::2]:
-        ours, met = decode(path, fast.pixels)
-        theirs, met_too = decode(path, reference.pixels)
-        assert met == met_too and fast.size(ours) == reference.size(theirs)
+        ours, met = decode(path, fast.decode)
+        theirs, met_too = decode(path, reference.decode)
+        assert met == met_too and fast.image_size(ours) == reference.image_size(theirs)
         assert np.array_equal(ours, np.asarray(theirs)), path
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAST)
 def test_statistics_of_views_of_photos(photos: list[Path], name: str) -> None:
-    images = [decode(path, pipeline("pil").pixels)[0] for path in photos]
-    views = [draw(Recipe(224), *image.size, stream(0, 0, i, 0)) for i, image in enumerate(images)]
+    images = [decode(path, build_pipeline("pil").decode)[0] for path in photos]
+    views = [
+        sample_params(AugmentationConfig(224), *image.size, philox_generator(0, 0, i, 0))
+        for i, image in enumerate(images)
+    ]
     ours, theirs = (levels(way, images, views, 224) for way in (name, "pil"))
     gaps = np.abs(ours - theirs)
     assert gaps.mean() < 1.0 and gaps.mean((1, 2, 3)).max() < 4

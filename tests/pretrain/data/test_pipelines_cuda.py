@@ -7,15 +7,18 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from pretrain.data.augment import Recipe, draw
-from pretrain.data.pipelines.device import _blended, _blurred, _gray, _hue_turned, _kernels, augmented
-from pretrain.data.pipelines.packed import BLUR, pack
-from pretrain.data.randomness import stream
+from pretrain.data.augment import AugmentationConfig, sample_params
+from pretrain.data.pipelines.base import BLUR, pack_params
+from pretrain.data.pipelines.device import _blend, _blur, _gray, _pad_kernels, _rotate_hue, augment_batch
+from pretrain.data.sampler import philox_generator
 
 
 def _draws(count: int) -> torch.Tensor:
-    views = [draw(Recipe(24, solarize_prob=0.5), 40, 30, stream(0, 0, i, 0)) for i in range(count)]
-    return torch.from_numpy(pack(views))
+    views = [
+        sample_params(AugmentationConfig(24, solarize_prob=0.5), 40, 30, philox_generator(0, 0, i, 0))
+        for i in range(count)
+    ]
+    return torch.from_numpy(pack_params(views))
 
 
 @pytest.mark.skipif(
@@ -24,17 +27,17 @@ def _draws(count: int) -> torch.Tensor:
 )
 def test_every_step_stays_on_the_device() -> None:
     draws = _draws(8)
-    kernels = _kernels(draws[:, BLUR])
+    kernels = _pad_kernels(draws[:, BLUR])
     with FakeTensorMode():
         with torch.device("cuda"):
             images = torch.empty(8, 3, 24, 24)
             columns = torch.empty(8, 12)
             weights = torch.empty(*kernels.shape)
         steps = [
-            _blended(images, columns[:, 0], columns[:, 1]),
-            _hue_turned(images, columns[:, 0]),
+            _blend(images, columns[:, 0], columns[:, 1]),
+            _rotate_hue(images, columns[:, 0]),
             _gray(images).expand_as(images),
-            _blurred(images, weights),
+            _blur(images, weights),
         ]
     assert all((step.device.type, step.dtype, step.shape) == ("cuda", torch.float32, images.shape) for step in steps)
 
@@ -43,5 +46,5 @@ def test_every_step_stays_on_the_device() -> None:
 def test_a_gpu_gives_the_cpus_levels() -> None:
     draws = _draws(32)
     views = torch.from_numpy(np.random.RandomState(0).randint(0, 256, (32, 3, 24, 24), dtype=np.uint8))
-    gaps = (augmented(views.cuda(), draws).cpu() - augmented(views, draws)).abs()
+    gaps = (augment_batch(views.cuda(), draws).cpu() - augment_batch(views, draws)).abs()
     assert gaps.mean() < 0.05

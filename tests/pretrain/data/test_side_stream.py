@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from pretrain.data.side_stream import SideStream
+from pretrain.data.loader import SideStream
 
 
 def test_on_a_cpu_the_work_is_done_as_it_is() -> None:

@@ -11,8 +11,8 @@ from detectron2.utils import comm
 from pretrain.config import defaults
 from pretrain.data.dataset import Batch
 from pretrain.engine.trainer import Trainer
-from pretrain.models.sync_bn import synchronise_batch_norm
-from pretrain.optim.sgd import build_sgd
+from pretrain.models.batch_norm import convert_sync_batch_norm
+from pretrain.optim.optimizer import build_sgd
 from tests.pretrain.golden import narrow
 from tests.pretrain.golden.ours import narrow_simsiam
 
@@ -30,7 +30,7 @@ def narrow_trainer(start: int = 0, stop: int = 12, base_lr: float = 0.05, **argu
     """A trainer of the narrow SimSiam; `arguments` are Trainer's."""
     method = narrow_simsiam()
     if comm.get_world_size() > 1:
-        method = synchronise_batch_norm(method, torch.device("cpu"))
+        method = convert_sync_batch_norm(method, torch.device("cpu"))
     cfg = defaults()
     cfg.SOLVER.BASE_LR = base_lr
     return Trainer(method, build_sgd(method, cfg), batches(start, stop), **arguments)

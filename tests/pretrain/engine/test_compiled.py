@@ -14,8 +14,8 @@ from common.errors import UserError
 from pretrain.config import defaults
 from pretrain.data.dataset import Batch
 from pretrain.engine.trainer import Compiled, Trainer
-from pretrain.methods.base import Method, Output
-from pretrain.optim.sgd import build_sgd
+from pretrain.methods.base import Method, MethodOutput
+from pretrain.optim.optimizer import build_sgd
 from tests.pretrain.engine.narrow_runs import apart
 
 Command = Callable[..., int]
@@ -59,9 +59,9 @@ class _Small(Method):
         layers = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)
         self.encoder, self.predictor, self.dim = nn.Sequential(*layers), None, 5  # type: ignore[assignment]
 
-    def forward(self, *views: torch.Tensor) -> Output:
+    def forward(self, *views: torch.Tensor) -> MethodOutput:
         first, second = (self.encoder(view) for view in views)
-        return Output((first - second.detach()).square().mean(), first.detach())
+        return MethodOutput((first - second.detach()).square().mean(), first.detach())
 
 
 def _small_trainer(compile_model: bool) -> Trainer:

@@ -21,7 +21,7 @@ from pretrain.config import defaults
 from pretrain.data.index import find_images
 from pretrain.engine.build_trainer import build_trainer
 from pretrain.engine.resume import PeriodicCheckpoint, load_latest, restore
-from pretrain.models.sync_bn import CPUSyncBatchNorm
+from pretrain.models.batch_norm import CPUSyncBatchNorm
 from tests.pretrain.engine.narrow_runs import apart, narrow_trainer
 
 Command = Callable[..., int]

@@ -16,9 +16,9 @@ from pretrain.data.dataset import Batch
 from pretrain.engine.resume import PeriodicCheckpoint, load_latest, restore
 from pretrain.engine.step_hooks import LearningRates
 from pretrain.engine.trainer import Trainer
-from pretrain.methods.base import Course, Method
+from pretrain.methods.base import Method, TrainingInfo
 from pretrain.methods.supervised import Supervised
-from pretrain.models.sync_bn import synchronise_batch_norm
+from pretrain.models.batch_norm import convert_sync_batch_norm
 from pretrain.optim.optimizer import build_optimizer
 from pretrain.optim.schedule import build_schedule
 from tests.pretrain.engine.narrow_runs import apart, batches
@@ -40,7 +40,7 @@ def _supervised() -> Supervised:
     torch.manual_seed(0)
     method = Supervised(encoder, narrow.WIDTH).double()
     narrow.fill(method)
-    method.prepare(Course(16, STEPS_PER_EPOCH, TOTAL, lambda _: iter(()), CLASSES))
+    method.prepare(TrainingInfo(16, STEPS_PER_EPOCH, TOTAL, lambda _: iter(()), CLASSES))
     return method
 
 
@@ -52,7 +52,7 @@ def _labelled(first: int, last: int) -> Iterator[Batch]:
 def _trainer(name: str, first: int = 0, last: int = TOTAL) -> Trainer:
     method: Method = _supervised() if name == "supervised" else narrow_simsiam()
     if comm.get_world_size() > 1:
-        method = synchronise_batch_norm(method, torch.device("cpu"))
+        method = convert_sync_batch_norm(method, torch.device("cpu"))
     cfg = defaults()
     cfg.SOLVER.update(SCHEDULE="cosine_by_step", BATCH_SIZE=16, EPOCHS=TOTAL // STEPS_PER_EPOCH)
     cfg.SOLVER.update(RUNS[name])

@@ -167,7 +167,7 @@ class _Line(Method):
 
     def forward(self, first: torch.Tensor, second: torch.Tensor) -> Any:
         z = self.encoder(first)
-        return engine.Output((z.float() - second.mean()).square().mean(), z.detach())
+        return engine.MethodOutput((z.float() - second.mean()).square().mean(), z.detach())
 
 
 def _line_trainer() -> Trainer:

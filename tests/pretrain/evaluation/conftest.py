@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from common.console import call
-from pretrain.data.preprocessing import block
+from pretrain.data.augment import preprocessing_block
 from pretrain.engine.result import write_backbone
 from pretrain.models.encoder import backbone_tensors, build_encoder
 from tools.evaluate import main
@@ -43,7 +43,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     encoder, _ = build_encoder("resnet18", zero_init_residual=False)
     torch.set_rng_state(state)
     file = tmp_path_factory.mktemp("weights") / "backbone.safetensors"
-    write_backbone(file, backbone_tensors(encoder), "resnet18", block(), ORIGIN)
+    write_backbone(file, backbone_tensors(encoder), "resnet18", preprocessing_block(), ORIGIN)
     return file
 
 

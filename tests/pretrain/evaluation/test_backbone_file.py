@@ -14,13 +14,13 @@ from PIL import Image
 from torchvision import transforms
 
 from common.formats.backbone import MSRA, PTH_METADATA, Preprocessing
-from pretrain.data.preprocessing import block, normalise
+from pretrain.data.augment import normalize, preprocessing_block
 from pretrain.engine.result import write_backbone
 from pretrain.evaluation.backbone_features import normalization_of, read_backbone
 from pretrain.evaluation.labelled_images import FixedView, RandomView, crop_and_flip
 from pretrain.models.encoder import backbone_tensors, build_encoder
 
-PREPROCESSING = Preprocessing.parse(block(), "pre-training's block")
+PREPROCESSING = Preprocessing.parse(preprocessing_block(), "pre-training's block")
 
 
 def test_a_file_gives_the_encoder_that_wrote_it(weights: Path) -> None:
@@ -34,7 +34,7 @@ def test_a_file_gives_the_encoder_that_wrote_it(weights: Path) -> None:
 
 def test_the_files_preprocessing_equals_pre_trainings_normalization() -> None:
     images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
-    assert torch.equal(normalization_of(PREPROCESSING)(images), normalise(images))
+    assert torch.equal(normalization_of(PREPROCESSING)(images), normalize(images))
 
 
 def test_bgr_preprocessing_swaps_the_channels() -> None:
@@ -51,7 +51,7 @@ def test_a_stride_in_the_1x1_is_applied(tmp_path: Path) -> None:
     tensors = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
     for stride_in_1x1, strides in ((True, ((2, 2), (1, 1))), (False, ((1, 1), (2, 2)))):
         file = tmp_path / f"{stride_in_1x1}.safetensors"
-        write_backbone(file, tensors, "resnet50", {**block(), "stride_in_1x1": stride_in_1x1}, {})
+        write_backbone(file, tensors, "resnet50", {**preprocessing_block(), "stride_in_1x1": stride_in_1x1}, {})
         first = read_backbone(file).encoder.layer2[0]
         assert (first.conv1.stride, first.conv2.stride) == strides
 

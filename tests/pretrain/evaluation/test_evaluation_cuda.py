@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from pretrain.data.preprocessing import normalise
+from pretrain.data.augment import normalize
 from pretrain.evaluation import linear
 from pretrain.evaluation.backbone_features import Extractor, feature_width
 from pretrain.evaluation.knn import add_chunk, merge_nearest, no_neighbors, vote
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 def extractor(precision: str) -> Extractor:
     with torch.device("cuda"):
         encoder, _ = build_encoder("resnet18", True)
-    return Extractor(encoder.eval(), feature_width(encoder), normalise, precision, channels_last=True)
+    return Extractor(encoder.eval(), feature_width(encoder), normalize, precision, channels_last=True)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])

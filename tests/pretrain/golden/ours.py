@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from pretrain.methods.simsiam import SimSiam
-from pretrain.models.heads import predictor, projector
+from pretrain.models.heads import build_predictor, build_projector
 from tests.pretrain.golden import narrow
 
 MethodT = TypeVar("MethodT", bound=SimSiam)
@@ -35,8 +35,8 @@ def narrow_method(
     method = kind(
         *first,
         encoder=encoder,
-        projector=projector(narrow.WIDTH, narrow.WIDTH, narrow.DIM, norm=norm, affine=affine),
-        predictor=predictor(narrow.DIM, narrow.PRED_DIM, norm) if predict else None,
+        projector=build_projector(narrow.WIDTH, narrow.WIDTH, narrow.DIM, norm=norm, affine=affine),
+        predictor=build_predictor(narrow.DIM, narrow.PRED_DIM, norm) if predict else None,
         dim=narrow.DIM,
         **more,
     ).double()

@@ -8,13 +8,13 @@ from torch import nn
 
 from pretrain.methods.simclr import SimCLR
 from pretrain.methods.swav import SwAV
-from pretrain.models.heads import predictor, projector
+from pretrain.models.heads import build_predictor, build_projector
 from tests.pretrain.golden import narrow
 from tests.pretrain.golden import narrow_contrast as fixed
 
 FROZEN_AND_QUEUED: dict[str, Any] = {
     "prototypes": fixed.RUN_PROTOTYPES,
-    "freeze": fixed.FREEZE,
+    "freeze_steps": fixed.FREEZE,
     "queue": fixed.QUEUE,
     "queue_steps": fixed.QUEUE // narrow.BATCH,
     "queue_start": fixed.QUEUE_START,
@@ -39,5 +39,5 @@ def narrow_swav(predict: bool = False, **arguments: Any) -> SwAV:
 def _networks(norm: str, predict: bool) -> Any:
     encoder = narrow.NarrowResNet(1, zero_init_residual=False)
     encoder.fc = nn.Identity()  # type: ignore[assignment]
-    head = predictor(narrow.DIM, narrow.PRED_DIM, norm) if predict else None
-    return encoder, projector(narrow.WIDTH, narrow.WIDTH, narrow.DIM, norm=norm), head
+    head = build_predictor(narrow.DIM, narrow.PRED_DIM, norm) if predict else None
+    return encoder, build_projector(narrow.WIDTH, narrow.WIDTH, narrow.DIM, norm=norm), head

@@ -11,10 +11,10 @@ from torch import nn
 
 from pretrain.data.dataset import Batch
 from pretrain.engine.trainer import Trainer
-from pretrain.methods.base import Course, Method
+from pretrain.methods.base import Method, TrainingInfo
 from pretrain.methods.byol import BYOL
 from pretrain.methods.moco import MoCo
-from pretrain.models.heads import predictor, projector
+from pretrain.models.heads import build_predictor, build_projector
 from tests.pretrain.golden import narrow, narrow_momentum
 from tests.pretrain.golden.narrow_momentum import under
 
@@ -36,7 +36,7 @@ def narrow_moco(
     """MoCo with the golden run's weights and queue."""
     networks = {
         "encoder": _encoder(False),
-        "projector": projector(narrow.WIDTH, narrow.WIDTH, narrow.DIM, layers=2, norm="none"),
+        "projector": build_projector(narrow.WIDTH, narrow.WIDTH, narrow.DIM, layers=2, norm="none"),
     }
     narrow.fill(under(networks).double())
     sizes = {"dim": narrow.DIM, "queue_size": narrow_momentum.KEYS}
@@ -49,15 +49,15 @@ def narrow_byol(momentum: float = narrow_momentum.TARGET_MOMENTUM) -> BYOL:
     """BYOL with the golden run's weights, the target's its own."""
 
     def network() -> dict[str, Any]:
-        head = projector(narrow.WIDTH, narrow.WIDTH, narrow.DIM, layers=2, norm="hidden", bias=False)
+        head = build_projector(narrow.WIDTH, narrow.WIDTH, narrow.DIM, layers=2, norm="hidden", bias=False)
         return {"encoder": _encoder(True), "projector": head}
 
     online, target = network(), network()
-    online["predictor"] = predictor(narrow.DIM, narrow_momentum.PRED_HIDDEN, "hidden", bias=False)
+    online["predictor"] = build_predictor(narrow.DIM, narrow_momentum.PRED_HIDDEN, "hidden", bias=False)
     narrow.fill(under(online).double())
     narrow.fill(under({"target": under(target)}).double())
     copies = {f"target_{name}": module for name, module in target.items()}
-    return BYOL(**online, **copies, dim=narrow.DIM, momentum=momentum).double()
+    return BYOL(**online, **copies, dim=narrow.DIM, target_momentum=momentum).double()
 
 
 def batches(first: int = 0) -> Iterator[Batch]:
@@ -83,7 +83,7 @@ class Record(HookBase):
 
 def trained(method: Method, look: Callable[[int], Iterator[Batch]] = batches) -> Record:
     """Train with the golden runs' optimiser, through the trainer."""
-    method.prepare(Course(narrow.BATCH, narrow_momentum.STEPS, narrow_momentum.STEPS, look))
+    method.prepare(TrainingInfo(narrow.BATCH, narrow_momentum.STEPS, narrow_momentum.STEPS, look))
     optimizer = narrow_momentum.sgd([p for p in method.parameters() if p.requires_grad])
     trainer, record = Trainer(method, optimizer, look(0)), Record()
     trainer.register_hooks([record])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,21 +12,21 @@ import torch
 from torch import nn
 
 from pretrain.engine.trainer import Trainer
+from pretrain.models import heads
 from tests.pretrain.golden import narrow
 
 State = dict[str, torch.Tensor]
 
 
-def narrow_encoders(monkeypatch: pytest.MonkeyPatch, *methods: ModuleType) -> None:
-    """Every encoder of these methods is the golden values' narrow one, so that a step takes milliseconds."""
+def narrow_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace every method's encoder by the golden values' narrow one, so that a step takes milliseconds."""
 
     def build(_arch: str, zero_init_residual: bool) -> tuple[nn.Module, int]:
         encoder = narrow.NarrowResNet(1, zero_init_residual)
         encoder.fc = nn.Identity()
         return encoder, narrow.WIDTH
 
-    for method in methods:
-        monkeypatch.setattr(method, "build_encoder", build)
+    monkeypatch.setattr(heads, "build_encoder", build)
 
 
 def assert_ends_the_same(

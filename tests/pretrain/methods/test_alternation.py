@@ -14,9 +14,9 @@ from pretrain.data.dataset import Batch
 from pretrain.engine.trainer import Trainer
 from pretrain.methods import alternation
 from pretrain.methods.alternation import Alternation
-from pretrain.methods.base import Course
+from pretrain.methods.base import TrainingInfo
 from pretrain.methods.simsiam import PAIRS, SimSiam
-from pretrain.optim.sgd import build_sgd
+from pretrain.optim.optimizer import build_sgd
 from tests.pretrain.golden import narrow
 from tests.pretrain.golden.ours import narrow_method, narrow_simsiam
 
@@ -34,7 +34,7 @@ def _batches(first: int) -> Iterator[Batch]:
 def _train(method: SimSiam, start: int = 0, stop: int = TOTAL) -> list[float]:
     cfg = defaults()
     cfg.SOLVER.BASE_LR = narrow.BASE_LR * narrow.BATCH / 256
-    method.prepare(Course(narrow.BATCH, STEPS_PER_EPOCH, TOTAL, _batches))
+    method.prepare(TrainingInfo(narrow.BATCH, STEPS_PER_EPOCH, TOTAL, _batches))
     trainer, losses = Trainer(method, build_sgd(method, cfg), _batches(start)), []
     step = trainer.run_step
 
@@ -143,7 +143,7 @@ def test_the_frozen_network_is_neither_trained_nor_exported_nor_has_statistics()
 def test_a_long_look_ahead_says_how_far_it_is(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(alternation, "SECONDS_A_LINE", 0.0)
+    monkeypatch.setattr(alternation, "LOG_SECONDS", 0.0)
     with caplog.at_level("INFO", logger="pretrain"):
         _train(narrow_method(Alternation, 3), 0, 1)
     lines = [record.getMessage() for record in caplog.records if record.name == alternation.__name__]

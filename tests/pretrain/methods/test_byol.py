@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from common.errors import UserError
-from pretrain.config import check, defaults
+from pretrain.config import check_config, defaults
 from pretrain.methods import build_method, byol
-from pretrain.methods.byol import BYOL, regression
-from pretrain.optim.momentum_schedule import cosine_momentum
+from pretrain.methods.byol import BYOL, regression_loss
+from pretrain.optim.schedule import cosine_momentum
 from tests.pretrain.golden import narrow
 from tests.pretrain.golden.ours_momentum import ends, narrow_byol, trained
 
@@ -36,7 +36,7 @@ def test_losses_gradients_and_both_networks_are_the_originals() -> None:
 def test_the_loss_and_its_gradient_are_the_originals(source: str) -> None:
     golden = GOLDEN["loss"][source]
     p, z = (narrow.normal(kind, (5, narrow.DIM)) for kind in ("prediction", "target"))
-    loss = regression(p.requires_grad_(), z)
+    loss = regression_loss(p.requires_grad_(), z)
     loss.backward()
     assert loss.item() == pytest.approx(golden["value"], rel=1e-12)
     assert p.grad is not None
@@ -72,13 +72,13 @@ def _gradient_to_the_target(monkeypatch: pytest.MonkeyPatch) -> BYOL:
     method = narrow_byol()
     del method.target_encoder, method.target_projector
     method.target_encoder, method.target_projector = method.encoder, method.projector
-    monkeypatch.setattr(byol, "follow", lambda *_: None)
+    monkeypatch.setattr(byol, "update_ema", lambda *_: None)
     monkeypatch.setattr(torch, "no_grad", torch.enable_grad)
     return method
 
 
 def _half_the_loss(monkeypatch: pytest.MonkeyPatch) -> BYOL:
-    monkeypatch.setattr(byol, "regression", lambda p, z: regression(p, z) / 2)
+    monkeypatch.setattr(byol, "regression_loss", lambda p, z: regression_loss(p, z) / 2)
     return narrow_byol()
 
 
@@ -121,7 +121,7 @@ def _config(**keys: object) -> object:
 @pytest.mark.parametrize("start", byol.STARTS)
 def test_the_target_starts_as_it_is_told(start: str) -> None:
     cfg = _config(BYOL__TARGET_START=start)
-    check(cfg)
+    check_config(cfg)
     torch.manual_seed(0)
     method = build_method(cfg)
     assert isinstance(method, BYOL)
@@ -145,5 +145,5 @@ def test_the_target_starts_as_it_is_told(start: str) -> None:
 )
 def test_what_cannot_be_is_one_line_that_names_the_key(keys: dict[str, object], named: list[str]) -> None:
     with pytest.raises(UserError) as error:
-        check(_config(**keys))
+        check_config(_config(**keys))
     assert "\n" not in str(error.value) and all(word in str(error.value) for word in named)

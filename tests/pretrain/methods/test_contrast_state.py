@@ -10,14 +10,14 @@ import torch
 import torch.distributed as dist
 from detectron2.utils import comm
 
+from common.training.collectives import all_gather, all_gather_with_grad, rank_offset
 from common.training.distributed import launch
 from pretrain.data.dataset import Batch
 from pretrain.engine.trainer import Trainer
-from pretrain.methods import simclr, swav
-from pretrain.methods.base import Course, Method
-from pretrain.methods.parts.gather import first_row, gathered, with_gradient
-from pretrain.methods.parts.sinkhorn import sinkhorn
-from pretrain.models.sync_bn import synchronise_batch_norm
+from pretrain.methods import simclr
+from pretrain.methods.base import Method, TrainingInfo
+from pretrain.methods.parts.losses import sinkhorn
+from pretrain.models.batch_norm import convert_sync_batch_norm
 from tests.pretrain.golden import narrow
 from tests.pretrain.golden import narrow_contrast as fixed
 from tests.pretrain.golden.ours_contrast import FROZEN_AND_QUEUED, narrow_simclr, narrow_swav
@@ -30,7 +30,7 @@ STEPS = 7
 
 
 def _methods() -> dict[str, Method]:
-    few = {"prototypes": fixed.RUN_PROTOTYPES, "freeze": 2}
+    few = {"prototypes": fixed.RUN_PROTOTYPES, "freeze_steps": 2}
     return {
         "simclr": narrow_simclr(),
         "simclr_predictor": narrow_simclr(predict=True, stop_gradient=True),
@@ -41,7 +41,7 @@ def _methods() -> dict[str, Method]:
 
 
 def _batches() -> Iterator[Batch]:
-    """This process's share of each step, strided as EpochBatches strides."""
+    """This process's share of each step, strided as ResumableBatchSampler strides."""
     rank, world = comm.get_rank(), comm.get_world_size()
     for step in range(STEPS):
         yield Batch(tuple(view[rank::world] for view in narrow.images(step)), torch.arange(narrow.BATCH)[rank::world])
@@ -49,8 +49,8 @@ def _batches() -> Iterator[Batch]:
 
 def _trained(method: Method) -> dict[str, torch.Tensor]:
     if comm.get_world_size() > 1:
-        method = synchronise_batch_norm(method, torch.device("cpu"))
-    method.prepare(Course(3 * narrow.BATCH, 3, STEPS, lambda _first: iter(())))
+        method = convert_sync_batch_norm(method, torch.device("cpu"))
+    method.prepare(TrainingInfo(3 * narrow.BATCH, 3, STEPS, lambda _first: iter(())))
     sgd = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], fixed.LR, narrow.MOMENTUM)
     trainer = Trainer(method, sgd, _batches())
     trainer.train(0, STEPS)
@@ -61,7 +61,7 @@ def _gather_and_assign() -> dict[str, torch.Tensor]:
     """The pieces alone, on parts of different sizes where they may differ."""
     rank, world = comm.get_rank(), comm.get_world_size()
     z = fixed.outputs()[0].detach()[rank::world].requires_grad_()
-    joined = with_gradient(z)
+    joined = all_gather_with_grad(z)
     weights = 1.0 + rank + torch.arange(joined.numel(), dtype=torch.float64).view_as(joined)
     (joined * weights).sum().backward()  # each process's loss is another
     share = slice(None) if world == 1 else (slice(0, 2), slice(2, None))[rank]
@@ -69,7 +69,7 @@ def _gather_and_assign() -> dict[str, torch.Tensor]:
     codes = sinkhorn(scores, fixed.EPSILON, fixed.SINKHORN_STEPS)
     (codes * fixed.scores()[1].detach()[share]).sum().backward()
     assert z.grad is not None and scores.grad is not None
-    row = torch.tensor(first_row(z))
+    row = torch.tensor(rank_offset(z))
     return {"joined": joined.detach(), "row": row, "z": z.grad, "codes": codes.detach(), "scores": scores.grad}
 
 
@@ -79,7 +79,7 @@ def _work(folder: str) -> None:
     for name, method in _methods().items():
         torch.save(_trained(method), f"{folder}/{name}_{place}")
     if dist.is_initialized():
-        simclr.with_gradient = gathered  # type: ignore[attr-defined]  # the mutation: others' losses teach nothing
+        simclr.all_gather_with_grad = all_gather  # type: ignore[attr-defined]  # the mutation: others' losses teach nothing
         torch.save(_trained(narrow_simclr()), f"{folder}/mutant_{place}")
 
 
@@ -142,7 +142,7 @@ def test_codes_of_uneven_parts_are_the_wholes_with_their_gradients(ends: Path) -
 @pytest.fixture
 def narrow_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every encoder is the golden values' narrow one, so that a step takes milliseconds."""
-    narrow_encoders(monkeypatch, simclr, swav)
+    narrow_encoders(monkeypatch)
 
 
 SWAV = ["METHOD", "swav", "MODEL.HEAD_BN", "hidden", "SWAV.PROTOTYPES", "7", "SWAV.FREEZE_STEPS", "3"]

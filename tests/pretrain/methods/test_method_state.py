@@ -13,13 +13,12 @@ from common.training.distributed import launch
 from pretrain.config import defaults
 from pretrain.data.dataset import Batch
 from pretrain.engine.trainer import Trainer
-from pretrain.methods import simsiam
 from pretrain.methods.alternation import Alternation
-from pretrain.methods.base import Course
+from pretrain.methods.base import TrainingInfo
 from pretrain.methods.moving_average import MovingAverage
 from pretrain.methods.simsiam import SimSiam
-from pretrain.models.sync_bn import synchronise_batch_norm
-from pretrain.optim.sgd import build_sgd
+from pretrain.models.batch_norm import convert_sync_batch_norm
+from pretrain.optim.optimizer import build_sgd
 from tests.pretrain.golden import narrow
 from tests.pretrain.golden.ours import narrow_method
 from tests.pretrain.methods.stops import assert_ends_the_same, narrow_encoders
@@ -34,7 +33,7 @@ AVERAGE = ["METHOD", "moving_average", "MODEL.PREDICTOR", "none", "SIMSIAM.AVERA
 @pytest.fixture
 def narrow_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every encoder is the golden values' narrow one, so that a step takes milliseconds."""
-    narrow_encoders(monkeypatch, simsiam)
+    narrow_encoders(monkeypatch)
 
 
 @pytest.mark.usefixtures("narrow_encoder")
@@ -64,7 +63,7 @@ def _methods() -> dict[str, SimSiam]:
 
 
 def _batches(first: int) -> Iterator[Batch]:
-    """This process's share of each step, as EpochBatches strides; over all images in three steps, then again."""
+    """This process's share of each step, strided as in ResumableBatchSampler; an epoch has three steps."""
     rank, world = comm.get_rank(), comm.get_world_size()
     for step in range(first, STEPS):
         indices = torch.arange(narrow.BATCH) + narrow.BATCH * (step % 3)
@@ -77,9 +76,9 @@ def _train_each(folder: str) -> None:
     cfg.SOLVER.BASE_LR = 0.05
     for name, method in _methods().items():
         if world > 1:
-            method = synchronise_batch_norm(method, torch.device("cpu"))
+            method = convert_sync_batch_norm(method, torch.device("cpu"))
         torch.manual_seed(0)
-        method.prepare(Course(IMAGES, 3, STEPS, _batches))
+        method.prepare(TrainingInfo(IMAGES, 3, STEPS, _batches))
         trainer = Trainer(method, build_sgd(method, cfg), _batches(0))
         trainer.train(0, STEPS)
         latest = torch.tensor(list(trainer.latest.values()))

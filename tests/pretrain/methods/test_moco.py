@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from common.errors import UserError
-from pretrain.config import check, defaults
+from pretrain.config import check_config, defaults
 from pretrain.data.dataset import Batch
 from pretrain.methods import moco
-from pretrain.methods.base import Course, unit
+from pretrain.methods.base import TrainingInfo, l2_normalize
 from pretrain.methods.moco import MoCo, info_nce
 from pretrain.methods.parts import momentum
-from pretrain.methods.parts.queue import Queue
+from pretrain.methods.parts.momentum import FeatureQueue
 from tests.pretrain.golden import narrow, narrow_momentum
 from tests.pretrain.golden.ours_momentum import batches, ends, narrow_moco, trained
 
@@ -52,25 +52,25 @@ def _mean(_monkeypatch: pytest.MonkeyPatch) -> MoCo:
 
 
 def _frozen_queue(monkeypatch: pytest.MonkeyPatch) -> MoCo:
-    monkeypatch.setattr(Queue, "replace_oldest", lambda *_: None)
+    monkeypatch.setattr(FeatureQueue, "enqueue", lambda *_: None)
     return narrow_moco()
 
 
 def _gradient_to_keys(monkeypatch: pytest.MonkeyPatch) -> MoCo:
     """Keys of the query's own network, with their gradient: no momentum encoder and no stop-gradient."""
     method = narrow_moco()
-    monkeypatch.setattr(method, "_key", lambda x: unit(method.projector(method.encoder(x))))
+    monkeypatch.setattr(method, "_key", lambda x: l2_normalize(method.projector(method.encoder(x))))
     monkeypatch.setattr(torch, "no_grad", torch.enable_grad)
     return method
 
 
 def _buffers_too(monkeypatch: pytest.MonkeyPatch) -> MoCo:
-    def follow(target: nn.Module, online: nn.Module, m: float) -> None:
-        momentum.follow(target, online, m)
+    def update(target: nn.Module, online: nn.Module, m: float) -> None:
+        momentum.update_ema(target, online, m)
         for ours, theirs in zip(target.buffers(), online.buffers(), strict=True):
             ours.copy_(theirs)
 
-    monkeypatch.setattr(moco, "follow", follow)
+    monkeypatch.setattr(moco, "update_ema", update)
     return narrow_moco()
 
 
@@ -170,7 +170,7 @@ def _config(**keys: object) -> object:
         ({"MOCO__QUEUE_SIZE": 65536 - 256}, ["MOCO.QUEUE_SIZE is 65280", "512 keys", "SOLVER.BATCH_SIZE 256"]),
         ({"MOCO__QUEUE_SIZE": 100, "MOCO__SYMMETRY": "asymmetric"}, ["MOCO.QUEUE_SIZE is 100", "256 keys"]),
         ({"MOCO__QUEUE_SIZE": 0}, ["MOCO.QUEUE_SIZE is 0", "1 or more"]),
-        ({"MODEL__SYNC_BN": True}, ["MOCO.SHUFFLE is True", "MODEL.SYNC_BN"]),
+        ({"MODEL__SYNC_BN": True}, ["MOCO.SHUFFLE True", "MODEL.SYNC_BN"]),
         ({"MODEL__PREDICTOR": "mlp"}, ["MODEL.PREDICTOR", "none"]),
         ({"MOCO__SYMMETRY": "symetric"}, ["MOCO.SYMMETRY", "symmetric"]),
         ({"MOCO__MOMENTUM": 1.0}, ["MOCO.MOMENTUM"]),
@@ -178,9 +178,9 @@ def _config(**keys: object) -> object:
     ],
 )
 def test_what_cannot_be_is_one_line_that_names_the_key(keys: dict[str, object], named: list[str]) -> None:
-    check(_config(MOCO__QUEUE_SIZE=65536))
+    check_config(_config(MOCO__QUEUE_SIZE=65536))
     with pytest.raises(UserError) as error:
-        check(_config(**keys))
+        check_config(_config(**keys))
     assert "\n" not in str(error.value) and all(word in str(error.value) for word in named)
 
 
@@ -197,8 +197,8 @@ def test_a_queue_of_another_size_is_refused_by_the_command_line(
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_one_process_that_shuffles_with_nobody_says_so(caplog: pytest.LogCaptureFixture, shuffle: bool) -> None:
     with caplog.at_level("WARNING", logger="pretrain"):
-        narrow_moco(shuffle=shuffle).prepare(Course(8, 1, 1, batches))
-    assert ("shuffles with nobody" in caplog.text) == shuffle
+        narrow_moco(shuffle=shuffle).prepare(TrainingInfo(8, 1, 1, batches))
+    assert ("MOCO.SHUFFLE has no effect" in caplog.text) == shuffle
 
 
 def test_one_process_with_groups_shuffles_between_them() -> None:
@@ -206,7 +206,7 @@ def test_one_process_with_groups_shuffles_between_them() -> None:
     seen: list[torch.Tensor] = []
     method = narrow_moco()
     method.grouped = True
-    method.prepare(Course(8, 1, 1, batches))
+    method.prepare(TrainingInfo(8, 1, 1, batches))
     method.target_encoder.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
     method.eval()  # without batch statistics a key does not hang on its company
     views = narrow.images(0)
@@ -225,9 +225,9 @@ def test_a_recipe_with_groups_says_nothing_and_one_without_does(
 ) -> None:
     words = ["METHOD", "moco", "MODEL.PREDICTOR", "none", "MODEL.SYNC_BN", "False", "MOCO.QUEUE_SIZE", "16"]
     assert pretrain(tmp_path / "whole", *words) == 0
-    assert "shuffles with nobody" in capsys.readouterr().err
+    assert "MOCO.SHUFFLE has no effect" in capsys.readouterr().err
     assert pretrain(tmp_path / "grouped", *words, "MODEL.BN_IMAGES", "2") == 0
-    assert "shuffles with nobody" not in capsys.readouterr().err
+    assert "MOCO.SHUFFLE has no effect" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

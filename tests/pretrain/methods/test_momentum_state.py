@@ -14,9 +14,8 @@ from torch._dynamo.testing import CompileCounter
 from common.training.distributed import launch
 from pretrain.data.dataset import Batch
 from pretrain.engine.trainer import Trainer
-from pretrain.methods import byol, moco
 from pretrain.methods.base import Method
-from pretrain.models.sync_bn import synchronise_batch_norm
+from pretrain.models.batch_norm import convert_sync_batch_norm
 from tests.pretrain.golden import narrow, narrow_momentum
 from tests.pretrain.golden.ours_momentum import narrow_byol, narrow_moco, trained
 from tests.pretrain.methods.stops import assert_ends_the_same, narrow_encoders
@@ -34,7 +33,7 @@ CARRIED = {
 @pytest.fixture
 def narrow_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every encoder is the golden values' narrow one, so that a step takes milliseconds."""
-    narrow_encoders(monkeypatch, moco, byol)
+    narrow_encoders(monkeypatch)
 
 
 @pytest.mark.usefixtures("narrow_encoder")
@@ -67,7 +66,7 @@ def _methods() -> dict[str, Method]:
 
 
 def _batches(first: int) -> Iterator[Batch]:
-    """This process's share of each step, as EpochBatches strides."""
+    """This process's share of each step, as ResumableBatchSampler strides."""
     rank, world = comm.get_rank(), comm.get_world_size()
     for step in range(first, narrow_momentum.STEPS):
         yield Batch(tuple(view[rank::world] for view in narrow.images(step)), torch.arange(narrow.BATCH)[rank::world])
@@ -77,7 +76,7 @@ def _train_each(folder: str) -> None:
     world = comm.get_world_size()
     for name, method in _methods().items():
         if world > 1:
-            method = synchronise_batch_norm(method, torch.device("cpu"))
+            method = convert_sync_batch_norm(method, torch.device("cpu"))
         record = trained(method, _batches)
         state = {**method.state_dict(), "losses": torch.tensor(record.losses, dtype=torch.float64)}
         torch.save(state, f"{folder}/{name}_{world}_{comm.get_rank()}.pt")

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from pretrain.data.dataset import Batch
-from pretrain.methods.base import Course
+from pretrain.methods.base import TrainingInfo
 from pretrain.methods.moving_average import MovingAverage
 from pretrain.methods.simsiam import PAIRS, SimSiam
 from tests.pretrain.golden import narrow
@@ -20,7 +20,7 @@ BATCHES = [torch.randperm(IMAGES, generator=torch.Generator().manual_seed(s))[: 
 def _method(start: str, symmetry: str = "symmetric", momentum: float = 0.8) -> MovingAverage:
     method = narrow_method(MovingAverage, momentum, start, predict=False, pairs=PAIRS[symmetry]).train()
     torch.manual_seed(11)
-    method.prepare(Course(IMAGES, 2, 4, lambda first: iter(())))
+    method.prepare(TrainingInfo(IMAGES, 2, 4, lambda first: iter(())))
     return method
 
 

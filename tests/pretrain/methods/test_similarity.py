@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from pretrain.methods.similarity import SIMILARITIES, cross_entropy, negative_cosine
+from pretrain.methods.parts.losses import SIMILARITIES, cross_entropy, negative_cosine
 
 
 def _pair(rows: int = 5, channels: int = 7) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,8 +17,8 @@ from pretrain.data.dataset import Batch
 from pretrain.engine.step_hooks import LearningRates
 from pretrain.engine.trainer import Trainer
 from pretrain.methods import simsiam
+from pretrain.optim.optimizer import build_sgd
 from pretrain.optim.schedule import build_schedule
-from pretrain.optim.sgd import build_sgd
 from tests.pretrain.golden import narrow
 from tests.pretrain.golden.ours import narrow_simsiam
 

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 
 from common.errors import UserError
-from pretrain.config import check, defaults
+from pretrain.config import check_config, defaults
 from pretrain.data.dataset import Batch
 from pretrain.engine.trainer import Trainer
 from pretrain.methods import build_method, simsiam
-from pretrain.methods.base import Course
+from pretrain.methods.base import TrainingInfo
 from pretrain.methods.simsiam import PAIRS, SimSiam
-from pretrain.optim.momentum_schedule import cosine_momentum
+from pretrain.optim.schedule import cosine_momentum
 from tests.pretrain.golden import narrow, narrow_momentum
 from tests.pretrain.golden.ours import narrow_method, narrow_simsiam
 
@@ -29,7 +29,7 @@ def _batches(first: int) -> Iterator[Batch]:
 
 
 def _train(method: SimSiam) -> list[float]:
-    method.prepare(Course(narrow.BATCH, TOTAL, TOTAL, _batches))
+    method.prepare(TrainingInfo(narrow.BATCH, TOTAL, TOTAL, _batches))
     optimizer = narrow_momentum.sgd([p for p in method.parameters() if p.requires_grad])
     trainer, losses = Trainer(method, optimizer, _batches(0)), []
     step = trainer.run_step
@@ -110,7 +110,7 @@ def _config(**keys: Any) -> Any:
 
 def test_from_the_config_it_starts_as_a_copy_that_is_not_trained() -> None:
     cfg = _config(TARGET_MOMENTUM=0.996)
-    check(cfg)
+    check_config(cfg)
     method = build_method(cfg)
     assert isinstance(method, SimSiam)
     for mine, other in zip(method.target_encoder.parameters(), method.encoder.parameters(), strict=True):
@@ -127,7 +127,7 @@ def test_from_the_config_it_starts_as_a_copy_that_is_not_trained() -> None:
 )
 def test_what_cannot_be_is_one_line_that_names_the_key(words: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError, match=named) as error:
-        check(_config(**words))
+        check_config(_config(**words))
     assert "\n" not in str(error.value)
 
 
@@ -136,4 +136,4 @@ def test_other_methods_refuse_it(method: str) -> None:
     cfg = _config(TARGET_MOMENTUM=0.9)
     cfg.METHOD = method
     with pytest.raises(UserError, match=r"SIMSIAM.TARGET_MOMENTUM is 0.9; with METHOD"):
-        check(cfg)
+        check_config(cfg)

@@ -20,11 +20,11 @@ from torchvision.datasets import ImageFolder
 
 from common.console import call
 from common.errors import UserError
-from pretrain.config import defaults, load
+from pretrain.config import defaults, load_config
 from pretrain.data.dataset import Batch
 from pretrain.engine.trainer import Trainer
-from pretrain.methods.base import Course
-from pretrain.methods.parts.topk import hits
+from pretrain.methods.base import TrainingInfo
+from pretrain.methods.parts.losses import topk_correct
 from pretrain.methods.supervised import Supervised
 from pretrain.models.encoder import build_encoder
 from pretrain.optim.optimizer import build_optimizer
@@ -91,7 +91,7 @@ def method_and_reference() -> tuple[Supervised, nn.Module]:
     """Ours, and torchvision's classifier with the same weights, in float64."""
     torch.manual_seed(0)
     method = Supervised(*build_encoder("resnet18", zero_init_residual=False)).double()
-    method.prepare(Course(8, 4, 4, lambda _: iter(()), CLASSES))
+    method.prepare(TrainingInfo(8, 4, 4, lambda _: iter(()), CLASSES))
     reference = torchvision.models.resnet18(num_classes=CLASSES).double()
     layer = {f"fc.{name}": tensor for name, tensor in method.classifier.state_dict().items()}
     reference.load_state_dict({**method.encoder.state_dict(), **layer})
@@ -161,10 +161,10 @@ def test_in_parts_the_loss_and_the_metrics_are_means_too() -> None:
 def test_hits_count_the_k_highest() -> None:
     logits = torch.tensor([[0.1, 0.5, 0.4, 0.3, 0.2, 0.0, 0.6], [6.0, 5, 4, 3, 2, 1, 0]])
     for labels, top1, top5 in (([6, 0], 2, 2), ([1, 6], 0, 1), ([5, 4], 0, 1), ([0, 5], 0, 0)):
-        found = hits(logits, torch.tensor(labels))
+        found = topk_correct(logits, torch.tensor(labels))
         assert (int(found["top1"]), int(found["top5"])) == (top1, top5)
-    assert list(hits(logits[:, :5], torch.tensor([0, 0]))) == ["top1"]
-    assert int(hits(logits[:0], torch.tensor([], dtype=torch.int64))["top1"]) == 0
+    assert list(topk_correct(logits[:, :5], torch.tensor([0, 0]))) == ["top1"]
+    assert int(topk_correct(logits[:0], torch.tensor([], dtype=torch.int64))["top1"]) == 0
 
 
 def test_the_layer_is_a_function_of_the_seed_alone() -> None:
@@ -295,7 +295,7 @@ def test_keys_of_heads_and_second_views_are_not_read(tmp_path: Path, key: str, v
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE)
     with pytest.raises(UserError, match=f"{key} is .*; METHOD supervised does not read it"):
-        load(recipe, overrides=[key, value])
+        load_config(recipe, overrides=[key, value])
 
 
 def test_a_method_without_classifier_has_no_validation(

@@ -15,11 +15,11 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from common.errors import UserError
-from pretrain.config import check, defaults
+from pretrain.config import check_config, defaults
 from pretrain.data.dataset import Batch
 from pretrain.engine.trainer import Trainer
 from pretrain.methods import build_method
-from pretrain.methods.base import Course
+from pretrain.methods.base import TrainingInfo
 from pretrain.methods.swav import SwAV
 from tests.pretrain.golden import narrow
 from tests.pretrain.golden import narrow_contrast as fixed
@@ -28,7 +28,7 @@ from tests.pretrain.golden.ours_contrast import FROZEN_AND_QUEUED, narrow_swav
 GOLDEN = json.loads((Path(__file__).resolve().parents[1] / "golden" / "swav.json").read_text())
 RUNS = GOLDEN["runs"]  # of facebookresearch/swav at 06b1b7c, main_swav.py: train
 TOTAL = narrow.STEPS_PER_EPOCH * narrow.EPOCHS
-ARGUMENTS = {"plain": {k: FROZEN_AND_QUEUED[k] for k in ("prototypes", "freeze")}, "queue": FROZEN_AND_QUEUED}
+ARGUMENTS = {"plain": {k: FROZEN_AND_QUEUED[k] for k in ("prototypes", "freeze_steps")}, "queue": FROZEN_AND_QUEUED}
 
 
 class _Record(HookBase):
@@ -46,7 +46,7 @@ class _Record(HookBase):
 
 def _train(method: SwAV) -> _Record:
     images = narrow.BATCH * narrow.STEPS_PER_EPOCH
-    method.prepare(Course(images, narrow.STEPS_PER_EPOCH, TOTAL, lambda _first: iter(())))
+    method.prepare(TrainingInfo(images, narrow.STEPS_PER_EPOCH, TOTAL, lambda _first: iter(())))
     batches = iter([Batch(narrow.images(step), torch.arange(narrow.BATCH)) for step in range(TOTAL)])
     sgd = torch.optim.SGD(method.parameters(), fixed.LR, narrow.MOMENTUM, weight_decay=narrow.WEIGHT_DECAY)
     trainer, record = Trainer(method, sgd, batches), _Record()
@@ -89,8 +89,8 @@ def test_the_comparison_notices_a_missing_hook(monkeypatch: pytest.MonkeyPatch, 
         {"temperature": 0.101},
         {"epsilon": 0.0505},
         {"sinkhorn_steps": 2},
-        {"freeze": fixed.FREEZE - 1},
-        {"freeze": fixed.FREEZE + 1},
+        {"freeze_steps": fixed.FREEZE - 1},
+        {"freeze_steps": fixed.FREEZE + 1},
         {"stop_gradient": False},
         {"queue_steps": 1},
         {"queue_steps": 3},
@@ -103,7 +103,7 @@ def test_the_comparison_notices(mutation: dict[str, Any]) -> None:
 
 def _identity(prototypes: int) -> SwAV:
     """A method whose scores are its outputs."""
-    method = SwAV(nn.Identity(), nn.Identity(), None, prototypes, prototypes).double()  # type: ignore[arg-type]
+    method = SwAV(nn.Identity(), nn.Identity(), None, prototypes, prototypes=prototypes).double()  # type: ignore[arg-type]
     with torch.no_grad():
         method.prototypes.weight.copy_(torch.eye(prototypes))
     return method
@@ -115,7 +115,7 @@ def _from_lightly(steps: int = fixed.SINKHORN_STEPS) -> float:
     method, theirs = _identity(fixed.PROTOTYPES), GOLDEN["swapped"]
     method.sinkhorn_steps = steps
     q1, q2 = (method._codes(scores, view) for view, scores in enumerate((first, second)))
-    loss = (method._swapped(first, q2) + method._swapped(second, q1)) / 2
+    loss = (method._swapped_loss(first, q2) + method._swapped(second, q1)) / 2
     loss.backward()
     apart = [abs(loss.item() / theirs["loss"] - 1)]
     gradients = torch.tensor(theirs["gradients"], dtype=torch.float64)
@@ -177,7 +177,7 @@ def test_loss_and_gradients_are_the_definition(predict: bool, stop_gradient: boo
 def test_scores_and_codes_are_float32_in_half_precision(half: torch.dtype) -> None:
     """Of outputs that came in half precision, at the ends of the range: all alike, and opposite to prototypes."""
     z = torch.tensor([[1.0, 0, 0], [1, 0, 0], [-1, 0, 0], [0, 1, 0]]).to(half).requires_grad_()
-    method = SwAV(nn.Identity(), nn.Identity(), None, 3, 3)  # type: ignore[arg-type]
+    method = SwAV(nn.Identity(), nn.Identity(), None, 3, prototypes=3)  # type: ignore[arg-type]
     with torch.no_grad():
         method.prototypes.weight.copy_(torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 0, 1]]))
     with torch.autocast("cpu", half):
@@ -207,7 +207,7 @@ def test_the_queue_stays_on_the_device_and_waits_for_nothing() -> None:
         with torch.device("cuda"):
             method = build_method(_small(STOP_GRADIENT=False)).train()
             views = torch.randn(4, 3, 32, 32), torch.randn(4, 3, 32, 32)
-        method.prepare(Course(8, 2, 4, lambda _first: iter(())))
+        method.prepare(TrainingInfo(8, 2, 4, lambda _first: iter(())))
         for step in range(4):
             method.before_step(step, Batch(views, torch.arange(4)))
             output = method(*views)
@@ -229,21 +229,21 @@ def test_the_queue_stays_on_the_device_and_waits_for_nothing() -> None:
 )
 def test_values_that_cannot_be(keys: dict[str, Any], said: str) -> None:
     cfg = _small()
-    check(cfg)
+    check_config(cfg)
     cfg.SWAV.update(keys)
     with pytest.raises(UserError, match=said):
-        check(cfg)
+        check_config(cfg)
 
 
 def test_a_queue_is_not_compiled() -> None:
     cfg = _small()
     cfg.ENGINE.COMPILE = True
     with pytest.raises(UserError, match=r"ENGINE.COMPILE is True; with SWAV.QUEUE it must be False"):
-        check(cfg)
+        check_config(cfg)
 
 
 def test_nothing_but_the_method_reads_its_keys() -> None:
     cfg = defaults()
     cfg.SWAV.PROTOTYPES = 100
     with pytest.raises(UserError, match=r"SWAV.PROTOTYPES is 100; METHOD simsiam does not read it"):
-        check(cfg)
+        check_config(cfg)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pretrain.models.grouped_bn import GroupedBatchNorm, group_batch_norm
+from pretrain.models.batch_norm import GroupedBatchNorm, convert_grouped_batch_norm
 from tests.pretrain.models.normed import small_network
 
 GROUPS, IMAGES = 3, 4
@@ -22,7 +22,7 @@ def _inputs() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_outputs_gradients_and_statistics_are_those_of_as_many_processes() -> None:
     x, weights = _inputs()
-    ours = group_batch_norm(small_network(), IMAGES)
+    ours = convert_grouped_batch_norm(small_network(), IMAGES)
     y = ours(x)
     (y * weights).sum().backward()
     alone = [small_network() for _ in range(GROUPS)]
@@ -40,20 +40,20 @@ def test_outputs_gradients_and_statistics_are_those_of_as_many_processes() -> No
 
 def test_groups_matter() -> None:
     x, _ = _inputs()
-    assert not torch.allclose(group_batch_norm(small_network(), IMAGES)(x), small_network()(x), atol=1e-3)
+    assert not torch.allclose(convert_grouped_batch_norm(small_network(), IMAGES)(x), small_network()(x), atol=1e-3)
 
 
 @pytest.mark.parametrize("images", [GROUPS * IMAGES, 100])
 def test_a_batch_of_one_group_is_ordinary_batch_normalisation(images: int) -> None:
     x, _ = _inputs()
-    assert torch.equal(group_batch_norm(small_network(), images)(x), small_network()(x))
+    assert torch.equal(convert_grouped_batch_norm(small_network(), images)(x), small_network()(x))
 
 
 def test_state_and_evaluation_are_the_ordinary_ones() -> None:
     x, _ = _inputs()
     plain = small_network()
     plain(x)
-    ours = group_batch_norm(copy.deepcopy(plain), IMAGES)
+    ours = convert_grouped_batch_norm(copy.deepcopy(plain), IMAGES)
     assert list(ours.state_dict()) == list(plain.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), plain.state_dict().values(), strict=True))
     assert isinstance(ours[1], GroupedBatchNorm) and ours[1].weight is not plain[1].weight
@@ -63,7 +63,7 @@ def test_state_and_evaluation_are_the_ordinary_ones() -> None:
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 def test_layout_and_precision_go_through(half: torch.dtype) -> None:
     x = _inputs()[0].float().contiguous(memory_format=torch.channels_last)
-    norm = group_batch_norm(nn.Sequential(nn.BatchNorm2d(3)), IMAGES)
+    norm = convert_grouped_batch_norm(nn.Sequential(nn.BatchNorm2d(3)), IMAGES)
     y = norm(x.to(half))
     assert y.dtype is half and y.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(y.float(), norm(x), rtol=0.02, atol=0.02)
@@ -72,4 +72,4 @@ def test_layout_and_precision_go_through(half: torch.dtype) -> None:
 
 def test_a_batch_that_makes_no_groups_is_an_error() -> None:
     with pytest.raises(ValueError, match="12 samples do not make groups of 5"):
-        group_batch_norm(small_network(), 5)(_inputs()[0])
+        convert_grouped_batch_norm(small_network(), 5)(_inputs()[0])

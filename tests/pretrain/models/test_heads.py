@@ -6,13 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from pretrain.models import ARCHITECTURES
-from pretrain.models.encoder import backbone_tensors, build_encoder
-from pretrain.models.heads import predictor, projector
+from pretrain.models.encoder import ARCHITECTURES, backbone_tensors, build_encoder
+from pretrain.models.heads import build_predictor, build_projector
 
 
 def test_projector_is_the_released_one() -> None:
-    layers = list(projector(20, 20, 12))
+    layers = list(build_projector(20, 20, 12))
     kinds = [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear, nn.BatchNorm1d]
     assert [type(layer) for layer in layers] == kinds
     assert layers[0].bias is None and layers[3].bias is None
@@ -22,12 +21,12 @@ def test_projector_is_the_released_one() -> None:
 
 
 def test_two_layers_for_cifar() -> None:
-    layers = [layer for layer in projector(512, 2048, 2048, layers=2) if isinstance(layer, nn.Linear)]
+    layers = [layer for layer in build_projector(512, 2048, 2048, layers=2) if isinstance(layer, nn.Linear)]
     assert [(layer.in_features, layer.out_features) for layer in layers] == [(512, 2048), (2048, 2048)]
 
 
 def test_predictor_is_a_bottleneck_with_bn_on_the_hidden_layer_only() -> None:
-    layers = list(predictor(12, 3))
+    layers = list(build_predictor(12, 3))
     assert [type(layer) for layer in layers] == [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear]
     assert layers[0].bias is None and layers[3].bias is not None and layers[3].bias.requires_grad
     assert (layers[0].out_features, layers[3].out_features) == (3, 12)

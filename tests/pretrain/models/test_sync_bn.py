@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from common.training.distributed import launch
-from pretrain.models.sync_bn import CPUSyncBatchNorm, synchronise_batch_norm
+from pretrain.models.batch_norm import CPUSyncBatchNorm, convert_sync_batch_norm
 from tests.pretrain.models.normed import small_network
 
 
@@ -34,7 +34,7 @@ def _one_of_two(folder: str) -> None:
     rank = dist.get_rank()
     x, weights = _inputs()
     share = slice(0, 3) if rank == 0 else slice(3, 10)  # batches of different sizes
-    model = synchronise_batch_norm(small_network(), torch.device("cpu"))
+    model = convert_sync_batch_norm(small_network(), torch.device("cpu"))
     torch.save(_gradients(model, x[share], weights[share]), Path(folder) / f"{rank}.pt")
 
 
@@ -56,7 +56,7 @@ def test_statistics_and_gradients_are_those_of_the_whole_batch(tmp_path: Path) -
 def test_conversion_keeps_names_parameters_and_mode() -> None:
     model = small_network().eval()
     names, first = list(model.state_dict()), model[1].weight
-    converted = synchronise_batch_norm(model, torch.device("cpu"))
+    converted = convert_sync_batch_norm(model, torch.device("cpu"))
     assert list(converted.state_dict()) == names
     assert [type(m) for m in converted.modules()].count(CPUSyncBatchNorm) == 2
     assert converted[1].weight is first and not converted[1].training
@@ -65,7 +65,7 @@ def test_conversion_keeps_names_parameters_and_mode() -> None:
 
 
 def test_on_gpus_torchs_own_is_used() -> None:
-    converted = synchronise_batch_norm(small_network(), torch.device("cuda"))
+    converted = convert_sync_batch_norm(small_network(), torch.device("cuda"))
     assert sum(isinstance(module, nn.SyncBatchNorm) for module in converted.modules()) == 2
 
 

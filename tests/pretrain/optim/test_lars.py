@@ -16,10 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pretrain.config import defaults
 from pretrain.methods import build_method
-from pretrain.optim.lars import build_larc, build_lars
-from pretrain.optim.optimizer import build_optimizer
+from pretrain.optim.optimizer import build_larc, build_lars, build_optimizer, set_lr
 from pretrain.optim.schedule import CosineByStep, build_schedule
-from pretrain.optim.sgd import set_lr
 from tests.pretrain.golden import narrow_lars as narrow
 
 GOLDEN = json.loads((Path(__file__).resolve().parents[1] / "golden" / "lars.json").read_text())
@@ -39,7 +37,7 @@ def parameters() -> dict[str, nn.Parameter]:
 
 
 def optimizer_of(name: str, params: dict[str, nn.Parameter], **changes: Any) -> torch.optim.Optimizer:
-    words = {"momentum": narrow.MOMENTUM, "decay": narrow.DECAY, "trust": narrow.TRUST, "foreach": False, **changes}
+    words = {"momentum": narrow.MOMENTUM, "decay": narrow.DECAY, "eta": narrow.TRUST, "foreach": False, **changes}
     return BUILDERS[name]([{"name": "base", "params": list(params.values())}], narrow.LR, **words)
 
 
@@ -81,9 +79,7 @@ def test_simclrs_momentum_is_the_same_while_the_rate_is_constant() -> None:
 
 
 @pytest.mark.parametrize("name", ["lars", "larc"])
-@pytest.mark.parametrize(
-    "change", [{"trust": 0.00101}, {"decay": 0.0505}, {"momentum": 0.909}, {"decay": 0.0}], ids=str
-)
+@pytest.mark.parametrize("change", [{"eta": 0.00101}, {"decay": 0.0505}, {"momentum": 0.909}, {"decay": 0.0}], ids=str)
 def test_a_change_of_the_recipe_is_noticed(name: str, change: dict[str, float]) -> None:
     assert gap(trained(name, narrow.falling, **change), golden(ORIGINAL[name])) > 1e-6
 

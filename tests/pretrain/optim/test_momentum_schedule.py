@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pretrain.optim.momentum_schedule import cosine_momentum
+from pretrain.optim.schedule import cosine_momentum
 
 
 def test_it_goes_from_the_base_to_one() -> None:

@@ -11,8 +11,8 @@ from fvcore.common.config import CfgNode
 
 from pretrain.config import defaults
 from pretrain.methods import build_method
+from pretrain.optim.optimizer import build_sgd, param_groups, set_lr
 from pretrain.optim.schedule import CosineByEpoch, build_schedule, peak_lr
-from pretrain.optim.sgd import build_sgd, param_groups, set_lr
 
 
 def test_cosine_falls_once_an_epoch() -> None:

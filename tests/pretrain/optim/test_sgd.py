@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pretrain.config import defaults
-from pretrain.optim.sgd import build_sgd
+from pretrain.optim.optimizer import build_sgd
 from tests.pretrain.golden import narrow
 from tests.pretrain.golden.ours import narrow_simsiam
 

@@ -29,17 +29,17 @@ import torchvision  # noqa: E402
 from detectron2.engine.train_loop import HookBase  # noqa: E402
 from fvcore.common.config import CfgNode  # noqa: E402
 
-from pretrain.config import load  # noqa: E402
-from pretrain.data.augment import recipe  # noqa: E402
-from pretrain.data.dataset import Batch, TwoViews  # noqa: E402
+from pretrain.config import load_config  # noqa: E402
+from pretrain.data.augment import augmentation_config  # noqa: E402
+from pretrain.data.dataset import Batch, MultiViewDataset  # noqa: E402
 from pretrain.data.index import find_images  # noqa: E402
-from pretrain.data.loader import load_batches  # noqa: E402
-from pretrain.data.sampler import EpochBatches  # noqa: E402
+from pretrain.data.loader import BatchLoader  # noqa: E402
+from pretrain.data.sampler import ResumableBatchSampler  # noqa: E402
 from pretrain.engine.step_hooks import LearningRates  # noqa: E402
 from pretrain.engine.trainer import Trainer  # noqa: E402
 from pretrain.methods import build_method  # noqa: E402
+from pretrain.optim.optimizer import build_sgd  # noqa: E402
 from pretrain.optim.schedule import build_schedule, peak_lr  # noqa: E402
-from pretrain.optim.sgd import build_sgd  # noqa: E402
 from tests.pretrain.golden.make_simsiam import SOURCES, recorder  # noqa: E402
 from tests.pretrain.golden.narrow import canonical  # noqa: E402
 
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     common = ["DATA.ROOT", args.images, "DATA.SIZE", str(args.size), "DATA.WORKERS", "0"]
     common += ["SOLVER.BATCH_SIZE", str(args.batch), "SOLVER.EPOCHS", str(args.epochs)]
-    cfg, changed = load(CONFIG, None, common), load(CONFIG, None, [*common, *args.overrides])
+    cfg, changed = load_config(CONFIG, None, common), load_config(CONFIG, None, [*common, *args.overrides])
     original = _original(args.checkout)
     torch.manual_seed(cfg.SEED)
     method = build_method(changed)
@@ -96,8 +96,10 @@ def _original(checkout: Path) -> ModuleType:
 
 def _record(cfg: CfgNode, steps: int) -> list[Batch]:
     index = find_images(cfg.DATA.ROOT)
-    sampler = EpochBatches(len(index), cfg.SOLVER.BATCH_SIZE, cfg.SEED, 0, steps, 0, 1)
-    return list(load_batches(TwoViews(index, recipe(cfg), cfg.SEED), sampler, 0, torch.device("cpu")))
+    sampler = ResumableBatchSampler(len(index), cfg.SOLVER.BATCH_SIZE, cfg.SEED, start=0, stop=steps)
+    return list(
+        BatchLoader(MultiViewDataset(index, augmentation_config(cfg), cfg.SEED), sampler, 0, torch.device("cpu"))
+    )
 
 
 def _run_original(

@@ -10,10 +10,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from common.training.collectives import all_gather
 from common.training.distributed import launch
-from pretrain.methods.parts.gather import gathered
-from pretrain.methods.parts.queue import Queue
-from pretrain.methods.parts.shuffle import on_shuffled
+from pretrain.methods.parts.momentum import FeatureQueue, forward_with_shuffle_bn
 
 N = 4
 """Images a process."""
@@ -33,9 +32,9 @@ def _images() -> torch.Tensor:
 def _one_of_two(folder: str) -> None:
     rank = dist.get_rank()
     torch.manual_seed(0)
-    queue = Queue(8, 2)
-    queue.replace_oldest(torch.full((2, 2), float(rank)))
-    queue.replace_oldest(torch.full((1, 2), 5.0 + rank))
+    queue = FeatureQueue(8, 2)
+    queue.enqueue(torch.full((2, 2), float(rank)))
+    queue.enqueue(torch.full((1, 2), 5.0 + rank))
     x, network = _images()[rank * N : (rank + 1) * N], _network()
     torch.manual_seed(7 + rank)  # the first process's order counts
     seen: list[torch.Tensor] = []
@@ -44,15 +43,17 @@ def _one_of_two(folder: str) -> None:
         seen.append(images)
         return network(images)
 
+    def is_channels_last(images: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([[images.is_contiguous(memory_format=torch.channels_last)]] * N)
+
     facts = {
         "queue": queue.keys,
         "pointer": queue.pointer,
-        "gathered": gathered(torch.tensor([[rank, 1.0]], requires_grad=True)),
-        "keys": on_shuffled(looked_at, x),
+        "gathered": all_gather(torch.tensor([[rank, 1.0]], requires_grad=True)),
+        "keys": forward_with_shuffle_bn(looked_at, x),
         "seen": seen[0],
-        "laid": on_shuffled(lambda y: torch.tensor([[y.is_contiguous(memory_format=torch.channels_last)]] * N), x
-                            .contiguous(memory_format=torch.channels_last)),
-    }  # fmt: skip
+        "laid": forward_with_shuffle_bn(is_channels_last, x.contiguous(memory_format=torch.channels_last)),
+    }
     torch.save(facts, f"{folder}/{rank}.pt")
 
 
@@ -100,7 +101,7 @@ def test_one_process_shuffles_its_own_batch() -> None:
     network = _network()
     network.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
     torch.manual_seed(0)
-    ours = on_shuffled(network, x)
+    ours = forward_with_shuffle_bn(network, x)
     torch.testing.assert_close(ours, _network()(x).detach())  # over the whole batch the order tells nothing
     assert not ours.requires_grad and not torch.equal(seen[0], x)
-    assert gathered(x) is not None and torch.equal(gathered(x), x)
+    assert all_gather(x) is not None and torch.equal(all_gather(x), x)

@@ -7,17 +7,17 @@ from collections import deque
 import pytest
 import torch
 
-from pretrain.methods.parts.queue import Queue
+from pretrain.methods.parts.momentum import FeatureQueue
 
 
 def test_it_is_first_in_first_out_and_its_size_stays() -> None:
-    queue = Queue(6, 3)
+    queue = FeatureQueue(6, 3)
     start = queue.keys.clone()
     assert start.norm(dim=1).tolist() == pytest.approx([1.0] * 6)
     expected = deque(start.tolist(), maxlen=6)
     for step in range(7):
         new = torch.arange(6.0).view(2, 3) + 10 * step
-        queue.replace_oldest(new)
+        queue.enqueue(new)
         expected.extend(new.tolist())
         assert int(queue.pointer) == (2 * (step + 1)) % 6
         turned = torch.roll(queue.keys, -int(queue.pointer), 0)
@@ -25,17 +25,17 @@ def test_it_is_first_in_first_out_and_its_size_stays() -> None:
 
 
 def test_keys_and_pointer_are_state_and_no_parameters() -> None:
-    queue, other = Queue(4, 2), Queue(4, 2)
-    queue.replace_oldest(torch.ones(2, 2))
+    queue, other = FeatureQueue(4, 2), FeatureQueue(4, 2)
+    queue.enqueue(torch.ones(2, 2))
     assert queue.state_dict().keys() == {"keys", "pointer"} and not list(queue.parameters())
     other.load_state_dict(queue.state_dict())
     assert torch.equal(other.keys, queue.keys) and int(other.pointer) == 2
-    other.replace_oldest(torch.zeros(2, 2))
+    other.enqueue(torch.zeros(2, 2))
     assert other.keys.tolist() == [[1, 1], [1, 1], [0, 0], [0, 0]]
 
 
 def test_half_precision_keys_are_stored_as_float32_without_gradient() -> None:
-    queue = Queue(4, 2)
-    queue.replace_oldest(torch.full((4, 2), 0.5, dtype=torch.bfloat16, requires_grad=True))
+    queue = FeatureQueue(4, 2)
+    queue.enqueue(torch.full((4, 2), 0.5, dtype=torch.bfloat16, requires_grad=True))
     assert queue.keys.dtype == torch.float32 and not queue.keys.requires_grad
     assert queue.keys.tolist() == [[0.5, 0.5]] * 4

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretrain.methods.parts.sinkhorn import sinkhorn
+from pretrain.methods.parts.losses import sinkhorn
 from tests.pretrain.golden import narrow_contrast as fixed
 
 GOLDEN = json.loads((Path(__file__).resolve().parents[2] / "golden" / "swav.json").read_text())["codes"]
