@@ -1,4 +1,4 @@
-"""Real pre-training on two nodes: however it is interrupted, it ends bit for bit as the unbroken run."""
+"""Real pre-training on two nodes: interrupted runs end bit for bit as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def result(world: SlurmWorld, row: str) -> dict[str, Any]:
     return found
 
 
-def strike_while_it_trains(world: SlurmWorld, row: str, strike: Callable[[], object]) -> threading.Thread:
+def interrupt_during_training(world: SlurmWorld, row: str, strike: Callable[[], object]) -> threading.Thread:
     """In a thread: strike once the row has written a checkpoint and is between two of them."""
 
     def wait_and_strike() -> None:
@@ -86,7 +86,7 @@ def strike_while_it_trains(world: SlurmWorld, row: str, strike: Callable[[], obj
     return thread
 
 
-def test_requeued_killed_and_told_that_time_is_up_it_ends_as_unbroken(
+def test_an_interrupted_pretraining_on_two_nodes_ends_bit_for_bit_as_an_uninterrupted_one(
     two_nodes: SlurmWorld, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world = two_nodes
@@ -99,7 +99,7 @@ def test_requeued_killed_and_told_that_time_is_up_it_ends_as_unbroken(
         # what Slurm sends before a job's time is up; test_slurm_graph has a limit that really strikes
         "timed": lambda: world.cluster.run("scancel", "--signal=USR2", ids["timed"]),
     }
-    threads = [strike_while_it_trains(world, row, strike) for row, strike in strikes.items()]
+    threads = [interrupt_during_training(world, row, strike) for row, strike in strikes.items()]
     for thread in threads:
         thread.join()
     assert set(world.wait_until_over(500).values()) == {"done"}

@@ -22,8 +22,8 @@ from transfer.experiment.graph import Graph, read_graph
 from transfer.experiment.load import ExperimentSource, absolute, config_path, load_experiment, run_dir_of
 from transfer.experiment.local import DebugExecutor, LocalExecutor
 from transfer.experiment.locks import FileLock, is_held, process_id, send_signal
-from transfer.experiment.queue import run_slurm
 from transfer.experiment.slurm.executor import ClusterExecutor
+from transfer.experiment.slurm_queue import run_slurm
 from transfer.experiment.spec import Experiment
 from transfer.experiment.stages import build_graph
 from transfer.experiment.store import JobView, Snapshot, Store

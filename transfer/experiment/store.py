@@ -13,7 +13,7 @@ from common.files import read_json, write_json
 from common.formats.job import STATE_FILE, JobState, SlurmSubmission, utc_now
 from transfer.experiment.graph import Graph, Job
 from transfer.experiment.locks import FileLock, is_held
-from transfer.experiment.queue import Queue, QueueEntry, query_jobs
+from transfer.experiment.slurm_queue import Queue, QueueEntry, query_jobs
 
 ENDED_WELL = ("done", "diverged")
 """A diverged trial is a result: it is not run again."""

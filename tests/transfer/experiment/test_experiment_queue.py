@@ -13,21 +13,21 @@ from small_world import World
 
 from common.errors import UserError
 from common.formats.job import JobState, SlurmSubmission, utc_now
-from transfer.experiment.costs import job_cost
 from transfer.experiment.decide import Decision, decide
 from transfer.experiment.graph import Job
 from transfer.experiment.load import read_site, read_step_times
-from transfer.experiment.queue import QueueEntry, query_jobs
-from transfer.experiment.slurm.setup import Partition, choose_partition, parse_hours, parse_partition, site_text
-from transfer.experiment.slurm.task import (
+from transfer.experiment.slurm.job_processes import (
     SlurmProcess,
     WorkerError,
     final_state,
     read_worker_errors,
     write_worker_error,
 )
+from transfer.experiment.slurm.setup import Partition, choose_partition, parse_hours, parse_partition, site_text
+from transfer.experiment.slurm_queue import QueueEntry, query_jobs
 from transfer.experiment.spec import StepTime
 from transfer.experiment.store import Snapshot, Store
+from transfer.experiment.views import job_cost
 
 NAME = "finetune.scratch.coco.s1"
 

@@ -79,7 +79,7 @@ srun --unbuffered --output /r/slurm/%j_%t_log.out --error /r/slurm/%j_%t_log.err
 
 
 # teardown
-code=$?; /venv/python -m transfer.experiment.slurm.task --requeues 20 --code "$code" /r/jobs/a-1"""
+code=$?; /venv/python -m transfer.experiment.slurm.job_processes --requeues 20 --code "$code" /r/jobs/a-1"""
     )
 
 

@@ -23,9 +23,9 @@ from transfer.experiment.decide import Decision, Decisions
 from transfer.experiment.executors import RunListener, RunOutcome, RunPlan, job_environment
 from transfer.experiment.graph import Job
 from transfer.experiment.load import read_site
-from transfer.experiment.queue import run_slurm
+from transfer.experiment.slurm.job_processes import SlurmTask
 from transfer.experiment.slurm.staging import copy_code
-from transfer.experiment.slurm.task import SlurmTask
+from transfer.experiment.slurm_queue import run_slurm
 from transfer.experiment.spec import Experiment, Resources, SiteConfig, StageResources, resources_for
 
 FOLDER = "slurm"
@@ -312,7 +312,7 @@ def _setup(request: SbatchRequest) -> list[str]:
 
 def _teardown(request: SbatchRequest) -> list[str]:
     """Writes down how the job ended: if a process was killed, only the batch script is left to do so."""
-    words = [request.python, "-m", "transfer.experiment.slurm.task", "--requeues", str(request.requeues)]
+    words = [request.python, "-m", "transfer.experiment.slurm.job_processes", "--requeues", str(request.requeues)]
     return [f'code=$?; {shlex.join(words)} --code "$code" {shlex.join(map(str, request.folders))}']
 
 

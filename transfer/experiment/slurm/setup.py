@@ -18,8 +18,8 @@ from common import environment
 from common.errors import UserError, nearest
 from common.files import read_json, write_json, write_text
 from transfer.experiment.load import read_site, site_file
-from transfer.experiment.queue import query_jobs, run_slurm
 from transfer.experiment.slurm.executor import SbatchRequest, refused_by_sbatch, submit_to_slurm
+from transfer.experiment.slurm_queue import query_jobs, run_slurm
 from transfer.experiment.spec import Resources, resources_for
 
 MAX_HOURS = 24.0

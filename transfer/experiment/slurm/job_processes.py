@@ -34,8 +34,8 @@ from transfer.experiment.executors import (
     start_command,
 )
 from transfer.experiment.graph import Job, read_graph
-from transfer.experiment.queue import run_slurm
 from transfer.experiment.slurm.staging import stage_data
+from transfer.experiment.slurm_queue import run_slurm
 from transfer.experiment.store import ENDED_WELL, Store
 
 HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
