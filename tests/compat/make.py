@@ -275,9 +275,9 @@ def slurm() -> None:
     code = f"""
 import os, sys, tempfile
 from pathlib import Path
-sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests/slurm")!r}, {str(ROOT / "tests/transfer/experiment")!r}]
-from private_cluster import PrivateCluster
-from slurm_world import make_slurm_world
+sys.path.insert(0, {str(ROOT)!r})
+from tests.slurm.private_cluster import PrivateCluster
+from tests.slurm.slurm_world import make_slurm_world
 base = Path({str(BASE / "whole_slurm")!r}); base.mkdir()
 with tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True) as folder:
     cluster = PrivateCluster(Path(folder))

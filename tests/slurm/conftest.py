@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-for folder in (Path(__file__).parent, Path(__file__).parents[1] / "transfer/experiment"):
-    sys.path.insert(0, str(folder))  # tests are imported by path: their helpers are found here
-import private_cluster  # noqa: E402
-from private_cluster import PrivateCluster  # noqa: E402
-from slurm_world import SlurmWorld, make_slurm_world  # noqa: E402
+from tests.slurm import private_cluster
+from tests.slurm.private_cluster import PrivateCluster
+from tests.slurm.slurm_world import SlurmWorld, make_slurm_world
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from private_cluster import PrivateCluster
-from small_world import World, make
-
 from common.console import call
 from common.formats.job import SlurmSubmission
+from tests.slurm.private_cluster import PrivateCluster
+from tests.transfer.experiment.small_world import World, make
 from tools import launch
 
 RESOURCES = """

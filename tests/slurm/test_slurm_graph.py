@@ -7,7 +7,8 @@ import re
 import signal
 
 import pytest
-from slurm_world import SlurmWorld
+
+from tests.slurm.slurm_world import SlurmWorld
 
 pytestmark = pytest.mark.slow
 

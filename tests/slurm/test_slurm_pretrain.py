@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from slurm_world import SlurmWorld
 
+from tests.slurm.slurm_world import SlurmWorld
 from transfer.experiment.commands import Tools
 
 pytestmark = pytest.mark.slow

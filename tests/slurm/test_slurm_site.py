@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from slurm_world import SlurmWorld
 
+from tests.slurm.slurm_world import SlurmWorld
 from tools import launch
 from transfer.experiment.load import read_site
 

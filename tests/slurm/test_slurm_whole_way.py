@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
-from slurm_world import SlurmWorld
 
+from tests.slurm.slurm_world import SlurmWorld
 from transfer.experiment.commands import Tools
 
 pytestmark = pytest.mark.slow

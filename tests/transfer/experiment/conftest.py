@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # tests are imported by path: their helpers are found here
-from small_world import World, make
+from tests.transfer.experiment.small_world import World, make
 
 
 @pytest.fixture

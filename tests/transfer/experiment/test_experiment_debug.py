@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 import pytest
-from small_world import World
+
+from tests.transfer.experiment.small_world import World
 
 
 def test_results_equal_those_of_local(world: World, capsys: pytest.CaptureFixture[str]) -> None:

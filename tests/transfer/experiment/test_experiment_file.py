@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from small_world import World
 
 from common.errors import UserError
+from tests.transfer.experiment.small_world import World
 from transfer.experiment.load import load_experiment
 
 GOOD = """\

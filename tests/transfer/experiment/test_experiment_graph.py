@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from small_world import World
 
 from common.config import parse_value
 from common.errors import UserError
+from tests.transfer.experiment.small_world import World
 from transfer.experiment.commands import Arguments, Tools, spell_overrides
 from transfer.experiment.graph import read_graph
 from transfer.experiment.load import load_experiment

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from small_world import World
 
+from tests.transfer.experiment.small_world import World
 from transfer.experiment.local import visible_gpus
 from transfer.experiment.locks import FileLock, is_held
 

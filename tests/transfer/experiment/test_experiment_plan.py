@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small_world import ROOT, World
+
+from tests.transfer.experiment.small_world import ROOT, World
 
 SIMSIAM = ["pretrain.simsiam", "convert.simsiam"]
 

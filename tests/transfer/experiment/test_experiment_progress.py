@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from small_world import World
 
 from common.formats.job import JobState, utc_now
+from tests.transfer.experiment.small_world import World
 from transfer.experiment.executors import last_error_line, signal_name
 from transfer.experiment.graph import Job
 from transfer.experiment.store import Store

@@ -9,10 +9,10 @@ import signal
 from pathlib import Path
 
 import pytest
-from small_world import World
 
 from common.errors import UserError
 from common.formats.job import JobState, SlurmSubmission, utc_now
+from tests.transfer.experiment.small_world import World
 from transfer.experiment.decide import Decision, decide
 from transfer.experiment.graph import Job
 from transfer.experiment.load import read_site, read_step_times

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_world import World
 
 from common import environment
+from tests.transfer.experiment.small_world import World
 from transfer.experiment.commands import Arguments, Tools
 from transfer.experiment.decide import decide
 from transfer.experiment.executors import RunPlan

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from small_world import World
 
 from common.errors import UserError
+from tests.transfer.experiment.small_world import World
 from tools.evaluate import DEFAULTS
 from transfer.experiment.commands import Tools
 from transfer.experiment.load import load_experiment

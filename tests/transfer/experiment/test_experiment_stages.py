@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from small_world import World
 
 from common.errors import UserError
+from tests.transfer.experiment.small_world import World
 from transfer.experiment.commands import Tools
 from transfer.experiment.load import load_experiment
 from transfer.experiment.spec import Resources, StageResources, resources_for

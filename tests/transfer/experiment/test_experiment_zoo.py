@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_world import World
 
+from tests.transfer.experiment.small_world import World
 from transfer.weights import checkpoint_zoo
 
 
