@@ -39,7 +39,6 @@ class StopOnSignal(HookBase):
         self._handlers.enter_context(handle_signals(STOP_SIGNALS, lambda _number, _frame: self.request_stop()))
 
     def after_train(self) -> None:
-        """Restore the former handlers."""
         self._handlers.close()
 
     def request_stop(self) -> None:
@@ -83,16 +82,13 @@ class ProfileSteps(HookBase):
         self.profile = Profile(self.folder, self.steps, device, _log.info)
 
     def before_step(self) -> None:
-        """Mark the parts of a step that is profiled."""
         if self.profile is not None:
             self.profile.before_step(self.trainer.iter, self.trainer.model, *self.batches())
 
     def after_step(self) -> None:
-        """Remove the marks; write the trace after the last profiled step."""
         if self.profile is not None:
             self.profile.after_step(self.trainer.iter)
 
     def after_train(self) -> None:
-        """Drop a profile that was not finished."""
         if self.profile is not None:
             self.profile.abandon()

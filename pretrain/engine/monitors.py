@@ -76,13 +76,11 @@ class Monitor(HookBase):
         self.catch_up(self.trainer, self.trainer.start_iter)
 
     def after_step(self) -> None:
-        """Measure if it is due."""
         done = self.trainer.iter + 1
         if self._is_due(done):
             self._measure(self.trainer, done)
 
     def after_train(self) -> None:
-        """Close the TensorBoard file."""
         if self._board is not None:
             self._board.close()
 
@@ -195,7 +193,6 @@ class KnnMonitor(Monitor):
         return {KNN_TOP1: value}
 
     def describe_values(self, values: dict[str, float], epoch: float) -> str:
-        """The accuracy, k and T."""
         knn = self.cfg.MONITOR.KNN
         return f"kNN after epoch {epoch:.2f}: top-1 {values[KNN_TOP1]:.2f} % (k {knn.K}, T {knn.T:g})"
 
@@ -263,6 +260,5 @@ class ValidationMonitor(Monitor):
         return {f"val_{name}": value for name, value in accuracy(trainer.method.classifier, shard).items()}
 
     def describe_values(self, values: dict[str, float], epoch: float) -> str:
-        """The accuracies."""
         shares = ", ".join(f"{name.removeprefix('val_')} {value:.2f} %" for name, value in values.items())
         return f"validation after epoch {epoch:.2f}: {shares}"

@@ -73,7 +73,6 @@ class PeriodicCheckpoint(HookBase):
         return time.perf_counter() - self._start
 
     def after_step(self) -> None:
-        """Write a checkpoint if one is due."""
         done = self.trainer.iter + 1
         last = done == self.trainer.max_iter
         due = done % self.steps_per_epoch == 0 or (self.period and done % self.period == 0)
@@ -106,11 +105,9 @@ class PeriodicCheckpoint(HookBase):
         return self.keep_every > 0 and done % (self.keep_every * self.steps_per_epoch) == 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The names of the files that this run wrote."""
         return {"written": list(self._written)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict`."""
         self._written = list(state["written"])
 
     def _state(self, done: int) -> dict[str, Any]:

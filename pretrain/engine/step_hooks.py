@@ -38,7 +38,6 @@ class LearningRates(HookBase):
         self.schedule = schedule
 
     def before_step(self) -> None:
-        """Set the learning rates of this iteration."""
         set_lr(self.trainer.optimizer, self.schedule, self.trainer.iter)
 
     def after_step(self) -> None:
@@ -99,11 +98,9 @@ class CollapseDetector(HookBase):
             self.trainer.diverge(what, result)
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of steps below the threshold, and the record."""
         return {"below": self._below, "record": self.record}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict`."""
         self._below, self.record = state["below"], state["record"]
 
 
@@ -159,7 +156,6 @@ class StopWithCheckpoint(StopOnSignal):
     trainer: Trainer
 
     def request_stop(self) -> None:
-        """Pass the request to the trainer."""
         self.trainer.stop_requested = True
 
     def is_stopping(self) -> bool:
@@ -181,7 +177,6 @@ class ProgressLine(EventWriter):
         self._written = -1
 
     def write(self) -> None:
-        """Log the line, once per iteration."""
         storage = get_event_storage()
         if "loss" not in storage.latest() or storage.latest()["loss"][1] <= self._written:
             return

@@ -210,11 +210,6 @@ class Compiled(nn.Module):
         self.call = torch.compile(module)
 
     def forward(self, *views: torch.Tensor) -> Any:
-        """The module's output.
-
-        Raises:
-            UserError: there is no working compiler.
-        """
         try:
             return self.call(*views)
         except torch._dynamo.exc.BackendCompilerFailed as error:

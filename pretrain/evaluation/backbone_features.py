@@ -198,7 +198,6 @@ class Extractor:
 
     @property
     def device(self) -> torch.device:
-        """The encoder's device."""
         return next(self.encoder.parameters()).device
 
     @torch.no_grad()

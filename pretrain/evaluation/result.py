@@ -124,7 +124,6 @@ class EvaluationFolder:
             )
 
     def write_history(self, history: list[dict[str, float]]) -> None:
-        """Write one JSON line per epoch."""
         write_text(self.metrics, "".join(json.dumps(entry, sort_keys=True) + "\n" for entry in history))
 
     def write_result(self, result: EvaluationResult) -> None:
