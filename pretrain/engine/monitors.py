@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,13 +15,12 @@ from detectron2.engine.train_loop import HookBase
 from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 
-from common.console import Progress
 from common.errors import UserError
 from common.training.logs import METRICS
 from pretrain.data.augment import normalize
 from pretrain.data.index import ImageIndex
 from pretrain.engine.trainer import Trainer
-from pretrain.evaluation.backbone_features import Extractor, feature_width, frozen, own_image_count
+from pretrain.evaluation.backbone_features import Extractor, feature_width, frozen, image_progress, own_image_count
 from pretrain.evaluation.knn import check_k, knn_accuracy
 from pretrain.evaluation.labelled_images import FixedView, LabelledSet, labelled_set, labelled_sets
 from pretrain.evaluation.linear import accuracy, extract_shard
@@ -113,10 +111,6 @@ class Monitor(HookBase):
         encoder, engine = trainer.method.encoder, self.cfg.ENGINE
         return Extractor(encoder, feature_width(encoder), normalize, engine.PRECISION, engine.CHANNELS_LAST)
 
-    def progress(self, total: int, what: str) -> Callable[[int], None]:
-        """A function that counts this process's images; the main process prints its progress."""
-        return Progress(total, what).step if comm.is_main_process() else lambda _: None
-
     def _write(self, values: dict[str, float], done: int) -> None:
         iteration = max(done - 1, 0)
         line = {**values, "epoch": done / self.steps_per_epoch, "iteration": iteration}
@@ -185,7 +179,7 @@ class KnnMonitor(Monitor):
     def measure(self, trainer: Trainer) -> dict[str, float]:
         """The share of test images whose neighbors vote for their class."""
         knn, extractor = self.cfg.MONITOR.KNN, self.extractor(trainer)
-        step = self.progress(sum(map(own_image_count, self.sets)), "kNN features, images")
+        step = image_progress(sum(map(own_image_count, self.sets)), "kNN features, images")
         with frozen(trainer.method.encoder):
             value = knn_accuracy(
                 extractor, *self.sets, self.view, k=knn.K, temperature=knn.T, workers=self.cfg.DATA.WORKERS, step=step
@@ -254,7 +248,7 @@ class ValidationMonitor(Monitor):
 
     def measure(self, trainer: Trainer) -> dict[str, float]:
         """The share of images whose class has the highest score, or one of the five highest."""
-        step = self.progress(own_image_count(self.images), "validation, images")
+        step = image_progress(own_image_count(self.images), "validation, images")
         with frozen(trainer.method.encoder):
             shard = extract_shard(self.extractor(trainer), self.images, self.view, self.cfg.DATA.WORKERS, step)
         return {f"val_{name}": value for name, value in accuracy(trainer.method.classifier, shard).items()}

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import ResNet
 from torchvision.models.resnet import Bottleneck
 
+from common.console import Progress
 from common.errors import UserError, nearest
 from common.files import sha256_of
 from common.formats.backbone import BACKBONE_FORMAT, PTH_METADATA, BackboneMetadata, Preprocessing
@@ -231,6 +232,12 @@ def own_chunks(images: int) -> range:
 def own_image_count(images: LabelledSet) -> int:
     """The number of images of a set that this process computes."""
     return sum(len(chunk_range(chunk, len(images))) for chunk in own_chunks(len(images)))
+
+
+def image_progress(total: int, label: str) -> Callable[..., None]:
+    """A function that counts this process's images (and takes a note); the main process prints its progress."""
+    progress = Progress(total, label) if comm.is_main_process() and total else None
+    return progress.step if progress else lambda _count, _note="": None
 
 
 def extract_chunks(

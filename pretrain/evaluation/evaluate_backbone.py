@@ -11,14 +11,19 @@ import torch
 from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 
-from common.console import Progress
 from common.errors import UserError
 from common.files import sha256_of
 from common.training.checkpoint import load_checkpoint, save_checkpoint
 from common.training.collectives import run_on_main_process
 from common.training.distributed import STOP_SIGNALS, handle_signals
 from common.training.divergence import Diverged
-from pretrain.evaluation.backbone_features import Extractor, LoadedBackbone, own_image_count, read_backbone
+from pretrain.evaluation.backbone_features import (
+    Extractor,
+    LoadedBackbone,
+    image_progress,
+    own_image_count,
+    read_backbone,
+)
 from pretrain.evaluation.config import flat_settings
 from pretrain.evaluation.knn import check_k, knn_accuracy
 from pretrain.evaluation.labelled_images import (
@@ -113,20 +118,9 @@ def _build_extractor(backbone: LoadedBackbone, cfg: CfgNode, device: torch.devic
     return Extractor(encoder, backbone.width, backbone.preprocessing, cfg.ENGINE.PRECISION, cfg.ENGINE.CHANNELS_LAST)
 
 
-class _ProgressLine:
-    """Progress of the main process, in images."""
-
-    def __init__(self, total: int, label: str) -> None:
-        self.progress = Progress(total, label) if comm.is_main_process() and total else None
-
-    def __call__(self, count: int, note: str = "") -> None:
-        if self.progress:
-            self.progress.step(count, note)
-
-
 def _evaluate_knn(cfg: CfgNode, extractor: Extractor, sets: Sets) -> dict[str, Any]:
     start = time.perf_counter()
-    step = _ProgressLine(sum(map(own_image_count, sets)), "features, images")
+    step = image_progress(sum(map(own_image_count, sets)), "features, images")
     view = FixedView(cfg.DATA.SIZE, cfg.DATA.RESIZE)
     knn = {"k": cfg.KNN.K, "temperature": cfg.KNN.T}
     top1 = knn_accuracy(extractor, *sets, view, **knn, workers=cfg.DATA.WORKERS, step=step)
@@ -145,7 +139,7 @@ def _evaluate_linear(cfg: CfgNode, extractor: Extractor, sets: Sets, folder: Eva
 
     divergence = None
     left = sum(probe.sampler.size(step) for step in range(probe.sampler.start, probe.sampler.stop))
-    progress = _ProgressLine(left, "training, images")
+    progress = image_progress(left, "training, images")
     signals: list[signal.Signals] = []
     try:
         with handle_signals(STOP_SIGNALS, lambda number, _frame: signals.append(signal.Signals(number))):
@@ -183,14 +177,14 @@ def _build_probe(
     train, test = sets
     linear, workers = cfg.LINEAR, cfg.DATA.WORKERS
     fixed = FixedView(cfg.DATA.SIZE, cfg.DATA.RESIZE)
-    step = _ProgressLine(own_image_count(test), "test features, images")
+    step = image_progress(own_image_count(test), "test features, images")
     shard = extract_shard(extractor, test, fixed, workers, step)
     start = state["progress"]["iteration"] if state else 0
     stop = -(-len(train) // linear.BATCH_SIZE) * linear.EPOCHS
     ranks = comm.get_rank(), comm.get_world_size()
     sampler = EpochPieces(len(train), linear.BATCH_SIZE, cfg.SEED, start, stop, *ranks)
     if linear.CACHE_FEATURES:
-        step = _ProgressLine(own_image_count(train), "training features, images")
+        step = image_progress(own_image_count(train), "training features, images")
         features = cache_features(folder.path, extractor, train, fixed, workers=workers, step=step)
         batches = cached_features(features, train, sampler, extractor.device)
     else:
