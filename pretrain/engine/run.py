@@ -19,7 +19,7 @@ from common.training.hooks import ProfileSteps
 from common.training.logs import build_writers, log_to_folder
 from pretrain.data.index import ImageIndex, find_images
 from pretrain.engine.build_trainer import batch_norm_size, build_trainer, check_sizes, training_device
-from pretrain.engine.monitors import KnnMonitor, ValidationMonitor, check_labels, knn_sets, validation_set
+from pretrain.engine.monitors import KnnMonitor, Monitor, ValidationMonitor, check_labels, knn_sets, validation_set
 from pretrain.engine.result import write_result
 from pretrain.engine.resume import PeriodicCheckpoint, load_latest, restore
 from pretrain.engine.run_folder import RunFolder
@@ -81,15 +81,11 @@ def _logging(folder: RunFolder) -> contextlib.AbstractContextManager[None]:
     return log_to_folder(folder.path, levels, rank=comm.get_rank(), formatter=formatter)
 
 
-def _build_monitors(cfg: CfgNode, folder: RunFolder, index: ImageIndex) -> list[ValidationMonitor | KnnMonitor]:
+def _build_monitors(cfg: CfgNode, folder: RunFolder, index: ImageIndex) -> list[Monitor]:
     steps = len(index) // cfg.SOLVER.BATCH_SIZE
     sets, validation = knn_sets(cfg), validation_set(cfg, index)
-    monitors: list[ValidationMonitor | KnnMonitor] = []
-    if validation:
-        monitors.append(ValidationMonitor(cfg, validation, folder.path, steps))
-    if sets:
-        monitors.append(KnnMonitor(cfg, sets, folder.path, steps))
-    return monitors
+    monitors: list[Monitor] = [ValidationMonitor(cfg, validation, folder.path, steps)] if validation else []
+    return [*monitors, KnnMonitor(cfg, sets, folder.path, steps)] if sets else monitors
 
 
 def _train(
@@ -98,7 +94,7 @@ def _train(
     index: ImageIndex,
     *,
     device: torch.device,
-    monitors: list[ValidationMonitor | KnnMonitor],
+    monitors: list[Monitor],
     profile: int,
 ) -> tuple[Trainer, dict[str, Any]]:
     """Build the trainer, restore the newest checkpoint, train to the last iteration.
@@ -143,9 +139,7 @@ def _train(
     return trainer, measured | _describe_classes(cfg, index, monitors, total)
 
 
-def _describe_classes(
-    cfg: CfgNode, index: ImageIndex, monitors: list[ValidationMonitor | KnnMonitor], total: int
-) -> dict[str, Any]:
+def _describe_classes(cfg: CfgNode, index: ImageIndex, monitors: list[Monitor], total: int) -> dict[str, Any]:
     """For a method trained on classes: how many there are, and the accuracies on the validation set."""
     if not needs_labels(cfg.METHOD):
         return {}
