@@ -36,28 +36,44 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
     """Batches of a run from one iteration to another, as lists of (epoch, index).
 
     Each epoch is a permutation of all images. Step s takes its s-th chunk of `batch_size`; process r of w takes every
-    w-th image of the chunk from the r-th on, the stride of torch's DistributedSampler. The incomplete last batch is
-    dropped. So a step's images do not depend on the number of processes, and starting at iteration i needs only i.
+    w-th image of the chunk from the r-th on, the stride of torch's DistributedSampler. So a step's images do not depend
+    on the number of processes, and starting at iteration i needs only i.
     (DistributedSampler pads the epoch to a multiple of w first, which can add a step that depends on w.)
 
     Args:
         count: number of images.
-        batch_size: images per step over all processes; a multiple of `world_size`.
+        batch_size: images per step over all processes.
         seed: the run's seed.
         start, stop: first iteration, and the one after the last.
         rank, world_size: this process among all.
+        drop_last: drop an epoch's incomplete last batch; otherwise it is a step, in which some processes may have no
+            image.
     """
 
     def __init__(
-        self, count: int, batch_size: int, seed: int, *, start: int, stop: int, rank: int = 0, world_size: int = 1
+        self,
+        count: int,
+        batch_size: int,
+        seed: int,
+        *,
+        start: int,
+        stop: int,
+        rank: int = 0,
+        world_size: int = 1,
+        drop_last: bool = True,
     ) -> None:
         self.count, self.batch_size, self.seed = count, batch_size, seed
         self.start, self.stop = start, stop
         self.rank, self.world_size = rank, world_size
-        self.steps_per_epoch = count // batch_size
+        self.steps_per_epoch = count // batch_size if drop_last else -(-count // batch_size)
 
     def __len__(self) -> int:
         return self.stop - self.start
+
+    def step_size(self, iteration: int) -> int:
+        """The number of images of a step over all processes."""
+        done = iteration % self.steps_per_epoch * self.batch_size
+        return min(self.batch_size, self.count - done)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order, order_epoch = np.empty(0, dtype=np.int64), -1

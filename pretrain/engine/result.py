@@ -54,7 +54,6 @@ def write_result(
     if classes:
         write_classifier(folder.classifier, trainer.method.classifier, classes, cfg.MODEL.ARCH, digest)
     content = {
-        "format": PretrainResult.model_fields["format"].default,
         "status": "done",
         "method": cfg.METHOD,
         "arch": cfg.MODEL.ARCH,

@@ -17,6 +17,7 @@ from common.training.checkpoint import load_checkpoint, save_checkpoint
 from common.training.collectives import run_on_main_process
 from common.training.distributed import STOP_SIGNALS, handle_signals
 from common.training.divergence import Diverged
+from pretrain.data.sampler import ResumableBatchSampler
 from pretrain.evaluation.backbone_features import (
     Extractor,
     LoadedBackbone,
@@ -27,7 +28,6 @@ from pretrain.evaluation.backbone_features import (
 from pretrain.evaluation.config import flat_settings
 from pretrain.evaluation.knn import check_k, knn_accuracy
 from pretrain.evaluation.labelled_images import (
-    EpochPieces,
     FixedView,
     LabelledSet,
     RandomView,
@@ -138,7 +138,7 @@ def _evaluate_linear(cfg: CfgNode, extractor: Extractor, sets: Sets, folder: Eva
         run_on_main_process(lambda: _save_state(folder, content, probe.progress.history))
 
     divergence = None
-    left = sum(probe.sampler.size(step) for step in range(probe.sampler.start, probe.sampler.stop))
+    left = sum(probe.sampler.step_size(step) for step in range(probe.sampler.start, probe.sampler.stop))
     progress = image_progress(left, "training, images")
     signals: list[signal.Signals] = []
     try:
@@ -181,8 +181,16 @@ def _build_probe(
     shard = extract_shard(extractor, test, fixed, workers, step)
     start = state["progress"]["iteration"] if state else 0
     stop = -(-len(train) // linear.BATCH_SIZE) * linear.EPOCHS
-    ranks = comm.get_rank(), comm.get_world_size()
-    sampler = EpochPieces(len(train), linear.BATCH_SIZE, cfg.SEED, start, stop, *ranks)
+    sampler = ResumableBatchSampler(
+        len(train),
+        linear.BATCH_SIZE,
+        cfg.SEED,
+        start=start,
+        stop=stop,
+        rank=comm.get_rank(),
+        world_size=comm.get_world_size(),
+        drop_last=False,
+    )
     if linear.CACHE_FEATURES:
         step = image_progress(own_image_count(train), "training features, images")
         features = cache_features(folder.path, extractor, train, fixed, workers=workers, step=step)
@@ -191,7 +199,7 @@ def _build_probe(
         view = RandomView(crop_and_flip(cfg.DATA.SIZE, linear.CROP_SCALE, linear.FLIP_PROB), cfg.SEED)
         batches = fresh_features(extractor, train, view, sampler, workers)
     classifier = build_classifier(extractor.width, len(train.classes), cfg.SEED).to(extractor.device)
-    probe = LinearProbe(classifier, linear, sampler, batches, shard)
+    probe = LinearProbe(classifier, linear, sampler=sampler, batches=batches, test=shard)
     if state:
         probe.restore(state)
     return probe

@@ -18,7 +18,7 @@ from common.training.distributed import ignore_stop_signals, start_workers
 from pretrain.data.augment import AugmentationConfig, apply, sample_params
 from pretrain.data.decode import decode_rgb
 from pretrain.data.index import ImageIndex, find_images
-from pretrain.data.sampler import ORDER, VIEWS, philox_generator
+from pretrain.data.sampler import VIEWS, philox_generator
 
 
 @dataclass(frozen=True)
@@ -197,42 +197,3 @@ def load_images(
         if isinstance(batch, str):
             raise UserError(batch)
         yield batch
-
-
-class EpochPieces(Sampler[list[tuple[int, int]]]):
-    """The batches of supervised training from one iteration to another, as lists of (epoch, index).
-
-    Like pre-training's `ResumableBatchSampler`, but an epoch's last, smaller batch is a step too, as in the released
-    linear evaluation; where it has fewer images than there are processes, some processes get none.
-
-    Args:
-        count: how many images there are.
-        batch_size: images a step over all processes.
-        seed: the run's seed.
-        start, stop: first iteration, and the one after the last.
-        rank, world_size: this process among all.
-    """
-
-    def __init__(
-        self, count: int, batch_size: int, seed: int, start: int, stop: int, rank: int = 0, world_size: int = 1
-    ) -> None:
-        self.count, self.batch_size, self.seed = count, batch_size, seed
-        self.start, self.stop, self.rank, self.world_size = start, stop, rank, world_size
-        self.steps_per_epoch = -(-count // batch_size)
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def size(self, iteration: int) -> int:
-        """How many images a step has over all processes."""
-        done = iteration % self.steps_per_epoch * self.batch_size
-        return min(self.batch_size, self.count - done)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order, order_of = np.empty(0, dtype=np.int64), -1
-        for iteration in range(self.start, self.stop):
-            epoch, step = divmod(iteration, self.steps_per_epoch)
-            if epoch != order_of:
-                order, order_of = philox_generator(self.seed, epoch, 0, ORDER).permutation(self.count), epoch
-            piece = order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield [(epoch, int(number)) for number in piece[self.rank :: self.world_size]]

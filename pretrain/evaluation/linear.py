@@ -23,9 +23,9 @@ from torch import nn
 from common.errors import Preempted
 from common.training.collectives import run_on_main_process, sum_over_processes, wrap_distributed
 from common.training.divergence import Diverged
+from pretrain.data.sampler import ResumableBatchSampler
 from pretrain.evaluation.backbone_features import Extractor, chunk_range, extract_chunks
 from pretrain.evaluation.labelled_images import (
-    EpochPieces,
     FixedView,
     ImageDataset,
     LabelledSet,
@@ -43,7 +43,7 @@ FeatureBatches = Iterator[tuple[torch.Tensor, torch.Tensor]]
 
 
 def fresh_features(
-    extractor: Extractor, images: LabelledSet, view: RandomView, sampler: EpochPieces, workers: int
+    extractor: Extractor, images: LabelledSet, view: RandomView, sampler: ResumableBatchSampler, workers: int
 ) -> FeatureBatches:
     """Features of newly sampled views, as in the released code."""
     loaded = load_images(ImageDataset(images.index, view), sampler, workers, extractor.device.type == "cuda")
@@ -52,7 +52,7 @@ def fresh_features(
 
 
 def cached_features(
-    features: np.ndarray, images: LabelledSet, sampler: EpochPieces, device: torch.device
+    features: np.ndarray, images: LabelledSet, sampler: ResumableBatchSampler, device: torch.device
 ) -> FeatureBatches:
     """Features that were computed once, in the same order."""
     for piece in sampler:
@@ -172,7 +172,12 @@ class LinearProbe:
     """
 
     def __init__(
-        self, classifier: nn.Linear, linear: CfgNode, sampler: EpochPieces, batches: FeatureBatches, test: DatasetShard
+        self,
+        classifier: nn.Linear,
+        linear: CfgNode,
+        sampler: ResumableBatchSampler,
+        batches: FeatureBatches,
+        test: DatasetShard,
     ) -> None:
         self.classifier, self.sampler, self.batches, self.test = classifier, sampler, batches, test
         self.optimizer = build_linear_optimizer(classifier.parameters(), linear)
@@ -201,7 +206,7 @@ class LinearProbe:
             Preempted: a process received a stop signal; the state is saved.
         """
         while self.progress.iteration < self.sampler.stop:
-            size = self.sampler.size(self.progress.iteration)
+            size = self.sampler.step_size(self.progress.iteration)
             loss, stopping = self.step(size, stop_requested())
             report(size, loss)
             done = self.progress.iteration

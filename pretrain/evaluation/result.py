@@ -170,7 +170,6 @@ def build_result(
     sizes = {"classes": len(train.classes), "training images": len(train), "test images": len(test)}
     linear = request.kind == "linear"
     content = {
-        "format": EvaluationResult.model_fields["format"].default,
         "status": "diverged" if divergence else "done",
         "kind": request.kind,
         "seed": cfg.SEED,

@@ -12,8 +12,8 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from pretrain.data.sampler import ResumableBatchSampler
 from pretrain.evaluation.config import defaults
-from pretrain.evaluation.labelled_images import EpochPieces
 from pretrain.evaluation.linear import DatasetShard, LinearProbe
 from tests.pretrain.golden import narrow, narrow_linear
 
@@ -43,9 +43,11 @@ def run(linear: CfgNode, change: Callable[[LinearProbe], Any] = lambda _: None) 
         images, labels = narrow_linear.batch(step)
         return model(images), labels
 
-    pieces = EpochPieces(narrow.STEPS_PER_EPOCH * narrow.BATCH, narrow.BATCH, 0, 0, TOTAL)
+    sampler = ResumableBatchSampler(
+        narrow.STEPS_PER_EPOCH * narrow.BATCH, narrow.BATCH, 0, start=0, stop=TOTAL, drop_last=False
+    )
     share = DatasetShard(*features(0))
-    probe = LinearProbe(classifier, linear, pieces, map(features, range(TOTAL)), share)
+    probe = LinearProbe(classifier, linear, sampler=sampler, batches=map(features, range(TOTAL)), test=share)
     change(probe)
     losses: list[float] = []
     report = lambda _, loss: losses.append(loss)  # noqa: E731

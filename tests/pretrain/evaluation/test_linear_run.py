@@ -18,9 +18,9 @@ import torch
 from detectron2.utils import comm
 
 from common.training.distributed import launch
+from pretrain.data.sampler import ResumableBatchSampler
 from pretrain.evaluation import linear
 from pretrain.evaluation.config import load_evaluation_config
-from pretrain.evaluation.labelled_images import EpochPieces
 from pretrain.evaluation.linear import DatasetShard, LinearProbe, build_classifier
 from tests.pretrain.evaluation.conftest import SMALL_LINEAR
 
@@ -145,12 +145,13 @@ def fit(out: Path) -> None:
     cfg = load_evaluation_config(recipe, "linear", overrides=overrides)
     features = torch.randn(22, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(22) % 3
-    pieces = EpochPieces(22, 7, 0, 0, 8, comm.get_rank(), comm.get_world_size())
-    batches = linear.cached_features(features.numpy(), SimpleNamespace(labels=labels), pieces, torch.device("cpu"))  # type: ignore[arg-type]
+    ranks = {"rank": comm.get_rank(), "world_size": comm.get_world_size()}
+    sampler = ResumableBatchSampler(22, 7, 0, start=0, stop=8, drop_last=False, **ranks)
+    batches = linear.cached_features(features.numpy(), SimpleNamespace(labels=labels), sampler, torch.device("cpu"))  # type: ignore[arg-type]
     share = DatasetShard(
         features[comm.get_rank() :: comm.get_world_size()], labels[comm.get_rank() :: comm.get_world_size()]
     )
-    probe = LinearProbe(build_classifier(5, 3, 0).double(), cfg.LINEAR, pieces, batches, share)
+    probe = LinearProbe(build_classifier(5, 3, 0).double(), cfg.LINEAR, sampler=sampler, batches=batches, test=share)
     probe.fit(save=lambda: None, period=0, stop_requested=lambda: False, report=lambda *_: None)
     if comm.get_rank() == 0:
         torch.save({"state": probe.classifier.state_dict(), "history": probe.progress.history}, out)
@@ -167,17 +168,21 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         assert mine == pytest.approx(other, rel=1e-12)
 
 
+def sampled(start: int = 0, rank: int = 0, world_size: int = 1) -> ResumableBatchSampler:
+    return ResumableBatchSampler(22, 7, 3, start=start, stop=8, rank=rank, world_size=world_size, drop_last=False)
+
+
 def test_batches_hold_every_image_once_per_epoch_for_any_number_of_processes() -> None:
-    whole = list(EpochPieces(22, 7, 3, 0, 8))
+    whole = list(sampled())
     assert [len(piece) for piece in whole] == [7, 7, 7, 1] * 2
     for epoch in (0, 1):
         assert sorted(i for piece in whole for e, i in piece if e == epoch) == list(range(22))
     assert [i for p in whole[:4] for _, i in p] != [i for p in whole[4:] for _, i in p]
-    parts = [list(EpochPieces(22, 7, 3, 0, 8, r, 3)) for r in range(3)]
+    parts = [list(sampled(rank=r, world_size=3)) for r in range(3)]
     for step, piece in enumerate(whole):
         assert sorted(piece) == sorted(sample for part in parts for sample in part[step])
-    assert list(EpochPieces(22, 7, 3, 5, 8)) == whole[5:]
-    assert [EpochPieces(22, 7, 3, 0, 8).size(step) for step in range(8)] == [len(piece) for piece in whole]
+    assert list(sampled(start=5)) == whole[5:]
+    assert [sampled().step_size(step) for step in range(8)] == [len(piece) for piece in whole]
 
 
 @pytest.mark.slow
