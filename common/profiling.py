@@ -1,4 +1,4 @@
-"""`--profile`: some steps of a training under torch.profiler, which changes nothing that they compute."""
+"""`--profile`: run some training steps under torch.profiler and summarize where their time went."""
 
 from __future__ import annotations
 
@@ -7,34 +7,41 @@ import contextlib
 import json
 import os
 import resource
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError
 from common.files import atomic_write, write_text
-from common.trace import BACKWARD, DATA, FORWARD, STEP, breakdown, render
 
 if TYPE_CHECKING:
     import torch
 
 WARM_UP, STEPS = 5, 10
-"""Steps before the profile begins (kernels are chosen, memory is taken, loaders start), and how many it has."""
+"""Steps before the profile (kernel selection, memory allocation, start of the loaders), and its default length."""
 FOLDER, TRACE, SUMMARY = "profile", "trace.json", "summary.txt"
 HELP = (
-    f"profile N steps (default: {STEPS}), after {WARM_UP} of warm-up, with torch.profiler: a chrome trace and a "
-    f"summary in DIR/{FOLDER}; the run computes what it would without"
+    f"profile N steps (default: {STEPS}) after {WARM_UP} of warm-up with torch.profiler: a chrome trace and a "
+    f"summary in DIR/{FOLDER}; the results of the run do not change"
 )
+STEP = "profiled step"
+DATA, FORWARD, BACKWARD, OPTIMISER, OTHER = "data", "forward", "backward", "optimiser", "other"
+PHASES = (DATA, FORWARD, BACKWARD, OPTIMISER)
+"""Consecutive parts of a step; this module marks the first three in the trace, torch marks the last."""
+COMMUNICATION = "communication"
+
+Interval = tuple[float, float]
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:
-    """Give a trainer's command line `--profile [N]`: 0 steps without it, STEPS with it alone."""
-    parser.add_argument("--profile", type=_count, nargs="?", const=STEPS, default=0, metavar="N", help=HELP)
+    """Add `--profile [N]`: 0 steps without the option, `STEPS` without N."""
+    parser.add_argument("--profile", type=_step_count, nargs="?", const=STEPS, default=0, metavar="N", help=HELP)
 
 
-def _count(text: str) -> int:
+def _step_count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no number of steps; write --profile {STEPS}, or --profile before another option"
@@ -43,14 +50,10 @@ def _count(text: str) -> int:
 
 
 def require_steps(steps: int, left: int) -> None:
-    """See that a run is long enough to be profiled.
-
-    Args:
-        steps: how many are to be profiled; 0 asks for none.
-        left: how many the run still makes.
+    """Check that the `left` steps of a run suffice to profile `steps` of them; 0 profiles none.
 
     Raises:
-        UserError: it makes too few.
+        UserError: the run is too short.
     """
     if steps and left < WARM_UP + steps:
         remedy = f"ask for --profile {left - WARM_UP} at most" if left > WARM_UP else "profile a longer run"
@@ -58,92 +61,89 @@ def require_steps(steps: int, left: int) -> None:
 
 
 class Profile:
-    """The profile of the steps of one process.
+    """Profile of some training steps of one process.
 
     Args:
         folder: the run's folder.
-        steps: how many steps.
-        device: what trains.
-        say: where the summary goes, besides its file.
+        steps: number of steps.
+        device: the training device.
+        log: receives the summary, which is also written to a file.
     """
 
-    def __init__(self, folder: Path, steps: int, device: torch.device, say: Callable[[str], None]) -> None:
-        self.folder, self.steps, self.device, self.say = folder / FOLDER, steps, device, say
+    def __init__(self, folder: Path, steps: int, device: torch.device, log: Callable[[str], None]) -> None:
+        self.folder, self.steps, self.device, self.log = folder / FOLDER, steps, device, log
         self.done = 0
         self._profiler: Any = None
         self._marks = contextlib.ExitStack()
 
     def before_step(self, iteration: int, model: torch.nn.Module, owner: Any, batches: str) -> None:
-        """Begin where it is time to, and mark the parts of a step that is profiled.
+        """Start the profiler after the warm-up, and mark the parts of a profiled step.
 
         Args:
-            iteration: which step comes.
-            model: whose forward and backward passes are marked.
-            owner, batches: the iterator of batches is this attribute of it; there again after the step.
+            iteration: the step that follows.
+            model: the model whose forward passes are marked.
+            owner, batches: object and name of its attribute that holds the iterator of batches.
         """
         if not WARM_UP <= self.done < WARM_UP + self.steps:
             return
-        import torch
-
         if self._profiler is None:
-            self._begin(iteration)
-        self._marks.enter_context(torch.profiler.record_function(STEP))
-        self._marks.callback(self._wait)
+            self._start(iteration)
+        self._marks.enter_context(_record(STEP))
+        self._marks.callback(self._synchronize)
         source = getattr(owner, batches)
-        setattr(owner, batches, MarkedBatches(source))
+        setattr(owner, batches, _mark_batches(source))
         self._marks.callback(setattr, owner, batches, source)
-        self._marks.enter_context(marked_step(model))
+        self._marks.enter_context(_marked_passes(model))
 
     def after_step(self, iteration: int) -> None:
-        """End the step, and the profile with its last."""
+        """Remove the marks; write the trace and the summary after the last profiled step."""
         self.done += 1
         self._marks.close()
         if self._profiler is not None and self.done == WARM_UP + self.steps:
-            self._end(iteration)
+            self._write(iteration)
 
     def abandon(self) -> None:
-        """The run ends, however it does: nothing is marked any more, and a profile that has begun is dropped."""
+        """Remove the marks and drop an unfinished profile, because the run ends."""
         self._marks.close()
         if self._profiler is not None:
             self._profiler.stop()
             self._profiler = None
 
-    def _wait(self) -> None:
-        """For the device: the kernels of a step belong to it."""
+    def _synchronize(self) -> None:
+        """Wait for the kernels of the step."""
         import torch
 
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def _begin(self, iteration: int) -> None:
+    def _start(self, iteration: int) -> None:
         from torch.profiler import ProfilerActivity, profile
 
-        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its own notes on stderr
-        self._wait()
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences Kineto's messages on stderr
+        self._synchronize()
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.device.type == "cuda" else [])]
         self.first, self._profiler = iteration, profile(activities=activities)
         self._profiler.start()
 
-    def _end(self, last: int) -> None:
+    def _write(self, last: int) -> None:
         profiler, self._profiler = self._profiler, None
         profiler.stop()
         trace = self.folder / TRACE
         with tempfile.TemporaryDirectory() as scratch:
-            file = Path(scratch) / TRACE
-            profiler.export_chrome_trace(str(file))
-            events = json.loads(file.read_text(encoding="utf-8"))["traceEvents"]
-            with atomic_write(trace) as stream, file.open("rb") as source:
-                shutil.copyfileobj(source, stream)
+            profiler.export_chrome_trace(str(Path(scratch) / TRACE))
+            content = (Path(scratch) / TRACE).read_bytes()
+        with atomic_write(trace) as stream:
+            stream.write(content)
+        table = render(breakdown(json.loads(content)["traceEvents"]))
         text = (
-            f"profile of {self.steps} steps, iterations {self.first} to {last}\n{render(breakdown(events))}\n"
-            f"peak memory {_peak(self.device)}\n{trace}: open it in ui.perfetto.dev or chrome://tracing"
+            f"profile of {self.steps} steps, iterations {self.first} to {last}\n{table}\n"
+            f"peak memory {_peak_memory(self.device)}\n{trace}: open it in ui.perfetto.dev or chrome://tracing"
         )
         write_text(self.folder / SUMMARY, text + "\n")
-        self.say(text)
+        self.log(text)
 
 
-def _peak(device: torch.device) -> str:
-    """The most memory that was taken since the process began."""
+def _peak_memory(device: torch.device) -> str:
     if device.type == "cuda":
         import torch
 
@@ -151,21 +151,27 @@ def _peak(device: torch.device) -> str:
     return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB of this process"
 
 
-@contextlib.contextmanager
-def marked_step(model: torch.nn.Module) -> Iterator[None]:
-    """Mark the forward passes of `model` and all backward passes while the block runs."""
+def _record(name: str) -> Any:
     import torch
 
-    forward = Span(FORWARD)
+    return torch.profiler.record_function(name if name == STEP else f"{STEP}: {name}")
+
+
+@contextlib.contextmanager
+def _marked_passes(model: torch.nn.Module) -> Iterator[None]:
+    """Mark the forward passes of `model` and all backward passes."""
+    import torch
+
+    forward = contextlib.ExitStack()
     handles = [
-        model.register_forward_pre_hook(lambda _module, _args: forward.open()),
+        model.register_forward_pre_hook(lambda _module, _args: forward.enter_context(_record(FORWARD)) and None),
         model.register_forward_hook(lambda _module, _args, _output: forward.close(), always_call=True),
     ]
     backward = torch.autograd.backward
 
-    def marked(*args: Any, **more: Any) -> None:
-        with torch.profiler.record_function(f"{STEP}: {BACKWARD}"):
-            backward(*args, **more)
+    def marked(*args: Any, **kwargs: Any) -> None:
+        with _record(BACKWARD):
+            backward(*args, **kwargs)
 
     torch.autograd.backward = marked
     try:
@@ -176,40 +182,135 @@ def marked_step(model: torch.nn.Module) -> Iterator[None]:
             handle.remove()
 
 
-class Span:
-    """A mark in the trace that is opened in one place and closed in another."""
-
-    def __init__(self, name: str) -> None:
-        self.name = f"{STEP}: {name}"
-        self._open: Any = None
-
-    def open(self) -> None:
-        """The mark begins."""
-        import torch
-
-        self._open = torch.profiler.record_function(self.name)
-        self._open.__enter__()
-
-    def close(self) -> None:
-        """The mark ends, where it has begun."""
-        if self._open is not None:
-            self._open.__exit__(None, None, None)
-            self._open = None
+def _mark_batches(batches: Iterator[Any]) -> Iterator[Any]:
+    while True:
+        with _record(DATA):
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+        yield batch
 
 
-class MarkedBatches:
-    """An iterator whose `next` is marked as data."""
+@dataclass(frozen=True)
+class Part:
+    """Time of one part of a step, in milliseconds per step.
 
-    def __init__(self, batches: Iterator[Any]) -> None:
-        self.batches = batches
+    Attributes:
+        host: on the clock of the training process.
+        device: of the kernels that this part launched; None without a GPU.
+    """
 
-    def __iter__(self) -> Iterator[Any]:
-        """Itself."""
-        return self
+    host: float
+    device: float | None
 
-    def __next__(self) -> Any:
-        """The next batch."""
-        import torch
 
-        with torch.profiler.record_function(f"{STEP}: {DATA}"):
-            return next(self.batches)
+@dataclass(frozen=True)
+class Breakdown:
+    """Time of the profiled steps.
+
+    Attributes:
+        steps: number of steps.
+        step: the whole step; its device time shows how busy the GPU was, where kernels do not run concurrently.
+        parts: `PHASES` and `OTHER`, which add up to the step's host time, and `COMMUNICATION`, which overlaps them.
+    """
+
+    steps: int
+    step: Part
+    parts: dict[str, Part]
+
+
+def breakdown(events: Iterable[dict[str, Any]]) -> Breakdown:
+    """Compute the time of each part from a chrome trace (`traceEvents` of torch.profiler; times in microseconds).
+
+    A kernel belongs to the part during which it was launched, on any thread: the kernels of the backward pass are
+    launched by autograd's threads while the training thread waits.
+
+    Raises:
+        ValueError: no step is marked.
+    """
+    spans = [event for event in events if event.get("ph") == "X"]
+    marks: dict[str, list[Interval]] = {name: [] for name in (STEP, *PHASES)}
+    for span in spans:
+        name = str(span.get("name", "")).removeprefix(f"{STEP}: ")
+        name = OPTIMISER if name.startswith("Optimizer.step#") else name
+        if span.get("cat") == "user_annotation" and name in marks:
+            marks[name].append(_interval(span))
+    steps = marks.pop(STEP)
+    if not steps:
+        raise ValueError("the trace marks no step")
+    host = {name: _length(marks[name]) for name in PHASES}
+    host[OTHER] = _length(steps) - sum(host.values())
+    collectives = [_interval(span) for span in spans if str(span.get("name", "")).startswith(("nccl:", "gloo:"))]
+    host[COMMUNICATION] = _length(_overlap(_union(collectives), steps))
+    device = _device_times(spans, marks)
+
+    def part(host_time: float, device_time: float) -> Part:
+        scale = len(steps) * 1000
+        return Part(host_time / scale, None if device is None else device_time / scale)
+
+    parts = {name: part(time, (device or {}).get(name, 0.0)) for name, time in host.items()}
+    return Breakdown(len(steps), part(_length(steps), sum((device or {}).values())), parts)
+
+
+def _interval(span: dict[str, Any]) -> Interval:
+    return float(span["ts"]), float(span["ts"]) + float(span.get("dur", 0))
+
+
+def _length(intervals: Iterable[Interval]) -> float:
+    return sum(end - start for start, end in intervals)
+
+
+def _union(intervals: Iterable[Interval]) -> list[Interval]:
+    merged: list[Interval] = []
+    for start, end in sorted(intervals):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(end, merged[-1][1])
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def _overlap(intervals: Sequence[Interval], limits: Sequence[Interval]) -> list[Interval]:
+    pieces = ((max(start, low), min(end, high)) for start, end in intervals for low, high in limits)
+    return [(start, end) for start, end in pieces if start < end]
+
+
+def _device_times(spans: Sequence[dict[str, Any]], marks: dict[str, list[Interval]]) -> dict[str, float] | None:
+    """Microseconds of GPU work by part; None where the trace has no GPU."""
+    work = [span for span in spans if span.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")]
+    if not work:
+        return None
+    launches = [span for span in spans if span.get("cat") in ("cuda_runtime", "cuda_driver")]
+    launched = {_correlation(span): float(span["ts"]) for span in launches}
+    windows = sorted((start, end, name) for name, found in marks.items() for start, end in found)
+    times: dict[str, float] = {}
+    for span in work:
+        is_nccl = "nccl" in str(span.get("name", "")).lower()
+        part = COMMUNICATION if is_nccl else _part_at(launched.get(_correlation(span)), windows)
+        times[part] = times.get(part, 0.0) + float(span.get("dur", 0))
+    return times
+
+
+def _correlation(span: dict[str, Any]) -> Any:
+    return span.get("args", {}).get("correlation")
+
+
+def _part_at(moment: float | None, windows: Sequence[tuple[float, float, str]]) -> str:
+    """The part of the step that contains a moment of the host's clock."""
+    if moment is None:
+        return OTHER
+    index = bisect_right(windows, moment, key=lambda window: window[0]) - 1
+    return windows[index][2] if index >= 0 and moment <= windows[index][1] else OTHER
+
+
+def render(found: Breakdown) -> str:
+    """The breakdown as a small text table."""
+    gpu = found.step.device is not None
+    lines = [f"{'':13s} {'ms a step':>9s}  {'share':>5s}" + (f"  {'GPU ms':>8s}  {'GPU share':>9s}" if gpu else "")]
+    for name, part in (*found.parts.items(), ("step", found.step)):
+        line = f"{name:13s} {part.host:9.2f}  {part.host / found.step.host:5.0%}"
+        if part.device is not None:
+            line += f"  {part.device:8.2f}  {part.device / found.step.host:9.0%}"
+        lines.append(line + ("  (overlaps the others)" if name == COMMUNICATION and part.host else ""))
+    return "\n".join(lines)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from common import profiling
-from common.trace import BACKWARD, DATA, FORWARD, STEP, breakdown
+from common.profiling import BACKWARD, DATA, FORWARD, STEP, breakdown
 from pretrain.engine.trainer import Trainer
 
 Command = Callable[..., int]

@@ -11,7 +11,7 @@ import torch
 
 from common import profiling
 from common.errors import UserError
-from common.trace import BACKWARD, DATA, FORWARD, STEP, breakdown
+from common.profiling import BACKWARD, DATA, FORWARD, STEP, breakdown
 from transfer.engine.trial import run_trial
 
 

@@ -1,4 +1,4 @@
-"""A trace's numbers, from traces written by hand."""
+"""The breakdown of a profile, from hand-written traces."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from common.trace import BACKWARD, COMMUNICATION, DATA, FORWARD, OPTIMISER, OTHER, STEP, breakdown, render
+from common.profiling import BACKWARD, COMMUNICATION, DATA, FORWARD, OPTIMISER, OTHER, STEP, breakdown, render
 
 Event = dict[str, Any]
 
@@ -16,7 +16,7 @@ def span(name: str, start: float, length: float, cat: str = "user_annotation", t
 
 
 def step(start: float) -> list[Event]:
-    """10 ms: 1 data, 2 forward, 4 backward, 2 optimiser, 1 nobody's."""
+    """10 ms: 1 data, 2 forward, 4 backward, 2 optimiser, 1 other."""
     return [
         span(STEP, start, 10_000),
         span(f"{STEP}: {DATA}", start, 1_000),
@@ -73,7 +73,7 @@ def test_operations_between_processes_count_once_and_within_steps_alone() -> Non
     found = breakdown([*step(0), *operations])
     assert found.parts[COMMUNICATION].host == pytest.approx(2.0)
     assert found.parts[OTHER].host == pytest.approx(1)  # it runs beside them
-    assert "communication      2.00    20%  (within and beside the others)" in render(found)
+    assert "communication      2.00    20%  (overlaps the others)" in render(found)
 
 
 def test_several_forward_and_backward_passes_a_step() -> None:
