@@ -22,9 +22,8 @@ from transfer.engine.detection_data import register_metadata
 from transfer.evaluation.coco_evaluator import HotCOCOEvaluator
 from transfer.evaluation.voc_evaluator import VOCEvaluator
 from transfer.tasks.classes import COCO, VOC
-from transfer.tasks.records import Record
-from transfer.tasks.splits import Split
-from transfer.tasks.task import Dataset, read
+from transfer.tasks.datasets import DatasetDict, Split
+from transfer.tasks.task import Dataset, read_split
 
 Found = list[tuple[dict[str, Any], dict[str, Any]]]
 
@@ -48,7 +47,7 @@ def voc_evaluation(folder: Path, images: int = 400, detections: int = 60) -> Ite
         return _answer(PascalVOCDetectionEvaluator(register_metadata(dataset)), found)["bbox"]
 
     def ours_reading() -> dict[str, float]:
-        return _answer(VOCEvaluator(read(dataset.split, VOC)), found)["bbox"]
+        return _answer(VOCEvaluator(read_split(dataset.split, VOC)), found)["bbox"]
 
     def theirs_reading() -> dict[str, float]:
         pascal_voc_evaluation.parse_rec.cache_clear()
@@ -124,7 +123,7 @@ def random_coco(folder: Path, images: int) -> Dataset:
     }
     file = folder / "instances.json"
     file.write_text(json.dumps(content))
-    return read(Split("bench_coco", "coco", folder, annotations=file), COCO)
+    return read_split(Split("bench_coco", "coco", folder, annotations=file), COCO)
 
 
 def random_coco_detections(dataset: Dataset, count: int, masks: bool) -> Found:
@@ -142,9 +141,9 @@ def random_coco_detections(dataset: Dataset, count: int, masks: bool) -> Found:
     return found
 
 
-def _coco_instances(record: Record, count: int, rng: np.random.Generator) -> Instances:
-    near = np.array([thing.box for thing in record.things]).reshape(-1, 4).repeat(2, axis=0)[:count]
-    labels = np.array([thing.label for thing in record.things], dtype=np.int64).repeat(2)[:count]
+def _coco_instances(record: DatasetDict, count: int, rng: np.random.Generator) -> Instances:
+    near = np.array([thing.box for thing in record.annotations]).reshape(-1, 4).repeat(2, axis=0)[:count]
+    labels = np.array([thing.label for thing in record.annotations], dtype=np.int64).repeat(2)[:count]
     near = near + rng.normal(0, 0.08, near.shape) * near[:, [2, 3, 2, 3]]
     corner = rng.uniform(0, [400, 300], (count - len(near), 2))
     boxes = np.concatenate([near, np.concatenate([corner, np.exp(rng.uniform(2.5, 5, corner.shape))], axis=1)])
@@ -178,7 +177,7 @@ def random_set(folder: Path, images: int) -> Dataset:
         size = "<size><width>500</width><height>375</height></size>"
         things = "".join(_random_object(rng) for _ in range(rng.integers(1, 6)))
         (folder / f"Annotations/{name}.xml").write_text(f"<annotation>{size}{things}</annotation>")
-    return read(Split("bench", "voc", folder, "test", year=2007), VOC)
+    return read_split(Split("bench", "voc", folder, "test", year=2007), VOC)
 
 
 def _random_object(rng: np.random.Generator) -> str:
@@ -197,10 +196,10 @@ def random_detections(dataset: Dataset, count: int) -> Found:
 
 
 def _instances(record: Any, count: int, rng: np.random.Generator) -> Instances:
-    near = np.array([thing.box for thing in record.things]) + rng.normal(0, 5, (len(record.things), 4))
+    near = np.array([thing.box for thing in record.annotations]) + rng.normal(0, 5, (len(record.annotations), 4))
     corner = rng.uniform(0, 250, (count - len(near), 2))
     far = np.concatenate([corner, corner + rng.uniform(10, 120, corner.shape)], axis=1)
-    labels = [thing.label for thing in record.things] + list(rng.integers(0, len(VOC), len(far)))
+    labels = [thing.label for thing in record.annotations] + list(rng.integers(0, len(VOC), len(far)))
     instances = Instances((375, 500))
     instances.pred_boxes = Boxes(torch.tensor(np.concatenate([near, far]), dtype=torch.float32))
     instances.scores = torch.tensor(rng.random(count), dtype=torch.float32)

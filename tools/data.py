@@ -128,8 +128,7 @@ def _toy(args: Namespace) -> int:
 
 def _download(args: Namespace) -> int:
     from transfer.doctor.check import splits_below
-    from transfer.tasks.fetch import fetch
-    from transfer.tasks.public import PUBLIC
+    from transfer.tasks.fetch import PUBLIC, fetch
 
     fetch(args.set, args.root, args.mirror, not args.remove_archives, lambda text: print(text, flush=True))
     tops = {folder.target.split("/")[0] for folder in PUBLIC[args.set]}

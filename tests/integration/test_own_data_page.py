@@ -84,9 +84,13 @@ def test_the_page_is_read_whole() -> None:
     assert len(blocks("yaml")) == 3 and len(blocks("bash")) >= 9
     assert sum(ON in block for block in blocks("bash")) == 1
     options = {"EXTENSION", "YEAR", "COUNT", "ANNOTATIONS", "IMAGE_SET", "FOLDER", "LAYOUT"}
-    from transfer.tasks.splits import _USER_KEYS
+    from common.formats.splits import SplitEntry
 
-    assert set(_USER_KEYS) == options == set(re.findall(r"^\| `([A-Z_]+)` \|", PAGE.read_text(), re.MULTILINE))
+    assert (
+        set(SplitEntry.model_fields)
+        == options
+        == set(re.findall(r"^\| `([A-Z_]+)` \|", PAGE.read_text(), re.MULTILINE))
+    )
 
 
 @pytest.mark.slow

@@ -22,8 +22,8 @@ from tests.archives import files_below, tar, zipped
 from tools.data import main
 from transfer.tasks import fetch as fetching
 from transfer.tasks.classes import BENCHMARK
-from transfer.tasks.public import PUBLIC, Archive, Folder
-from transfer.tasks.splits import PUBLISHED
+from transfer.tasks.datasets import PUBLISHED
+from transfer.tasks.fetch import PUBLIC, Archive, SetFolder
 from transfer.toy.build import Size, build
 
 TRAINVAL, TEST = "VOCtrainval_06-Nov-2007.tar", "VOCtest_06-Nov-2007.tar"
@@ -91,7 +91,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out / "detection"
 
 
-def pinned(folder: Folder, files: dict[str, bytes]) -> Folder:
+def pinned(folder: SetFolder, files: dict[str, bytes]) -> SetFolder:
     """The published folder with the sizes and digests of these files."""
     return replace(
         folder,

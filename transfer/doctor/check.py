@@ -11,9 +11,9 @@ from common.config import load_with_base
 from common.errors import UserError
 from transfer.doctor.data import RECORD, is_there, toy_classes
 from transfer.tasks.classes import BENCHMARK
-from transfer.tasks.images import first, image_faults
-from transfer.tasks.splits import PUBLISHED, Split, data_root, find_split
-from transfer.tasks.task import Dataset, read
+from transfer.tasks.datasets import PUBLISHED, Split, data_root, find_split
+from transfer.tasks.images import abbreviate_faults, image_faults
+from transfer.tasks.task import Dataset, read_split
 
 SHOWN = 20
 """How many faults of one split are told; the rest is counted."""
@@ -102,7 +102,7 @@ def check(asked: Asked, decode: bool = False, workers: int | None = None) -> Che
     """
     faults: list[str] = []
     try:
-        dataset = read(asked.split, asked.classes, asked.counts, faults)
+        dataset = read_split(asked.split, asked.classes, asked.counts, faults)
     except UserError as error:
         return Checked(asked.split, faults=(*faults, str(error)))
     faults += image_faults(dataset.records, decode, workers)
@@ -122,14 +122,14 @@ def _section(content: Mapping[str, Any], key: str, file: Path) -> Mapping[str, A
 
 
 def _counted(dataset: Dataset, faults: tuple[str, ...]) -> Checked:
-    things = [thing for record in dataset.records for thing in record.things]
+    things = [thing for record in dataset.records for thing in record.annotations]
     return Checked(
         dataset.split,
         images=len(dataset.records),
         objects=len(things),
         difficult=sum(thing.difficult for thing in things),
         crowds=sum(thing.crowd for thing in things),
-        empty=sum(not record.things for record in dataset.records),
+        empty=sum(not record.annotations for record in dataset.records),
         faults=faults,
     )
 
@@ -138,7 +138,7 @@ def lines(checked: Checked) -> list[str]:
     """A split in the report: one line, or one a fault."""
     name = f"{checked.split.name:<20}"
     if checked.faults:
-        return [f"broken   {name}  {fault}" for fault in first(checked.faults, SHOWN)]
+        return [f"broken   {name}  {fault}" for fault in abbreviate_faults(checked.faults, SHOWN)]
     special = [f"{n} {what}" for n, what in ((checked.difficult, "difficult"), (checked.crowds, "crowd")) if n]
     objects = f"{checked.objects} objects" + (f" ({', '.join(special)})" if special else "")
     empty = f", {checked.empty} image(s) without any" if checked.empty else ""

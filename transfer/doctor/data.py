@@ -9,7 +9,7 @@ from pathlib import Path
 from common.errors import UserError
 from common.files import read_json
 from transfer.doctor.finding import Finding
-from transfer.tasks.splits import DEFAULT_ROOT, PUBLISHED, ROOT_VARIABLE, Split
+from transfer.tasks.datasets import DEFAULT_ROOT, PUBLISHED, ROOT_VARIABLE, Split
 from transfer.tasks.voc import image_list
 
 DRAW = "python tools/data.py toy datasets/toy"

@@ -20,10 +20,10 @@ from transfer.engine.batch_sampler import DetectionBatchSampler
 from transfer.engine.config import ORDER_OF_WORKERS
 from transfer.engine.seeding import AUGMENT, PRECISE_BN, numpy_seeded
 from transfer.tasks import task as tasks
-from transfer.tasks.records import Record, Thing
+from transfer.tasks.datasets import Annotation, DatasetDict
 
 
-def to_detectron2(record: Record, layout: str) -> dict[str, Any]:
+def to_detectron2(record: DatasetDict, layout: str) -> dict[str, Any]:
     """A record as Detectron2's dataset dict, equal to that of `load_voc_instances` or `load_coco_json`."""
     annotation = _voc_annotation if layout == "voc" else _coco_annotation
     return {
@@ -31,17 +31,17 @@ def to_detectron2(record: Record, layout: str) -> dict[str, Any]:
         "image_id": record.image_id,
         "height": record.height,
         "width": record.width,
-        "annotations": [annotation(thing) for thing in record.things],
+        "annotations": [annotation(thing) for thing in record.annotations],
     }
 
 
-def _voc_annotation(thing: Thing) -> dict[str, Any]:
+def _voc_annotation(thing: Annotation) -> dict[str, Any]:
     x0, y0, x1, y1 = thing.box
     # VOC counts pixels from 1 and includes the last: the whole image is (1, W), in coordinates (0, W).
     return {"category_id": thing.label, "bbox": [x0 - 1.0, y0 - 1.0, x1, y1], "bbox_mode": BoxMode.XYXY_ABS}
 
 
-def _coco_annotation(thing: Thing) -> dict[str, Any]:
+def _coco_annotation(thing: Annotation) -> dict[str, Any]:
     found = {
         "iscrowd": int(thing.crowd),
         "bbox": list(thing.box),

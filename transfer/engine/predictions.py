@@ -19,7 +19,7 @@ from torch.nn.functional import interpolate
 from common.files import atomic_write
 from transfer.engine.detection_data import to_detectron2
 from transfer.engine.seeding import AUGMENT, numpy_seeded
-from transfer.tasks.records import Record
+from transfer.tasks.datasets import DatasetDict
 from transfer.tasks.task import Dataset
 
 FOLDER = "predictions"
@@ -59,15 +59,15 @@ def draw_predictions(model: nn.Module, dataset: Dataset, cfg: CfgNode, folder: P
     return written
 
 
-def chosen(records: list[Record], count: int) -> list[Record]:
+def chosen(records: list[DatasetDict], count: int) -> list[DatasetDict]:
     """`count` images evenly spaced over those that have an object to find (over all, where none has)."""
-    worth = [record for record in records if any(not (thing.crowd or thing.difficult) for thing in record.things)]
+    worth = [record for record in records if any(not (thing.crowd or thing.difficult) for thing in record.annotations)]
     worth = worth or records
     count = min(count, len(worth))
     return [worth[(2 * index + 1) * len(worth) // (2 * count)] for index in range(count)]
 
 
-def picture(record: Record, found: Instances, dataset: Dataset) -> Image.Image:
+def picture(record: DatasetDict, found: Instances, dataset: Dataset) -> Image.Image:
     """The image with detections (solid boxes, filled masks), annotated objects (dashed boxes) and a caption below.
 
     Args:
@@ -85,15 +85,15 @@ def picture(record: Record, found: Instances, dataset: Dataset) -> Image.Image:
     shown = shown[torch.argsort(shown.scores, stable=True)]  # the highest score on top
     _draw_annotations(view, record, dataset, scale)
     _draw_detections(view, shown, dataset, scale)
-    caption = _caption(found, len(shown), len(record.things))
+    caption = _caption(found, len(shown), len(record.annotations))
     points = min(FONT_POINTS, (width - 12) / (0.85 * len(caption)))
     view.draw_text(caption, (6, height + 4), font_size=points, color=ANNOTATED, horizontal_alignment="left")
     return Image.fromarray(view.output.get_image())
 
 
-def _draw_annotations(view: Visualizer, record: Record, dataset: Dataset, scale: float) -> None:
+def _draw_annotations(view: Visualizer, record: DatasetDict, dataset: Dataset, scale: float) -> None:
     entries = to_detectron2(record, dataset.split.layout)["annotations"]
-    for thing, entry in zip(record.things, entries, strict=True):
+    for thing, entry in zip(record.annotations, entries, strict=True):
         corners = BoxMode.convert(list(map(float, entry["bbox"])), entry["bbox_mode"], BoxMode.XYXY_ABS)
         box = [side * scale for side in corners]
         view.draw_box(box, alpha=1, edge_color="black")  # white dashes on black are visible on any image

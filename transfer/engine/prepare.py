@@ -29,9 +29,9 @@ from transfer.engine.guards import check_model, resolve_norm
 from transfer.engine.trial_folder import TrialCheckpoints, check_folder, has_ended, trial_identity
 from transfer.engine.weights import InitialWeights, find_weights
 from transfer.modeling import register
+from transfer.tasks.datasets import data_root
 from transfer.tasks.heldout import HeldOut, hold_out
 from transfer.tasks.images import require_images
-from transfer.tasks.splits import data_root
 from transfer.tasks.task import Task, load_task
 from transfer.weights.converted import apply_preprocessing, detectron2_values
 

@@ -12,8 +12,8 @@ from common.formats.results import RESULT_FILE, TRANSFER, TransferResult
 from transfer.engine.config import flatten_config
 from transfer.engine.guards import images_per_statistic
 from transfer.engine.prepare import PreparedTrial
-from transfer.tasks import heldout
-from transfer.tasks.splits import find_split
+from transfer.tasks.datasets import find_split
+from transfer.tasks.heldout import held_out_name
 
 TOTAL_BATCH = 16
 """The total batch of every published row."""
@@ -109,7 +109,7 @@ def metric(cfg: CfgNode) -> str:
 
 def measured_split(cfg: CfgNode) -> str:
     """The split the metrics are of: the test split, or the part that a search holds out of the training images."""
-    return heldout.name_of(cfg.DATASETS.TRAIN[0]) if cfg.TRANSFER.SELECT_ON == "heldout" else str(cfg.DATASETS.TEST[0])
+    return held_out_name(cfg.DATASETS.TRAIN[0]) if cfg.TRANSFER.SELECT_ON == "heldout" else str(cfg.DATASETS.TEST[0])
 
 
 def comparable(cfg: CfgNode, protocol: CfgNode, processes: int) -> dict[str, Any]:

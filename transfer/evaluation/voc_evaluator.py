@@ -69,7 +69,7 @@ def objects_by_class(dataset: Dataset) -> list[Objects]:
     rows = [
         (thing.label, index, *thing.box, thing.difficult)
         for index, record in enumerate(dataset.records)
-        for thing in record.things
+        for thing in record.annotations
     ]
     table = np.array(rows, dtype=np.float64).reshape(-1, 7)
     found = []

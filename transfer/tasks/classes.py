@@ -1,4 +1,4 @@
-"""The class names of the two benchmarks, in the order their category indices have."""
+"""The class names of the two benchmarks, in the order of their category indices."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VOC = (
     "train",
     "tvmonitor",
 )
-"""PASCAL VOC's 20 classes, in alphabetical order, as its development kit lists them."""
+"""PASCAL VOC's 20 classes, in alphabetical order as in its development kit."""
 
 COCO = (
     "person",
@@ -108,7 +108,7 @@ COCO = (
     "hair drier",
     "toothbrush",
 )
-"""COCO 2017's 80 things, in the order of their category ids (which run to 90, with gaps)."""
+"""COCO 2017's 80 classes, in the order of their category ids (which run to 90, with gaps)."""
 
 BENCHMARK = {"voc": VOC, "coco": COCO}
-"""The class list a layout has unless the task names its own."""
+"""The default class list of each layout."""

@@ -1,8 +1,8 @@
-"""Reading a split in COCO's layout, with every fault named by file and object.
+"""Read a split in COCO's layout; errors name file and object.
 
-The records are what Detectron2's `load_coco_json` yields: images in the order of their ids, annotations in the file's
-order, category ids made contiguous in ascending order, polygons of less than three points dropped, and with them an
-object that has no other.
+The result equals that of Detectron2's `load_coco_json`: images in the order of their ids, annotations in the order of
+the file, category ids made contiguous in ascending order. Polygons of less than three points are dropped, and objects
+without another polygon with them.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from typing import Any
 
 from common.errors import UserError, nearest
 from common.files import read_json
-from transfer.tasks.records import Record, Thing, told
-from transfer.tasks.splits import Split
+from transfer.tasks.datasets import Annotation, DatasetDict, Split, collect_error
 
 SLACK = 5.0
-"""Pixels a box may stand out of its image: annotators' polygons overshoot the edge, and Detectron2 clips them."""
+"""Pixels by which a box may exceed its image: polygons overshoot the edge, and Detectron2 clips them."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +33,18 @@ class Categories:
     labels: Mapping[int, int]
 
 
-def read_coco(split: Split, classes: Sequence[str], faults: list[str] | None = None) -> tuple[list[Record], Categories]:
+def read_coco(
+    split: Split, classes: Sequence[str], faults: list[str] | None = None
+) -> tuple[list[DatasetDict], Categories]:
     """Read every annotation of a split.
 
     Args:
         split: a split of layout `coco`.
         classes: the task's class names; the file must hold exactly these categories.
-        faults: where given, the fault of an image or an object is told here and it is left out, so that all are found.
+        faults: where given, errors are collected here; the images and objects with errors are left out.
 
     Raises:
-        UserError: the file or an image is missing or broken, the categories are others, or an object is not valid.
+        UserError: the file or an image is missing or broken, the categories differ, or an object is not valid.
     """
     assert split.annotations is not None
     content = read_json(split.annotations)
@@ -52,30 +53,30 @@ def read_coco(split: Split, classes: Sequence[str], faults: list[str] | None = N
     )
     categories = _categories(listed, classes, split.annotations)
     objects = _by_image(images, annotations, split.annotations)
-    there = _names(split.folder)
+    existing = _file_names(split.folder)
     records = []
     for image in sorted(images, key=lambda image: image["id"]):
         path = split.folder / image["file_name"]
-        if image["file_name"] not in there and not path.is_file():
+        if image["file_name"] not in existing and not path.is_file():
             lists = f"{path} does not exist, but {split.annotations} lists it"
-            told(UserError(f"{lists}; is the set complete?"), faults)
+            collect_error(UserError(f"{lists}; is the set complete?"), faults)
             continue
-        kept = tuple(_things(objects[image["id"]], image, categories, split.annotations, faults))
-        records.append(Record(str(path), image["id"], image["width"], image["height"], kept))
+        found = tuple(_annotations(objects[image["id"]], image, categories, split.annotations, faults))
+        records.append(DatasetDict(str(path), image["id"], image["width"], image["height"], found))
     return records, categories
 
 
-def _things(
+def _annotations(
     entries: list[dict[str, Any]], image: dict[str, Any], categories: Categories, file: Path, faults: list[str] | None
-) -> Iterator[Thing]:
+) -> Iterator[Annotation]:
     for entry in entries:
         try:
-            thing = _thing(entry, image, categories, file)
+            annotation = _annotation(entry, image, categories, file)
         except UserError as error:
-            told(error, faults)
+            collect_error(error, faults)
             continue
-        if thing is not None:
-            yield thing
+        if annotation is not None:
+            yield annotation
 
 
 def _list_of(content: Any, key: str, file: Path) -> list[dict[str, Any]]:
@@ -88,7 +89,7 @@ def _list_of(content: Any, key: str, file: Path) -> list[dict[str, Any]]:
     return value
 
 
-def _names(folder: Path) -> set[str]:
+def _file_names(folder: Path) -> set[str]:
     try:
         return {file.name for file in folder.iterdir()}
     except OSError as error:
@@ -99,7 +100,7 @@ def _names(folder: Path) -> set[str]:
 
 def _categories(listed: list[dict[str, Any]], classes: Sequence[str], file: Path) -> Categories:
     for index, entry in enumerate(listed):
-        _need(entry, {"id": int, "name": str}, f"{file}, categories[{index}]")
+        _require_keys(entry, {"id": int, "name": str}, f"{file}, categories[{index}]")
     ordered = sorted(listed, key=lambda entry: entry["id"])
     names = tuple(entry["name"] for entry in ordered)
     for name in names:
@@ -121,15 +122,15 @@ def _by_image(
 ) -> dict[int, list[dict[str, Any]]]:
     objects: dict[int, list[dict[str, Any]]] = {}
     for index, image in enumerate(images):
-        _need(image, {"id": int, "file_name": str, "width": int, "height": int}, f"{file}, images[{index}]")
+        _require_keys(image, {"id": int, "file_name": str, "width": int, "height": int}, f"{file}, images[{index}]")
         if image["id"] in objects:
             raise UserError(f"{file}, images[{index}]: the id {image['id']} is used twice")
         objects[image["id"]] = []
     seen: set[int] = set()
     for index, entry in enumerate(annotations):
         where = f"{file}, annotations[{index}]"
-        _need(entry, {"id": int, "image_id": int, "category_id": int, "bbox": list}, where)
-        _need_for_the_metric(entry, where)
+        _require_keys(entry, {"id": int, "image_id": int, "category_id": int, "bbox": list}, where)
+        _require_metric_keys(entry, where)
         if entry["image_id"] not in objects:
             raise UserError(f"{where} (id {entry['id']}): no image has the id {entry['image_id']}")
         if entry["id"] in seen:
@@ -139,26 +140,26 @@ def _by_image(
     return objects
 
 
-def _need(entry: Any, keys: Mapping[str, type], where: str) -> None:
+def _require_keys(entry: Any, keys: Mapping[str, type], where: str) -> None:
     for key, kind in keys.items():
         if not isinstance(entry, dict) or not isinstance(entry.get(key), kind):
             found = entry.get(key) if isinstance(entry, dict) else entry
             raise UserError(f"{where}: {key} must be of type {kind.__name__}, not {found!r}")
 
 
-def _need_for_the_metric(entry: dict[str, Any], where: str) -> None:
-    """COCO's metric asks each object's area and whether it is a crowd; without them it ends in a KeyError."""
+def _require_metric_keys(entry: dict[str, Any], where: str) -> None:
+    """Check the keys that COCO's metric reads; without them pycocotools raises a KeyError."""
     area, crowd = entry.get("area"), entry.get("iscrowd")
     if not isinstance(area, (int, float)) or isinstance(area, bool) or area < 0:
-        said = "it has none" if area is None else f"not {area!r}"
-        raise UserError(f"{where}: area must be the object's pixels, 0 or more, {said}; COCO's metric needs it")
+        found = "it has none" if area is None else f"not {area!r}"
+        raise UserError(f"{where}: area must be the object's pixels, 0 or more, {found}; COCO's metric needs it")
     if crowd not in (0, 1):
-        said = "it has none" if crowd is None else f"not {crowd!r}"
-        raise UserError(f"{where}: iscrowd must be 0 or 1, {said}; COCO's metric needs it (0 for a single object)")
+        found = "it has none" if crowd is None else f"not {crowd!r}"
+        raise UserError(f"{where}: iscrowd must be 0 or 1, {found}; COCO's metric needs it (0 for a single object)")
 
 
-def _thing(entry: dict[str, Any], image: dict[str, Any], categories: Categories, file: Path) -> Thing | None:
-    """One annotation as a thing; None for one whose polygons all have less than three points."""
+def _annotation(entry: dict[str, Any], image: dict[str, Any], categories: Categories, file: Path) -> Annotation | None:
+    """Convert one annotation; None where all its polygons have less than three points."""
     where = f"{file}, annotation {entry['id']}"
     if entry["category_id"] not in categories.labels:
         raise UserError(f"{where}: no category has the id {entry['category_id']}")
@@ -169,7 +170,7 @@ def _thing(entry: dict[str, Any], image: dict[str, Any], categories: Categories,
         if not segmentation:
             return None
     label = categories.labels[entry["category_id"]]
-    return Thing(label, box, crowd=entry["iscrowd"] == 1, segmentation=segmentation or None)
+    return Annotation(label, box, crowd=entry["iscrowd"] == 1, segmentation=segmentation or None)
 
 
 def _box(box: list[float], image: dict[str, Any], where: str) -> tuple[float, float, float, float]:
@@ -183,7 +184,7 @@ def _box(box: list[float], image: dict[str, Any], where: str) -> tuple[float, fl
         size = f"{image['width']} × {image['height']}"
         raise UserError(
             f"{where}: bbox {box} is outside its image {image['file_name']} ({size}) or has a negative side; "
-            "mend or remove it"
+            "correct or remove it"
         )
     return x, y, width, height
 

@@ -1,49 +1,140 @@
-"""Fetching a public set: download, verify, unpack beside, rename into place; asked again, only what is missing."""
+"""Fetch a public set: download, verify, unpack next to the target, rename; a second call fetches what is missing.
+
+Sources. URLs and MD5 of VOC: torchvision 0.29.1, datasets/voc.py. URLs and MD5 of COCO: PaddlePaddle/PaddleDetection,
+ppdet/utils/download.py at 005e0ff8. Sizes: tensorflow/datasets, url_checksums/voc.txt and coco.txt at 333639b3 (VOC's
+there are those of a mirror's files of the same names).
+"""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import lzma
 import os
 import shutil
+import tarfile
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
 
 from common.console import Progress, megabytes
 from common.errors import UserError, nearest
 from common.files import md5_of
-from transfer.tasks.public import PUBLIC, Archive, Folder
-from transfer.tasks.unpack import unpack, unpacked_bytes
 from transfer.weights.download import download
 
+_VOC = "https://thor.robots.ox.ac.uk/pascal/VOC"
+_COCO = "http://images.cocodataset.org"
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A published archive.
+
+    Attributes:
+        url: its published address.
+        bytes: its size.
+        md5: its digest, in hex.
+    """
+
+    url: str
+    bytes: int
+    md5: str
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.url.rsplit("/", 1)[1]
+
+
+@dataclass(frozen=True)
+class SetFolder:
+    """A folder of the data root that is created as a whole.
+
+    Attributes:
+        target: its path below the data root.
+        inside: the path of its content inside the archives.
+        archives: the archives it is unpacked from.
+    """
+
+    target: str
+    inside: str
+    archives: tuple[Archive, ...]
+
+
+PUBLIC: dict[str, tuple[SetFolder, ...]] = {
+    "voc2007": (
+        SetFolder(
+            "VOC2007",
+            "VOCdevkit/VOC2007",
+            (
+                Archive(f"{_VOC}/voc2007/VOCtrainval_06-Nov-2007.tar", 460032000, "c52e279531787c972589f7e41ab4ae64"),
+                Archive(f"{_VOC}/voc2007/VOCtest_06-Nov-2007.tar", 451020800, "b6e924de25625d8de591ea690078ad9f"),
+            ),
+        ),
+    ),
+    "voc2012": (
+        SetFolder(
+            "VOC2012",
+            "VOCdevkit/VOC2012",
+            (Archive(f"{_VOC}/voc2012/VOCtrainval_11-May-2012.tar", 1999639040, "6cd6e144f989b92b3379bac3b3de84fd"),),
+        ),
+    ),
+    "coco": (
+        SetFolder(
+            "coco/annotations",
+            "annotations",
+            (
+                Archive(
+                    f"{_COCO}/annotations/annotations_trainval2017.zip", 252907541, "f4bbac642086de4f52a3fdda2de5fa2c"
+                ),
+            ),
+        ),
+        SetFolder(
+            "coco/val2017",
+            "val2017",
+            (Archive(f"{_COCO}/zips/val2017.zip", 815585330, "442b8da7639aecaf257c1dceb8ba8c80"),),
+        ),
+        SetFolder(
+            "coco/train2017",
+            "train2017",
+            (Archive(f"{_COCO}/zips/train2017.zip", 19336861798, "cced6f7f71b7629ddf16f17bbcfab6b2"),),
+        ),
+    ),
+}
+"""The sets of `tools/data.py download`, by name."""
+
 ARCHIVES = ".archives"
-"""The folder below the data root that keeps what was downloaded."""
+"""Folder of the downloaded archives below the data root."""
 STAGING = ".unpacking"
-"""The folder below the data root where a folder is unpacked before it is renamed into place."""
+"""Folder below the data root where archives are unpacked before the rename."""
 SPARE = 1 << 28
-"""Bytes that are to stay free."""
+"""Bytes that must stay free."""
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
-def fetch(name: str, root: Path, mirror: str | None = None, keep: bool = True, say: Say = lambda _: None) -> list[str]:
-    """Bring one public set below a data root.
+def fetch(name: str, root: Path, mirror: str | None = None, keep: bool = True, log: Log = lambda _: None) -> list[str]:
+    """Download and unpack one public set below a data root.
 
-    A folder that is there already is left alone. Archives are kept below `root/.archives`, where one that was brought
-    by hand serves, too.
+    An existing folder is left unchanged. Archives are stored in `root/.archives`; one that was copied there by hand is
+    used, too.
 
     Args:
         name: `voc2007`, `voc2012` or `coco`.
         root: the data root.
-        mirror: a URL under which the archives lie by their names; None: where they are published.
-        keep: keep the archives once they are unpacked.
-        say: told what is being done, a line each.
+        mirror: URL of a folder with the archives; None: their published addresses.
+        keep: keep the archives after they are unpacked.
+        log: receives lines of progress.
 
     Returns:
-        The folders that were made.
+        The folders that were created.
 
     Raises:
-        UserError: no such set, no room, the server fails, or the bytes are not the published ones.
+        UserError: no such set, too little space, the server fails, or the bytes differ from the published ones.
     """
     if name not in PUBLIC:
         raise UserError(f"download {name}: no such set; {nearest(name, PUBLIC)}")
@@ -52,39 +143,41 @@ def fetch(name: str, root: Path, mirror: str | None = None, keep: bool = True, s
         missing = [folder for folder in PUBLIC[name] if not (root / folder.target).exists()]
         for folder in PUBLIC[name]:
             if folder not in missing:
-                say(f"{root / folder.target} is there already; nothing in it is touched")
-        _require_room(root, sum(_to_come(root, folder) for folder in missing), f"downloading and unpacking {name}")
+                log(f"{root / folder.target} exists already and is left unchanged")
+        _require_space(
+            root, sum(_estimate_bytes(root, folder) for folder in missing), f"downloading and unpacking {name}"
+        )
         for folder in missing:
-            archives = [_archive(archive, root, mirror, say) for archive in folder.archives]
-            _place(folder, archives, root, say)
+            archives = [_archive(archive, root, mirror, log) for archive in folder.archives]
+            _place(folder, archives, root, log)
             made.append(folder.target)
             if not keep:
                 for archive in archives:
                     archive.unlink()
-                    say(f"removed {archive}")
+                    log(f"removed {archive}")
     return made
 
 
-def _archive(archive: Archive, root: Path, mirror: str | None, say: Say) -> Path:
-    """The verified archive, downloaded where it is not there."""
+def _archive(archive: Archive, root: Path, mirror: str | None, log: Log) -> Path:
+    """Download an archive unless it exists, and verify it."""
     file = root / ARCHIVES / archive.name
     url = archive.url if mirror is None else f"{mirror.rstrip('/')}/{archive.name}"
-    brought = file.exists()
-    if not brought:
-        say(f"downloading {url}")
+    existed = file.exists()
+    if not existed:
+        log(f"downloading {url}")
         download(url, file, megabytes(archive.name))
     fault = _fault(archive, file)
-    if fault and brought:
-        raise UserError(f"{file} {fault}; remove it, then ask again")
+    if fault and existed:
+        raise UserError(f"{file} {fault}; remove it and run the command again")
     if fault:
         file.unlink()
-        raise UserError(f"{url} {fault}; nothing of it is kept: ask again, or another --mirror")
-    say(f"{archive.name}: MD5 {archive.md5}, as published")
+        raise UserError(f"{url} {fault}; it was removed: run the command again, or give another --mirror")
+    log(f"{archive.name}: MD5 {archive.md5}, as published")
     return file
 
 
 def _fault(archive: Archive, file: Path) -> str:
-    """How a file differs from the published one; empty where it does not."""
+    """How a file differs from the published one; an empty string where it does not."""
     size = file.stat().st_size
     if size != archive.bytes:
         return f"has {size} bytes, published are {archive.bytes}"
@@ -92,14 +185,14 @@ def _fault(archive: Archive, file: Path) -> str:
     return "" if digest == archive.md5 else f"has the MD5 {digest}, published is {archive.md5}"
 
 
-def _place(folder: Folder, archives: list[Path], root: Path, say: Say) -> None:
-    """Unpack beside, flush, and rename: the folder appears whole or not at all."""
+def _place(folder: SetFolder, archives: list[Path], root: Path, log: Log) -> None:
+    """Unpack next to the target, flush and rename, so that the folder is complete or missing."""
     staging = root / STAGING / folder.target
-    if staging.exists():  # of a run that was killed
+    if staging.exists():  # left by a killed run
         shutil.rmtree(staging)
     total = sum(unpacked_bytes(archive, folder.inside) for archive in archives)
-    _require_room(root, total, f"unpacking {folder.target}")
-    say(f"unpacking {', '.join(archive.name for archive in archives)}")
+    _require_space(root, total, f"unpacking {folder.target}")
+    log(f"unpacking {', '.join(archive.name for archive in archives)}")
     progress = Progress(total // 1_000_000 or 1, f"{folder.target}, MB")
     done = 0
 
@@ -113,34 +206,36 @@ def _place(folder: Folder, archives: list[Path], root: Path, say: Say) -> None:
     target = root / folder.target
     target.parent.mkdir(parents=True, exist_ok=True)
     staging.rename(target)
-    with contextlib.suppress(OSError):  # not empty: another folder of the set is still to come
+    with contextlib.suppress(OSError):  # not empty while another folder of the set is missing
         staging.parent.rmdir()
         (root / STAGING).rmdir()
-    say(f"{target}: {files} files")
+    log(f"{target}: {files} files")
 
 
-def _to_come(root: Path, folder: Folder) -> int:
-    """Bytes that a folder's download and unpacking will take, as far as its archives' sizes tell.
+def _estimate_bytes(root: Path, folder: SetFolder) -> int:
+    """Estimate the bytes that the download and the unpacked folder need.
 
-    Images do not shrink in an archive, so unpacked they need about as much again; what they need exactly is looked up
-    before they are unpacked.
+    Images are hardly compressed in an archive, so they need about the same again; the exact number is checked before
+    they are unpacked.
     """
     unpacked = sum(archive.bytes for archive in folder.archives)
-    return unpacked + sum(archive.bytes - _there(root / ARCHIVES / archive.name) for archive in folder.archives)
+    return unpacked + sum(
+        archive.bytes - _downloaded_bytes(root / ARCHIVES / archive.name) for archive in folder.archives
+    )
 
 
-def _there(file: Path) -> int:
+def _downloaded_bytes(file: Path) -> int:
     part = file.with_name(file.name + ".part")
     found = file if file.exists() else part
     return found.stat().st_size if found.exists() else 0
 
 
-def _require_room(root: Path, needed: int, what: str) -> None:
+def _require_space(root: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(root).free
     if needed and needed + SPARE > free:
         raise UserError(
             f"{what} needs {_gigabytes(needed)} GB below {root}, {_gigabytes(free)} GB are free; "
-            "make room or give another ROOT"
+            "free some space or give another ROOT"
         )
 
 
@@ -150,12 +245,108 @@ def _gigabytes(size: int) -> str:
 
 @contextlib.contextmanager
 def _locked(root: Path) -> Iterator[None]:
-    """One fetch at a time below a data root."""
+    """Allow one fetch at a time below a data root."""
     try:
         (root / ARCHIVES).mkdir(parents=True, exist_ok=True)
         stream = open(root / ARCHIVES / ".lock", "w")  # noqa: SIM115 (closed below)
     except OSError as error:
         raise UserError(f"cannot write below {root}: {error.strerror}; choose another ROOT") from error
     with stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)  # let go when the file is closed, and by the kernel after a kill
+        fcntl.flock(stream, fcntl.LOCK_EX)  # released when the file is closed, also after a kill
         yield
+
+
+Member = tuple[PurePosixPath, int, Callable[[], IO[bytes]]]
+"""A regular file: its path inside the archive, its size, and what opens it."""
+BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
+"""Exceptions of the standard library for truncated, damaged or invalid archives."""
+
+
+def unpacked_bytes(archive: Path, inside: str) -> int:
+    """Sum of the sizes of the files below `inside`.
+
+    Raises:
+        UserError: the archive is truncated or damaged.
+    """
+    return sum(size for _, size, _ in _members(archive, inside))
+
+
+def unpack(archive: Path, inside: str, target: Path, report: Callable[[int], None] | None = None) -> int:
+    """Unpack the regular files below `inside` into `target`; links and special files are skipped.
+
+    Args:
+        archive: a `.tar` (also compressed) or a `.zip`.
+        inside: a folder of the archive.
+        target: the folder to write.
+        report: called with the bytes of each file written.
+
+    Returns:
+        Number of files written.
+
+    Raises:
+        UserError: the archive is damaged, has no such folder or a path that leads out of it, or the disk is full.
+    """
+    count = 0
+    for path, size, opened in _members(archive, inside):
+        place = target / path
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with closing(opened()) as source, open(place, "wb") as stream:
+                shutil.copyfileobj(source, stream, 1 << 20)
+                written = stream.tell()
+        except BROKEN as error:
+            raise _broken(archive, error) from error
+        except OSError as error:
+            raise UserError(
+                f"cannot write {place}: {error.strerror or error}; free some space and run the command again"
+            ) from error
+        if written != size:
+            raise UserError(f"{archive}: {path} should have {size} bytes and has {written}; fetch the archive again")
+        count += 1
+        if report:
+            report(size)
+    if not count:
+        raise UserError(f"{archive} holds no files below {inside}/; is it the right archive?")
+    return count
+
+
+def _members(archive: Path, inside: str) -> Iterator[Member]:
+    """The regular files below `inside`, their paths relative to it."""
+    try:
+        yield from _zip_members(archive, inside) if archive.suffix == ".zip" else _tar_members(archive, inside)
+    except BROKEN as error:
+        raise _broken(archive, error) from error
+
+
+def _tar_members(archive: Path, inside: str) -> Iterator[Member]:
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            path = _below(member.name, inside, archive)
+            if path is not None and member.isfile():
+                yield path, member.size, lambda member=member: tar.extractfile(member)  # type: ignore[misc]
+
+
+def _zip_members(archive: Path, inside: str) -> Iterator[Member]:
+    with zipfile.ZipFile(archive) as packed:
+        for member in packed.infolist():
+            path = _below(member.filename, inside, archive)
+            kind = member.external_attr >> 28  # 0o10 is a regular file, 0 where the archive was not made on Unix
+            if path is not None and not member.is_dir() and kind in (0, 0o10):
+                yield path, member.file_size, lambda member=member: packed.open(member)  # type: ignore[misc]
+
+
+def _below(name: str, inside: str, archive: Path) -> PurePosixPath | None:
+    """A member's path relative to `inside`; None for one that is elsewhere.
+
+    Raises:
+        UserError: it is absolute or leads upwards.
+    """
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise UserError(f"{archive}: the member {name!r} leads out of the archive; it is not unpacked")
+    top = PurePosixPath(inside)
+    return path.relative_to(top) if top in path.parents else None
+
+
+def _broken(archive: Path, error: Exception) -> UserError:
+    return UserError(f"{archive} is not a complete archive ({' '.join(str(error).split())}); fetch it again")

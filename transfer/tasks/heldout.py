@@ -1,8 +1,8 @@
-"""A part of the training images held out to choose a learning rate on, so that the test split decides nothing.
+"""Hold out a part of the training images to select a learning rate, so that the test split selects nothing.
 
-The part is taken from the first training split: the images whose SHA-256 over `seed/image id` is smallest. So it
-depends on the ids and the seed alone, not on the order of a list or on a trial's seed, and all points of a search
-share it. What is held out is trained on nowhere, also where a second training split lists the same image.
+The part is taken from the first training split: the images with the smallest SHA-256 of `seed/image id`. It depends on
+the ids and this seed alone, not on the order of a list or on a trial's seed, and all candidates of a search share it.
+Held-out images are removed from every training split.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from typing import Any
 
 from common.errors import UserError
 from common.files import read_json, write_json, write_text
-from transfer.tasks.records import Record
-from transfer.tasks.splits import Split
+from transfer.tasks.datasets import DatasetDict, Split
 from transfer.tasks.task import Task
 
 FILE = "heldout"
-"""Stem of the file in the trial's folder that lists the part in the layout's own form: `.txt` or `.json`."""
+"""Stem of the file in the trial's folder that lists the part in its layout: `.txt` or `.json`."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +26,9 @@ class HeldOut:
     """A task whose test split is a part of its training images.
 
     Attributes:
-        task: trains on what is kept, measures on the part.
-        source: the split the part was taken from.
-        fraction, seed: how much, and which.
+        task: trains on the remaining images, measures on the held-out part.
+        source: the split that the part was taken from.
+        fraction, seed: size of the part, and seed of its selection.
     """
 
     task: Task
@@ -38,7 +37,7 @@ class HeldOut:
     seed: int
 
     def as_dict(self) -> dict[str, Any]:
-        """As a result holds it; the digest is over the ids in ascending order, a line each."""
+        """The entry of a result; the digest covers the ids in ascending order, one per line."""
         ids = sorted(str(record.image_id) for record in self.task.test.records)
         return {
             "split": self.source.name,
@@ -64,13 +63,13 @@ class HeldOut:
 
 
 def hold_out(task: Task, fraction: float, seed: int, folder: Path) -> HeldOut:
-    """Take the part out of a task's first training split.
+    """Take the part from a task's first training split.
 
     Args:
-        task: what a reported trial learns and measures.
-        fraction: of the first training split's images, between 0 and 1; at least one image is held out and kept.
-        seed: which images.
-        folder: where `write` puts the part's file.
+        task: the task of a reported trial.
+        fraction: share of the first training split, between 0 and 1; at least one image is held out, and one remains.
+        seed: seed of the selection.
+        folder: where `HeldOut.write` writes the list.
 
     Raises:
         UserError: the split has a single image.
@@ -79,9 +78,9 @@ def hold_out(task: Task, fraction: float, seed: int, folder: Path) -> HeldOut:
     if len(first.records) < 2:
         raise UserError(f"{first.split.name} has a single image; nothing can be held out of it: --select-on test")
     count = min(max(round(fraction * len(first.records)), 1), len(first.records) - 1)
-    drawn = sorted(first.records, key=lambda record: _rank(seed, record))[:count]
-    held = {record.image_id for record in drawn}
-    files = {record.file for record in drawn}
+    chosen = sorted(first.records, key=lambda record: _rank(seed, record))[:count]
+    held = {record.image_id for record in chosen}
+    files = {record.file for record in chosen}
     part = [record for record in first.records if record.image_id in held]
     train = tuple(
         replace(dataset, records=[record for record in dataset.records if record.file not in files])
@@ -91,18 +90,18 @@ def hold_out(task: Task, fraction: float, seed: int, folder: Path) -> HeldOut:
     return HeldOut(Task(task.name, train, replace(first, split=split, records=part)), first.split, fraction, seed)
 
 
-def name_of(split: str) -> str:
-    """What the part of a split is called."""
+def held_out_name(split: str) -> str:
+    """Name of the held-out part of a split."""
     return f"{split}:{FILE}"
 
 
-def _rank(seed: int, record: Record) -> str:
+def _rank(seed: int, record: DatasetDict) -> str:
     return hashlib.sha256(f"{seed}/{record.image_id}".encode()).hexdigest()
 
 
 def _split(source: Split, folder: Path) -> Split:
-    """The part as a split of its own: below an absolute path, so that the folder of the images stays the source's."""
-    name = name_of(source.name)
+    """The part as a split: its list has an absolute path, so that the folder of the images stays the source's."""
+    name = held_out_name(source.name)
     if source.layout == "coco":
         return replace(source, name=name, annotations=folder / f"{FILE}.json", count=None)
     return replace(source, name=name, image_set=str(folder / FILE), count=None)

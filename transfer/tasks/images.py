@@ -1,4 +1,4 @@
-"""Looking at the images themselves: each can be opened and has the size its annotation says."""
+"""Check that each image can be opened and has the size of its annotation."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from itertools import chain
 from PIL import Image
 
 from common.errors import UserError
-from transfer.tasks.records import Record
+from transfer.tasks.datasets import DatasetDict
 from transfer.tasks.task import Task
 
 ORIENTATION = 274
-"""The EXIF tag that says how a camera was held; Detectron2 turns the image accordingly before it looks at its size."""
-TURNED = (5, 6, 7, 8)
-"""Its values that exchange width and height."""
+"""The EXIF tag of the camera's orientation; Detectron2 rotates the image accordingly before it reads the size."""
+ROTATED = (5, 6, 7, 8)
+"""Values that swap width and height."""
 
 Item = tuple[str, int, int]
 
 
 def require_images(task: Task) -> None:
-    """See that every image of a task opens and has its annotation's size; only headers are read.
+    """Check that every image of a task opens and has the size of its annotation; reads only headers.
 
     Raises:
         UserError: names the first image that does not.
@@ -32,28 +32,28 @@ def require_images(task: Task) -> None:
         raise UserError(fault)
 
 
-def image_faults(records: Iterable[Record], decode: bool = False, workers: int | None = None) -> Iterator[str]:
-    """What is wrong with the images, a line each, in the records' order.
+def image_faults(records: Iterable[DatasetDict], decode: bool = False, workers: int | None = None) -> Iterator[str]:
+    """Yield one line for every image that is missing, broken or of another size, in the order of the records.
 
     Args:
-        records: annotated images; each file is looked at once.
-        decode: read every pixel, which finds files that were cut short; slow.
+        records: annotated images; each file is checked once.
+        decode: decode every pixel, which finds truncated files; slow.
         workers: threads (headers) or processes (decode); None: 16 threads, or as many processes as there are cores.
     """
     items = list({record.file: (record.file, record.width, record.height) for record in records}.values())
     if not decode:
         with ThreadPoolExecutor(workers or 16) as pool:
-            yield from _told(pool.map(_header_fault, items))
+            yield from _only_faults(pool.map(_header_fault, items))
         return
     count = workers or os.cpu_count() or 1
     if count == 1:
-        yield from _told(map(_decode_fault, items))
+        yield from _only_faults(map(_decode_fault, items))
         return
     with ProcessPoolExecutor(count) as processes:
-        yield from _told(processes.map(_decode_fault, items, chunksize=32))
+        yield from _only_faults(processes.map(_decode_fault, items, chunksize=32))
 
 
-def _told(found: Iterable[str]) -> Iterator[str]:
+def _only_faults(found: Iterable[str]) -> Iterator[str]:
     return (fault for fault in found if fault)
 
 
@@ -66,7 +66,7 @@ def _decode_fault(item: Item) -> str:
 
 
 def _fault(item: Item, decode: bool) -> str:
-    """What is wrong with one image; empty where nothing is."""
+    """Check one image; an empty string where it is as annotated."""
     file, width, height = item
     try:
         with Image.open(file) as image:
@@ -75,21 +75,21 @@ def _fault(item: Item, decode: bool) -> str:
                 image.convert("RGB")
     except FileNotFoundError:
         return f"{file} does not exist, but it is listed; is the set complete?"
-    except Exception as error:  # Pillow's decoders raise what they like
+    except Exception as error:  # Pillow's decoders raise exceptions of many types
         return f"{file} cannot be read as an image ({' '.join(str(error).split())}); fetch it again"
     if found != (width, height):
         size = f"{found[0]} × {found[1]}"
-        return f"{file} is {size}, its annotation says {width} × {height}; mend the one that is wrong"
+        return f"{file} is {size}, its annotation says {width} × {height}; correct the one that is wrong"
     return ""
 
 
 def _size(image: Image.Image) -> tuple[int, int]:
-    """Width and height after the turn that EXIF asks for."""
+    """Width and height after the rotation by EXIF."""
     width, height = image.size
-    return (height, width) if image.getexif().get(ORIENTATION) in TURNED else (width, height)
+    return (height, width) if image.getexif().get(ORIENTATION) in ROTATED else (width, height)
 
 
-def first(faults: Sequence[str], count: int) -> list[str]:
-    """The first `count` faults, and how many more there are."""
+def abbreviate_faults(faults: Sequence[str], count: int) -> list[str]:
+    """The first `count` faults, and the number of the others."""
     more = len(faults) - count
     return [*faults[:count], f"and {more} more"] if more > 0 else list(faults)

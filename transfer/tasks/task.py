@@ -1,4 +1,4 @@
-"""A task ready to run: its classes, its training images and its test images, all of them checked."""
+"""A task: its classes, its training images and its test images, all of them checked."""
 
 from __future__ import annotations
 
@@ -10,36 +10,35 @@ from typing import Any
 from common.errors import UserError
 from transfer.tasks.classes import BENCHMARK
 from transfer.tasks.coco import read_coco
-from transfer.tasks.records import Record
-from transfer.tasks.splits import ROOT_VARIABLE, Split, find_split
+from transfer.tasks.datasets import ROOT_VARIABLE, DatasetDict, Split, find_split
 from transfer.tasks.voc import read_voc
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """One split that was read.
+    """The content of one split.
 
     Attributes:
-        split: which one, its paths absolute or relative to the working folder.
+        split: the split; its paths are absolute or relative to the working folder.
         records: its images.
-        classes: names, in the order of the records' labels.
+        classes: class names, in the order of the labels.
         category_ids: COCO: label → category id of the file; empty for VOC.
     """
 
     split: Split
-    records: list[Record]
+    records: list[DatasetDict]
     classes: tuple[str, ...]
     category_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is learned and measured.
+    """Training and test data of a fine-tuning task.
 
     Attributes:
         name: `voc07`, …, or a user's own.
         train: training splits, in the order they are concatenated.
-        test: the split results are measured on.
+        test: the split that results are measured on.
     """
 
     name: str
@@ -48,12 +47,12 @@ class Task:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The class names, in the order of the labels."""
+        """Class names, in the order of the labels."""
         return self.test.classes
 
     @property
     def layout(self) -> str:
-        """`voc` or `coco`: how annotations lie on disk, and whose metric is computed."""
+        """`voc` or `coco`: the layout of the annotations, which also decides the metric."""
         return self.test.split.layout
 
 
@@ -73,43 +72,45 @@ def load_task(
         train: names of the training splits.
         test: name of the test split.
         root: the data root.
-        classes: the class names; empty: those of the benchmark whose layout the splits have.
+        classes: the class names; empty: those of the benchmark with this layout.
         own_splits: TRANSFER.SPLITS.
-        check_counts: hold each published split against the number of images it was published with.
+        check_counts: compare the number of images of each published split with the published number.
 
     Raises:
-        UserError: anything is missing, broken, unknown, or not as many as published; one line naming file and object.
+        UserError: anything is missing, broken or unknown, or the number of images differs; names file and object.
     """
     splits = [find_split(split, root, own_splits or {}) for split in (*train, test)]
     layouts = {split.layout for split in splits}
     if len(layouts) > 1:
         raise UserError(f"DATASETS: the splits of {name} mix the layouts {' and '.join(sorted(layouts))}; use one")
     names = _class_list(classes, splits[-1].layout)
-    *training, testing = [read(split, names, check_counts) for split in splits]
+    *training, testing = [read_split(split, names, check_counts) for split in splits]
     for dataset in training:
         if dataset.classes != testing.classes:
             raise UserError(
-                f"{dataset.split.annotations}: the category ids order the classes otherwise than "
-                f"{testing.split.annotations} does"
+                f"{dataset.split.annotations}: the category ids order the classes differently from "
+                f"{testing.split.annotations}"
             )
     return Task(name, tuple(training), testing)
 
 
-def read(split: Split, classes: Sequence[str], check_count: bool = True, faults: list[str] | None = None) -> Dataset:
+def read_split(
+    split: Split, classes: Sequence[str], check_count: bool = True, faults: list[str] | None = None
+) -> Dataset:
     """Read and check one split.
 
     Args:
-        split: which one, its paths below the root.
+        split: the split, its paths below the root.
         classes: the class names.
-        check_count: hold a published split against the number of images it was published with.
-        faults: where given, what is wrong with single images and objects is collected here instead of raised.
+        check_count: compare the number of images with the published number.
+        faults: where given, errors of single images and objects are collected here instead of raised.
 
     Raises:
         UserError: as `load_task`.
     """
     if not split.folder.is_dir():
         raise UserError(
-            f"{split.folder} is not a folder, but {split.name} should lie there; "
+            f"{split.folder} is not a folder, but {split.name} should be there; "
             f"set TRANSFER.DATA_ROOT or {ROOT_VARIABLE}"
         )
     if split.layout == "coco":
@@ -121,8 +122,8 @@ def read(split: Split, classes: Sequence[str], check_count: bool = True, faults:
     if check_count and not faults and split.count is not None and listed != split.count:
         found = f"{split.name} has {listed} images, published with {split.count}"
         raise UserError(
-            f"{split.folder}: {found}; complete the set, or say TRANSFER.CHECK_COUNTS False (the result then "
-            "compares with nothing)"
+            f"{split.folder}: {found}; complete the set, or set TRANSFER.CHECK_COUNTS False (the result is "
+            "then not comparable)"
         )
     return dataset
 

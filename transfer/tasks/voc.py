@@ -1,4 +1,4 @@
-"""Reading a split in PASCAL VOC's layout, with every fault named by file and object."""
+"""Read a split in PASCAL VOC's layout; errors name file and object."""
 
 from __future__ import annotations
 
@@ -7,46 +7,45 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import UserError, nearest
-from transfer.tasks.records import Record, Thing, told
-from transfer.tasks.splits import Split
+from transfer.tasks.datasets import Annotation, DatasetDict, Split, collect_error
 
 SLACK = 1
-"""Pixels a box may stand out of its image: annotations that count from 0 instead of 1 are common and harmless."""
+"""Pixels by which a box may exceed its image: annotations that count from 0 instead of 1 are common and harmless."""
 
 
-def read_voc(split: Split, classes: Sequence[str], faults: list[str] | None = None) -> list[Record]:
+def read_voc(split: Split, classes: Sequence[str], faults: list[str] | None = None) -> list[DatasetDict]:
     """Read every annotation of a split, in the order of its image list.
 
     Args:
         split: a split of layout `voc`.
         classes: the task's class names; an object of any other name is an error.
-        faults: where given, an image's fault is told here and the image left out, so that all are found.
+        faults: where given, errors are collected here and the images with errors are left out.
 
     Returns:
-        One record an image; boxes as the XML has them.
+        One record per image; boxes as in the XML.
 
     Raises:
         UserError: a file is missing or broken, or an object has no known class or no valid box.
     """
     labels = {name: index for index, name in enumerate(classes)}
     images = split.folder / "JPEGImages"
-    there = {file.name for file in _entries(images)}
+    existing = {file.name for file in _entries(images)}
     records = []
     for image_id in image_list(split):
         name = f"{image_id}.{split.extension}"
         try:
-            if name not in there:
+            if name not in existing:
                 listed = f"{images / name} does not exist, but {_list_file(split)} lists it"
                 raise UserError(f"{listed}; is the set complete?")
             annotation = split.folder / "Annotations" / f"{image_id}.xml"
             records.append(_record(annotation, str(images / name), image_id, labels))
         except UserError as error:
-            told(error, faults)
+            collect_error(error, faults)
     return records
 
 
 def image_list(split: Split) -> list[str]:
-    """The ids a split lists.
+    """List the ids of a split's images.
 
     Raises:
         UserError: the list is missing, empty or names an image twice.
@@ -80,21 +79,21 @@ def _entries(folder: Path) -> list[Path]:
         ) from error
 
 
-def _record(annotation: Path, image: str, image_id: str, labels: dict[str, int]) -> Record:
+def _record(annotation: Path, image: str, image_id: str, labels: dict[str, int]) -> DatasetDict:
     tree = _parse(annotation)
     width, height = (_number(tree, f"size/{side}", annotation, "the image") for side in ("width", "height"))
-    things = []
+    annotations = []
     for index, element in enumerate(tree.findall("object"), start=1):
-        thing = _thing(element, annotation, index, labels)
-        x0, y0, x1, y1 = thing.box
+        found = _annotation(element, annotation, index, labels)
+        x0, y0, x1, y1 = found.box
         if not (1 - SLACK <= x0 <= x1 <= width + SLACK and 1 - SLACK <= y0 <= y1 <= height + SLACK):
             box = f"box {x0:g} {y0:g} {x1:g} {y1:g}"
             raise UserError(
                 f"{annotation}, object {index}: {box} is empty or outside the image ({width:g} × {height:g}); "
-                "mend or remove it"
+                "correct or remove it"
             )
-        things.append(thing)
-    return Record(image, image_id, int(width), int(height), tuple(things))
+        annotations.append(found)
+    return DatasetDict(image, image_id, int(width), int(height), tuple(annotations))
 
 
 def _parse(annotation: Path) -> ET.Element:
@@ -108,7 +107,7 @@ def _parse(annotation: Path) -> ET.Element:
         raise UserError(f"cannot read {annotation}: {error}") from error
 
 
-def _thing(element: ET.Element, annotation: Path, index: int, labels: dict[str, int]) -> Thing:
+def _annotation(element: ET.Element, annotation: Path, index: int, labels: dict[str, int]) -> Annotation:
     what = f"object {index}"
     name = (element.findtext("name") or "").strip()
     if name not in labels:
@@ -117,7 +116,7 @@ def _thing(element: ET.Element, annotation: Path, index: int, labels: dict[str, 
         )
     x0, y0, x1, y1 = (_number(element, f"bndbox/{side}", annotation, what) for side in ("xmin", "ymin", "xmax", "ymax"))
     difficult = (element.findtext("difficult") or "0").strip() == "1"
-    return Thing(labels[name], (x0, y0, x1, y1), difficult)
+    return Annotation(labels[name], (x0, y0, x1, y1), difficult)
 
 
 def _number(element: ET.Element, path: str, annotation: Path, what: str) -> float:

@@ -156,7 +156,7 @@ def test_the_dicts_equal_those_of_detectron2_s_own_readers(
 
 def test_images_with_nothing_but_crowds_are_not_trained_on_but_tested(ask: Ask) -> None:
     prepared, task = prepare(ask(task="coco"))
-    usable = [r for r in task.train[0].records if any(not thing.crowd for thing in r.things)]
+    usable = [r for r in task.train[0].records if any(not thing.crowd for thing in r.annotations)]
     assert 0 < len(training_dicts(task, prepared.cfg)) == len(usable) < len(task.train[0].records)
     tested = [image["image_id"] for batch in batches_for_test(task.test, prepared.cfg) for image in batch]
     assert tested == [record.image_id for record in load_task_of(prepared.cfg).test.records]

@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from common.errors import UserError
 from transfer.engine.config import EVALUATORS, defaults, evaluator_name, flatten_config, load_config
 from transfer.tasks.classes import COCO, VOC
-from transfer.tasks.splits import PUBLISHED
+from transfer.tasks.datasets import PUBLISHED
 
 # PROTOCOL, section 2, as data. What all tasks share (facebookresearch/moco, detection/configs/Base-RCNN-C4-BN.yaml):
 BASE = {

@@ -15,18 +15,17 @@ from common.errors import UserError
 from transfer.engine.predictions import COLOURS, LONGEST_SIDE, chosen, draw_predictions, picture
 from transfer.engine.prepare import TrialRequest, prepare
 from transfer.engine.trial import build_seeded_detector
-from transfer.tasks.records import Record, Thing
-from transfer.tasks.splits import Split
+from transfer.tasks.datasets import Annotation, DatasetDict, Split
 from transfer.tasks.task import Dataset
 
 Ask = Callable[..., TrialRequest]
 
 
-def records(count: int, every: int = 1) -> list[Record]:
+def records(count: int, every: int = 1) -> list[DatasetDict]:
     """Images of which each `every`-th has an object to find."""
-    things = (Thing(0, (1.0, 1, 5, 5)),)
-    hard = (Thing(0, (1.0, 1, 5, 5), difficult=True), Thing(0, (1.0, 1, 5, 5), crowd=True))
-    return [Record("x", index, 10, 10, hard if index % every else things) for index in range(count)]
+    things = (Annotation(0, (1.0, 1, 5, 5)),)
+    hard = (Annotation(0, (1.0, 1, 5, 5), difficult=True), Annotation(0, (1.0, 1, 5, 5), crowd=True))
+    return [DatasetDict("x", index, 10, 10, hard if index % every else things) for index in range(count)]
 
 
 def test_images_are_evenly_spaced_over_those_with_something_to_find() -> None:
@@ -34,14 +33,14 @@ def test_images_are_evenly_spaced_over_those_with_something_to_find() -> None:
     assert [record.image_id for record in chosen(records(100, every=10), 2)] == [20, 70]
     assert [record.image_id for record in chosen(records(3), 9)] == [0, 1, 2]
     assert chosen(records(5), 0) == []
-    assert len(chosen([Record("x", 1, 10, 10)], 4)) == 1
+    assert len(chosen([DatasetDict("x", 1, 10, 10)], 4)) == 1
 
 
 @pytest.fixture
 def drawn(tmp_path: Path) -> Callable[..., np.ndarray]:
     """A grey image of 100 × 80 with one object at (10, 10)-(40, 40) and the detections asked for, as an array."""
     Image.new("RGB", (100, 80), (90, 90, 90)).save(tmp_path / "x.png")
-    record = Record(str(tmp_path / "x.png"), 1, 100, 80, (Thing(1, (10.0, 10, 30, 30), segmentation=None),))
+    record = DatasetDict(str(tmp_path / "x.png"), 1, 100, 80, (Annotation(1, (10.0, 10, 30, 30), segmentation=None),))
     dataset = Dataset(Split("s", "coco", tmp_path), [record], ("cat", "dog"), (1, 2))
 
     def draw(boxes: list[list[float]], scores: list[float], masks: torch.Tensor | None = None) -> np.ndarray:

@@ -17,8 +17,8 @@ from detectron2.structures import Boxes, Instances
 
 from transfer.engine.detection_data import register_metadata
 from transfer.evaluation.coco_evaluator import HotCOCOEvaluator
-from transfer.tasks.splits import Split
-from transfer.tasks.task import Dataset, read
+from transfer.tasks.datasets import Split
+from transfer.tasks.task import Dataset, read_split
 
 Batches = list[tuple[dict[str, Any], dict[str, Any]]]
 KINDS = ("bbox", "segm")
@@ -39,7 +39,7 @@ def made_annotations(folder: Path, rng: np.random.Generator, images: int = 12, c
     file = folder / "instances.json"
     file.write_text(json.dumps({**content, "categories": names}))
     split = Split("made_coco", "coco", folder, annotations=file)
-    return read(split, [name["name"] for name in names])
+    return read_split(split, [name["name"] for name in names])
 
 
 def _object(rng: np.random.Generator, number: int, image: int, height: int, width: int, classes: int) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def detections(dataset: Dataset, rng: np.random.Generator, most: int, decimals: 
     found: Batches = []
     for record in dataset.records:
         boxes, labels = [], []
-        for thing in record.things:
+        for thing in record.annotations:
             for _ in range(rng.integers(3)):
                 x, y, w, h = np.array(thing.box) + rng.normal(0, rng.choice([0.3, 2, 6]), 4)
                 boxes.append([x, y, x + abs(w), y + abs(h)])

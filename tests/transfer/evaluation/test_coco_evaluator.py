@@ -13,8 +13,8 @@ from detectron2.structures import Instances
 from transfer.evaluation import coco_evaluator as coco
 from transfer.evaluation.evaluators import metrics_of
 from transfer.tasks.classes import COCO
-from transfer.tasks.splits import Split
-from transfer.tasks.task import Dataset, read
+from transfer.tasks.datasets import Split
+from transfer.tasks.task import Dataset, read_split
 
 
 def gap(mine: dict[str, dict[str, float]], peers: dict[str, dict[str, float]]) -> float:
@@ -53,8 +53,8 @@ def test_the_digits_equal_pycocotools_a_thousand_times(tmp_path: Path) -> None:
 def test_the_digits_equal_pycocotools_on_the_real_annotations(real_data: Path, tmp_path: Path) -> None:
     folder = real_data / "detection/coco"
     split = Split("real", "coco", folder / "val2017", annotations=folder / "annotations/instances_val2017.json")
-    dataset, rng = read(split, COCO), np.random.default_rng(5)
-    assert any(thing.crowd for record in dataset.records for thing in record.things)
+    dataset, rng = read_split(split, COCO), np.random.default_rng(5)
+    assert any(thing.crowd for record in dataset.records for thing in record.annotations)
     for seed in range(2):
         some = cases.part(dataset, np.random.default_rng(seed).permutation(len(dataset.records))[:8].tolist(), tmp_path)
         found = cases.detections(some, rng, most=8, decimals=2)

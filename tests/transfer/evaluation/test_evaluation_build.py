@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from transfer.evaluation.evaluators import build_evaluator, metrics_of
-from transfer.tasks.splits import Split
+from transfer.tasks.datasets import Split
 from transfer.tasks.task import Dataset
 
 NAN = float("nan")

@@ -20,8 +20,8 @@ from transfer.evaluation import voc_metric
 from transfer.evaluation.voc_evaluator import VOCEvaluator
 from transfer.evaluation.voc_metric import THRESHOLDS, Detections, Objects, average_precisions, rounded
 from transfer.tasks.classes import VOC
-from transfer.tasks.splits import Split
-from transfer.tasks.task import Dataset, read
+from transfer.tasks.datasets import Split
+from transfer.tasks.task import Dataset, read_split
 
 CLASSES = ("cat", "dog", "emu")
 Found = list[tuple[dict[str, Any], dict[str, Any]]]
@@ -39,7 +39,7 @@ def make_set(folder: Path, rng: np.random.Generator, images: int, year: int, obj
         things = "".join(make_object(rng) for _ in range(rng.integers(objects + 1)))
         xml = f"<annotation><size><width>100</width><height>80</height></size>{things}</annotation>"
         (folder / f"Annotations/{name}.xml").write_text(xml)
-    return read(Split(f"random_{year}", "voc", folder, "test", year=year), CLASSES)
+    return read_split(Split(f"random_{year}", "voc", folder, "test", year=year), CLASSES)
 
 
 def make_object(rng: np.random.Generator) -> str:
@@ -60,7 +60,7 @@ def detections(
     for record in dataset.records:
         near = [
             (np.array(thing.box) + rng.normal(0, rng.choice([0.3, 2, 6]), 4), thing.label)
-            for thing in record.things
+            for thing in record.annotations
             for _ in range(2)
         ]
         elsewhere = [
@@ -115,7 +115,7 @@ def some_of(dataset: Dataset, count: int, folder: Path, rng: np.random.Generator
 def real_or_made(folder: Path, rng: np.random.Generator) -> Dataset:
     real = ROOT.parent / "shared/data/detection/VOC2007"
     if real.is_dir():
-        return read(Split("voc_2007_test", "voc", real.resolve(), "test"), VOC)
+        return read_split(Split("voc_2007_test", "voc", real.resolve(), "test"), VOC)
     return make_set(folder / "made", rng, images=120, year=2007)
 
 
@@ -188,12 +188,12 @@ def test_a_metric_with_a_mistake_has_other_digits(
     dataset = make_set(tmp_path, rng, images=30, year=2007)
     found = detections(rng, dataset, most=3, decimals=6)
     for record, (_, output) in zip(dataset.records, found, strict=True):
-        halves = [_upper_half(thing.box) for thing in record.things]
+        halves = [_upper_half(thing.box) for thing in record.annotations]
         boxes, instances = torch.tensor(halves, dtype=torch.float32).reshape(-1, 4), output["instances"]
         instances_with_halves = Instances((80, 100))
         instances_with_halves.pred_boxes = Boxes(torch.cat([instances.pred_boxes.tensor, boxes]))
         instances_with_halves.scores = torch.cat([instances.scores, torch.full((len(boxes),), 0.995)])
-        labels = torch.tensor([thing.label for thing in record.things], dtype=torch.int64)
+        labels = torch.tensor([thing.label for thing in record.annotations], dtype=torch.int64)
         instances_with_halves.pred_classes = torch.cat([instances.pred_classes, labels])
         output["instances"] = instances_with_halves
     theirs = measure(PascalVOCDetectionEvaluator(register_metadata(dataset)), found)
@@ -212,7 +212,7 @@ def _upper_half(box: tuple[float, float, float, float]) -> list[float]:
 
 def test_the_digits_equal_detectron2_s_on_the_real_annotations(real_data: Path) -> None:
     rng = np.random.default_rng(7)
-    dataset = read(Split("voc_2007_test", "voc", real_data / "detection/VOC2007", "test"), VOC)
+    dataset = read_split(Split("voc_2007_test", "voc", real_data / "detection/VOC2007", "test"), VOC)
     found = detections(rng, dataset, most=20, decimals=3)
     ours, theirs = (
         measure(VOCEvaluator(dataset), found),
@@ -225,7 +225,7 @@ def test_the_digits_equal_detectron2_s_on_the_real_annotations(real_data: Path) 
 @pytest.mark.parametrize("year", [2007, 2012])
 def test_a_trial_that_predicts_nothing_gets_zeros(tmp_path: Path, year: int) -> None:
     dataset = make_set(tmp_path, np.random.default_rng(3), images=20, year=year)
-    assert {thing.label for record in dataset.records for thing in record.things} == {0, 1, 2}
+    assert {thing.label for record in dataset.records for thing in record.annotations} == {0, 1, 2}
     found = [
         (image, {"instances": output["instances"][:0]})
         for image, output in detections(np.random.default_rng(0), dataset, 2, 2)

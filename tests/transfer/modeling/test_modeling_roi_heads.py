@@ -20,7 +20,7 @@ from transfer.engine.guards import check_model
 from transfer.modeling import register
 from transfer.modeling.roi_heads import NAME, Res5ROIHeadsExtraNorm
 from transfer.tasks.classes import BENCHMARK
-from transfer.tasks.splits import PUBLISHED
+from transfer.tasks.datasets import PUBLISHED
 
 GOLDEN = Path(__file__).with_name("moco_state_dict.json")
 TASKS = ("voc07", "voc07_vissl", "voc0712", "voc0712_trainval", "coco", "coco_2x")

@@ -225,7 +225,7 @@ def test_who_finds_every_held_out_object_and_no_other_has_an_ap_of_100(
         evaluator.process([image], [{"instances": found}])
     values = evaluator.evaluate()["bbox"]
     present = {
-        thing.label for record in test.records for thing in record.things if not (thing.difficult or thing.crowd)
+        thing.label for record in test.records for thing in record.annotations if not (thing.difficult or thing.crowd)
     }
     # VOC counts a class that does not occur as 0, COCO not at all.
     expected = 100 if task == "coco" else 100 * len(present) / len(test.classes)

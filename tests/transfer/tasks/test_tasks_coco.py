@@ -11,7 +11,7 @@ import pytest
 
 from common.errors import UserError
 from transfer.tasks.coco import read_coco
-from transfer.tasks.splits import Split
+from transfer.tasks.datasets import Split
 
 CONTENT: dict[str, Any] = {
     "images": [
@@ -67,9 +67,9 @@ def write(folder: Path, content: Any) -> Split:
 def test_images_come_in_the_order_of_their_ids_and_labels_in_that_of_the_categories(split: Split) -> None:
     (first, second), categories = read_coco(split, CLASSES)
     assert categories.names == ("car", "cat") and dict(categories.labels) == {3: 0, 17: 1}
-    assert (first.image_id, first.things) == (2, ())
+    assert (first.image_id, first.annotations) == (2, ())
     assert (second.image_id, second.file) == (9, str(split.folder / "b.jpg"))
-    cat, crowd = second.things  # the third has no polygon of three points
+    cat, crowd = second.annotations  # the third has no polygon of three points
     assert (cat.label, cat.box, cat.crowd, cat.segmentation) == (1, (1.5, 2, 10, 8), False, [[1, 2, 11, 2, 11, 10]])
     assert (crowd.label, crowd.crowd) == (0, True) and isinstance(crowd.segmentation["counts"], bytes)
 
@@ -134,4 +134,4 @@ def test_a_file_cut_short_is_named_with_its_line(split: Split) -> None:
 
 def test_a_polygon_may_overshoot_the_edge_a_little(split: Split) -> None:
     write(split.folder, edited("annotations/0/bbox", [-0.4, 2, 40.9, 8]))
-    assert len(read_coco(split, CLASSES)[0][1].things) == 2
+    assert len(read_coco(split, CLASSES)[0][1].annotations) == 2

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
+from transfer.tasks.datasets import DatasetDict, Split
 from transfer.tasks.heldout import HeldOut, hold_out
-from transfer.tasks.records import Record
-from transfer.tasks.splits import Split
 from transfer.tasks.task import Dataset, Task, load_task
 from transfer.tasks.voc import image_list
 from transfer.toy.build import Size, build
@@ -23,7 +22,7 @@ GOLDEN = ["000007", "000008", "000017", "000021", "000023", "000025", "000027", 
 
 def made(ids: list[str], others: list[str] = ()) -> Task:  # type: ignore[assignment]
     def dataset(name: str, folder: str, names: list[str]) -> Dataset:
-        records = [Record(f"{folder}/JPEGImages/{i}.jpg", i, 10, 10) for i in names]
+        records = [DatasetDict(f"{folder}/JPEGImages/{i}.jpg", i, 10, 10) for i in names]
         return Dataset(Split(name, "voc", Path(folder), name), records, TOY)
 
     train = [dataset("trainval", "a", ids)] + ([dataset("more", "a", others)] if others else [])

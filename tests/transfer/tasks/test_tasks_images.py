@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 
 from common.errors import UserError
-from transfer.tasks.images import ORIENTATION, first, image_faults, require_images
-from transfer.tasks.records import Record
-from transfer.tasks.splits import Split
+from transfer.tasks.datasets import DatasetDict, Split
+from transfer.tasks.images import ORIENTATION, abbreviate_faults, image_faults, require_images
 from transfer.tasks.task import Dataset, Task
 
 
@@ -22,8 +21,8 @@ def draw(file: Path, size: tuple[int, int] = (40, 30), orientation: int = 1) -> 
     Image.fromarray(noise).save(file, exif=exif)
 
 
-def record(file: Path, width: int = 40, height: int = 30) -> Record:
-    return Record(str(file), file.stem, width, height)
+def record(file: Path, width: int = 40, height: int = 30) -> DatasetDict:
+    return DatasetDict(str(file), file.stem, width, height)
 
 
 @pytest.mark.parametrize("decode", [False, True])
@@ -76,9 +75,9 @@ def test_a_task_s_images_are_looked_at_training_ones_first(tmp_path: Path) -> No
             require_images(bad)
 
 
-def test_many_faults_are_counted_not_told() -> None:
-    assert first(["a", "b", "c"], 2) == ["a", "b", "and 1 more"]
-    assert first(["a", "b"], 2) == ["a", "b"]
+def test_many_faults_are_abbreviated() -> None:
+    assert abbreviate_faults(["a", "b", "c"], 2) == ["a", "b", "and 1 more"]
+    assert abbreviate_faults(["a", "b"], 2) == ["a", "b"]
 
 
 def test_the_small_real_images_are_as_their_annotations_say(real_data: Path) -> None:

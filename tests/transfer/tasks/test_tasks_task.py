@@ -11,7 +11,7 @@ import pytest
 
 from common.errors import UserError
 from transfer.tasks.classes import COCO, VOC
-from transfer.tasks.splits import PUBLISHED, data_root, find_split
+from transfer.tasks.datasets import PUBLISHED, data_root, find_split
 from transfer.tasks.task import load_task
 from transfer.toy.build import Size, build
 
@@ -113,12 +113,12 @@ def test_own_splits_of_both_layouts(toy: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"LAYOUT": "yolo", "FOLDER": "x"}, r"SPLITS\.mine\.LAYOUT: must be one of voc, coco, not 'yolo'"),
+        ({"LAYOUT": "yolo", "FOLDER": "x"}, r"SPLITS\.mine\.LAYOUT: .*yolo"),
         ({"LAYOUT": "voc", "FOLDER": "x"}, "IMAGE_SET is missing; the layout voc needs it"),
         ({"LAYOUT": "coco", "FOLDER": "x"}, "ANNOTATIONS is missing"),
         ({"LAYOUT": "coco", "FOLDERS": "x"}, "unknown key 'FOLDERS'; did you mean FOLDER?"),
-        ({"LAYOUT": "voc", "FOLDER": "x", "IMAGE_SET": "a", "YEAR": 2010}, "2007 or of 2012, not 2010"),
-        ({"LAYOUT": "voc", "FOLDER": "x", "IMAGE_SET": "a", "COUNT": "8"}, "COUNT: must be of type int"),
+        ({"LAYOUT": "voc", "FOLDER": "x", "IMAGE_SET": "a", "YEAR": 2010}, "YEAR: .*2010"),
+        ({"LAYOUT": "voc", "FOLDER": "x", "IMAGE_SET": "a", "COUNT": "8"}, "COUNT: .*integer"),
         ("x", "must hold keys and values"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 
 from common.errors import UserError
 from tests.archives import files_below, tar, zipped
-from transfer.tasks.unpack import unpack, unpacked_bytes
+from transfer.tasks.fetch import unpack, unpacked_bytes
 
 
 @pytest.fixture

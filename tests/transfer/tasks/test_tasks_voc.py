@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from transfer.tasks.splits import Split
+from transfer.tasks.datasets import Split
 from transfer.tasks.voc import read_voc
 
 CLASSES = ("cat", "dog")
@@ -41,7 +41,7 @@ def test_images_come_in_the_lists_order_with_the_xml_s_numbers(split: Split) -> 
     first, second = read_voc(split, CLASSES)
     assert (first.image_id, first.width, first.height, second.image_id) == ("b", 40, 30, "a")
     assert first.file == str(split.folder / "JPEGImages/b.jpg")
-    assert [(t.label, t.box, t.difficult) for t in first.things] == [
+    assert [(t.label, t.box, t.difficult) for t in first.annotations] == [
         (1, (3, 4, 40, 30), True),
         (0, (1, 2, 30, 20), False),
     ]
@@ -98,4 +98,4 @@ def test_a_list_that_cannot_be_is_refused(split: Split, text: str, word: str) ->
 
 def test_a_box_may_count_from_zero(split: Split) -> None:
     (split.folder / "Annotations/a.xml").write_text(annotation(thing(box="0 0 40 30")))
-    assert read_voc(split, CLASSES)[1].things[0].box == (0, 0, 40, 30)
+    assert read_voc(split, CLASSES)[1].annotations[0].box == (0, 0, 40, 30)

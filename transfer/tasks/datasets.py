@@ -1,19 +1,19 @@
-"""Splits: which list of images, in which layout, under which folder of the data root."""
+"""Splits (a list of images, its layout and its folder) and their annotated images as plain data, without torch."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError, nearest
+from common.formats.splits import SplitEntry
 
-LAYOUTS = ("voc", "coco")
 ROOT_VARIABLE = "DETECTRON2_DATASETS"
 DEFAULT_ROOT = "datasets"
-"""Where Detectron2, too, looks when nothing else is said."""
+"""Detectron2's default, too."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Split:
         image_set: VOC: the list under ImageSets/Main, without `.txt`; empty for COCO.
         annotations: COCO: the JSON file; None for VOC.
         year: VOC: whose AP is computed: 2007 (11 points) or 2012 (area under the curve).
-        count: how many images the published split has; None where nobody knows.
-        extension: VOC: of the image files.
+        count: number of images of the published split; None where it is unknown.
+        extension: VOC: extension of the image files.
     """
 
     name: str
@@ -71,34 +71,24 @@ PUBLISHED = {
         _coco("val", 5000),
     )
 }
-"""The splits of the benchmarks, with the number of images each was published with."""
-
-_USER_KEYS = {
-    "LAYOUT": str,
-    "FOLDER": str,
-    "IMAGE_SET": str,
-    "ANNOTATIONS": str,
-    "YEAR": int,
-    "COUNT": int,
-    "EXTENSION": str,
-}
+"""The splits of the benchmarks with their published numbers of images."""
 
 
 def data_root(configured: str) -> Path:
-    """The folder all splits lie under: TRANSFER.DATA_ROOT, else $DETECTRON2_DATASETS, else `datasets`."""
+    """The folder of all splits: TRANSFER.DATA_ROOT, else $DETECTRON2_DATASETS, else `datasets`."""
     return Path(configured or os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT).expanduser()
 
 
 def find_split(name: str, root: Path, own: Mapping[str, Any]) -> Split:
-    """The split called `name`, its paths below `root`.
+    """Find a split by its name; its paths are below `root`.
 
     Args:
         name: a published split's name or one of `own`.
         root: the data root.
-        own: TRANSFER.SPLITS: the user's own splits, `{name: {LAYOUT, FOLDER, IMAGE_SET | ANNOTATIONS, YEAR, COUNT}}`.
+        own: TRANSFER.SPLITS: the user's own splits by name; see `SplitEntry`.
 
     Raises:
-        UserError: no split is called so, or the user's entry has a wrong key or value.
+        UserError: there is no such split, or the user's entry has a wrong key or value.
     """
     if name in own:
         return _own_split(name, own[name]).under(root)
@@ -111,31 +101,58 @@ def find_split(name: str, root: Path, own: Mapping[str, Any]) -> Split:
 
 
 def _own_split(name: str, entry: Any) -> Split:
-    where = f"TRANSFER.SPLITS.{name}"
-    if not isinstance(entry, Mapping):
-        raise UserError(f"{where}: must hold keys and values: {', '.join(_USER_KEYS)}")
-    for key, value in entry.items():
-        if key not in _USER_KEYS:
-            raise UserError(f"{where}: unknown key {key!r}; {nearest(key, _USER_KEYS)}")
-        if type(value) is not _USER_KEYS[key]:
-            raise UserError(
-                f"{where}.{key}: must be of type {_USER_KEYS[key].__name__}, not {type(value).__name__} ({value!r})"
-            )
-    layout = entry.get("LAYOUT")
-    if layout not in LAYOUTS:
-        raise UserError(f"{where}.LAYOUT: must be one of {', '.join(LAYOUTS)}, not {layout!r}")
-    for key in ("FOLDER", "IMAGE_SET" if layout == "voc" else "ANNOTATIONS"):
-        if not entry.get(key):
-            raise UserError(f"{where}: {key} is missing; the layout {layout} needs it")
-    if entry.get("YEAR", 2007) not in (2007, 2012):
-        raise UserError(f"{where}.YEAR: VOC's metric is that of 2007 or of 2012, not {entry['YEAR']}")
+    own = SplitEntry.parse(entry, f"TRANSFER.SPLITS.{name}")
     return Split(
         name,
-        layout,
-        Path(entry["FOLDER"]).expanduser(),
-        entry.get("IMAGE_SET", "") if layout == "voc" else "",
-        Path(entry["ANNOTATIONS"]).expanduser() if layout == "coco" else None,
-        entry.get("YEAR", 2007),
-        entry.get("COUNT"),
-        entry.get("EXTENSION", "jpg").lstrip("."),
+        own.LAYOUT,
+        Path(own.FOLDER).expanduser(),
+        own.IMAGE_SET if own.LAYOUT == "voc" else "",
+        Path(own.ANNOTATIONS).expanduser() if own.LAYOUT == "coco" else None,
+        own.YEAR,
+        own.COUNT,
+        own.EXTENSION.lstrip("."),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """One annotated object.
+
+    Attributes:
+        label: index into the task's class list.
+        box: VOC: x0, y0, x1, y1 as in the XML (1-based, inclusive integers). COCO: x, y, width, height in pixels.
+        difficult: VOC's flag: used in training, ignored in evaluation.
+        crowd: COCO's flag: a group of objects with one mask.
+        segmentation: COCO: polygons `[[x, y, …], …]` or a compressed RLE; None where there is none.
+    """
+
+    label: int
+    box: tuple[float, float, float, float]
+    difficult: bool = False
+    crowd: bool = False
+    segmentation: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetDict:
+    """One annotated image.
+
+    Attributes:
+        file: path of the image.
+        image_id: VOC: the file's stem (str). COCO: the image's id (int).
+        width, height: size in pixels, from the annotation file.
+        annotations: its objects, in the order of the file.
+    """
+
+    file: str
+    image_id: str | int
+    width: int
+    height: int
+    annotations: tuple[Annotation, ...] = field(default_factory=tuple)
+
+
+def collect_error(error: UserError, faults: list[str] | None) -> None:
+    """Append the message to `faults`, or raise the error where it is None."""
+    if faults is None:
+        raise error
+    faults.append(str(error))
