@@ -1,4 +1,4 @@
-"""The whole toy world in one folder: built beside its place, then renamed into it."""
+"""Write the toy set: drawn in a temporary folder next to the target, then renamed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 
 from common.errors import UserError
 from common.files import read_json, write_json
-from transfer.toy import coco, photos, voc
-from transfer.toy.shapes import SHAPES
+from transfer.toy import coco_files, photos, voc_files
+from transfer.toy.drawing import SHAPES
 
 FORMAT = "toy/1"
 RECORD = "toy.json"
@@ -22,10 +22,10 @@ RECORD = "toy.json"
 
 @dataclass(frozen=True)
 class Size:
-    """How much is drawn, in images.
+    """Numbers of images.
 
     Attributes:
-        photos: for pre-training.
+        photos: photos for pre-training.
         voc2007: (trainval, test); trainval is halved into train and val.
         voc2012: (train, val).
         coco: (train, val).
@@ -37,18 +37,18 @@ class Size:
     coco: tuple[int, int] = (60, 30)
 
     def check(self) -> None:
-        """Raise UserError where a part is too small to hold what it must hold."""
-        voc2007 = (2 * voc.SMALLEST_SPLIT, voc.SMALLEST_SPLIT)  # trainval is two splits
-        voc2012, smallest_coco = (voc.SMALLEST_SPLIT,) * 2, (coco.SMALLEST_SPLIT,) * 2
-        _at_least("photos", (self.photos,), (len(photos.LOOKS),))
+        """Raise UserError where a part is too small for every class and special image."""
+        voc2007 = (2 * voc_files.SMALLEST_SPLIT, voc_files.SMALLEST_SPLIT)  # trainval is two splits
+        voc2012, smallest_coco = (voc_files.SMALLEST_SPLIT,) * 2, (coco_files.SMALLEST_SPLIT,) * 2
+        _at_least("photos", (self.photos,), (len(photos.PHOTO_CLASSES),))
         _at_least("voc2007", self.voc2007, voc2007)
         _at_least("voc2012", self.voc2012, voc2012)
         _at_least("coco", self.coco, smallest_coco)
 
     @property
     def photos_val(self) -> int:
-        """How many photos are kept from training: an eighth as many more, and one a look at least."""
-        return max(self.photos // 8, len(photos.LOOKS))
+        """Number of additional validation photos: an eighth of the others, at least one per class."""
+        return max(self.photos // 8, len(photos.PHOTO_CLASSES))
 
 
 def _at_least(name: str, given: tuple[int, ...], least: tuple[int, ...]) -> None:
@@ -58,18 +58,18 @@ def _at_least(name: str, given: tuple[int, ...], least: tuple[int, ...]) -> None
 
 
 def build(out: Path, seed: int = 0, size: Size | None = None) -> bool:
-    """Draw the toy world into `out`.
+    """Draw the toy set into `out`.
 
     Args:
-        out: the folder to make; it must not exist, be empty, or hold the same world.
-        seed: the world's seed; the same seed and size give the same bytes on the same platform.
-        size: how many images.
+        out: the folder to create; it must be missing, empty, or hold the same set.
+        seed: the same seed and size give the same bytes on the same platform.
+        size: numbers of images.
 
     Returns:
-        True when it was drawn, False when it was there already.
+        True where it was drawn, False where it existed already.
 
     Raises:
-        UserError: `out` holds something else or cannot be written, or size or seed is out of range; nothing is touched.
+        UserError: `out` holds something else or cannot be written, or size or seed is out of range; nothing is changed.
     """
     size = size or Size()
     size.check()
@@ -77,36 +77,36 @@ def build(out: Path, seed: int = 0, size: Size | None = None) -> bool:
         raise UserError(f"--seed: {seed} is negative; give 0 or more")
     record = describe(seed, size)
     out = out.resolve()
-    if stands(out, record):
+    if holds_same_set(out, record):
         return False
     try:
-        with _workshop(out) as folder:
-            if stands(out, record):  # another process finished it while this one waited
+        with _temporary_folder(out) as folder:
+            if holds_same_set(out, record):  # another process finished it while this one waited
                 return False
             _draw(folder, seed, size)
             write_json(folder / RECORD, record)
             folder.rename(out)
     except OSError as error:
         raise UserError(
-            f"cannot write {out}: {error.strerror}; choose a folder with room that you may write to"
+            f"cannot write {out}: {error.strerror}; choose a folder with free space that you may write to"
         ) from error
     return True
 
 
 def describe(seed: int, size: Size) -> dict[str, Any]:
-    """What `toy.json` records."""
+    """The content of `toy.json`."""
     counts = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(size).items()}
     return {
         "format": FORMAT,
         "seed": seed,
         **counts,
         "classes": [shape.name for shape in SHAPES],
-        "looks": list(photos.LOOKS),
+        "looks": list(photos.PHOTO_CLASSES),
     }
 
 
-def stands(out: Path, record: dict[str, Any]) -> bool:
-    """Whether `out` holds this very world already.
+def holds_same_set(out: Path, record: dict[str, Any]) -> bool:
+    """Whether `out` holds this toy set already.
 
     Raises:
         UserError: it holds something else.
@@ -114,22 +114,22 @@ def stands(out: Path, record: dict[str, Any]) -> bool:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     if not (out / RECORD).is_file():
-        raise UserError(f"{out} exists and is no toy set; give another folder (nothing was touched)")
+        raise UserError(f"{out} exists and is no toy set; give another folder (nothing was changed)")
     found = read_json(out / RECORD)
     if found != record:
         other = ", ".join(key for key in record if not isinstance(found, dict) or found.get(key) != record[key])
-        raise UserError(f"{out} holds a toy set of another {other}; give another folder (nothing was touched)")
+        raise UserError(f"{out} holds a toy set of another {other}; give another folder (nothing was changed)")
     return True
 
 
 @contextlib.contextmanager
-def _workshop(out: Path) -> Iterator[Path]:
-    """An empty folder beside `out`, held by a lock; what a killed run left in it is cleared.
+def _temporary_folder(out: Path) -> Iterator[Path]:
+    """Lock an empty folder next to `out`; remove what a killed run left in it.
 
-    A lock dies with its process, so a workshop nobody holds is a dead run's.
+    A lock is released when its process ends, so an unlocked folder belongs to a killed run.
     """
     folder = out.parent / f".{out.name}.toy-unfinished"
-    lock = _held(folder)
+    lock = _lock_folder(folder)
     try:
         for left in folder.iterdir():
             shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -140,15 +140,15 @@ def _workshop(out: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def _held(folder: Path) -> int:
-    """Make the folder where it is missing and lock it; the open handle that holds the lock."""
+def _lock_folder(folder: Path) -> int:
+    """Create the folder unless it exists and lock it; return the file descriptor that holds the lock."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             lock = os.open(folder, os.O_RDONLY)
-        except FileNotFoundError:  # its owner has just finished and renamed it
+        except FileNotFoundError:  # another process has just renamed it
             continue
-        with contextlib.suppress(OSError):  # a file system without locks: two builders at once are not told apart
+        with contextlib.suppress(OSError):  # without locks, concurrent processes are not detected
             fcntl.flock(lock, fcntl.LOCK_EX)
         if _same_folder(lock, folder):
             return lock
@@ -156,7 +156,7 @@ def _held(folder: Path) -> int:
 
 
 def _same_folder(handle: int, folder: Path) -> bool:
-    """Whether the open folder still bears this name (a rename takes it away)."""
+    """Whether the open folder still has this name; false after a rename."""
     try:
         return os.path.samestat(os.fstat(handle), folder.stat())
     except FileNotFoundError:
@@ -168,6 +168,6 @@ def _draw(folder: Path, seed: int, size: Size) -> None:
     photos.write(folder / "photos", seed, "val", size.photos_val)
     detection = folder / "detection"
     trainval, test = size.voc2007
-    voc.write(detection, seed, 2007, {"train": trainval // 2, "val": trainval - trainval // 2, "test": test})
-    voc.write(detection, seed, 2012, {"train": size.voc2012[0], "val": size.voc2012[1]})
-    coco.write(detection, seed, {"train": size.coco[0], "val": size.coco[1]})
+    voc_files.write(detection, seed, 2007, {"train": trainval // 2, "val": trainval - trainval // 2, "test": test})
+    voc_files.write(detection, seed, 2012, {"train": size.voc2012[0], "val": size.voc2012[1]})
+    coco_files.write(detection, seed, {"train": size.coco[0], "val": size.coco[1]})

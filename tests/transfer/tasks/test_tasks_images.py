@@ -34,7 +34,7 @@ def test_each_fault_is_a_line_in_the_records_order(tmp_path: Path, decode: bool)
     (tmp_path / "empty.jpg").write_bytes(b"")
     found = list(image_faults([record(tmp_path / name) for name in names], decode, workers=2))
     assert [Path(line.split()[0]).name for line in found] == names[1:5]
-    assert found[0] == f"{tmp_path}/small.jpg is 20 × 30, its annotation says 40 × 30; mend the one that is wrong"
+    assert found[0].startswith(f"{tmp_path}/small.jpg is 20 × 30, its annotation says 40 × 30; ")
     assert "cannot be read as an image" in found[1] and "cannot be read as an image" in found[2]
     assert "does not exist" in found[3]
 
@@ -49,7 +49,7 @@ def test_a_file_cut_short_is_found_by_decoding(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("orientation", "size"), [(1, (40, 30)), (3, (40, 30)), (6, (30, 40)), (8, (30, 40))])
-def test_the_size_is_that_after_exif_s_turn_as_detectron2_has_it(
+def test_the_size_is_that_after_the_rotation_by_exif_as_in_detectron2(
     tmp_path: Path, orientation: int, size: tuple[int, int]
 ) -> None:
     from detectron2.data.detection_utils import read_image
@@ -61,7 +61,7 @@ def test_the_size_is_that_after_exif_s_turn_as_detectron2_has_it(
     assert len(list(image_faults([record(file, *size[::-1])]))) == 1
 
 
-def test_a_task_s_images_are_looked_at_training_ones_first(tmp_path: Path) -> None:
+def test_training_images_of_a_task_are_checked_first(tmp_path: Path) -> None:
     draw(tmp_path / "a.jpg")
     split = Split("own", "voc", tmp_path)
 

@@ -113,10 +113,10 @@ def test_own_splits_of_both_layouts(toy: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"LAYOUT": "yolo", "FOLDER": "x"}, r"SPLITS\.mine\.LAYOUT: .*yolo"),
+        ({"LAYOUT": "yolo", "FOLDER": "x"}, r"SPLITS\.mine: LAYOUT: .*yolo"),
         ({"LAYOUT": "voc", "FOLDER": "x"}, "IMAGE_SET is missing; the layout voc needs it"),
         ({"LAYOUT": "coco", "FOLDER": "x"}, "ANNOTATIONS is missing"),
-        ({"LAYOUT": "coco", "FOLDERS": "x"}, "unknown key 'FOLDERS'; did you mean FOLDER?"),
+        ({"LAYOUT": "coco", "FOLDERS": "x"}, "FOLDERS: unknown key; did you mean FOLDER"),
         ({"LAYOUT": "voc", "FOLDER": "x", "IMAGE_SET": "a", "YEAR": 2010}, "YEAR: .*2010"),
         ({"LAYOUT": "voc", "FOLDER": "x", "IMAGE_SET": "a", "COUNT": "8"}, "COUNT: .*integer"),
         ("x", "must hold keys and values"),

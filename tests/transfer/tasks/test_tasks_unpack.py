@@ -38,7 +38,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE) -> bytes:
 @pytest.mark.parametrize("name", ["../evil", "/evil", "VOC/../../evil"])
 def test_a_name_that_leads_out_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "a.tar").write_bytes(member(name))
-    with pytest.raises(UserError, match="leads out of the archive; refused"):
+    with pytest.raises(UserError, match="leads out of the archive"):
         unpack(tmp_path / "a.tar", "VOC", tmp_path / "out/in")
     assert not (tmp_path / "out").exists()
 

@@ -106,7 +106,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_killed_run_leaves_no_half_and_the_next_one_finishes(root: Path, tmp_path: Path, tiny: Path) -> None:
     out = tmp_path / "a"
     slow = DRAW.replace(
-        "from pathlib", "import time, transfer.toy.coco as c; c.write = lambda *_: time.sleep(60)\nfrom pathlib"
+        "from pathlib", "import time, transfer.toy.coco_files as c; c.write = lambda *_: time.sleep(60)\nfrom pathlib"
     )
     with subprocess.Popen([sys.executable, "-c", slow, str(root), str(out)]) as child:
         deadline = time.monotonic() + 30

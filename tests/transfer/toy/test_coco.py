@@ -13,7 +13,7 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from transfer.toy.coco import run_lengths
+from transfer.toy.coco_files import run_lengths
 
 IDS = {"bus": 6, "cat": 17, "sheep": 20}
 SPLITS = {"train": 8, "val": 5}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from transfer.toy.geometry import Box, Polygon, area_of, box_of, clip_half_plane, clip_to_image, place
+from transfer.toy.drawing import Box, Polygon, area_of, box_of, clip_half_plane, clip_to_image, place
 
 SQUARE = np.array([(0, 0), (4, 0), (4, 4), (0, 4)], dtype=np.float64)
 

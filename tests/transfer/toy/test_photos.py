@@ -1,4 +1,4 @@
-"""The photos: an ImageFolder of several looks that differ more between looks than by size alone."""
+"""The photos: an ImageFolder of classes that differ by more than their size."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transfer.toy.photos import LOOKS, draw
-from transfer.toy.randomness import generator
+from transfer.toy.drawing import generator
+from transfer.toy.photos import PHOTO_CLASSES, draw
 
 
 def test_torchvision_reads_them_as_an_image_folder(world: Path) -> None:
     from torchvision.datasets import ImageFolder
 
     train, val = (ImageFolder(str(world / "photos" / split)) for split in ("train", "val"))
-    assert train.classes == list(LOOKS)
-    assert [train.targets.count(label) for label in range(len(LOOKS))] == [2] * len(LOOKS)
+    assert train.classes == list(PHOTO_CLASSES)
+    assert [train.targets.count(label) for label in range(len(PHOTO_CLASSES))] == [2] * len(PHOTO_CLASSES)
     assert val.class_to_idx == train.class_to_idx
 
 
@@ -29,10 +29,10 @@ def test_they_are_colour_images_of_several_shapes(world: Path) -> None:
     assert len({image.size for image in images}) > 8
 
 
-@pytest.mark.parametrize("look", LOOKS)
-def test_two_photos_of_a_look_differ(look: str) -> None:
+@pytest.mark.parametrize("name", PHOTO_CLASSES)
+def test_two_photos_of_a_class_differ(name: str) -> None:
     first, second = (
-        np.asarray(draw(generator(0, "x", index), look).resize((64, 64)), dtype=float) for index in range(2)
+        np.asarray(draw(generator(0, "x", index), name).resize((64, 64)), dtype=float) for index in range(2)
     )
     assert np.abs(first - second).mean() > 10
     assert first.std() > 10

@@ -9,11 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from transfer.toy.geometry import Polygon, area_of
-from transfer.toy.painting import coverage
-from transfer.toy.randomness import generator, names_of
-from transfer.toy.scenes import Scene, Thing, compose, image_size
-from transfer.toy.shapes import SHAPES
+from transfer.toy.drawing import SHAPES, Polygon, area_of, coverage, generator, names_of
+from transfer.toy.scenes import Scene, SceneObject, compose, image_size
 
 CLASSES = tuple(shape.name for shape in SHAPES)
 
@@ -24,13 +21,13 @@ def scenes() -> list[Scene]:
     return [compose(rng, names_of(rng, index, CLASSES), difficult=index % 5 == 0) for index, rng in enumerate(rngs)]
 
 
-def each(scenes: list[Scene]) -> Iterator[tuple[Scene, Thing, NDArray[np.bool_], NDArray[np.bool_]]]:
-    """Every thing with its scene, the pixels well inside it and those of a ring around it."""
+def each(scenes: list[Scene]) -> Iterator[tuple[Scene, SceneObject, NDArray[np.bool_], NDArray[np.bool_]]]:
+    """Every item with its scene, the pixels well inside it and those of a ring around it."""
     for scene in scenes:
-        for thing in scene.things:
-            mask = Image.fromarray((coverage(thing.polygon, *scene.size) > 0.5).astype(np.uint8) * 255)
+        for item in scene.objects:
+            mask = Image.fromarray((coverage(item.polygon, *scene.size) > 0.5).astype(np.uint8) * 255)
             near, far = (np.asarray(mask.filter(ImageFilter.MaxFilter(size))) > 0 for size in (5, 9))
-            yield scene, thing, np.asarray(mask.filter(ImageFilter.MinFilter(5))) > 0, far & ~near
+            yield scene, item, np.asarray(mask.filter(ImageFilter.MinFilter(5))) > 0, far & ~near
 
 
 def saturation(scene: Scene) -> NDArray[np.float64]:
@@ -40,10 +37,10 @@ def saturation(scene: Scene) -> NDArray[np.float64]:
 def test_all_of_a_polygon_is_seen_and_nothing_of_the_thing_beyond_it(scenes: list[Scene]) -> None:
     """Things are coloured, veils and backgrounds pale: a hidden end in the polygon would show, a lost one too."""
     seen = set()
-    for scene, thing, inside, ring in each(scenes):
-        if thing.difficult:
+    for scene, item, inside, ring in each(scenes):
+        if item.difficult:
             continue
-        seen.add((thing.truncated, thing.occluded))
+        seen.add((item.truncated, item.occluded))
         assert (saturation(scene)[inside] > 0.15).mean() > 0.97
         assert (saturation(scene)[ring] > 0.45).mean() < 0.05
     assert seen == {(False, False), (True, False), (False, True)}
@@ -51,17 +48,17 @@ def test_all_of_a_polygon_is_seen_and_nothing_of_the_thing_beyond_it(scenes: lis
 
 def test_a_thing_has_its_classs_hue(scenes: list[Scene]) -> None:
     hues = {shape.name: shape.hue for shape in SHAPES}
-    for scene, thing, inside, _ in each(scenes):
-        if not thing.difficult:
+    for scene, item, inside, _ in each(scenes):
+        if not item.difficult:
             hue = np.asarray(scene.image.convert("HSV"), dtype=np.float64)[..., 0] / 255
-            away = (hue[inside] - hues[thing.name] + 0.5) % 1 - 0.5
+            away = (hue[inside] - hues[item.name] + 0.5) % 1 - 0.5
             assert abs(np.median(away)) < 0.09
 
 
 def test_difficult_things_are_small_and_added_where_asked_for(scenes: list[Scene]) -> None:
     for index, scene in enumerate(scenes):
-        assert sum(thing.difficult for thing in scene.things) <= (index % 5 == 0)
-    sides = [(max(t.box.x1 - t.box.x0, t.box.y1 - t.box.y0), t.difficult) for s in scenes for t in s.things]
+        assert sum(item.difficult for item in scene.objects) <= (index % 5 == 0)
+    sides = [(max(t.box.x1 - t.box.x0, t.box.y1 - t.box.y0), t.difficult) for s in scenes for t in s.objects]
     assert sum(difficult for _, difficult in sides) >= 8
     assert (
         max(side for side, difficult in sides if difficult)
@@ -70,28 +67,28 @@ def test_difficult_things_are_small_and_added_where_asked_for(scenes: list[Scene
 
 
 def test_the_first_thing_asked_for_is_always_there(scenes: list[Scene]) -> None:
-    assert [scene.things[0].name for scene in scenes] == [CLASSES[index % 3] for index in range(60)]
+    assert [scene.objects[0].name for scene in scenes] == [CLASSES[index % 3] for index in range(60)]
 
 
 def test_nothing_asked_for_nothing_annotated() -> None:
     scene = compose(generator(0, "empty", 0), [])
-    assert scene.things == [] and scene.herd is None
+    assert scene.objects == [] and scene.crowd is None
 
 
 def test_a_herd_is_where_its_mask_says() -> None:
-    scene = compose(generator(0, "herd", 0), ["cat", "bus"], herd=True)
-    assert scene.herd is not None and scene.herd.name == "sheep"
+    scene = compose(generator(0, "crowd", 0), ["cat", "bus"], crowd=True)
+    assert scene.crowd is not None and scene.crowd.name == "sheep"
     width, height = scene.size
-    assert scene.herd.mask.shape == (height, width)
-    assert np.median(saturation(scene)[scene.herd.mask]) > 0.4
-    for thing in scene.things:
-        assert not (scene.herd.mask & (coverage(thing.polygon, width, height) > 0.5)).any()
+    assert scene.crowd.mask.shape == (height, width)
+    assert np.median(saturation(scene)[scene.crowd.mask]) > 0.4
+    for item in scene.objects:
+        assert not (scene.crowd.mask & (coverage(item.polygon, width, height) > 0.5)).any()
 
 
 def test_a_scene_is_a_function_of_its_generator() -> None:
     first, second = (compose(generator(1, "x", 2), ["cat", "bus"], True, True) for _ in range(2))
     assert first.image.tobytes() == second.image.tobytes()
-    assert [thing.box for thing in first.things] == [thing.box for thing in second.things]
+    assert [item.box for item in first.objects] == [item.box for item in second.objects]
     assert compose(generator(1, "x", 3), ["cat", "bus"]).image.tobytes() != first.image.tobytes()
 
 

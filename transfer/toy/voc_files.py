@@ -1,4 +1,4 @@
-"""Scenes as a VOCdevkit year: JPEGImages, Annotations, ImageSets/Main; boxes 1-based and inclusive, as VOC's are."""
+"""Write scenes as a year of VOCdevkit: JPEGImages, Annotations, ImageSets/Main; boxes are 1-based and inclusive."""
 
 from __future__ import annotations
 
@@ -6,31 +6,30 @@ import math
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from transfer.toy.randomness import generator, names_of
-from transfer.toy.scenes import Scene, Thing, compose
-from transfer.toy.shapes import SHAPES
+from transfer.toy.drawing import SHAPES, generator, names_of
+from transfer.toy.scenes import Scene, SceneObject, compose
 
 SMALLEST_SPLIT = 3
-"""Enough for every class and a difficult thing."""
+"""Room for every class and a difficult object."""
 DIFFICULT_EVERY = 6
-"""Every sixth image holds a difficult thing."""
+"""Every sixth image has a difficult object."""
 
 
 def write(root: Path, seed: int, year: int, splits: dict[str, int]) -> None:
     """Write one year under `root/VOC<year>`.
 
     Args:
-        root: the folder that holds the years; `VOC<year>` must not exist in it.
-        seed: the world's seed.
-        year: 2007 or 2012; names of images follow that year's form.
-        splits: how many images `train`, `val` and perhaps `test` hold; `trainval` is train and val together.
+        root: the folder of the years, without `VOC<year>`.
+        seed: seed of the toy set.
+        year: 2007 or 2012; it decides the form of the images' names.
+        splits: number of images of `train`, `val` and perhaps `test`; `trainval` is their union.
     """
     base = root / f"VOC{year}"
     for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (base / folder).mkdir(parents=True)
-    # Names come in the order of drawing, dealt out to the splits in turn, as VOC's are: no split is one block of names.
+    # Consecutive names are distributed over the splits, as in VOC: no split is one block of names.
     lists: dict[str, list[str]] = {split: [] for split in splits}
-    for index, split in enumerate(_deal(splits)):
+    for index, split in enumerate(_interleave(splits)):
         name = f"{index + 1:06d}" if year == 2007 else f"{year}_{index + 1:06d}"
         rng = generator(seed, f"VOC{year}/{split}", len(lists[split]))
         names = names_of(rng, len(lists[split]), tuple(shape.name for shape in SHAPES))
@@ -43,8 +42,8 @@ def write(root: Path, seed: int, year: int, splits: dict[str, int]) -> None:
         (base / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{i}\n" for i in ids), encoding="utf-8")
 
 
-def _deal(splits: dict[str, int]) -> list[str]:
-    """The splits' names, each as often as it has images, evenly mixed."""
+def _interleave(splits: dict[str, int]) -> list[str]:
+    """The name of each image's split, evenly interleaved."""
     slots = [((k + 0.5) / count, split) for split, count in splits.items() for k in range(count)]
     return [split for _, split in sorted(slots)]
 
@@ -57,19 +56,19 @@ def annotation(scene: Scene, year: int, name: str) -> str:
     _add(ET.SubElement(root, "source"), database="toy", annotation="toy", image="drawn")
     _add(ET.SubElement(root, "size"), width=width, height=height, depth=3)
     _add(root, segmented=0)
-    for thing in scene.things:
+    for found in scene.objects:
         node = ET.SubElement(root, "object")
-        _add(node, name=thing.name, pose="Unspecified", truncated=int(thing.truncated), occluded=int(thing.occluded))
-        _add(node, difficult=int(thing.difficult))
-        x0, y0, x1, y1 = inclusive_box(thing, width, height)
+        _add(node, name=found.name, pose="Unspecified", truncated=int(found.truncated), occluded=int(found.occluded))
+        _add(node, difficult=int(found.difficult))
+        x0, y0, x1, y1 = inclusive_box(found, width, height)
         _add(ET.SubElement(node, "bndbox"), xmin=x0, ymin=y0, xmax=x1, ymax=y1)
     ET.indent(root, "\t")
     return ET.tostring(root, encoding="unicode") + "\n"
 
 
-def inclusive_box(thing: Thing, width: int, height: int) -> tuple[int, int, int, int]:
-    """The first and last pixel the thing touches, counted from 1."""
-    box = thing.box
+def inclusive_box(found: SceneObject, width: int, height: int) -> tuple[int, int, int, int]:
+    """The first and last pixels that the object touches, counted from 1."""
+    box = found.box
     x0, y0 = max(0, math.floor(box.x0)), max(0, math.floor(box.y0))
     return x0 + 1, y0 + 1, min(width, max(math.ceil(box.x1), x0 + 1)), min(height, max(math.ceil(box.y1), y0 + 1))
 
