@@ -266,17 +266,17 @@ KILLED = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from transfer.tasks import fetch, unpack
+from transfer.tasks import fetch
 folder, file, md5 = fetch.PUBLIC["voc2012"][0], Path(sys.argv[1]), sys.argv[2]
 archive = replace(folder.archives[0], bytes=file.stat().st_size, md5=md5)
 fetch.PUBLIC["voc2012"] = (replace(folder, archives=(archive,)),)
-copy = unpack.shutil.copyfileobj
+copy = fetch.shutil.copyfileobj
 def slowly(*words):
     copy(*words)
     print("one", flush=True)
     import time; time.sleep(0.05)
 if len(sys.argv) > 4:
-    unpack.shutil.copyfileobj = slowly
+    fetch.shutil.copyfileobj = slowly
 fetch.fetch("voc2012", Path(sys.argv[3]))
 """
 

@@ -89,7 +89,7 @@ def _herd(crowd: Crowd) -> dict[str, Any]:
 
 
 def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
-    """COCO's uncompressed RLE: lengths of runs in column-major order, starting with a (possibly empty) run of background."""
+    """COCO's uncompressed RLE: run lengths in column-major order; the first run, perhaps empty, is background."""
     flat = np.concatenate([[False], mask.ravel(order="F")])
     turns = np.flatnonzero(flat[1:] != flat[:-1])
     return [int(n) for n in np.diff(np.concatenate([[0], turns, [flat.size - 1]]))]
