@@ -97,7 +97,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(building.coco, "write", fail)
+    monkeypatch.setattr(building.coco_files, "write", fail)
     with pytest.raises(UserError, match="No space left"):
         build(tmp_path / "a", 0, TINY)
     assert list(tmp_path.iterdir()) == []
