@@ -10,6 +10,7 @@ from fvcore.common.config import CfgNode
 
 from common.config import dotted_keys, merge_layers, merge_strict, value_of
 from common.errors import UserError
+from common.formats.run_only import may_change_on_resume
 from pretrain.data.dataset import UNREADABLE
 from pretrain.data.pipelines import PIPELINES
 from pretrain.keys import CHANGES, defaults
@@ -19,14 +20,6 @@ from pretrain.models.heads import HEAD_BNS, PREDICTORS
 from pretrain.optim.optimizer import IMPLEMENTATIONS, OPTIMIZERS
 from pretrain.optim.schedule import SCHEDULES, WARMUP_ENDS, peak_lr
 from pretrain.rules import Rule, check_choices, check_rules, reject_unused_keys
-
-FREE_ON_RESUME = (
-    *("DATA.ROOT", "DATA.LIST_ROOT", "DATA.INDEX_CACHE", "DATA.WORKERS", "LOG.PERIOD", "LOG.TENSORBOARD"),
-    *("CHECKPOINT.PERIOD", "CHECKPOINT.KEEP", "CHECKPOINT.KEEP_EVERY"),
-    *("MONITOR.STD_ALARM", "MONITOR.STD_ALARM_STEPS", "MONITOR.STD_ALARM_STOP", "MONITOR.GRAD_NORM_LIMIT"),
-    *("MONITOR.KNN.PERIOD", "MONITOR.KNN.ROOT", "MONITOR.VALIDATION.PERIOD", "MONITOR.VALIDATION.ROOT"),
-)
-"""Keys that a resumed run may change: they do not change what it computes (the images themselves are compared)."""
 
 
 def load_config(file: str | os.PathLike[str], overlay: str | None = None, overrides: Sequence[str] = ()) -> CfgNode:
@@ -48,11 +41,12 @@ def load_config(file: str | os.PathLike[str], overlay: str | None = None, overri
 def differences(stored: dict[str, Any], cfg: CfgNode) -> list[str]:
     """Keys whose values differ between a run's stored config and this one, as `KEY is A there and B here`.
 
-    Keys of `FREE_ON_RESUME` are not compared; a key that the stored config lacks has its default value.
+    Keys that may change (`common/formats/run_only.py`) are not compared; a key that the stored config lacks has its
+    default value.
     """
     before = defaults()
     merge_strict(before, stored, "the stored config", CHANGES, recorded=True)
-    keys = [key for key in dotted_keys(cfg) if key not in FREE_ON_RESUME]
+    keys = [key for key in dotted_keys(cfg) if not may_change_on_resume("pretrain", key)]
     pairs = [(key, value_of(before, key), value_of(cfg, key)) for key in keys]
     return [f"{key} is {old!r} there and {new!r} here" for key, old, new in pairs if old != new]
 

@@ -19,9 +19,6 @@ KINDS = ("knn", "linear")
 SECTIONS = {"knn": ("KNN",), "linear": ("LINEAR", "CHECKPOINT")}
 """Sections that only one kind reads."""
 
-FREE = ("DATA.WORKERS", "CHECKPOINT.PERIOD")
-"""Keys that may differ when an evaluation is resumed or re-run: they do not change the result."""
-
 
 def defaults() -> CfgNode:
     """Every key with its default: facebookresearch/simsiam's main_lincls.py with --lars, and its author's kNN.

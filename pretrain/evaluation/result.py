@@ -15,9 +15,10 @@ from common import environment
 from common.errors import UserError
 from common.files import read_json, write_json, write_text
 from common.formats.results import EvaluationResult
+from common.formats.run_only import may_change_on_resume
 from common.training.logs import METRICS
 from pretrain.evaluation.backbone_features import LoadedBackbone
-from pretrain.evaluation.config import FREE, flat_settings
+from pretrain.evaluation.config import flat_settings
 from pretrain.evaluation.labelled_images import LabelledSet
 
 SETTINGS_FORMAT = "evaluation-settings/1"
@@ -114,7 +115,7 @@ class EvaluationFolder:
         changed += [
             f"{key} is {before.get(key)!r} there and {now.get(key)!r} here"
             for key in sorted(before.keys() | now.keys())
-            if key not in FREE and before.get(key) != now.get(key)
+            if not may_change_on_resume("evaluate", key) and before.get(key) != now.get(key)
         ]
         if changed:
             more = f" and {len(changed) - 2} more" if len(changed) > 2 else ""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import lzma
 import math
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,85 +17,11 @@ import pytest
 import torchvision
 
 from common.console import call
-from tests.compat.ends import end_of, machine
+from tests.compat.kept import ACTIONS, FOLDERS, STATES, Kept, words_of
 from tests.compat.narrow_resnet import NarrowResNet
-from tools import convert, evaluate, launch, pretrain, table, transfer
+from tools import convert, evaluate, pretrain, table, transfer
 
-HERE = Path(__file__).parent
-FOLDERS = sorted(path.parent for path in HERE.glob("*/ends.json"))
-MADE_AT = "/tmp/compat"
-"""Where the folders were made: the path of the images stands in the fingerprints, and need not exist."""
 PRETRAININGS = ("moco", "byol", "simclr", "swav", "supervised", "killed")
-TOLERANCE = 1e-3
-"""Relative and absolute, for a pre-training or evaluation that ends on another machine than the recorded one, after
-four float32 steps. Measured: 6.5e-5 with ATEN_CPU_CAPABILITY=default and ONEDNN_MAX_CPU_ISA=SSE41 against AVX-512's
-kernels, 4.5e-5 with AVX2's, 5.4e-5 with two threads. Without the optimizer's momenta: 0.09 and more."""
-
-
-class Kept:
-    """A copy of a folder that an earlier commit wrote.
-
-    Args:
-        source: the folder.
-        path: where its copy goes.
-    """
-
-    def __init__(self, source: Path, path: Path) -> None:
-        self.source, self.path = source, path
-        self.ends: dict[str, Any] = json.loads((source / "ends.json").read_text())
-        self.overlay = str(path / "configs/narrow.yaml")
-        shutil.copytree(source / "configs", path / "configs")
-        for file in (path / "configs").glob("*.yaml"):
-            text = file.read_text().replace(f"{MADE_AT}/whole_slurm/configs", str(path / "slurm_configs"))
-            file.write_text(text.replace(f"{MADE_AT}/configs", str(path / "configs")))
-
-    def run(self, name: str) -> Path:
-        """The copy of a run folder."""
-        if not (self.path / name).exists():
-            shutil.copytree(self.source / name, self.path / name)
-            if name == "slurm":
-                shutil.copytree(self.source / "slurm_configs", self.path / "slurm_configs")
-        return self.path / name
-
-    def job(self, run: str, name: str) -> Path:
-        """The copy of a job's folder."""
-        [folder] = [path for path in (self.run(run) / "jobs").iterdir() if path.name[:-9] == name]
-        return folder
-
-    def launch(self, verb: str, run: str, *words: str) -> int:
-        """launch.py on the copy."""
-        file = str(self.path / f"configs/{run}.yaml")
-        return call(launch.main, [verb, file, "--set", f"run_dir={self.run(run)}", *words])
-
-    def assert_ends_as_recorded(self, run: str, name: str, tolerance: float = TOLERANCE) -> None:
-        """The job ended as the one that was not interrupted: to the bit on the machine that recorded it."""
-        ours, theirs = end_of(self.job(run, name)), self.ends[run][name]
-        exact = machine() == self.ends["machine"]
-        assert ours.keys() == theirs.keys()
-        for part in theirs:
-            assert_close(ours[part], theirs[part], 0.0 if exact else tolerance, (name, part))
-
-
-def assert_close(ours: Any, theirs: Any, tolerance: float, at: tuple[str, ...]) -> None:
-    """Everything recorded is there; numbers within the tolerance."""
-    if isinstance(theirs, dict):
-        for key in theirs:
-            assert key in ours, (*at, key)
-            assert_close(ours[key], theirs[key], tolerance, (*at, key))
-    elif isinstance(theirs, list):
-        assert len(ours) == len(theirs), at
-        for index, (one, other) in enumerate(zip(ours, theirs, strict=True)):
-            assert_close(one, other, tolerance, (*at, str(index)))
-    elif isinstance(theirs, float):
-        assert tolerance == math.inf or ours == pytest.approx(theirs, rel=tolerance, abs=tolerance), at
-    else:
-        assert ours == theirs, at
-
-
-@pytest.fixture(params=FOLDERS, ids=lambda folder: folder.name)
-def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Kept:
-    """A copy of a folder of an earlier commit."""
-    return Kept(request.param, tmp_path / "kept")
 
 
 @pytest.fixture
@@ -114,17 +39,6 @@ def empty_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (folder / name).write_text(f"#!/bin/sh\nexit {code}\n")
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=":")
-
-
-def words_of(text: str, words: str) -> dict[str, str]:
-    """The word after each job's name in what `plan` or `status` printed."""
-    found = re.findall(rf"^\W*([a-z]+(?:\.[\w.]+)?) +({words})\b", text, re.MULTILINE)
-    return {name: word for name, word in found if name.split(".")[0] in KINDS}
-
-
-KINDS = ("pretrain", "convert", "evaluate", "search", "choose", "finetune", "table")
-ACTIONS = "run|done|diverged|skip|queued"
-STATES = "pending|running|interrupted|done|diverged|failed|cancelled|queued|unknown|incomplete|blocked"
 
 
 def test_there_is_a_folder() -> None:

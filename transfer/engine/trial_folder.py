@@ -13,33 +13,22 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from common.config import dotted_keys, value_of
+from common.config import dotted_keys, load_yaml, value_of
 from common.errors import UserError
 from common.files import read_json, write_json
 from common.formats.results import RESULT_FILE
+from common.formats.run_only import may_change_on_resume
 from common.training.checkpoint import LAST, CheckpointFolder, load_checkpoint
 from transfer.engine.config import ORDER_KEY, ORDER_OF_WORKERS, defaults
 
 logger = logging.getLogger(__name__)
 
 FINAL = "model_final.pth"
-IDENTITY_FILE, EVALUATION_FILE = "trial.json", "evaluation.json"
-"""Written when a trial begins, and by `--eval-only`."""
+IDENTITY_FILE, CONFIG_FILE, EVALUATION_FILE = "trial.json", "config.yaml", "evaluation.json"
+"""The first two are written when a trial begins, the last by `--eval-only`."""
 FORMAT = "trial/1"
-NEUTRAL = (
-    "OUTPUT_DIR",
-    "MODEL.WEIGHTS",  # the weights' digest stands for their path
-    "DATALOADER.NUM_WORKERS",
-    "SOLVER.CHECKPOINT_PERIOD",
-    "TRANSFER.KEEP_CHECKPOINTS",
-    "TRANSFER.DATA_ROOT",
-    "TRANSFER.CHECK_IMAGES",
-    "TRANSFER.EVALUATOR",
-    "TRANSFER.PREDICTIONS",
-    "VIS_PERIOD",
-    "VERSION",
-)
-"""Keys that may differ between two runs of one trial."""
+EVALUATOR_KEY = "TRANSFER.EVALUATOR"
+"""Recorded only where it is set; `--eval-only` takes any."""
 TRAINING = (
     "SOLVER.",
     "MODEL.RESNETS.NORM",
@@ -105,7 +94,7 @@ def trial_identity(cfg: CfgNode, weights_sha256: str | None, processes: int) -> 
     for key in dotted_keys(cfg):
         if key == "TRANSFER.CHANNELS_LAST":
             settings[ORDER_KEY] = ORDER_OF_WORKERS  # where it stood as a key: the file's bytes stay the same
-        if key not in NEUTRAL:
+        if not may_change_on_resume("transfer", key) and (key != EVALUATOR_KEY or value_of(cfg, key)):
             settings[key] = _plain(value_of(cfg, key))
     return {"format": FORMAT, "settings": settings, "weights": weights_sha256 or "scratch", "processes": processes}
 
@@ -163,10 +152,21 @@ def _claim(folder: Path, mine: dict[str, Any], writes: bool, trains: bool) -> No
         if writes:
             write_json(file, mine)
         return
-    differing = differences(read_json(file), mine, trains)
+    differing = differences(_recorded(folder), mine, trains)
     if differing:
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise UserError(f"{folder} holds another trial: {'; '.join(differing[:3])}{more}; choose another --output")
+
+
+def _recorded(folder: Path) -> Any:
+    """`trial.json`; the evaluator, which earlier releases did not record there, from `config.yaml`."""
+    found = read_json(folder / IDENTITY_FILE)
+    config = folder / CONFIG_FILE
+    if isinstance(found, dict) and isinstance(found.get("settings"), dict) and config.is_file():
+        evaluator = (load_yaml(config).get("TRANSFER") or {}).get("EVALUATOR")
+        if evaluator:
+            found["settings"].setdefault(EVALUATOR_KEY, evaluator)
+    return found
 
 
 def differences(theirs: Any, mine: dict[str, Any], trains: bool = True) -> list[str]:
@@ -186,7 +186,7 @@ def differences(theirs: Any, mine: dict[str, Any], trains: bool = True) -> list[
     now = mine["settings"]
     before = {**_defaults_of(now), **theirs["settings"]}
     for key in sorted({*before, *now}):
-        if before.get(key) != now.get(key) and (trains or not key.startswith(TRAINING)):
+        if before.get(key) != now.get(key) and (trains or not key.startswith((*TRAINING, EVALUATOR_KEY))):
             found.append(f"{key} {before.get(key)} there, {now.get(key)} requested")
     return found
 

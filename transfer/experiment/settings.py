@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from common.config import load_with_base, merge_dict, overlay_section, parse_value
+from common.config import load_with_base, load_yaml, merge_dict, overlay_section, parse_value
+from common.errors import UserError
+from common.formats.defaults import SCHEMA, decisive_settings, first_name
+from common.formats.graph import GRAPH_FILE, GraphFile, GraphJob
+from common.formats.run_only import is_run_only
 
 VERSION = 1
 """Raised only when what a fingerprint is made of changes; then everything runs anew."""
 
-
-HOW = {
+FORMER_RUN_ONLY = {
     "pretrain": ("DATA.WORKERS", "DATA.INDEX_CACHE", "LOG", "CHECKPOINT"),
     "evaluate": ("DATA.WORKERS", "CHECKPOINT"),
     "transfer": (
@@ -25,7 +31,16 @@ HOW = {
         "TRANSFER.PREDICTIONS",
     ),
 }
-"""Keys (and sections) that say how a stage runs, not what it computes: changing them makes no new job."""
+"""What fingerprints left out up to commit 54cff5b, which were of the keys that the files wrote down."""
+
+RECORDS = {"pretrain": "config.yaml", "evaluate": "evaluation.json", "transfer": "trial.json"}
+"""The file in a stage's folder that records every setting."""
+SETTLED = (
+    *("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.RESNETS.STRIDE_IN_1X1"),
+    "MODEL.ROI_HEADS.NUM_CLASSES",
+)
+"""Keys of a recorded trial that follow from its weights and its classes; another value is refused."""
+NORM, LR = "MODEL.RESNETS.NORM", "SOLVER.BASE_LR"
 
 
 def words(overrides: Mapping[str, Any]) -> list[str]:
@@ -45,10 +60,13 @@ class Settings:
 
     Attributes:
         overlay: the experiment's overlay file.
+        run_dir: the run folder, where folders of earlier fingerprints may be; None: there is none.
     """
 
     overlay: Path | None = None
+    run_dir: Path | None = None
     _merged: dict[tuple[Path, str], dict[str, Any]] = field(default_factory=dict)
+    _folders: dict[str, set[str]] | None = None
 
     def resolved(self, config: Path, section: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
         """All that config file, `_BASE_` chain, overlay and overrides say, as `{A.B.C: value}`.
@@ -74,10 +92,99 @@ class Settings:
             found.update(flat({key: value}))
         return found
 
+    def fingerprint(
+        self, name: str, section: str, written: Mapping[str, Any], data: Path, needs: Sequence[str], **parts: Any
+    ) -> str:
+        """The fingerprint of a job with settings: of the folder that holds such a job, else the one of a new folder.
 
-def decisive(resolved: Mapping[str, Any], section: str) -> dict[str, Any]:
-    """The settings that decide a stage's result: all but those that only say how it runs."""
-    return {key: value for key, value in resolved.items() if not any(_within(key, how) for how in HOW[section])}
+        A folder of an earlier release is adopted where its decisive settings are equal; its fingerprint stays.
+
+        Args:
+            name: the job's name.
+            section: `pretrain`, `evaluate` or `transfer`.
+            written: as `resolved` gives it.
+            data: the data root.
+            needs: fingerprints of the jobs that it reads.
+            parts: what else decides its result.
+        """
+        decisive = decisive_settings(section, written)
+        mine = fingerprint(schema=SCHEMA, settings=decisive, **parts)
+        if not self._formers(name) or mine[:8] in self._formers(name):
+            return mine
+        if decisive == decisive_settings(section, written, recorded=True):  # today's defaults are the former ones
+            for settings in former_settings(section, written):
+                former = fingerprint(settings=settings, **parts)
+                if former[:8] in self._formers(name):
+                    return former
+        return self._same_record(name, section, written, str(data), list(needs), parts) or mine
+
+    def _formers(self, name: str) -> set[str]:
+        """The beginnings of the fingerprints of a job's folders."""
+        if self._folders is None:
+            self._folders = {}
+            jobs = self.run_dir / "jobs" if self.run_dir else None
+            for entry in os.scandir(jobs) if jobs and jobs.is_dir() else ():
+                self._folders.setdefault(entry.name[:-9], set()).add(entry.name[-8:])
+        return self._folders.get(name, set())
+
+    def _same_record(
+        self, name: str, section: str, written: Mapping[str, Any], data: str, needs: list[str], parts: Mapping[str, Any]
+    ) -> str | None:
+        """The fingerprint of the last submit's job of that name, where all that decided its result is equal."""
+        job = self._submitted.get(name)
+        if self.run_dir is None or job is None:
+            return None
+        file = self.run_dir / job.dir / RECORDS[section]
+        inputs = [self._submitted[need].fingerprint for need in job.needs if need in self._submitted]
+        if (job.data, inputs) != (data, needs) or not file.is_file():
+            return None
+        record, mine = _comparable(section, load_yaml(file), written, parts)  # JSON is YAML
+        same = decisive_settings(section, record, recorded=True) == decisive_settings(section, mine)
+        return job.fingerprint if same else None
+
+    @cached_property
+    def _submitted(self) -> dict[str, GraphJob]:
+        """The jobs of the last submit, by name; none where its file is of another format."""
+        file = self.run_dir / GRAPH_FILE if self.run_dir else None
+        with contextlib.suppress(UserError):
+            return {job.name: job for job in GraphFile.read(file).jobs} if file and file.is_file() else {}
+        return {}
+
+
+def _comparable(
+    section: str, content: Mapping[str, Any], written: Mapping[str, Any], parts: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings that a stage's folder records, and those that a job would record there, to be compared.
+
+    Args:
+        section: `pretrain`, `evaluate` or `transfer`.
+        content: of the record.
+        written: what the job's files say.
+        parts: of the job's fingerprint; of a trial its seed, and what says of its learning rate's search.
+    """
+    if section == "pretrain":
+        record = flat(content)
+        if "DATA.ROOT" not in written:
+            record.pop("DATA.ROOT", None)  # the command line's, compared as the job's data
+        return record, dict(written)
+    if section == "evaluate":
+        read = {key.partition(".")[0] for key in content["config"]}  # the sections that its kind reads
+        return dict(content["config"]), {key: value for key, value in written.items() if key.partition(".")[0] in read}
+    mine = {**written, "SEED": parts["seed"], "TRANSFER.ROLE": parts.get("role", "trial")}
+    mine["TRANSFER.SELECT_ON"] = parts.get("select_on", "")
+    if content["processes"] == 1 and mine.get(NORM) == "naiveSyncBN":
+        mine[NORM] = "BN"  # the same, and what the trial records
+    left_out = (*SETTLED, *((LR,) if "lr" in parts else ()))
+    record, mine = ({k: v for k, v in values.items() if k not in left_out} for values in (content["settings"], mine))
+    return record, mine
+
+
+def former_settings(section: str, written: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the fingerprints of commit 54cff5b and earlier were made of, with and without run-only keys."""
+    former = FORMER_RUN_ONLY[section]
+    named = {first_name(section, key): value for key, value in written.items()}
+    kept = {key: value for key, value in named.items() if not any(_within(key, how) for how in former)}
+    return [kept, {key: value for key, value in kept.items() if not is_run_only(section, key)}]
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -13,7 +13,7 @@ from transfer.experiment.commands import Arguments, spell_overrides
 from transfer.experiment.digests import Digests
 from transfer.experiment.graph import Graph, Job, job_dir
 from transfer.experiment.load import ExperimentSource, absolute, config_path, run_dir_of
-from transfer.experiment.settings import Settings, decisive, fingerprint
+from transfer.experiment.settings import Settings, fingerprint
 from transfer.experiment.spec import EvaluationSpec, Experiment, RowSpec, TaskSpec
 from transfer.weights.checkpoint_zoo import ZooCheckpoint
 
@@ -46,7 +46,7 @@ def build_graph(
     """
     run_dir = run_dir_of(experiment)
     overlay = config_path(experiment.overlay) if experiment.overlay else None
-    builder = JobBuilder(experiment, run_dir, digests or Digests(run_dir), Settings(overlay), public_weights or {})
+    builder = JobBuilder(experiment, run_dir, digests or Digests(run_dir), Settings(overlay, run_dir), public_weights or {})
     jobs = [job for key, row in experiment.rows.items() for job in builder.row_jobs(key, row)]
     jobs.append(builder.table(jobs))
     return Graph(
@@ -115,8 +115,10 @@ class JobBuilder:
         config, images = config_path(row.pretrain.config), self._data_root("images", f"row {key} pre-trains")
         overrides = row.pretrain.overrides
         settings = self.settings.resolved(config, "pretrain", overrides)
-        print_ = fingerprint(kind="pretrain", settings=decisive(settings, "pretrain"), images=str(images))
         name = f"pretrain.{key}"
+        print_ = self.settings.fingerprint(
+            name, "pretrain", settings, data=images, needs=(), kind="pretrain", images=str(images)
+        )
         out = job_dir(name, print_)
         arguments = Arguments(
             config=config,
@@ -176,14 +178,18 @@ class JobBuilder:
         config = config_path(evaluation.config or DEFAULT_EVALUATIONS[evaluation.kind])
         overrides = evaluation.overrides
         settings = self.settings.resolved(config, "evaluate", overrides)
-        print_ = fingerprint(
+        job_name = f"evaluate.{key}.{name}"
+        print_ = self.settings.fingerprint(
+            job_name,
+            "evaluate",
+            settings,
+            data=images,
+            needs=(producer.fingerprint,),
             kind="evaluate",
             evaluation=evaluation.kind,
-            settings=decisive(settings, "evaluate"),
             images=str(images),
             weights=producer.fingerprint,
         )
-        job_name = f"evaluate.{key}.{name}"
         out = job_dir(job_name, print_)
         options: dict[str, str | bool] = {"weights": str(self.run_dir / producer.outputs[-1]), "name": key}
         options |= {"pretrain-epochs": str(row.epochs)} if row.epochs else {}
@@ -307,9 +313,13 @@ class JobBuilder:
         config = config_path(cell.task.config)
         detection = self._data_root("detection", f"task {cell.task_key} fine-tunes")
         settings, converted = self.settings.resolved(config, "transfer", overrides), cell.converted
-        print_ = fingerprint(
+        print_ = self.settings.fingerprint(
+            name,
+            "transfer",
+            settings,
+            data=detection,
+            needs=(*((converted.fingerprint,) if converted else ()), *((decides["lr"],) if "lr" in decides else ())),
             kind="finetune",
-            settings=decisive(settings, "transfer"),
             detection=str(detection),
             seed=seed,
             weights=converted.fingerprint if converted else "scratch",

@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from common.formats.run_only import may_differ_in_average
+
 DONE, DIVERGED = "done", "diverged"
-HARMLESS = {"num_processes", "num_workers", "reference_gpus"}
-"""Settings that change where a trial ran, not what it computed (a changed batch shows in `total_batch`)."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Trial:
     @cached_property
     def facts(self) -> dict[str, str]:
         """What trials must have in common to be averaged: name to text."""
-        facts = {name: as_text(value) for name, value in self.settings.items() if name not in HARMLESS}
+        facts = {name: as_text(value) for name, value in self.settings.items() if not may_differ_in_average(name)}
         facts["weights sha256"] = str(self.weights.get("sha256") or "none")
         facts["toy"] = as_text(self.toy)
         facts["imported"] = as_text(self.imported)

@@ -1,0 +1,102 @@
+"""Every stage's config keys and defaults as data, so that a fingerprint is of resolved values without torch.
+
+`defaults.json` is generated from the code: `python tests/common/formats/write_defaults.py`; a test compares the two.
+Of each stage it holds `defaults` (key to value), and what the fingerprints of earlier releases need: `first` (the
+defaults of keys whose default was another when the key appeared), `names` (today's key to its former names, oldest
+first) and `removed` (keys that are gone, with the value that today's code acts as).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from common.files import read_json
+from common.formats.run_only import STAGES, is_run_only
+
+DEFAULTS_FILE = Path(__file__).with_name("defaults.json")
+SCHEMA = 1
+"""Version of what a fingerprint of settings is made of; another one runs every job anew."""
+
+
+@lru_cache(maxsize=1)
+def _tables() -> dict[str, dict[str, dict[str, Any]]]:
+    tables: dict[str, dict[str, dict[str, Any]]] = read_json(DEFAULTS_FILE)
+    return tables
+
+
+def default_values(stage: str) -> dict[str, Any]:
+    """The stage's defaults by dotted key.
+
+    Args:
+        stage: `pretrain`, `evaluate` or `transfer`.
+    """
+    return dict(_tables()[stage]["defaults"])
+
+
+def first_name(stage: str, key: str) -> str:
+    """The name that a key had when it appeared: fingerprints keep it."""
+    names = _tables()[stage]["names"]
+    if key in names:
+        return str(names[key][0])
+    return next((str(former[0]) for former in names.values() if key in former), key)
+
+
+def decisive_settings(stage: str, values: Mapping[str, Any], *, recorded: bool = False) -> dict[str, Any]:
+    """The values that decide the stage's result, as far as they differ from the keys' first defaults.
+
+    Writing a default down changes nothing, and neither does a new key; another default in the code does.
+
+    Args:
+        stage: `pretrain`, `evaluate` or `transfer`.
+        values: dotted keys, under today's or former names.
+        recorded: the values are all there were, as an earlier run recorded them; else keys that are missing have
+            today's defaults, and today's code reads them all.
+
+    Returns:
+        Value by the key's first name, in plain JSON types.
+    """
+    today, first = _schema(stage)
+    given = {} if recorded else {name: _tables()[stage]["defaults"][today[name]] for name in first}
+    given |= {first_name(stage, key): value for key, value in values.items()}
+    usual = first | (_tables()[stage]["removed"] if recorded else {})
+    plain = {name: plain_value(value, usual.get(name)) for name, value in given.items()}
+    return {
+        name: value
+        for name, value in plain.items()
+        if not is_run_only(stage, today.get(name, name)) and (name not in usual or value != plain_value(usual[name]))
+    }
+
+
+@lru_cache(maxsize=len(STAGES))
+def _schema(stage: str) -> tuple[dict[str, str], dict[str, Any]]:
+    """Today's key, and the first default, by each key's first name."""
+    table = _tables()[stage]
+    today = {first_name(stage, key): key for key in table["defaults"]}
+    return today, {name: table["first"].get(key, table["defaults"][key]) for name, key in today.items()}
+
+
+def plain_value(value: Any, like: Any = None) -> Any:
+    """A value as JSON holds it, one spelling for equal values: 1 for 1.0, a list for a tuple.
+
+    Args:
+        value: of a config.
+        like: the key's default; where it is a number, text such as `1e-4` (which YAML 1.1 reads as text) is one.
+    """
+    if isinstance(value, str) and isinstance(like, float):
+        try:
+            value = float(value)
+        except ValueError:
+            return value
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
+    if isinstance(value, Mapping):
+        return {str(key): plain_value(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_value(item) for item in value]
+    return value if isinstance(value, (int, str)) else json.loads(json.dumps(value, default=str))
