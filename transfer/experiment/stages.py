@@ -46,7 +46,9 @@ def build_graph(
     """
     run_dir = run_dir_of(experiment)
     overlay = config_path(experiment.overlay) if experiment.overlay else None
-    builder = JobBuilder(experiment, run_dir, digests or Digests(run_dir), Settings(overlay, run_dir), public_weights or {})
+    builder = JobBuilder(
+        experiment, run_dir, digests or Digests(run_dir), Settings(overlay, run_dir), public_weights or {}
+    )
     jobs = [job for key, row in experiment.rows.items() for job in builder.row_jobs(key, row)]
     jobs.append(builder.table(jobs))
     return Graph(
