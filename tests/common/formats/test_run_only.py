@@ -19,7 +19,7 @@ from common.formats.run_only import LOCATIONS, RESULT_SETTINGS, RUN_ONLY, STAGES
 from pretrain.config import defaults as pretrain_defaults
 from pretrain.config import differences as pretrain_differences
 from pretrain.evaluation.config import defaults as evaluate_defaults
-from pretrain.evaluation.folder import EvaluationFolder
+from pretrain.evaluation.result import EvaluationFolder
 from tests.common.formats import write_defaults
 from transfer.engine.config import defaults as transfer_defaults
 from transfer.engine.trial_folder import differences as trial_differences

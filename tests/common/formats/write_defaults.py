@@ -21,22 +21,18 @@ Table = dict[str, dict[str, Any]]
 
 def code() -> dict[str, tuple[dict[str, Any], KeyChanges]]:
     """Each stage's defaults and changed keys, as the code has them now."""
-    import pretrain.config
     import pretrain.evaluation.config
     import pretrain.keys
     import transfer.engine.config
 
-    modules = {
-        "pretrain": (pretrain.keys.defaults(), pretrain.config),
-        "evaluate": (pretrain.evaluation.config.defaults(), pretrain.evaluation.config),
-        "transfer": (transfer.engine.config.defaults(), transfer.engine.config),
+    stages = {
+        "pretrain": (pretrain.keys.defaults(), pretrain.keys.CHANGES),
+        "evaluate": (pretrain.evaluation.config.defaults(), NO_CHANGES),
+        "transfer": (transfer.engine.config.defaults(), transfer.engine.config.KEY_CHANGES),
     }
     return {
-        stage: (
-            {key: json_value(value_of(cfg, key)) for key in dotted_keys(cfg)},
-            getattr(module, "KEY_CHANGES", NO_CHANGES),
-        )
-        for stage, (cfg, module) in modules.items()
+        stage: ({key: json_value(value_of(cfg, key)) for key in dotted_keys(cfg)}, changes)
+        for stage, (cfg, changes) in stages.items()
     }
 
 
