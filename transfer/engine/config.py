@@ -54,7 +54,7 @@ def defaults() -> CfgNode:
     node.PRECISE_BN = "synchronised"  # or fvcore: as in Detectron2, each rank with its own statistics
     node.CHANNELS_LAST = False  # memory format of the detector: the same numbers up to rounding, in less time
     # separable: the same numbers up to rounding. On a CPU a C4 step takes 1.30 to 1.32 times less time than with
-    # Detectron2's own, together with CHANNELS_LAST (docs/performance.md). On a GPU it is torchvision's kernel.
+    # Detectron2's own, together with CHANNELS_LAST (docs/notes/performance.md). On a GPU it is torchvision's kernel.
     node.ROI_ALIGN = TORCHVISION
     node.TF32 = False  # whether a GPU may round the inputs of float32 products to TF32, which V100 GPUs could not
     node.EVALUATOR = ""  # VOC: exact or detectron2; COCO: hotcoco or pycocotools; empty: the first

@@ -1,4 +1,4 @@
-"""COCO's evaluator: boxes and masks through hotcoco, with the digits of pycocotools."""
+"""COCO's evaluator: boxes and masks by hotcoco, with the digits of pycocotools."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from detectron2.structures import BoxMode, Instances
 from detectron2.utils import comm
 from numpy.typing import NDArray
 
-from transfer.evaluation.run_lengths import encoded
+from transfer.evaluation.run_lengths import encode_masks
 from transfer.tasks.task import Dataset
 
 NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ImageDetections:
-    """The detections in one image; arrays instead of a dictionary each, which is what makes gathering them cheap.
+    """The detections in one image, as arrays: gathering a dictionary for each detection would be slow.
 
     Attributes:
         image_id: the image's id in the annotation file.
@@ -31,7 +31,7 @@ class ImageDetections:
         boxes: (N, 4) float32 x, y, width, height in pixels.
         scores: (N,) float32.
         classes: (N,) int64 labels.
-        masks: N compressed RLE strings; None where no masks are measured.
+        masks: N compressed RLE strings; None where masks are not evaluated.
     """
 
     image_id: int
@@ -46,8 +46,8 @@ class HotCOCOEvaluator(DatasetEvaluator):
     """Detectron2's `COCOEvaluator` digit for digit, computed by hotcoco instead of pycocotools.
 
     Args:
-        dataset: the test split; its annotation file is read when the metric is computed, on rank 0 alone.
-        masks: measure masks beside boxes.
+        dataset: the test split; its annotation file is read when the metric is computed, by rank 0 only.
+        masks: evaluate masks besides boxes.
     """
 
     def __init__(self, dataset: Dataset, masks: bool) -> None:
@@ -63,9 +63,9 @@ class HotCOCOEvaluator(DatasetEvaluator):
         self.found: list[ImageDetections] = []
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
-        """Take one batch's detections."""
+        """Add one batch's detections."""
         for image, output in zip(inputs, outputs, strict=True):
-            self.found.append(found_in(image["image_id"], output["instances"], self.masks))
+            self.found.append(detections_of(image["image_id"], output["instances"], self.masks))
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """The metric over all ranks' detections.
@@ -79,7 +79,7 @@ class HotCOCOEvaluator(DatasetEvaluator):
             return None
         images = [found for rank in gathered for found in rank if len(found.scores)]
         kinds = ("bbox", "segm") if self.masks else ("bbox",)
-        if not images:  # as Detectron2 answers; `metrics_of` says what a result keeps of it
+        if not images:  # as Detectron2 returns; `metrics_of` converts it
             return {kind: dict.fromkeys(NUMBERS, float("nan")) for kind in kinds}
         truth = hotcoco.COCO(str(self.annotations))
         return {kind: self._measure(truth, images, kind) for kind in kinds}
@@ -92,11 +92,11 @@ class HotCOCOEvaluator(DatasetEvaluator):
         for line in evaluation.summary_lines():
             logger.info("%s %s", kind, line.strip())
         assert evaluation.eval is not None
-        return summary(evaluation.eval["precision"], self.classes)
+        return summarize(evaluation.eval["precision"], self.classes)
 
 
-def found_in(image_id: int, instances: Instances, masks: bool) -> ImageDetections:
-    """One image's detections as COCO has them, converted in float32 as Detectron2 converts them."""
+def detections_of(image_id: int, instances: Instances, masks: bool) -> ImageDetections:
+    """One image's detections in COCO's format, converted in float32 as in Detectron2."""
     boxes = BoxMode.convert(instances.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS).cpu().numpy()
     return ImageDetections(
         image_id,
@@ -104,7 +104,7 @@ def found_in(image_id: int, instances: Instances, masks: bool) -> ImageDetection
         boxes,
         instances.scores.cpu().numpy(),
         instances.pred_classes.cpu().numpy(),
-        encoded(instances.pred_masks.cpu().numpy(), boxes) if masks else None,
+        encode_masks(instances.pred_masks.cpu().numpy(), boxes) if masks else None,
     )
 
 
@@ -131,12 +131,12 @@ def masks_for_coco(images: Sequence[ImageDetections], category_ids: NDArray[np.i
     return rows
 
 
-def summary(precision: NDArray[np.float64], classes: Sequence[str]) -> dict[str, float]:
+def summarize(precision: NDArray[np.float64], classes: Sequence[str]) -> dict[str, float]:
     """COCO's numbers and each class's AP in per cent, NaN where nothing can be computed.
 
     Args:
-        precision: (thresholds, recalls, classes, areas, numbers of detections), −1 where there is no object to find.
-        classes: names; a single one has no AP of its own, as in Detectron2.
+        precision: (thresholds, recalls, classes, areas, numbers of detections), −1 where there is no object.
+        classes: names; a single one has no AP per class, as in Detectron2.
     """
     every = precision[..., -1]  # with 100 detections an image
     parts = {"AP": every[..., 0], "AP50": every[:1, ..., 0], "AP75": every[5:6, ..., 0]}

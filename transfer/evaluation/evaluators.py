@@ -1,4 +1,4 @@
-"""The evaluator of a test split by name, and what a result keeps of its answer."""
+"""The evaluator of a test split by name, the guard around it, and the metrics that a result contains."""
 
 from __future__ import annotations
 
@@ -14,51 +14,51 @@ from transfer.evaluation.coco_evaluator import HotCOCOEvaluator
 from transfer.evaluation.voc_evaluator import VOCEvaluator
 from transfer.tasks.task import Dataset
 
-KEPT = ("AP", "AP50", "AP75")
+METRICS = ("AP", "AP50", "AP75")
 
 
-def build_evaluator(name: str, dataset: Dataset, catalogue: str, masks: bool) -> DatasetEvaluator:
-    """Make an evaluator that refuses to see an image twice or not at all.
+def build_evaluator(name: str, dataset: Dataset, catalog_name: str, masks: bool) -> DatasetEvaluator:
+    """Build an evaluator that requires each image exactly once.
 
     Args:
         name: `exact` or `detectron2` for VOC; `hotcoco` or `pycocotools` for COCO.
         dataset: the test split.
-        catalogue: its name in Detectron2's MetadataCatalog.
-        masks: COCO: measure masks beside boxes.
+        catalog_name: its name in Detectron2's MetadataCatalog.
+        masks: COCO: evaluate masks besides boxes.
     """
-    return EachImageOnce(_evaluator(name, dataset, catalogue, masks), dataset)
+    return EachImageOnce(_evaluator(name, dataset, catalog_name, masks), dataset)
 
 
-def _evaluator(name: str, dataset: Dataset, catalogue: str, masks: bool) -> DatasetEvaluator:
+def _evaluator(name: str, dataset: Dataset, catalog_name: str, masks: bool) -> DatasetEvaluator:
     if name == "exact":
         return VOCEvaluator(dataset)
     if name == "detectron2":
-        return PascalVOCDetectionEvaluator(catalogue)
+        return PascalVOCDetectionEvaluator(catalog_name)
     if name == "hotcoco":
         return HotCOCOEvaluator(dataset, masks)
     if name == "pycocotools":
         tasks = ("bbox", "segm") if masks else ("bbox",)
-        return COCOEvaluator(catalogue, tasks=tasks, use_fast_impl=False)
+        return COCOEvaluator(catalog_name, tasks=tasks, use_fast_impl=False)
     raise ValueError(f"no evaluator is called {name}")
 
 
 def metrics_of(results: Mapping[str, Mapping[str, float]], dataset: Dataset) -> dict[str, Any]:
-    """A result's `metrics` from an evaluator's answer; a value that cannot be computed is None.
+    """A result's `metrics` from an evaluator's results; a value that cannot be computed is None.
 
     Returns:
         `{"bbox": {"AP", "AP50", "AP75", "per_class": {name: AP}}, "segm": the same, where there are masks}`, in
         per cent.
     """
-    # Detectron2 gives COCO NaN where a detector found nothing at all; what finds nothing has an AP of 0.
+    # For COCO Detectron2 returns NaN where a detector found nothing at all; its AP is 0.
     nothing = 0.0 if dataset.split.layout == "coco" else None
-    return {kind: _kept(values, dataset.classes, nothing) for kind, values in results.items()}
+    return {kind: _metrics(values, dataset.classes, nothing) for kind, values in results.items()}
 
 
-def _kept(values: Mapping[str, float], classes: tuple[str, ...], nothing: float | None) -> dict[str, Any]:
+def _metrics(values: Mapping[str, float], classes: tuple[str, ...], nothing: float | None) -> dict[str, Any]:
     each = {name: _finite(values[f"AP-{name}"]) for name in classes if f"AP-{name}" in values}
     if len(classes) == 1:
         each = {classes[0]: _finite(values["AP"], nothing)}
-    return {**{key: _finite(values[key], nothing) for key in KEPT}, "per_class": each}
+    return {**{key: _finite(values[key], nothing) for key in METRICS}, "per_class": each}
 
 
 def _finite(value: float, otherwise: float | None = None) -> float | None:
@@ -66,12 +66,12 @@ def _finite(value: float, otherwise: float | None = None) -> float | None:
 
 
 class EachImageOnce(DatasetEvaluator):
-    """Refuses an evaluation in which an image came twice (a padded sampler), not at all, or from elsewhere.
+    """Raises when an image was evaluated twice (a padded sampler), not at all, or is not in the split.
 
-    Detectron2's evaluators take whatever comes: a repeated image adds false detections, a lost one misses its objects.
+    Detectron2's evaluators do not check: a repeated image adds false positives, a lost one false negatives.
 
     Args:
-        evaluator: what measures.
+        evaluator: computes the metric.
         dataset: the test split.
     """
 
@@ -86,23 +86,23 @@ class EachImageOnce(DatasetEvaluator):
         self.evaluator.reset()
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
-        """Take one batch."""
+        """Add one batch."""
         self.seen += [image["image_id"] for image in inputs]
         self.evaluator.process(inputs, outputs)
 
     def evaluate(self) -> Any:
-        """The evaluator's answer.
+        """The evaluator's results.
 
         Raises:
-            RuntimeError: on every rank, where the images are not the split's, each once.
+            RuntimeError: on every rank, unless the images are the split's, each once.
         """
-        # All ranks hear of it, so that none waits for one that has left.
+        # All ranks raise, so that none waits for one that has left.
         check_each_once([image for rank in comm.all_gather(self.seen) for image in rank], self.expected)
         return self.evaluator.evaluate()
 
 
 def check_each_once(seen: Iterable[Any], expected: Iterable[Any]) -> None:
-    """Hold the images that were measured against those of the split.
+    """Compare the evaluated images with those of the split.
 
     Raises:
         RuntimeError: names the first image that is wrong.

@@ -1,4 +1,4 @@
-"""PASCAL VOC's evaluator: collects detections from all ranks and gives AP, AP50, AP75 and each class's AP."""
+"""PASCAL VOC's evaluator: AP, AP50, AP75 and each class's AP from the detections of all ranks."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from transfer.tasks.task import Dataset
 
 
 class VOCEvaluator(DatasetEvaluator):
-    """Detectron2's `PascalVOCDetectionEvaluator`, digit for digit, from records that are in memory already.
+    """Detectron2's `PascalVOCDetectionEvaluator`, digit for digit, from records in memory.
 
     Args:
-        dataset: the test split; its class list is the metric's.
+        dataset: the test split; its class list is used.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -33,11 +33,11 @@ class VOCEvaluator(DatasetEvaluator):
         self.found: list[tuple[int, NDArray[Any], NDArray[Any], NDArray[Any]]] = []
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
-        """Take one batch's detections."""
+        """Add one batch's detections."""
         for image, output in zip(inputs, outputs, strict=True):
             instances = output["instances"].to("cpu")
             boxes = instances.pred_boxes.tensor.numpy().astype(np.float32)
-            boxes[:, :2] += 1  # in float32, as Detectron2 adds it
+            boxes[:, :2] += 1  # in float32, as in Detectron2
             scores, classes = instances.scores.numpy().astype(np.float32), instances.pred_classes.numpy()
             self.found.append((self.image_index[image["image_id"]], rounded(scores, 3), rounded(boxes, 1), classes))
 
@@ -53,11 +53,11 @@ class VOCEvaluator(DatasetEvaluator):
         by_class = detections_by_class([image for rank in gathered for image in rank], len(self.classes))
         pairs = zip(self.objects, by_class, strict=True)
         aps = np.array([average_precisions(objects, found, self.points_11) * 100 for objects, found in pairs])
-        return {"bbox": summary(aps, self.classes)}
+        return {"bbox": summarize(aps, self.classes)}
 
 
-def summary(aps: NDArray[np.float64], classes: Sequence[str]) -> dict[str, float]:
-    """AP, AP50, AP75 and each class's AP from (classes, thresholds) values, averaged as Detectron2 averages them."""
+def summarize(aps: NDArray[np.float64], classes: Sequence[str]) -> dict[str, float]:
+    """AP, AP50, AP75 and each class's AP from (classes, thresholds) values, averaged as in Detectron2."""
     means = [np.mean(column.tolist()) for column in aps.T]
     overall = {"AP": np.mean(means), "AP50": means[0], "AP75": means[THRESHOLDS.index(0.75)]}
     each = {f"AP-{name}": np.mean(row) for name, row in zip(classes, aps, strict=True)}
@@ -82,7 +82,7 @@ def objects_by_class(dataset: Dataset) -> list[Objects]:
 def detections_by_class(
     images: Sequence[tuple[int, NDArray[Any], NDArray[Any], NDArray[Any]]], count: int
 ) -> list[Detections]:
-    """Per-image detections (image index, scores, boxes, classes), class by class, in the order given."""
+    """Per-image detections (image index, scores, boxes, classes), class by class, in the given order."""
     sizes = [len(scores) for _, scores, _, _ in images]
     image = np.repeat(np.array([index for index, *_ in images], dtype=np.int64), sizes)
     scores = np.concatenate([np.empty(0), *(found[1] for found in images)])

@@ -1,10 +1,10 @@
 """PASCAL VOC's average precision as Detectron2 defines it, without a file or a loop over detections.
 
-Definition [detectron2: evaluation/pascal_voc_evaluation.py]: boxes count pixels from 1 and include the last;
-scores are rounded to 3
-decimals and boxes to 1; a detection belongs to the object it overlaps most (the first of several), whichever threshold
-is asked; the detection with the highest score takes the object, any later one is false; detections of a difficult
-object count neither way. AP is that of 2007 (mean of 11 precisions) or of 2012 (area under the curve).
+Definition [detectron2: evaluation/pascal_voc_evaluation.py]: boxes count pixels from 1 and include the last; scores are
+rounded to 3 decimals and boxes to 1; a detection is matched to the object it overlaps most (the first of several) for
+every threshold; the detection with the highest score is a true positive, any later one of that object a false positive;
+detections of a difficult object are ignored. AP is that of 2007 (mean of 11 precisions) or of 2012 (area under the
+curve).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Objects:
 
 @dataclass(frozen=True)
 class Detections:
-    """The detections of one class, in the order in which the detector gave them.
+    """The detections of one class, in the detector's order.
 
     Attributes:
         image: (N,) int, index of each detection's image.
@@ -52,7 +52,7 @@ class Detections:
 
 
 def rounded(values: NDArray[np.float32], decimals: int) -> Floats:
-    """What reading back `f"{value:.{decimals}f}"` gives: float64 holds a float32 times 10 or 1000 exactly."""
+    """Equal to `float(f"{value:.{decimals}f}")`: float64 represents a float32 times 10 or 1000 exactly."""
     scale = 10.0**decimals
     return np.asarray(np.rint(values.astype(np.float64) * scale) / scale)
 
@@ -63,15 +63,15 @@ def average_precisions(
     """AP of one class at each threshold.
 
     Args:
-        objects: what is annotated.
-        found: what was detected.
+        objects: the annotated objects.
+        found: the detections.
         points_11: the 2007 metric; else that of 2012.
         thresholds: IoUs; an overlap must be above, not at, the threshold.
 
     Returns:
         (T,) in 0…1.
     """
-    # The very sort that Detectron2 calls, on the same numbers in the same order: ties fall the same way.
+    # The same sort as in Detectron2, on the same numbers in the same order: ties are broken in the same way.
     order = np.argsort(-found.scores)
     overlap, match = best_match(objects, found.image[order], found.boxes[order])
     positives = int((~objects.difficult).sum())
@@ -110,12 +110,12 @@ def _iou(a: Floats, b: Floats) -> Floats:
 def _average_precision(
     hit: NDArray[np.bool_], match: NDArray[np.int64], difficult: NDArray[np.bool_], positives: int, points_11: bool
 ) -> float:
-    """AP from what each detection, in descending order of score, hits."""
+    """AP from the object that each detection, in descending order of score, hits."""
     counted = hit.copy()
     counted[hit] = ~difficult[match[hit]]
     true = np.zeros(len(hit), dtype=bool)
     rows = np.flatnonzero(counted)
-    true[rows[np.unique(match[rows], return_index=True)[1]]] = True  # the first to hit an object takes it
+    true[rows[np.unique(match[rows], return_index=True)[1]]] = True  # the first to hit an object
     false = ~hit | (counted & ~true)
     hits, misses = np.cumsum(true, dtype=np.float64), np.cumsum(false, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):  # a class without objects has no recall
@@ -134,7 +134,7 @@ def _eleven_points(recall: Floats, precision: Floats) -> float:
 
 
 def _area(recall: Floats, precision: Floats) -> float:
-    """Area under the precision-recall curve, made monotonous from the right."""
+    """Area under the precision-recall curve, made monotonic from the right."""
     recall = np.concatenate(([0.0], recall, [1.0]))
     precision = np.concatenate(([0.0], precision, [0.0]))
     envelope = np.maximum.accumulate(precision[::-1])[::-1]

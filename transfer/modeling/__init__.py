@@ -1,4 +1,4 @@
-"""The detector of Table 5, by Detectron2's public API: `register()` makes its head known to Detectron2's registries."""
+"""The detector of Table 5 through Detectron2's public API; `register()` adds its head to Detectron2's registry."""
 
 from transfer.modeling.roi_heads import register
 

@@ -1,8 +1,8 @@
-"""RoIAlign as two small matrix products a RoI: torchvision's numbers but for rounding, on a CPU in far less time.
+"""RoIAlign as two small matrix products a RoI: torchvision's numbers up to rounding, on a CPU in far less time.
 
 torchvision's kernel visits each channel of each sampling point, in its backward pass on one thread. But a RoI's points
 form a grid, and a bilinear weight is a product of one weight a direction, so a bin's mean is two products: a channel F
-(height × width) becomes Wy F Wxᵀ, and a gradient G of that Wyᵀ G Wx. Only what the RoI covers of F is read.
+(height × width) becomes Wy F Wxᵀ, and a gradient G of that Wyᵀ G Wx. Only the part of F that the RoI covers is read.
 
 Source of the operator: He et al., Mask R-CNN (arXiv 1703.06870), section 3; its rules at borders are torchvision's.
 """
@@ -20,13 +20,13 @@ from torch.nn.modules.utils import _pair
 from common.training.distributed import one_thread
 
 Region = tuple[int, slice, slice]
-"""Index of an image in the batch, and the rows and columns of its feature map that a RoI takes something from."""
+"""Index of an image in the batch, and the rows and columns of its feature map that a RoI reads."""
 
 
 class SeparableROIAlign(ROIAlign):
     """Detectron2's RoIAlign layer, computed by `separable_roi_align` on a CPU.
 
-    On any other device it is torchvision's kernel, which is the right one there. Arguments are Detectron2's.
+    On any other device it is torchvision's kernel. Arguments are Detectron2's.
     """
 
     def forward(self, input: Tensor, rois: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ class SeparableROIAlign(ROIAlign):
             rois: (n, 5): index in the batch, then x0, y0, x1, y1 in units of 1 / `spatial_scale` feature cells.
 
         Returns:
-            (n, channels, *output_size), in `input`'s dtype and memory order.
+            (n, channels, *output_size), in `input`'s dtype and memory format.
         """
         if input.device.type != "cpu":
             return super().forward(input, rois)
@@ -47,7 +47,7 @@ class SeparableROIAlign(ROIAlign):
 
 
 def make_separable(model: nn.Module) -> nn.Module:
-    """Put a `SeparableROIAlign` in the place of each of a model's RoIAlign layers, which have no tensors."""
+    """Replace each of a model's RoIAlign layers, which have no tensors, by a `SeparableROIAlign`."""
     for parent in list(model.modules()):
         for name, layer in parent.named_children():
             if type(layer) is ROIAlign:
@@ -59,9 +59,9 @@ def make_separable(model: nn.Module) -> nn.Module:
 def separable_roi_align(
     features: Tensor, rois: Tensor, size: tuple[int, int], scale: float, ratio: int, aligned: bool
 ) -> Tensor:
-    """What `torchvision.ops.roi_align` computes; differentiable once, in the features.
+    """Equal to `torchvision.ops.roi_align` up to rounding; differentiable once, with respect to the features.
 
-    Half precisions are computed in float32, as torchvision does under autocast, and given back as they came.
+    Half precisions are computed in float32, as torchvision does under autocast, and returned in their own dtype.
 
     Args:
         features: (batch, channels, height, width), float, on the CPU.
@@ -72,7 +72,7 @@ def separable_roi_align(
         aligned: the centre of a cell lies half a cell from its corner; else the legacy rule.
 
     Returns:
-        (n, channels, *size), in the features' memory order.
+        (n, channels, *size), in the features' memory format.
     """
     channels_last = features.is_contiguous(memory_format=torch.channels_last)
     computed = torch.float64 if features.dtype is torch.float64 else torch.float32
@@ -89,10 +89,10 @@ def separable_roi_align(
 
 
 def axis_weights(start: Tensor, extent: Tensor, bins: int, ratio: int, length: int) -> Tensor:
-    """How much of each cell along one direction goes into each bin: the mean of its sampling points' linear weights.
+    """The weight of each cell along one direction in each bin: the mean of its sampling points' linear weights.
 
     A point more than a cell outside counts as 0, one less than a cell outside as the border. The order of operations is
-    torchvision's, so that a point lies on the same side of a border.
+    torchvision's, so that a point is on the same side of a border.
 
     Args:
         start, extent: (n,), of the RoIs, in cells; an extent may be 0 or negative.
@@ -119,7 +119,7 @@ def axis_weights(start: Tensor, extent: Tensor, bins: int, ratio: int, length: i
 
 
 def _spans(weights: Tensor) -> list[slice]:
-    """The cells from the first to the last that has a weight, of each RoI (n, bins, length)."""
+    """From the first to the last cell with a weight, for each RoI of `weights` (n, bins, length)."""
     used = (weights != 0).any(1)
     cell = torch.arange(weights.shape[2])
     first = torch.where(used, cell, weights.shape[2]).amin(1)
@@ -130,8 +130,8 @@ def _spans(weights: Tensor) -> list[slice]:
 class _TwoProducts(torch.autograd.Function):
     """Cells (batch, height, width, channels) to pooled (n, bins y, bins x, channels), RoI by RoI.
 
-    RoI by RoI since each has its own extent: what lies outside is not read, and memory does not grow with their number.
-    On one thread, for the products are so small that threads would wait for one another.
+    RoI by RoI because each has its own extent: nothing outside is read, and memory does not grow with their number. On
+    one thread, because the products are so small that threads would wait for one another.
     """
 
     @staticmethod

@@ -1,7 +1,7 @@
 """The C4 head with an extra norm after res5.
 
 Source: He et al., Momentum Contrast (arXiv 1911.05722), section 4.2, and facebookresearch/moco, detection/train_net.py:
-frozen features of a pre-trained net may differ in scale from supervised ones, so a norm that is trained follows res5.
+the features of a pre-trained network may differ in scale from supervised ones, so a trained norm follows res5.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ NAME = "Res5ROIHeadsExtraNorm"
 
 
 class Res5ROIHeadsExtraNorm(Res5ROIHeads):
-    """Detectron2's `Res5ROIHeads` whose res5 ends with one more norm, shared by the box and the mask branch.
+    """Detectron2's `Res5ROIHeads` with one more norm at the end of res5, shared by the box and the mask branch.
 
     The norm is `MODEL.RESNETS.NORM` over res5's output channels (2048 for ResNet-50), named `roi_heads.res5.norm`.
     """
@@ -25,6 +25,6 @@ class Res5ROIHeadsExtraNorm(Res5ROIHeads):
 
 
 def register() -> None:
-    """Make `MODEL.ROI_HEADS.NAME: Res5ROIHeadsExtraNorm` known to Detectron2. Asking again changes nothing."""
+    """Register `MODEL.ROI_HEADS.NAME: Res5ROIHeadsExtraNorm` with Detectron2. A second call changes nothing."""
     if NAME not in ROI_HEADS_REGISTRY:
         ROI_HEADS_REGISTRY.register(Res5ROIHeadsExtraNorm)

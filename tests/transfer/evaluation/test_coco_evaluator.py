@@ -102,21 +102,21 @@ def test_a_trial_that_predicts_nothing_has_detectron2_s_nan_and_a_result_of_zero
     assert all(math.isnan(value) for value in mine["bbox"].values())
     kept = {"AP": 0.0, "AP50": 0.0, "AP75": 0.0, "per_class": {}}
     assert metrics_of(mine, dataset) == {"bbox": kept, "segm": kept}
-    assert coco.found_in(1, found[0][1]["instances"], masks=True).masks == []
+    assert coco.detections_of(1, found[0][1]["instances"], masks=True).masks == []
 
 
 def test_a_class_that_is_alone_has_no_ap_of_its_own_and_one_without_objects_none() -> None:
     precision = np.full((10, 101, 2, 4, 3), 0.5)
     precision[:, :, 1] = -1
-    both = coco.summary(precision, ["cat", "dog"])
+    both = coco.summarize(precision, ["cat", "dog"])
     assert both["AP-cat"] == both["AP"] == 50
     assert math.isnan(both["AP-dog"])
-    assert set(coco.summary(precision[:, :, :1], ["cat"])) == set(coco.NUMBERS)
-    assert math.isnan(coco.summary(precision[:, :, 1:], ["dog"])["AP"])
+    assert set(coco.summarize(precision[:, :, :1], ["cat"])) == set(coco.NUMBERS)
+    assert math.isnan(coco.summarize(precision[:, :, 1:], ["dog"])["AP"])
 
 
 def test_an_image_without_detections_is_counted_as_one() -> None:
-    found = coco.found_in(7, _nothing(), masks=False)
+    found = coco.detections_of(7, _nothing(), masks=False)
     assert (found.image_id, len(found.boxes), found.masks) == (7, 0, None)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as rle
 
-from transfer.evaluation.run_lengths import encoded
+from transfer.evaluation.run_lengths import encode_masks
 
 
 def theirs(masks: np.ndarray) -> list[bytes]:
@@ -31,7 +31,7 @@ def made_masks(rng: np.random.Generator, height: int, width: int) -> tuple[np.nd
 def test_strings_of_random_masks(seed: int) -> None:
     rng = np.random.default_rng(seed)
     masks, boxes = made_masks(rng, int(rng.integers(1, 40)), int(rng.integers(1, 40)))
-    assert encoded(masks, boxes) == theirs(masks)
+    assert encode_masks(masks, boxes) == theirs(masks)
 
 
 @pytest.mark.parametrize(
@@ -54,13 +54,13 @@ def test_strings_at_the_borders(top: int, bottom: int, left: int, right: int) ->
     mask = np.zeros((12, 9), dtype=bool)
     mask[top:bottom, left:right] = True
     box = np.array([[left, top, right - left, bottom - top]], dtype=np.float32)
-    assert encoded(mask[None], box) == theirs(mask[None])
+    assert encode_masks(mask[None], box) == theirs(mask[None])
 
 
 def test_a_run_that_goes_on_in_the_next_column_is_one_run() -> None:
     mask = np.zeros((6, 4), dtype=bool)
     mask[4:, 1], mask[:2, 2] = True, True
-    (counts,) = encoded(mask[None], np.array([[1, 0, 2, 6]], dtype=np.float32))
+    (counts,) = encode_masks(mask[None], np.array([[1, 0, 2, 6]], dtype=np.float32))
     assert rle.decode({"size": [6, 4], "counts": counts}).astype(bool).tolist() == mask.tolist()
     assert [counts] == theirs(mask[None]) == [rle.frPyObjects({"size": [6, 4], "counts": [10, 4, 10]}, 6, 4)["counts"]]
 
@@ -69,11 +69,11 @@ def test_pixels_beside_the_box_are_not_lost() -> None:
     masks = np.zeros((2, 30, 40), dtype=bool)
     masks[0, 3:9, 4:12], masks[1, 3:9, 4:12], masks[1, 20, 30] = True, True, True
     boxes = np.array([[4, 3, 8, 6]] * 2, dtype=np.float32)
-    assert encoded(masks, boxes) == theirs(masks)
+    assert encode_masks(masks, boxes) == theirs(masks)
 
 
 def test_no_masks_and_empty_images() -> None:
     boxes = np.zeros((3, 4), dtype=np.float32)
-    assert encoded(np.zeros((0, 5, 5), dtype=bool), boxes[:0]) == []
+    assert encode_masks(np.zeros((0, 5, 5), dtype=bool), boxes[:0]) == []
     for shape in ((3, 0, 4), (3, 4, 0)):
-        assert encoded(np.zeros(shape, dtype=bool), boxes) == theirs(np.zeros(shape, dtype=bool))
+        assert encode_masks(np.zeros(shape, dtype=bool), boxes) == theirs(np.zeros(shape, dtype=bool))
