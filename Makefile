@@ -11,7 +11,7 @@ TOY := datasets/toy
 # Processes that share the tests, each of one thread.
 TEST_WORKERS ?= 2
 
-.PHONY: help setup demo demo-full test test-all lint format bench
+.PHONY: help setup demo demo-full test test-all test-numeric lint format bench
 
 help:
 	@echo "make setup      create $(VENV) and install torch $(TORCH), torchvision $(TORCHVISION), detectron2 and this project"
@@ -19,6 +19,7 @@ help:
 	@echo "make demo-full  the same with more rows, tasks and trials (12 minutes on 2 free cores, 42 on busy ones)"
 	@echo "make test       unit tests and one whole way (15 minutes on 2 cores)"
 	@echo "make test-all   make test, then the slow tests (45 minutes on 2 cores)"
+	@echo "make test-numeric  tests of numbers, with the plainest CPU kernels (4 minutes on 2 cores)"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      ours beside a named peer in the same run, with the numbers' equality checked"
 
@@ -58,6 +59,12 @@ test: $(READY)
 test-all: test
 	@echo "== slow tests"
 	$(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist loadfile -m slow --durations=10
+
+# The kernels of the plainest x86 CPU: tolerances hold on any machine, not only on the one they were written on.
+test-numeric: $(READY)
+	@echo "== tests of numbers with the plainest CPU kernels"
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/python -m pytest -q -n $(TEST_WORKERS) \
+	    -m "numeric and not slow" --durations=10
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -13,6 +13,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads that wait for each 
 os.environ.setdefault("MPLBACKEND", "Agg")
 ROOT = Path(__file__).resolve().parents[1]
 
+NUMERIC = (
+    *("compat", "pretrain/evaluation", "pretrain/methods", "pretrain/models", "pretrain/optim"),
+    *("transfer/evaluation", "transfer/modeling", "transfer/parity"),
+)
+"""Folders whose tests compare computed numbers with recorded ones, or within a tolerance: the marker `numeric`."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make test-numeric` runs."""
+    for item in items:
+        folder = item.path.relative_to(ROOT / "tests").as_posix() if item.path.is_relative_to(ROOT / "tests") else ""
+        if folder.startswith(tuple(f"{name}/" for name in NUMERIC)):
+            item.add_marker(pytest.mark.numeric)
+
 
 @pytest.fixture(scope="session")
 def root() -> Path:

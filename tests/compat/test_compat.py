@@ -30,17 +30,6 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torchvision.models, "resnet18", NarrowResNet)
 
 
-@pytest.fixture
-def empty_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Slurm that has forgotten every job."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    for name, code in (("squeue", 0), ("sacct", 1)):
-        (folder / name).write_text(f"#!/bin/sh\nexit {code}\n")
-        (folder / name).chmod(0o755)
-    monkeypatch.setenv("PATH", str(folder), prepend=":")
-
-
 def test_there_is_a_folder() -> None:
     assert FOLDERS
 

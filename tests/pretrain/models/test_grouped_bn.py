@@ -66,7 +66,8 @@ def test_layout_and_precision_go_through(half: torch.dtype) -> None:
     norm = convert_grouped_batch_norm(nn.Sequential(nn.BatchNorm2d(3)), IMAGES)
     y = norm(x.to(half))
     assert y.dtype is half and y.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(y.float(), norm(x), rtol=0.02, atol=0.02)
+    # Rounding to bfloat16 before and after: measured 0.026; its last place is 0.016 from 2 to 4.
+    torch.testing.assert_close(y.float(), norm(x), rtol=0.04, atol=0.04)
     assert norm[0].running_mean.dtype is torch.float32
 
 
