@@ -1,4 +1,4 @@
-"""The converter as a command: how fast it starts, what it costs, what it prints, what it says to wrong use."""
+"""The command line of the converter: start-up time, output, wrong use, time and memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tools.convert import main
 
 
 def command(root: Path, *words: str, code: str = "") -> subprocess.CompletedProcess[str]:
-    """Run tools/convert.py (or a piece of code) in a process of its own, on one thread."""
+    """Run tools/convert.py (or `code`) in a new process, on one thread."""
     start = ["-c", code] if code else ["tools/convert.py"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
@@ -27,8 +27,10 @@ def command(root: Path, *words: str, code: str = "") -> subprocess.CompletedProc
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--list-zoo"], ["--inspect"], []])
-def test_what_needs_no_torch_imports_none(root: Path, words: list[str], cpu_clock: Callable[[], float]) -> None:
-    """Measured on an idle machine: 0.2 s. The bound is wide, because what counts is that torch is not there."""
+def test_commands_without_a_file_do_not_import_torch(
+    root: Path, words: list[str], cpu_clock: Callable[[], float]
+) -> None:
+    """It takes 0.2 s on an idle machine; the bound is wide, because the import is what matters."""
     code = (
         "import sys; sys.path.insert(0, '.'); from tools.convert import main; from common.console import call;"
         f"code = call(main, {words!r}); assert 'torch' not in sys.modules; sys.exit(code)"
@@ -39,7 +41,7 @@ def test_what_needs_no_torch_imports_none(root: Path, words: list[str], cpu_cloc
     assert cpu_clock() - start < 5
 
 
-def test_what_a_conversion_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_output_of_a_conversion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = save(tmp_path / "checkpoint.pth.tar", simsiam(resnet())), tmp_path / "out.pkl"
     assert call(main, [str(source), str(out)]) == EXIT_OK
     shown = capsys.readouterr()
@@ -54,9 +56,7 @@ def test_what_a_conversion_prints(tmp_path: Path, capsys: pytest.CaptureFixture[
     out.unlink()
 
 
-def test_inspect_says_what_is_there_and_what_would_be_converted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_inspect_describes_the_content_and_the_conversion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     half = {name: value.half() if value.is_floating_point() else value for name, value in resnet().items()}
     source = save(tmp_path / "moco.pth.tar", moco(half, resnet(seed=1)))
     assert call(main, ["--inspect", str(source)]) == EXIT_OK
@@ -78,7 +78,7 @@ def test_inspect_says_what_is_there_and_what_would_be_converted(
     assert list(tmp_path.iterdir()) == [source]
 
 
-def test_inspect_describes_what_it_would_not_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_describes_a_file_that_cannot_be_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tensors = {name: value for name, value in resnet().items() if name != "layer2.0.conv1.weight"}
     source = save(tmp_path / "part.pth.tar", simsiam(tensors))
     assert call(main, ["--inspect", str(source)]) == EXIT_OK
@@ -90,7 +90,7 @@ def test_inspect_describes_what_it_would_not_convert(tmp_path: Path, capsys: pyt
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
         (["a.pth"], "OUT is missing"),
         (["--inspect", "a.pth", "b.pkl"], "--inspect takes no OUT"),
@@ -101,24 +101,24 @@ def test_inspect_describes_what_it_would_not_convert(tmp_path: Path, capsys: pyt
         (["missing.pth", "b.pkl"], "missing.pth does not exist"),
     ],
 )
-def test_wrong_use(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_use(words: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(main, words) == EXIT_USAGE
     error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1
+    assert expected in error and error.count("\n") == 1
 
 
 @pytest.fixture
 def released(tmp_path: Path) -> Path:
-    """A file of true size: every tensor has memory of its own, as in a released checkpoint."""
+    """A file of realistic size: no tensors share memory, as in a released checkpoint."""
     tensors = {name: value.clone() for name, value in resnet().items()}
     return save(tmp_path / "checkpoint_0099.pth.tar", simsiam(tensors))
 
 
 @pytest.mark.slow
-def test_cold_start_is_quick(root: Path, tmp_path: Path, released: Path) -> None:
-    """With the proof under 15 s on two cores; without it at most 3 s more than importing torch. Best of three.
+def test_conversion_time(root: Path, tmp_path: Path, released: Path) -> None:
+    """Under 15 s with verification; without it at most 3 s more than importing torch. Best of three.
 
-    Processor time of one thread is measured, which two cores do not exceed by the clock: others may be at work here.
+    Processor time of one thread is measured, because the machine may be busy.
     """
 
     def seconds(*words: str, code: str = "") -> float:
@@ -138,18 +138,18 @@ MEASURE = """
 import resource, sys
 import torch, torchvision, detectron2.modeling, detectron2.checkpoint, safetensors.numpy
 import transfer.modeling, transfer.weights.conversion as converter
-torch.nn.functional.conv2d(torch.ones(1, 64, 56, 56), torch.ones(64, 64, 3, 3))  # its code is loaded when first used
-held = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+torch.nn.functional.conv2d(torch.ones(1, 64, 56, 56), torch.ones(64, 64, 3, 3))  # loads the code of convolutions
+baseline = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 converter.convert(sys.argv[1], sys.argv[2], verify=sys.argv[3] == "proof")
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-print(int(status["VmHWM"].split()[0]) * 1024 - held)  # ru_maxrss would count the parent before exec
+print(int(status["VmHWM"].split()[0]) * 1024 - baseline)  # ru_maxrss would count the parent before exec
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
 def test_peak_memory_is_at_most_three_times_the_file(root: Path, tmp_path: Path, released: Path) -> None:
-    """Above what the imported libraries take; with the proof and without, to every target and from each."""
+    """Above the memory of the imported libraries; with and without verification, to and from every format."""
     steps = [(released, "a.pkl", "proof"), (released, "b.pkl", "bare"), (tmp_path / "a.pkl", "c.pth", "proof")]
     steps += [(tmp_path / "c.pth", "d.safetensors", "proof"), (tmp_path / "d.safetensors", "e.pkl", "proof")]
     for source, out, proof in steps:

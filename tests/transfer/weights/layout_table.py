@@ -1,4 +1,4 @@
-"""The table of layouts in docs/reference/weights.md, made from what is recorded and read now.
+"""Generate the table of layouts in docs/reference/weights.md from the recorded checkpoints.
 
 Command: `python -m tests.transfer.weights.layout_table`.
 """
@@ -52,22 +52,22 @@ def places(name: str) -> str:
 
 
 def ordered() -> list[str]:
-    """Recorded checkpoints in the order of the readers."""
+    """Recorded checkpoints in the order of the layouts."""
     order = list(LAYOUTS_BY_NAME)
     return sorted(recorded.names(), key=lambda name: (order.index(recorded.record(name)["layout"]), name))
 
 
 def table(reads: dict[str, str]) -> str:
-    """The whole table.
+    """The table.
 
     Args:
-        reads: recorded name → what reading it gave.
+        reads: recorded name → result of reading it.
     """
     return "\n".join([*HEAD, *OURS, *(row(name, reads[name]) for name in ordered()), *REFUSED])
 
 
 def read(name: str) -> str:
-    """Make the recorded checkpoint, read it, and say how it went."""
+    """Write the recorded checkpoint, read it and return the result."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "checkpoint.pth"
         torch.save(recorded.checkpoint(name)[0], path)
@@ -79,7 +79,7 @@ def read(name: str) -> str:
 
 
 def in_docs(text: str) -> str:
-    """What stands between the marks."""
+    """The text between the marks."""
     return text.split(BEGIN)[1].split(END)[0].strip()
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints for tests: whole ResNets of random weights whose files are small, because their tensors share memory."""
+"""Checkpoints for tests: complete ResNets with random weights. The files are small, because tensors share memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transfer.weights.resnet import COUNTER, tensor_shapes
 
 
 def resnet(arch: str = "resnet50", seed: int = 0, counters: bool = True) -> dict[str, torch.Tensor]:
-    """A ResNet's tensors by torchvision's names; convolutions are windows into one block of normal numbers.
+    """A ResNet's tensors by torchvision's names; convolutions are views into one block of normal numbers.
 
     torch.save writes shared memory once: the file of a ResNet-50 is 10 MB, not 98.
     """
@@ -39,7 +39,7 @@ def _norm(name: str, size: int, generator: torch.Generator) -> torch.Tensor:
 
 
 def bare(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Without counters: what a backbone must hold."""
+    """Without counters: exactly a backbone's tensors."""
     return {name: tensor for name, tensor in tensors.items() if not name.endswith(COUNTER)}
 
 

@@ -1,8 +1,8 @@
-"""Checkpoints built from the recorded names and shapes in layouts/: what the originals' own model classes hold.
+"""Checkpoints with the names and shapes recorded in layouts/, which are those of the originals' own model classes.
 
-Each file there says which repository, commit and command gave the list. `verified` is `run` (the original's class was
-run), `run with stand-ins` (for imports that hold no tensors), `published` (the list is) or `unverified` (named in a
-document only).
+Each record names the repository, commit and command of its list. `verified` is `run` (the original's class was run),
+`run with stand-ins` (for imports without tensors), `published` (the list is) or `unverified` (named in a document
+only).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _placed(content: dict[str, Any], container: list[str], tensors: dict[str, to
 
 
 def _filler(name: str, shape: str) -> torch.Tensor:
-    """A head's tensor of its true shape in a single number's memory."""
+    """A head's tensor of its original shape in the memory of one number."""
     if name.startswith("data_preprocessor."):
         values = (123.675, 116.28, 103.53) if name.endswith("mean") else (58.395, 57.12, 57.375)
         return torch.tensor(values).view(3, 1, 1)

@@ -1,7 +1,7 @@
-"""Two hundred and more damaged variants of valid files: each converts to a proven result or fails in one line.
+"""More than 200 damaged variants of valid files: each is converted to a verified result or fails in one line.
 
-Never a traceback, never a file left behind, never a wrong result: whatever converts holds the original's tensors, or,
-for the one container without checksums (plain safetensors), exactly what the damaged file holds.
+There is no traceback, no remaining file and no wrong result: a converted file has the original's tensors, or, from a
+container without checksums (safetensors, torch's old format), exactly the tensors of the damaged file.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _ours(tensors: Tensors, folder: Path) -> bytes:
 
 @pytest.fixture(scope="module")
 def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The same weights in five containers."""
+    """The same weights in five files."""
     made, folder = resnet(), tmp_path_factory.mktemp("valid")
     return {
         "zip": _torch(simsiam(made)),
@@ -70,11 +70,11 @@ def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 SUFFIX = {"zip": ".pth.tar", "legacy": ".pth", "moco": ".pth.tar", "safetensors": ".safetensors", "pkl": ".pkl"}
 CHECKED = ("zip", "moco", "pkl")
-"""Containers that carry checksums (zip's CRC, our manifest): damage to a weight cannot pass."""
+"""Containers with checksums (zip's CRC, the manifest): damage to a weight is detected."""
 
 
 def outcome(path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> Tensors | None:
-    """Convert with the proof; the converted tensors, or None when it was refused as a refusal must be."""
+    """Convert and verify; the converted tensors, or None after a correct refusal."""
     out = folder / "out" / "weights.pkl"
     code = call(main, [str(path), str(out)])
     error = capsys.readouterr().err
@@ -88,8 +88,8 @@ def outcome(path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> Ten
     return None
 
 
-def held_by(content: bytes, container: str) -> Tensors:
-    """What a damaged file without checksums holds, read by nothing of ours."""
+def read_independently(content: bytes, container: str) -> Tensors:
+    """The tensors of a damaged file without checksums, read without any code of this project."""
     if container == "safetensors":
         return load_safetensors(content)
     tree = torch.load(io.BytesIO(content), weights_only=True)["state_dict"]
@@ -97,37 +97,35 @@ def held_by(content: bytes, container: str) -> Tensors:
     return {name.removeprefix(prefix): value for name, value in tree.items() if name.startswith(prefix)}
 
 
-def truncated(content: bytes, dice: random.Random) -> bytes:
-    return content[
-        : dice.choice([dice.randrange(len(content)), dice.randrange(4096), len(content) - dice.randint(1, 64)])
-    ]
+def truncated(content: bytes, rng: random.Random) -> bytes:
+    return content[: rng.choice([rng.randrange(len(content)), rng.randrange(4096), len(content) - rng.randint(1, 64)])]
 
 
-def flipped(content: bytes, dice: random.Random) -> bytes:
+def flipped(content: bytes, rng: random.Random) -> bytes:
     damaged = bytearray(content)
-    for _ in range(dice.choice([1, 1, 1, 8])):
-        damaged[dice.randrange(len(damaged))] ^= 1 << dice.randrange(8)
+    for _ in range(rng.choice([1, 1, 1, 8])):
+        damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
     return bytes(damaged)
 
 
-def flipped_early(content: bytes, dice: random.Random) -> bytes:
-    """In the part that says what follows: headers and pickle opcodes."""
+def flipped_early(content: bytes, rng: random.Random) -> bytes:
+    """In headers and pickle opcodes."""
     damaged = bytearray(content)
-    damaged[dice.randrange(min(len(damaged), 3000))] ^= 1 << dice.randrange(8)
+    damaged[rng.randrange(min(len(damaged), 3000))] ^= 1 << rng.randrange(8)
     return bytes(damaged)
 
 
-def flipped_late(content: bytes, dice: random.Random) -> bytes:
+def flipped_late(content: bytes, rng: random.Random) -> bytes:
     """In a zip's directory and in the last tensors."""
     damaged = bytearray(content)
-    damaged[-1 - dice.randrange(min(len(damaged), 3000))] ^= 1 << dice.randrange(8)
+    damaged[-1 - rng.randrange(min(len(damaged), 3000))] ^= 1 << rng.randrange(8)
     return bytes(damaged)
 
 
-def overwritten(content: bytes, dice: random.Random) -> bytes:
-    """A block of zeros, as a disk that failed leaves it."""
-    start = dice.randrange(len(content))
-    length = dice.choice([16, 512, 65536])
+def overwritten(content: bytes, rng: random.Random) -> bytes:
+    """A block of zeros, as after a disk failure."""
+    start = rng.randrange(len(content))
+    length = rng.choice([16, 512, 65536])
     return content[:start] + bytes(min(length, len(content) - start)) + content[start + length :]
 
 
@@ -145,7 +143,7 @@ def test_damaged_bytes(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """25 kinds, six variants each: 150; one of each kind in the quick run."""
+    """25 kinds with six variants each; one variant in the quick run."""
     wanted = bare(resnet())
     for seed in seeds:
         content = damage(valid[container], random.Random(f"{container} {damage.__name__} {seed}"))
@@ -155,62 +153,62 @@ def test_damaged_bytes(
         got = outcome(path, folder, capsys)
         if got is not None and not same(got, wanted):
             assert container not in CHECKED, f"seed {seed}: a wrong result"
-            held = held_by(content, container)
-            assert same(got, {name: held[name] for name in got}), f"seed {seed}"
+            damaged = read_independently(content, container)
+            assert same(got, {name: damaged[name] for name in got}), f"seed {seed}"
         (folder / "out" / "weights.pkl").unlink(missing_ok=True)
 
 
-def _pick(tensors: Tensors, dice: random.Random) -> str:
-    return dice.choice(sorted(tensors))
+def _pick(tensors: Tensors, rng: random.Random) -> str:
+    return rng.choice(sorted(tensors))
 
 
-def renamed(tensors: Tensors, dice: random.Random) -> Tensors:
-    name = _pick(tensors, dice)
-    new = dice.choice([name + "_", name.replace("layer", "Layer").replace("bn1", "bn_1"), "x." + name, name[1:]])
+def renamed(tensors: Tensors, rng: random.Random) -> Tensors:
+    name = _pick(tensors, rng)
+    new = rng.choice([name + "_", name.replace("layer", "Layer").replace("bn1", "bn_1"), "x." + name, name[1:]])
     return {(new if key == name else key): value for key, value in tensors.items()}
 
 
-def swapped(tensors: Tensors, dice: random.Random) -> Tensors:
-    """Two tensors of different shape under each other's names."""
-    one = _pick(tensors, dice)
+def swapped(tensors: Tensors, rng: random.Random) -> Tensors:
+    """Two tensors of different shapes with their names exchanged."""
+    one = _pick(tensors, rng)
     others = [name for name in tensors if tensors[name].shape != tensors[one].shape]
-    two = dice.choice(sorted(others))
+    two = rng.choice(sorted(others))
     return {**tensors, one: tensors[two], two: tensors[one]}
 
 
-def missing(tensors: Tensors, dice: random.Random) -> Tensors:
-    gone = set(dice.sample(sorted(tensors), dice.choice([1, 1, 2, 53])))
+def missing(tensors: Tensors, rng: random.Random) -> Tensors:
+    gone = set(rng.sample(sorted(tensors), rng.choice([1, 1, 2, 53])))
     return {name: value for name, value in tensors.items() if name not in gone}
 
 
-def extra(tensors: Tensors, dice: random.Random) -> Tensors:
-    name = dice.choice(
+def extra(tensors: Tensors, rng: random.Random) -> Tensors:
+    name = rng.choice(
         ["layer4.3.conv1.weight", "layer5.0.bn1.bias", "conv1.bias", "layer1.0.conv4.weight", "bn2.weight"]
     )
     return {**tensors, name: torch.zeros(4)}
 
 
-def reshaped(tensors: Tensors, dice: random.Random) -> Tensors:
-    name = _pick({k: v for k, v in tensors.items() if v.numel() > 1}, dice)
+def reshaped(tensors: Tensors, rng: random.Random) -> Tensors:
+    name = _pick({k: v for k, v in tensors.items() if v.numel() > 1}, rng)
     value = tensors[name]
-    return {**tensors, name: dice.choice([value[:-1], value.reshape(-1, 1), value[None], value.flatten()[:1]])}
+    return {**tensors, name: rng.choice([value[:-1], value.reshape(-1, 1), value[None], value.flatten()[:1]])}
 
 
-def retyped(tensors: Tensors, dice: random.Random) -> Tensors:
-    name = _pick({k: v for k, v in tensors.items() if v.is_floating_point()}, dice)
-    kind = dice.choice([torch.int64, torch.bool, torch.uint8, torch.complex64])
+def retyped(tensors: Tensors, rng: random.Random) -> Tensors:
+    name = _pick({k: v for k, v in tensors.items() if v.is_floating_point()}, rng)
+    kind = rng.choice([torch.int64, torch.bool, torch.uint8, torch.complex64])
     return {**tensors, name: tensors[name].to(kind)}
 
 
-def not_finite(tensors: Tensors, dice: random.Random) -> Tensors:
-    name = _pick({k: v for k, v in tensors.items() if v.is_floating_point()}, dice)
+def not_finite(tensors: Tensors, rng: random.Random) -> Tensors:
+    name = _pick({k: v for k, v in tensors.items() if v.is_floating_point()}, rng)
     value = tensors[name].clone()
-    value.view(-1)[dice.randrange(value.numel())] = dice.choice([float("nan"), float("inf"), -float("inf")])
+    value.view(-1)[rng.randrange(value.numel())] = rng.choice([float("nan"), float("inf"), -float("inf")])
     return {**tensors, name: value}
 
 
-def no_tensor(tensors: Tensors, dice: random.Random) -> dict[str, Any]:
-    return {**tensors, _pick(tensors, dice): dice.choice([None, 3, "weight", [1.0, 2.0], {}])}
+def no_tensor(tensors: Tensors, rng: random.Random) -> dict[str, Any]:
+    return {**tensors, _pick(tensors, rng): rng.choice([None, 3, "weight", [1.0, 2.0], {}])}
 
 
 STRUCTURE = [renamed, swapped, missing, extra, reshaped, retyped, not_finite, no_tensor]
@@ -220,7 +218,7 @@ STRUCTURE = [renamed, swapped, missing, extra, reshaped, retyped, not_finite, no
 def test_damaged_structure(
     damage: Callable[[Tensors, random.Random], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Eight kinds, ten variants each: 80. None of them may convert."""
+    """Eight kinds with ten variants each, of which none may be converted."""
     tensors = resnet()
     for seed in range(10):
         path = tmp_path / "damaged.pth.tar"
@@ -228,8 +226,8 @@ def test_damaged_structure(
         assert outcome(path, tmp_path, capsys) is None, f"seed {seed} converted"
 
 
-def test_pickles_that_try_to_break_the_reader(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Arrays of objects, arrays that claim more than they hold, references to themselves, and code of several kinds."""
+def test_hostile_pickles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Arrays of objects, arrays with too little data, references to themselves, and code of several kinds."""
     looped: dict[str, Any] = {"model": {}}
     looped["model"]["again"] = looped
     reduce = b"\x80\x02c%s\n%s\n%sR."

@@ -1,4 +1,4 @@
-"""Everything a user can hand in that is not right: one line, exit 2, and nothing written."""
+"""Wrong input of all kinds ends in one line, exit code 2 and no file."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Tensors = dict[str, torch.Tensor]
 Make = Callable[[Path, Tensors], Path]
 
 
-def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, source: Path, *words: str) -> str:
-    """Convert, expect a refusal in one line that leaves no file, and return the line."""
+def check_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, source: Path, *words: str) -> str:
+    """Convert, expect an error of one line and no file, and return the line."""
     out = tmp_path / "out"
     assert call(main, [str(source), str(out / "weights.pkl"), *words]) == EXIT_USAGE
     error = capsys.readouterr().err
@@ -33,7 +33,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, source: Path, *w
     return error
 
 
-class _Command:
+class Command:
     """Runs a command when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
@@ -50,24 +50,24 @@ class Foreign:
 def test_a_moco_named_file_without_encoder_q(tmp_path: Path, capsys: pytest.CaptureFixture[str], r50: Tensors) -> None:
     """MoCo's own converter writes a file of zero tensors here."""
     source = save(tmp_path / "moco_v2_800ep_pretrain.pth.tar", {"state_dict": prefixed(r50, "module.encoder_z.")})
-    assert "no known layout" in refused(capsys, tmp_path, source)
-    line = refused(capsys, tmp_path, source, "--source", "moco")
+    assert "no known layout" in check_refused(capsys, tmp_path, source)
+    line = check_refused(capsys, tmp_path, source, "--source", "moco")
     assert "no module.encoder_q.*" in line and "module.encoder_z" in line
 
 
-def test_a_simsiam_file_said_to_be_moco(tmp_path: Path, capsys: pytest.CaptureFixture[str], r50: Tensors) -> None:
+def test_a_simsiam_file_with_source_moco(tmp_path: Path, capsys: pytest.CaptureFixture[str], r50: Tensors) -> None:
     source = save(tmp_path / "moco.pth.tar", simsiam(r50))
-    assert "no module.encoder_q.*" in refused(capsys, tmp_path, source, "--source", "moco")
+    assert "no module.encoder_q.*" in check_refused(capsys, tmp_path, source, "--source", "moco")
 
 
-def test_moco_with_the_momentum_branch_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str], r50: Tensors) -> None:
+def test_moco_with_only_the_momentum_branch(tmp_path: Path, capsys: pytest.CaptureFixture[str], r50: Tensors) -> None:
     source = save(tmp_path / "moco.pth.tar", {"state_dict": prefixed(r50, "module.encoder_k.")})
-    assert "add --branch target" in refused(capsys, tmp_path, source)
+    assert "add --branch target" in check_refused(capsys, tmp_path, source)
 
 
-def test_a_branch_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str], r50: Tensors) -> None:
+def test_a_missing_branch(tmp_path: Path, capsys: pytest.CaptureFixture[str], r50: Tensors) -> None:
     source = save(tmp_path / "simsiam.pth.tar", simsiam(r50))
-    assert "has no target encoder" in refused(capsys, tmp_path, source, "--branch", "target")
+    assert "has no target encoder" in check_refused(capsys, tmp_path, source, "--branch", "target")
 
 
 @pytest.mark.parametrize("part", [0, 1, 40, 5_000, 200_000, 0.5, 0.99, -1])
@@ -79,20 +79,20 @@ def test_a_truncated_file(
     torch.save(simsiam(r50), source, _use_new_zipfile_serialization=not legacy)
     size = source.stat().st_size
     os.truncate(source, int(part * size) if 0 < part < 1 else part % size)
-    line = refused(capsys, tmp_path, source)
+    line = check_refused(capsys, tmp_path, source)
     assert any(word in line for word in ("cut short", "empty", "not a checkpoint")), line
 
 
 @pytest.mark.parametrize(("arch", "name"), [("resnet18", "ResNet-18"), ("resnet34", "ResNet-34")])
 def test_a_resnet_of_basic_blocks(tmp_path: Path, capsys: pytest.CaptureFixture[str], arch: str, name: str) -> None:
     source = save(tmp_path / "checkpoint.pth", getattr(torchvision.models, arch)().state_dict())
-    assert f"is a {name} " in refused(capsys, tmp_path, source)
+    assert f"is a {name} " in check_refused(capsys, tmp_path, source)
 
 
 @pytest.mark.parametrize(("arch", "name"), [("wide_resnet50_2", "a wide ResNet"), ("resnext50_32x4d", "a ResNeXt")])
 def test_other_widths(tmp_path: Path, capsys: pytest.CaptureFixture[str], arch: str, name: str) -> None:
     source = save(tmp_path / "checkpoint.pth", getattr(torchvision.models, arch)().state_dict())
-    assert name in refused(capsys, tmp_path, source)
+    assert name in check_refused(capsys, tmp_path, source)
 
 
 def test_a_deep_stem(tmp_path: Path, capsys: pytest.CaptureFixture[str], r50: Tensors) -> None:
@@ -100,7 +100,7 @@ def test_a_deep_stem(tmp_path: Path, capsys: pytest.CaptureFixture[str], r50: Te
     body = {name: tensor for name, tensor in r50.items() if not name.startswith("conv1")}
     stem = {f"conv1.{i}.weight": torch.zeros(32, 32, 3, 3) for i in (0, 3, 6)}
     source = save(tmp_path / "resnet50d.pth", {**body, **stem, **heads("fc.weight", "fc.bias")})
-    assert "deep stem" in refused(capsys, tmp_path, source)
+    assert "deep stem" in check_refused(capsys, tmp_path, source)
 
 
 @pytest.mark.parametrize("suffix", ["pkl", "pth"])
@@ -108,32 +108,32 @@ def test_a_command_in_a_pickle_does_not_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], r50: Tensors, suffix: str
 ) -> None:
     mark, source = tmp_path / "ran", tmp_path / f"evil.{suffix}"
-    content = {"state_dict": {"x": torch.zeros(1)}, "loss": _Command(mark)}
+    content = {"state_dict": {"x": torch.zeros(1)}, "loss": Command(mark)}
     if suffix == "pkl":
-        source.write_bytes(pickle.dumps({"model": {}, "loss": _Command(mark)}))
+        source.write_bytes(pickle.dumps({"model": {}, "loss": Command(mark)}))
     else:
         torch.save(content, source)
-    assert "system" in refused(capsys, tmp_path, source)
+    assert "system" in check_refused(capsys, tmp_path, source)
     assert not mark.exists()
 
 
 def test_a_foreign_class_needs_trust(tmp_path: Path, capsys: pytest.CaptureFixture[str], r50: Tensors) -> None:
     source = save(tmp_path / "simsiam.pth.tar", {**simsiam(r50), "settings": Foreign()})
-    line = refused(capsys, tmp_path, source)
+    line = check_refused(capsys, tmp_path, source)
     assert "Foreign" in line and "--trust-checkpoint" in line
     out = tmp_path / "trusted.pkl"
     assert call(main, [str(source), str(out), "--trust-checkpoint", "--no-verify"]) == 0 and out.exists()
 
 
-def test_a_trusted_file_that_needs_what_is_not_installed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trusted_file_that_needs_a_missing_module(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "pretrain_res50x1.pkl"
     source.write_bytes(b"\x80\x02cno_such_module.inner\nThing\n.")
-    assert "needs the module no_such_module" in refused(capsys, tmp_path, source, "--trust-checkpoint")
+    assert "needs the module no_such_module" in check_refused(capsys, tmp_path, source, "--trust-checkpoint")
     source.write_bytes(b"\x80\x02chaiku._src.data_structures\nFlatMapping\n.")
-    assert "trained with SAME padding" in refused(capsys, tmp_path, source)
+    assert "trained with SAME padding" in check_refused(capsys, tmp_path, source)
 
 
-def test_harmless_leftovers_of_trainers_need_no_trust(tmp_path: Path, r50: Tensors) -> None:
+def test_harmless_objects_of_trainers_need_no_trust(tmp_path: Path, r50: Tensors) -> None:
     extra = {"args": argparse.Namespace(lr=0.1), "best": np.float64(68.1), "seen": np.int64(7), "ok": np.bool_(True)}
     source = save(tmp_path / "simsiam.pth.tar", {**simsiam(r50), **extra})
     assert call(main, [str(source), str(tmp_path / "out.pkl"), "--no-verify"]) == 0
@@ -157,7 +157,7 @@ NEGATIVE = torch.ones(64).index_fill(0, torch.tensor([5]), -1e-3)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         (_changed("layer3.2.bn2.bias", None), "264 of 265 tensors of a resnet50; 1 are missing: layer3.2.bn2.bias"),
         (_changed("layer3.5.conv1.weight", None), "1 are missing: layer3.5.conv1.weight"),
@@ -173,14 +173,16 @@ NEGATIVE = torch.ones(64).index_fill(0, torch.tensor([5]), -1e-3)
         (_nan, "layer2.1.conv2.weight contains NaN"),
     ],
 )
-def test_tensors_that_are_not_right_are_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], r50: Tensors, change: Any, said: str
+def test_wrong_tensors_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], r50: Tensors, change: Any, expected: str
 ) -> None:
     source = save(tmp_path / "simsiam.pth.tar", simsiam(change(r50)))
-    assert said in refused(capsys, tmp_path, source)
+    assert expected in check_refused(capsys, tmp_path, source)
 
 
-def test_an_output_that_is_not_ours_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str], r50: Tensors) -> None:
+def test_a_file_of_another_tool_is_not_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], r50: Tensors
+) -> None:
     source = save(tmp_path / "simsiam.pth.tar", simsiam(r50))
     out = tmp_path / "thesis.pkl"
     out.write_text("years of work")
@@ -193,15 +195,15 @@ def test_an_output_that_is_not_ours_is_kept(tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize("text", ["", "<html>404</html>", "version https://git-lfs.github.com/spec/v1\n", "hello"])
-def test_files_that_are_no_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+def test_files_that_are_not_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     source = tmp_path / "weights.pth"
     source.write_text(text)
-    refused(capsys, tmp_path, source)
-    refused(capsys, tmp_path, tmp_path)
-    refused(capsys, tmp_path, tmp_path / "missing.pth")
+    check_refused(capsys, tmp_path, source)
+    check_refused(capsys, tmp_path, tmp_path)
+    check_refused(capsys, tmp_path, tmp_path / "missing.pth")
 
 
-def test_wrong_words(tmp_path: Path, capsys: pytest.CaptureFixture[str], r50: Tensors) -> None:
+def test_unknown_names_get_a_suggestion(tmp_path: Path, capsys: pytest.CaptureFixture[str], r50: Tensors) -> None:
     source = save(tmp_path / "moco.pth.tar", moco(bare(r50), resnet(seed=1)))
-    assert "did you mean simsiam" in refused(capsys, tmp_path, source, "--source", "simsam")
-    assert "did you mean detectron2" in refused(capsys, tmp_path, source, "--to", "detectron")
+    assert "did you mean simsiam" in check_refused(capsys, tmp_path, source, "--source", "simsam")
+    assert "did you mean detectron2" in check_refused(capsys, tmp_path, source, "--to", "detectron")

@@ -1,4 +1,4 @@
-"""Every layout by its repository's true names: read by the right rule, converted, proven; the branches not mixed up."""
+"""Every layout with its repository's own names is recognised, converted and verified, each branch as itself."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("shared_detectors")
 TARGETS = ("momentum_encoder", "encoder_k", "teacher", "target", "model_ema", "key_backbone", "momentum_backbone")
 
 
-def written(name: str, folder: Path) -> tuple[Path, dict[str, dict[str, torch.Tensor]]]:
+def write_checkpoint(name: str, folder: Path) -> tuple[Path, dict[str, dict[str, torch.Tensor]]]:
     """A checkpoint file of a recorded layout, and the encoders in it."""
     content, encoders = recorded.checkpoint(name)
     if recorded.record(name)["layout"] in ("caffe2", "detectron2"):
@@ -45,18 +45,18 @@ def _arrays(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", recorded.names())
-def test_a_recorded_layout_is_found_and_its_branches_are_not_mixed_up(name: str, tmp_path: Path) -> None:
-    source, encoders = written(name, tmp_path)
+def test_a_recorded_layout_is_recognised_and_its_branches_are_not_confused(name: str, tmp_path: Path) -> None:
+    source, encoders = write_checkpoint(name, tmp_path)
     stored = recorded.record(name)
     content = read_checkpoint(source)
     match = find_layout(content)
     assert match.layout == stored["layout"] and match.default == ("target" if match.layout == "dino" else "online")
     for branch in ("online", "target"):
-        there = [key for key in encoders if any(mark in key for mark in TARGETS) == (branch == "target")]
-        assert (branch in match.branches) == bool(there)
-        if there:
+        present = [key for key in encoders if any(mark in key for mark in TARGETS) == (branch == "target")]
+        assert (branch in match.branches) == bool(present)
+        if present:
             backbone = normalize_state_dict(content, match, choose_branch(match, branch, str(source)))
-            assert any(same(backbone.tensors, encoders[key]) for key in there)
+            assert any(same(backbone.tensors, encoders[key]) for key in present)
             assert backbone.preprocessing == (MSRA if match.layout == "caffe2" else TORCHVISION)
         else:
             with pytest.raises(UserError, match=f"has no {branch} encoder"):
@@ -69,8 +69,8 @@ QUICK = ("simsiam", "caffe2_msra")
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in recorded.names()]
 )
-def test_a_recorded_layout_is_converted_and_proven(name: str, tmp_path: Path) -> None:
-    source, encoders = written(name, tmp_path)
+def test_a_recorded_layout_is_converted_and_verified(name: str, tmp_path: Path) -> None:
+    source, encoders = write_checkpoint(name, tmp_path)
     done = convert(source, tmp_path / "out.pkl")
     assert done.manifest.proof is not None and done.manifest.proof.tensors == "265/265"
     got = {to_torchvision(key): value for key, value in read_converted(tmp_path / "out.pkl")[0].items()}
@@ -78,21 +78,21 @@ def test_a_recorded_layout_is_converted_and_proven(name: str, tmp_path: Path) ->
 
 
 def test_every_layout_has_a_recorded_checkpoint() -> None:
-    """A reader without a test of true names does not get in; the two exceptions hold nothing of anybody else's."""
+    """Each layout is tested with its own names; the two exceptions have no names of another repository."""
     assert {recorded.record(name)["layout"] for name in recorded.names()} == set(LAYOUTS) - {"own", "same_padding"}
     assert all(layout.name == name for name, layout in LAYOUTS_BY_NAME.items())
 
 
-def test_what_is_left_out_is_named_with_the_reason(tmp_path: Path) -> None:
-    source, _ = written("moco_v2", tmp_path)
-    left = {item.name: item.why for item in read_backbone(source).dropped}
-    assert left["module.encoder_q.fc.*"] == "projector"
-    assert left["module.queue"] == "queue"
-    assert left["target encoder"] == "momentum branch"
-    assert left["*.num_batches_tracked"].startswith("counter")
+def test_dropped_tensors_are_listed_with_the_reason(tmp_path: Path) -> None:
+    source, _ = write_checkpoint("moco_v2", tmp_path)
+    dropped = {item.name: item.why for item in read_backbone(source).dropped}
+    assert dropped["module.encoder_q.fc.*"] == "projector"
+    assert dropped["module.queue"] == "queue"
+    assert dropped["target encoder"] == "momentum branch"
+    assert dropped["*.num_batches_tracked"].startswith("counter")
 
 
-def test_an_ambiguous_file_is_refused_with_its_candidates(tmp_path: Path) -> None:
+def test_an_ambiguous_file_is_refused_and_its_layouts_are_named(tmp_path: Path) -> None:
     both = {**simsiam(resnet())["state_dict"], **moco(resnet(seed=1), resnet(seed=2))["state_dict"]}
     source = save(tmp_path / "both.pth", {"state_dict": both})
     with pytest.raises(UserError, match=r"2 layouts.*--source simsiam.*--source moco") as refusal:
@@ -101,7 +101,7 @@ def test_an_ambiguous_file_is_refused_with_its_candidates(tmp_path: Path) -> Non
     assert same(read_backbone(source, source="moco").tensors, bare(resnet(seed=1)))
 
 
-def test_an_unknown_prefix_is_taken_only_when_asked_for(tmp_path: Path) -> None:
+def test_an_unknown_prefix_is_read_only_with_source_any(tmp_path: Path) -> None:
     source = save(tmp_path / "unknown.pth", {"weights": prefixed(resnet(), "student.body.")})
     with pytest.raises(UserError, match=r"resnet50 in weights: student\.body\.\*; .*--source any"):
         read_backbone(source)
@@ -122,7 +122,7 @@ def test_deeper_nets(arch: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".pth", pytest.param(".safetensors", marks=pytest.mark.slow)])
-def test_there_and_back_again_gives_the_same_bits(suffix: str, tmp_path: Path) -> None:
+def test_converting_back_gives_the_same_bits(suffix: str, tmp_path: Path) -> None:
     tensors = resnet()
     source = save(tmp_path / "checkpoint.pth.tar", simsiam(tensors))
     convert(source, tmp_path / "first.pkl")
@@ -146,7 +146,7 @@ def test_torchvision_itself_loads_the_pth(tmp_path: Path) -> None:
 
 
 def test_caffe_weights_are_not_written_under_torchvisions_names(tmp_path: Path) -> None:
-    source, _ = written("caffe2_msra", tmp_path)
+    source, _ = write_checkpoint("caffe2_msra", tmp_path)
     for name in ("out.pth", "out.safetensors"):
         with pytest.raises(UserError, match=r"1×1.*--to detectron2"):
             convert(source, tmp_path / name)
@@ -161,7 +161,7 @@ def test_caffe_weights_with_folded_norms_are_refused(tmp_path: Path) -> None:
         read_backbone(source)
 
 
-def test_a_bias_before_caffes_first_norm_is_mentioned(tmp_path: Path) -> None:
+def test_a_bias_before_caffes_first_norm_is_a_warning(tmp_path: Path) -> None:
     content, _ = recorded.checkpoint("caffe2_msra")
     source = tmp_path / "R-50.pkl"
     source.write_bytes(pickle.dumps(_arrays({**content, "conv1_b": torch.full((64,), 0.25)}), protocol=2))
@@ -176,8 +176,8 @@ def test_detectron2_names_without_an_author(tmp_path: Path) -> None:
     assert "no __author__" in backbone.source.rule and any("Caffe2" in line for line in backbone.warnings)
 
 
-def test_mocos_own_converters_output(tmp_path: Path) -> None:
-    """It renames `fc` to `stem.fc` and leaves the counters in."""
+def test_the_output_of_mocos_own_converter(tmp_path: Path) -> None:
+    """It renames `fc` to `stem.fc` and keeps the counters."""
     content, encoders = recorded.checkpoint("detectron2")
     model = {**_arrays(content["model"]), "stem.fc.0.weight": np.zeros((2048, 2048), np.float32)}
     source = tmp_path / "moco.pkl"
@@ -197,7 +197,7 @@ def test_npz(layout: str, tmp_path: Path) -> None:
     assert same(backbone.tensors, next(iter(encoders.values())))
 
 
-def test_safetensors_whose_header_s_length_begins_as_a_pickle_does(tmp_path: Path) -> None:
+def test_safetensors_with_a_first_byte_as_in_a_pickle(tmp_path: Path) -> None:
     from safetensors.torch import save
 
     tensors = resnet(seed=3)
@@ -219,7 +219,7 @@ def test_plain_safetensors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
-def test_narrow_weights_are_converted_up_and_it_is_said(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_half_precision_weights_are_converted_up_and_listed(dtype: torch.dtype, tmp_path: Path) -> None:
     narrow = {k: v.to(dtype) if v.is_floating_point() else v for k, v in resnet().items()}
     done = convert(save(tmp_path / "half.pth.tar", simsiam(narrow)), tmp_path / "out.pkl")
     assert len(done.manifest.converted_up) == 265
@@ -227,14 +227,14 @@ def test_narrow_weights_are_converted_up_and_it_is_said(dtype: torch.dtype, tmp_
     assert same(got, {name: tensor.float() for name, tensor in bare(narrow).items()})
 
 
-def test_double_weights_are_rounded_and_it_is_said(tmp_path: Path) -> None:
+def test_double_precision_weights_are_rounded_with_a_warning(tmp_path: Path) -> None:
     wide = {k: v.double() if v.is_floating_point() else v for k, v in resnet().items()}
     backbone = read_backbone(save(tmp_path / "double.pth.tar", simsiam(wide)))
     assert same(backbone.tensors, bare(resnet()))
     assert any("rounded to float32" in line for line in backbone.warnings)
 
 
-def test_dead_channels_are_mentioned(tmp_path: Path) -> None:
+def test_dead_channels_are_a_warning(tmp_path: Path) -> None:
     tensors = resnet()
     tensors["layer4.2.bn3.running_var"] = tensors["layer4.2.bn3.running_var"].clone()
     tensors["layer4.2.bn3.running_var"][:3] = 0
@@ -250,7 +250,7 @@ def test_dead_channels_are_mentioned(tmp_path: Path) -> None:
     ],
     ids=["byol jax", "simclr tf"],
 )
-def test_nets_that_pad_with_same_are_refused(tree: Any, tmp_path: Path) -> None:
+def test_networks_with_same_padding_are_refused(tree: Any, tmp_path: Path) -> None:
     source = tmp_path / "pretrain_res50x1.pkl"
     source.write_bytes(pickle.dumps(tree))
     with pytest.raises(UserError, match=r"TensorFlow \((res_net50/~/initial_conv|base_model/conv2d/kernel)\): .*SAME"):
@@ -264,20 +264,25 @@ def test_other_preprocessing_constants_are_refused(tmp_path: Path) -> None:
         read_backbone(save(tmp_path / "bgr.pth", content))
 
 
-def test_the_table_in_the_docs_is_the_generated_one() -> None:
-    """That nobody forgot to run `python -m tests.transfer.weights.layout_table`; the reading is tested above."""
+def test_the_table_in_the_docs_is_up_to_date() -> None:
+    """`python -m tests.transfer.weights.layout_table` updates it; the reading itself is tested above."""
     made = layout_table.table(dict.fromkeys(recorded.names(), "265/265"))
     assert layout_table.in_docs(layout_table.DOCS.read_text()) == made
 
 
-def test_the_own_layout_is_read(tmp_path: Path) -> None:
-    """As pre-training writes it: no manifest, an origin."""
+def test_a_backbone_file_of_pre_training_is_read(tmp_path: Path) -> None:
+    """It has an origin and no manifest."""
     from safetensors.torch import save_file
 
-    held = {"format": "backbone/1", "arch": "resnet50", "branch": "target", "origin": '{"method": "byol", "toy": true}'}
+    metadata = {
+        "format": "backbone/1",
+        "arch": "resnet50",
+        "branch": "target",
+        "origin": '{"method": "byol", "toy": true}',
+    }
     tensors = {name: tensor.clone() for name, tensor in bare(resnet()).items()}
     path = tmp_path / "backbone.safetensors"
-    save_file(tensors, path, {**held, "preprocessing": json.dumps(TORCHVISION.as_dict())})
+    save_file(tensors, path, {**metadata, "preprocessing": json.dumps(TORCHVISION.as_dict())})
     backbone = read_backbone(path)
     assert same(backbone.tensors, tensors) and backbone.source.branch == "target"
     assert build_manifest(backbone, str).toy is True and backbone.origin == {"method": "byol", "toy": True}
@@ -292,13 +297,13 @@ def test_the_own_layout_is_read(tmp_path: Path) -> None:
         ("branch", "both", "branch: .*'online' or 'target', not 'both'"),
         ("arch", "resnet18_cifar", "resnet18_cifar"),
     ):
-        save_file(tensors, path, {**held, "preprocessing": json.dumps(TORCHVISION.as_dict()), key: value})
+        save_file(tensors, path, {**metadata, "preprocessing": json.dumps(TORCHVISION.as_dict()), key: value})
         with pytest.raises(UserError, match=message):
             read_backbone(path)
 
 
 @pytest.mark.parametrize("arch", ["resnet50", "resnet101", "resnet152"])
-def test_names_and_shapes_are_torchvisions_own(arch: str) -> None:
+def test_names_and_shapes_are_torchvisions(arch: str) -> None:
     import torchvision
 
     with torch.device("meta"):
@@ -306,5 +311,5 @@ def test_names_and_shapes_are_torchvisions_own(arch: str) -> None:
     body = {name: tuple(tensor.shape) for name, tensor in state.items() if not name.startswith("fc.")}
     shapes, counters = tensor_shapes(arch), counter_names(arch)
     assert {**shapes, **dict.fromkeys(counters, ())} == body
-    wanted = {"resnet50": (265, 53), "resnet101": (520, 104), "resnet152": (775, 155)}
-    assert (len(shapes), len(counters)) == wanted[arch]
+    expected = {"resnet50": (265, 53), "resnet101": (520, 104), "resnet152": (775, 155)}
+    assert (len(shapes), len(counters)) == expected[arch]

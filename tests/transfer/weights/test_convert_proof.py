@@ -1,4 +1,4 @@
-"""The proof: it holds for a good file, for both detectors, and fails for everything that is known to go wrong."""
+"""The verification passes for a good file in both detectors, and fails for every known fault."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Pat
     return out
 
 
-def test_a_good_file_is_proven_and_says_so(checkpoint: Path, tmp_path: Path, r50: dict[str, torch.Tensor]) -> None:
+def test_a_good_file_is_verified(checkpoint: Path, tmp_path: Path, r50: dict[str, torch.Tensor]) -> None:
     done = convert(checkpoint, tmp_path / "out.pkl")
     assert done.manifest.proof is not None
     summary = done.manifest.proof.summary()
@@ -46,7 +46,7 @@ def test_a_good_file_is_proven_and_says_so(checkpoint: Path, tmp_path: Path, r50
     assert {p.name for p in tmp_path.iterdir()} == {"out.pkl", "out.manifest.json"}
 
 
-def test_the_proof_looks_at_faster_and_at_mask_rcnn(converted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faster_and_mask_rcnn_are_both_verified(converted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
     build = verify.build_nan_detector
     monkeypatch.setattr(verify, "build_nan_detector", lambda cfg: seen.append(cfg.MODEL.MASK_ON) or build(cfg))
@@ -72,12 +72,12 @@ def _verify(path: Path, written: Preprocessing = TORCHVISION, source: Preprocess
     ],
     ids=["bgr", "stride", "std", "mean order", "msra"],
 )
-def test_a_wrong_preprocessing_block_fails_the_forward_check(converted: Path, wrong: Preprocessing) -> None:
+def test_wrong_preprocessing_fails_the_comparison_of_features(converted: Path, wrong: Preprocessing) -> None:
     with pytest.raises(UserError, match=r"features differ from the source's at (stem|res3)"):
         _verify(converted, wrong)
 
 
-def test_msra_weights_are_proven_against_a_net_with_the_stride_on_the_1x1(converted: Path) -> None:
+def test_msra_weights_are_verified_with_the_stride_in_the_1x1(converted: Path) -> None:
     assert _verify(converted, MSRA, MSRA).tensors == "265/265"
 
 
@@ -122,7 +122,7 @@ def _zero_sign(content: dict[str, Any]) -> None:
     ids=["zero keys", "no stem", "no res5", "neither", "no author", "one bit", "sign of zero"],
 )
 def test_known_silent_failures_are_errors(converted: Path, tmp_path: Path, change: Any, missing: str) -> None:
-    """MoCo's converter keeps zero keys of SimSiam's file, MMSelfSup's loses stem and res5; both still write a file."""
+    """MoCo's converter writes no key of SimSiam's file, MMSelfSup's loses stem and res5; both still write a file."""
     bad = _damaged(converted, tmp_path / "bad.pkl", change)
     manifest = read_converted(converted)[1]
     with pytest.raises(UserError, match=missing):
@@ -131,7 +131,7 @@ def test_known_silent_failures_are_errors(converted: Path, tmp_path: Path, chang
         read_converted(bad)
 
 
-def test_a_tensor_that_should_stay_new_may_not_come_with_the_file(converted: Path, tmp_path: Path) -> None:
+def test_a_file_must_not_contain_a_tensor_that_should_be_new(converted: Path, tmp_path: Path) -> None:
     def change(content: dict[str, Any]) -> None:
         content["model"]["proposal_generator.rpn_head.conv.bias"] = np.zeros(1024, np.float32)
 
@@ -140,7 +140,9 @@ def test_a_tensor_that_should_stay_new_may_not_come_with_the_file(converted: Pat
         verify.verify_detectron2(bad, read_converted(converted)[1], {})
 
 
-def test_a_failed_proof_leaves_no_file(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_verification_leaves_no_file(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def wrong(*arguments: Any) -> dict[str, torch.Tensor]:
         return {k: v * 1.001 for k, v in verify.resnet_features(*arguments).items()}
 
@@ -151,7 +153,7 @@ def test_a_failed_proof_leaves_no_file(checkpoint: Path, tmp_path: Path, monkeyp
 
 
 def test_features_equal_torchvisions_own(checkpoint: Path, r50: dict[str, torch.Tensor]) -> None:
-    """The reference is what torchvision computes from its own state dict and transforms, without any of our code."""
+    """torchvision's own network and transforms give the same features, without any code of this project."""
     import torchvision
     from torchvision.transforms import v2
 
@@ -162,9 +164,9 @@ def test_features_equal_torchvisions_own(checkpoint: Path, r50: dict[str, torch.
     )
     body = torch.nn.Sequential(*list(net.eval().children())[:-2])
     with torch.no_grad():
-        wanted = body(transform(verify.fixed_image())[None])
-    got = verify.resnet_features("resnet50", read_backbone(checkpoint).tensors, TORCHVISION)["res5"]
-    assert (got - wanted).abs().max() <= 1e-4 * wanted.abs().max()
+        expected = body(transform(verify.fixed_image())[None])
+    actual = verify.resnet_features("resnet50", read_backbone(checkpoint).tensors, TORCHVISION)["res5"]
+    assert (actual - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
 def test_check_loaded_on_a_detector_in_training(converted: Path) -> None:
@@ -181,7 +183,7 @@ def test_check_loaded_on_a_detector_in_training(converted: Path) -> None:
         check_loaded(model, tensors)
 
 
-def test_names_go_there_and_back_and_are_detectron2s_own(r50: dict[str, torch.Tensor]) -> None:
+def test_renaming_is_invertible_and_gives_detectron2s_names(r50: dict[str, torch.Tensor]) -> None:
     from detectron2.modeling.backbone import build_resnet_backbone
 
     from transfer.weights.tensor_names import in_detector
@@ -203,7 +205,7 @@ def test_moco_branches(tmp_path: Path, r50: dict[str, torch.Tensor], other_r50: 
     assert same(read_backbone(path, branch="target").tensors, bare(other_r50))
 
 
-def test_a_conversion_killed_before_the_end_is_done_by_asking_again(
+def test_a_killed_conversion_is_repeated_by_the_same_command(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(hidden: Path, out: Path) -> None:
@@ -219,7 +221,7 @@ def test_a_conversion_killed_before_the_end_is_done_by_asking_again(
     assert len(read_converted(out)[0]) == 265
 
 
-def test_a_file_of_the_old_conversion_stays_whole_until_the_new_one_takes_its_place(
+def test_an_earlier_output_stays_if_the_new_conversion_fails(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out.pkl"

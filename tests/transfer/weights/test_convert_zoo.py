@@ -1,4 +1,4 @@
-"""The zoo: public names, downloads from a server that breaks off, redirects and lies, and the same bytes ever after."""
+"""The zoo: names, downloads from a server that disconnects, redirects or announces wrong lengths, and digests."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from common.errors import EXIT_USAGE, UserError
 from tests.transfer.weights.made_checkpoints import resnet, simsiam
 from tools.convert import main
 from transfer.weights import checkpoint_zoo
+from transfer.weights.checkpoint_zoo import FOLDER_VARIABLE, ZooCheckpoint, downloaded_file, fetch, read_zoo
 from transfer.weights.conversion import ensure_converted
 from transfer.weights.download import ATTEMPTS, download
 from transfer.weights.readers import LAYOUTS_BY_NAME
@@ -28,23 +29,25 @@ from transfer.weights.readers import LAYOUTS_BY_NAME
 
 @dataclass
 class Site:
-    """A server on this machine, told answer by answer how to misbehave.
+    """A local server with a planned behaviour for each response.
 
     Attributes:
         body: what it serves.
-        plan: one behaviour an answer; the last one stays.
-        asked: the Range header of each request.
+        plan: one behaviour for each response; the last one is repeated.
+        requested: the Range header of each request.
     """
 
     body: bytes
     plan: list[Callable[[http.server.BaseHTTPRequestHandler, Site], None]] = field(default_factory=list)
-    asked: list[str | None] = field(default_factory=list)
+    requested: list[str | None] = field(default_factory=list)
     url: str = ""
     etag: str = '"one"'
 
 
-def whole(handler: http.server.BaseHTTPRequestHandler, site: Site, cut: int | None = None, length: int = 0) -> None:
-    """An honest answer; with `cut`, one that ends after so many bytes; with `length`, one that announces so many."""
+def respond_fully(
+    handler: http.server.BaseHTTPRequestHandler, site: Site, cut: int | None = None, length: int = 0
+) -> None:
+    """A correct response; with `cut`, it ends after so many bytes; with `length`, it announces so many."""
     start = 0
     match = re.match(r"bytes=(\d+)-", handler.headers.get("Range") or "")
     if match and handler.headers.get("If-Range") == site.etag:
@@ -60,21 +63,21 @@ def whole(handler: http.server.BaseHTTPRequestHandler, site: Site, cut: int | No
     handler.wfile.write(rest[:cut])
 
 
-def breaks_after(count: int) -> Callable[..., None]:
-    return lambda handler, site: whole(handler, site, cut=count)
+def disconnect_after(count: int) -> Callable[..., None]:
+    return lambda handler, site: respond_fully(handler, site, cut=count)
 
 
 def without_ranges(handler: http.server.BaseHTTPRequestHandler, site: Site) -> None:
     del handler.headers["Range"]
-    whole(handler, site)
+    respond_fully(handler, site)
 
 
 def another_version(handler: http.server.BaseHTTPRequestHandler, site: Site) -> None:
     site.etag = '"two"'
-    whole(handler, site)
+    respond_fully(handler, site)
 
 
-def wrong_piece(handler: http.server.BaseHTTPRequestHandler, site: Site) -> None:
+def wrong_range(handler: http.server.BaseHTTPRequestHandler, site: Site) -> None:
     handler.send_response(206)
     handler.send_header("Content-Range", f"bytes 0-{len(site.body) - 1}/{len(site.body)}")
     handler.send_header("Content-Length", str(len(site.body)))
@@ -90,26 +93,26 @@ def web_page(handler: http.server.BaseHTTPRequestHandler, site: Site) -> None:
 
 
 def status(code: int) -> Callable[..., None]:
-    def answer(handler: http.server.BaseHTTPRequestHandler, site: Site) -> None:
+    def respond(handler: http.server.BaseHTTPRequestHandler, site: Site) -> None:
         handler.send_response(code)
         handler.send_header("Content-Length", "0")
         handler.end_headers()
 
-    return answer
+    return respond
 
 
-def leads_to(place: str) -> Callable[..., None]:
-    def answer(handler: http.server.BaseHTTPRequestHandler, site: Site) -> None:
+def redirect_to(place: str) -> Callable[..., None]:
+    def respond(handler: http.server.BaseHTTPRequestHandler, site: Site) -> None:
         handler.send_response(302)
         handler.send_header("Location", place)
         handler.send_header("Content-Length", "0")
         handler.end_headers()
 
-    return answer
+    return respond
 
 
-def says(length: int) -> Callable[..., None]:
-    return lambda handler, site: whole(handler, site, cut=length, length=length)
+def announce(length: int) -> Callable[..., None]:
+    return lambda handler, site: respond_fully(handler, site, cut=length, length=length)
 
 
 @pytest.fixture
@@ -119,8 +122,8 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            served.asked.append(self.headers.get("Range"))
-            behaviour = served.plan.pop(0) if len(served.plan) > 1 else (served.plan or [whole])[0]
+            served.requested.append(self.headers.get("Range"))
+            behaviour = served.plan.pop(0) if len(served.plan) > 1 else (served.plan or [respond_fully])[0]
             behaviour(self, served)
 
         def log_message(self, *words: object) -> None:
@@ -142,40 +145,40 @@ def get(site: Site, folder: Path) -> Path:
     return target
 
 
-def refused(site: Site, folder: Path, message: str) -> None:
+def check_refused(site: Site, folder: Path, message: str) -> None:
     with pytest.raises(UserError, match=message):
         get(site, folder)
     assert not (folder / "file.pth").exists()
 
 
-def test_a_whole_file(site: Site, tmp_path: Path) -> None:
+def test_a_complete_download(site: Site, tmp_path: Path) -> None:
     seen: list[tuple[int, int | None]] = []
     download(site.url, tmp_path / "file.pth", lambda done, total: seen.append((done, total)))
     assert (tmp_path / "file.pth").read_bytes() == site.body
     assert seen[-1] == (3_000_000, 3_000_000) and not list(tmp_path.glob("*.part"))
 
 
-def test_a_connection_that_breaks_off_is_resumed_where_it_broke(site: Site, tmp_path: Path) -> None:
-    site.plan = [breaks_after(1_000_000), breaks_after(500_000), breaks_after(0), whole]
+def test_a_lost_connection_is_resumed(site: Site, tmp_path: Path) -> None:
+    site.plan = [disconnect_after(1_000_000), disconnect_after(500_000), disconnect_after(0), respond_fully]
     assert get(site, tmp_path).read_bytes() == site.body
-    assert site.asked == [None, "bytes=1000000-", "bytes=1500000-", "bytes=1500000-"]
+    assert site.requested == [None, "bytes=1000000-", "bytes=1500000-", "bytes=1500000-"]
 
 
-def test_a_second_run_resumes_what_a_first_one_left(site: Site, tmp_path: Path) -> None:
-    site.plan = [breaks_after(1_000_000), breaks_after(0)]
-    refused(site, tmp_path, f"{ATTEMPTS} times in a row .*1000000 bytes")
-    site.plan = [whole]
+def test_a_second_run_resumes_the_part_of_the_first(site: Site, tmp_path: Path) -> None:
+    site.plan = [disconnect_after(1_000_000), disconnect_after(0)]
+    check_refused(site, tmp_path, f"{ATTEMPTS} times in a row .*1000000 bytes")
+    site.plan = [respond_fully]
     assert get(site, tmp_path).read_bytes() == site.body
-    assert site.asked[-1] == "bytes=1000000-"
+    assert site.requested[-1] == "bytes=1000000-"
 
 
-def test_a_server_that_cannot_resume_is_asked_for_the_whole(site: Site, tmp_path: Path) -> None:
-    site.plan = [breaks_after(1_000_000), without_ranges]
+def test_the_download_starts_over_if_the_server_cannot_resume(site: Site, tmp_path: Path) -> None:
+    site.plan = [disconnect_after(1_000_000), without_ranges]
     assert get(site, tmp_path).read_bytes() == site.body
 
 
-def test_two_versions_are_never_mixed(site: Site, tmp_path: Path) -> None:
-    site.plan = [breaks_after(1_000_000), another_version]
+def test_two_versions_are_not_mixed(site: Site, tmp_path: Path) -> None:
+    site.plan = [disconnect_after(1_000_000), another_version]
     first, site.body = site.body, os.urandom(2_500_000)
     site.body, second = first, site.body
 
@@ -183,32 +186,32 @@ def test_two_versions_are_never_mixed(site: Site, tmp_path: Path) -> None:
         served.body = second
         another_version(handler, served)
 
-    site.plan = [breaks_after(1_000_000), change]
+    site.plan = [disconnect_after(1_000_000), change]
     assert get(site, tmp_path).read_bytes() == second
 
 
-def test_a_busy_server_is_asked_again(site: Site, tmp_path: Path) -> None:
-    site.plan = [status(503), status(429), whole]
+def test_a_busy_server_is_tried_again(site: Site, tmp_path: Path) -> None:
+    site.plan = [status(503), status(429), respond_fully]
     assert get(site, tmp_path).read_bytes() == site.body
 
 
-def test_a_part_that_no_longer_fits_is_dropped(site: Site, tmp_path: Path) -> None:
-    site.plan = [breaks_after(1_000_000), status(416), whole]
+def test_a_part_that_no_longer_fits_is_deleted(site: Site, tmp_path: Path) -> None:
+    site.plan = [disconnect_after(1_000_000), status(416), respond_fully]
     assert get(site, tmp_path).read_bytes() == site.body
-    assert site.asked[-1] is None
+    assert site.requested[-1] is None
 
 
 def test_redirects_are_followed(site: Site, tmp_path: Path) -> None:
-    site.plan = [leads_to("/elsewhere"), whole]
+    site.plan = [redirect_to("/elsewhere"), respond_fully]
     assert get(site, tmp_path).read_bytes() == site.body
 
 
 @pytest.mark.parametrize(
     ("behaviour", "message"),
     [
-        (leads_to("/again"), "redirect error|infinite loop"),
-        (leads_to("file:///etc/passwd"), "is not allowed|not https; refused"),
-        (leads_to("ftp://127.0.0.1/file"), "not https; refused"),
+        (redirect_to("/again"), "redirect error|infinite loop"),
+        (redirect_to("file:///etc/passwd"), "is not allowed|not https; refused"),
+        (redirect_to("ftp://127.0.0.1/file"), "not https; refused"),
         (web_page, "a web page"),
         (status(404), "HTTP 404"),
         (status(403), "HTTP 403"),
@@ -216,17 +219,17 @@ def test_redirects_are_followed(site: Site, tmp_path: Path) -> None:
     ],
     ids=["loop", "to a file", "to ftp", "web page", "404", "403", "500"],
 )
-def test_bad_answers(site: Site, tmp_path: Path, behaviour: Callable[..., None], message: str) -> None:
+def test_bad_responses(site: Site, tmp_path: Path, behaviour: Callable[..., None], message: str) -> None:
     site.plan = [behaviour]
-    refused(site, tmp_path, message)
+    check_refused(site, tmp_path, message)
 
 
-def test_a_piece_that_was_not_asked_for_is_refused(site: Site, tmp_path: Path) -> None:
-    site.plan = [breaks_after(1_000_000), wrong_piece]
-    refused(site, tmp_path, "from 1000000, the server sent 'bytes 0-")
+def test_another_range_than_requested_is_refused(site: Site, tmp_path: Path) -> None:
+    site.plan = [disconnect_after(1_000_000), wrong_range]
+    check_refused(site, tmp_path, "from 1000000, the server sent 'bytes 0-")
 
 
-def test_nobody_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_does_not_respond(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
     with pytest.raises(UserError, match="times in a row"):
         download("http://127.0.0.1:9/file.pth", tmp_path / "file.pth", pause=0.001)
@@ -234,97 +237,97 @@ def test_nobody_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         download("http://no-such-host.invalid/file.pth", tmp_path / "file.pth", pause=0.001)
 
 
-def test_two_processes_fetch_once(site: Site, tmp_path: Path) -> None:
+def test_parallel_downloads_of_one_file_request_it_once(site: Site, tmp_path: Path) -> None:
     threads = [threading.Thread(target=get, args=(site, tmp_path)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert (tmp_path / "file.pth").read_bytes() == site.body and len(site.asked) == 1
+    assert (tmp_path / "file.pth").read_bytes() == site.body and len(site.requested) == 1
 
 
 @pytest.fixture
-def own_zoo(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> checkpoint_zoo.ZooCheckpoint:
-    """A zoo of one SimSiam checkpoint on that server."""
+def entry(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ZooCheckpoint:
+    """The only entry of a zoo: a SimSiam checkpoint on that server."""
     buffer = io.BytesIO()
     torch.save(simsiam(resnet()), buffer)
     site.body = buffer.getvalue()
-    monkeypatch.setenv(checkpoint_zoo.FOLDER_VARIABLE, str(tmp_path / "zoo"))
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "zoo"))
     (tmp_path / "configs").mkdir()
     lines = ["title: t", f"url: {site.url}", "layout: simsiam", "branch: online", "licence: MIT", "source: here"]
     (tmp_path / "configs" / "zoo.yaml").write_text("toy:\n" + "".join(f"  {line}\n" for line in lines))
     monkeypatch.setattr(checkpoint_zoo, "ROOT", tmp_path)
-    return checkpoint_zoo.read_zoo()["toy"]
+    return read_zoo()["toy"]
 
 
-def test_a_zoo_name_stands_where_a_path_does(
-    own_zoo: checkpoint_zoo.ZooCheckpoint, site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_zoo_name_is_accepted_in_place_of_a_path(
+    entry: ZooCheckpoint, site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(main, ["zoo:toy", str(tmp_path / "out.pkl"), "--no-verify"]) == 0
     assert "MB: " in capsys.readouterr().err
-    record = json.loads(own_zoo.record.read_text())
+    record = json.loads(entry.record.read_text())
     assert record["sha256"] == hashlib.sha256(site.body).hexdigest() and record["bytes"] == len(site.body)
-    assert call(main, ["--inspect", "zoo:toy"]) == 0 and len(site.asked) == 1
+    assert call(main, ["--inspect", "zoo:toy"]) == 0 and len(site.requested) == 1
     made = ensure_converted("zoo:toy", tmp_path / "trial")
     assert made == tmp_path / "trial" / "weights.pkl" and ensure_converted(str(made), tmp_path) == made
 
 
-def test_compute_nodes_never_download(own_zoo: checkpoint_zoo.ZooCheckpoint, site: Site, tmp_path: Path) -> None:
+def test_compute_nodes_do_not_download(entry: ZooCheckpoint, site: Site, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"zoo:toy is not downloaded .*run: python tools/convert.py --inspect zoo:toy"):
         ensure_converted("zoo:toy", tmp_path / "trial")
-    assert site.asked == []
+    assert site.requested == []
 
 
-def test_other_bytes_than_at_first_use_are_refused(own_zoo: checkpoint_zoo.ZooCheckpoint, site: Site) -> None:
-    file = checkpoint_zoo.fetch(own_zoo)
-    held = bytearray(file.read_bytes())
-    held[5_000_000] ^= 1
-    file.write_bytes(held)
+def test_another_digest_than_at_first_use_is_refused(entry: ZooCheckpoint, site: Site) -> None:
+    file = fetch(entry)
+    damaged = bytearray(file.read_bytes())
+    damaged[5_000_000] ^= 1
+    file.write_bytes(damaged)
     with pytest.raises(UserError, match="first use"):
-        checkpoint_zoo.downloaded_file(own_zoo)
+        downloaded_file(entry)
     file.unlink()
     buffer = io.BytesIO()
     torch.save(simsiam(resnet(seed=9)), buffer)
     site.body, site.etag = buffer.getvalue(), '"new"'
     with pytest.raises(UserError, match="first use"):
-        checkpoint_zoo.fetch(own_zoo)
+        fetch(entry)
     assert not file.exists()
 
 
-def test_a_length_that_is_a_lie_leaves_nothing(own_zoo: checkpoint_zoo.ZooCheckpoint, site: Site) -> None:
-    site.plan = [says(7_000_000)]
+def test_a_truncated_download_with_a_matching_length_leaves_no_file(entry: ZooCheckpoint, site: Site) -> None:
+    site.plan = [announce(7_000_000)]
     with pytest.raises(UserError, match="not a complete checkpoint"):
-        checkpoint_zoo.fetch(own_zoo)
-    assert not own_zoo.file.exists() and not own_zoo.record.exists()
-    site.plan = [whole]
-    assert checkpoint_zoo.fetch(own_zoo).stat().st_size == len(site.body)
+        fetch(entry)
+    assert not entry.file.exists() and not entry.record.exists()
+    site.plan = [respond_fully]
+    assert fetch(entry).stat().st_size == len(site.body)
 
 
 @pytest.mark.parametrize("key", ["sha256", "sha256_prefix", "md5_prefix"])
-def test_published_digests_are_checked(own_zoo: checkpoint_zoo.ZooCheckpoint, key: str) -> None:
+def test_published_digests_are_checked(entry: ZooCheckpoint, key: str) -> None:
     with pytest.raises(UserError, match=r"published is 0badc0de…?;"):
-        checkpoint_zoo.fetch(own_zoo.model_copy(update={key: "0badc0de"}))
-    assert not own_zoo.file.exists()
+        fetch(entry.model_copy(update={key: "0badc0de"}))
+    assert not entry.file.exists()
 
 
-def test_names_and_entries_that_are_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_names_and_invalid_entries(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(main, ["zoo:simsiam_200ep_b265", str(tmp_path / "out.pkl")]) == EXIT_USAGE
     assert "did you mean simsiam_200ep_b256" in capsys.readouterr().err
     (tmp_path / "zoo.yaml").write_text("toy: {title: t, ulr: x}\n")
     with pytest.raises(UserError, match=r"zoo.yaml, line 1: toy.ulr: unknown key; did you mean url"):
-        checkpoint_zoo.read_zoo(tmp_path / "zoo.yaml")
+        read_zoo(tmp_path / "zoo.yaml")
     (tmp_path / "zoo.yaml").write_text("toy: {title: t}\n")
     with pytest.raises(UserError, match=r"zoo.yaml, line 1: toy.url: is missing \(and 4 more\)"):
-        checkpoint_zoo.read_zoo(tmp_path / "zoo.yaml")
+        read_zoo(tmp_path / "zoo.yaml")
 
 
-def test_an_unknown_url_says_where_to_put_the_file(own_zoo: checkpoint_zoo.ZooCheckpoint) -> None:
+def test_an_unknown_url_names_the_place_of_the_file(entry: ZooCheckpoint) -> None:
     with pytest.raises(UserError, match="its URL is unknown; put the file at"):
-        checkpoint_zoo.fetch(own_zoo.model_copy(update={"url": "unknown"}))
+        fetch(entry.model_copy(update={"url": "unknown"}))
 
 
-def test_the_shipped_zoo_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
-    known = checkpoint_zoo.read_zoo()
+def test_the_shipped_zoo_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
+    known = read_zoo()
     wanted = ("simsiam_100ep_b512", "simsiam_100ep_b256", "simsiam_200ep_b256", "moco_v1_200ep", "moco_v2_200ep")
     wanted += ("moco_v3_100ep", "swav_200ep", "dino", "barlow_twins", "vicreg", "supervised_torchvision_v1")
     wanted += ("supervised_torchvision_v2", "supervised_msra", "supervised_torchvision_d2")
