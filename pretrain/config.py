@@ -13,7 +13,7 @@ from common.errors import UserError
 from common.formats.run_only import may_change_on_resume
 from pretrain.data.dataset import UNREADABLE
 from pretrain.data.pipelines import PIPELINES
-from pretrain.keys import CHANGES, defaults
+from pretrain.keys import KEY_CHANGES, defaults
 from pretrain.methods import check_method, config_sections, method_keys, method_names
 from pretrain.models.encoder import ARCHITECTURES
 from pretrain.models.heads import HEAD_BNS, PREDICTORS
@@ -32,7 +32,7 @@ def load_config(file: str | os.PathLike[str], overlay: str | None = None, overri
         UserError: a missing file, an unknown key (with the nearest valid ones), or an invalid value.
     """
     cfg = defaults()
-    merge_layers(cfg, file, "pretrain", overlay, overrides, changes=CHANGES)
+    merge_layers(cfg, file, "pretrain", overlay, overrides, changes=KEY_CHANGES)
     check_config(cfg)
     cfg.freeze()
     return cfg
@@ -45,7 +45,7 @@ def differences(stored: dict[str, Any], cfg: CfgNode) -> list[str]:
     default value.
     """
     before = defaults()
-    merge_strict(before, stored, "the stored config", CHANGES, recorded=True)
+    merge_strict(before, stored, "the stored config", KEY_CHANGES, recorded=True)
     keys = [key for key in dotted_keys(cfg) if not may_change_on_resume("pretrain", key)]
     pairs = [(key, value_of(before, key), value_of(cfg, key)) for key in keys]
     return [f"{key} is {old!r} there and {new!r} here" for key, old, new in pairs if old != new]
@@ -57,9 +57,9 @@ def check_config(cfg: CfgNode) -> None:
         raise UserError("DATA.PIPELINE is dali, which was removed: no gain was measured; set it to crops or opencv")
     check_choices(cfg, {"METHOD": method_names(), **_CHOICES})
     check_rules(cfg, RULES)
-    if cfg.SOLVER.BATCH_SIZE % cfg.SOLVER.ACCUMULATE:
-        batch, parts = cfg.SOLVER.BATCH_SIZE, cfg.SOLVER.ACCUMULATE
-        raise UserError(f"SOLVER.ACCUMULATE is {parts}; SOLVER.BATCH_SIZE, {batch}, must be a multiple of it")
+    if cfg.SOLVER.BATCH_SIZE % cfg.SOLVER.GRAD_ACCUM_STEPS:
+        batch, parts = cfg.SOLVER.BATCH_SIZE, cfg.SOLVER.GRAD_ACCUM_STEPS
+        raise UserError(f"SOLVER.GRAD_ACCUM_STEPS is {parts}; SOLVER.BATCH_SIZE, {batch}, must be a multiple of it")
     if cfg.SOLVER.WARMUP_EPOCHS >= cfg.SOLVER.EPOCHS:
         epochs, warmup = cfg.SOLVER.EPOCHS, cfg.SOLVER.WARMUP_EPOCHS
         raise UserError(f"SOLVER.WARMUP_EPOCHS is {warmup}; it must be less than SOLVER.EPOCHS, which is {epochs}")
@@ -68,10 +68,10 @@ def check_config(cfg: CfgNode) -> None:
         if section not in config_sections(cfg.METHOD):
             reject_unused_keys(cfg, [key for key in dotted_keys(cfg) if key.startswith(f"{section}.")])
     check_method(cfg)
-    if cfg.MODEL.BN_IMAGES and cfg.MODEL.SYNC_BN:
+    if cfg.MODEL.BN_GROUP_SIZE and cfg.MODEL.SYNC_BN:
         raise UserError(
-            f"MODEL.BN_IMAGES is {cfg.MODEL.BN_IMAGES}, but MODEL.SYNC_BN True normalizes all images together: "
-            "set MODEL.BN_IMAGES 0, or MODEL.SYNC_BN False"
+            f"MODEL.BN_GROUP_SIZE is {cfg.MODEL.BN_GROUP_SIZE}, but MODEL.SYNC_BN True normalizes all images together: "
+            "set MODEL.BN_GROUP_SIZE 0, or MODEL.SYNC_BN False"
         )
     if cfg.MODEL.PROJ_BN_AFFINE and cfg.MODEL.HEAD_BN in ("none", "hidden"):
         raise UserError(
@@ -83,10 +83,10 @@ def _check_solver(cfg: CfgNode) -> None:
     """Check the keys of optimizer and schedule against each other."""
     solver = cfg.SOLVER
     if solver.OPTIMIZER == "sgd":
-        reject_unused_keys(cfg, ["SOLVER.TRUST"], _unused("SOLVER.OPTIMIZER sgd", "lars and larc do"))
-    elif solver.IMPLEMENTATION == "fused":
+        reject_unused_keys(cfg, ["SOLVER.LARS_ETA"], _unused("SOLVER.OPTIMIZER sgd", "lars and larc do"))
+    elif solver.OPTIMIZER_IMPL == "fused":
         raise UserError(
-            f"SOLVER.IMPLEMENTATION is 'fused', which SOLVER.OPTIMIZER {solver.OPTIMIZER} does not have; set foreach"
+            f"SOLVER.OPTIMIZER_IMPL is 'fused', which SOLVER.OPTIMIZER {solver.OPTIMIZER} does not have; set foreach"
         )
     if solver.SCHEDULE == "steps":
         reject_unused_keys(cfg, ["SOLVER.FINAL_LR"], _unused("SOLVER.SCHEDULE steps", "the cosines do"))
@@ -124,7 +124,7 @@ _CHOICES = {
     "MODEL.PREDICTOR": PREDICTORS,
     "MODEL.HEAD_BN": HEAD_BNS,
     "SOLVER.OPTIMIZER": OPTIMIZERS,
-    "SOLVER.IMPLEMENTATION": IMPLEMENTATIONS,
+    "SOLVER.OPTIMIZER_IMPL": IMPLEMENTATIONS,
     "SOLVER.SCHEDULE": SCHEDULES,
     "SOLVER.WARMUP_ENDS": WARMUP_ENDS,
 }
@@ -143,15 +143,15 @@ RULES: tuple[Rule, ...] = (
     ("SEED DATA.WORKERS SOLVER.WARMUP_EPOCHS CHECKPOINT.PERIOD CHECKPOINT.KEEP_EVERY", lambda v: v >= 0, "0 or more"),
     ("DATA.SIZE MODEL.PROJ_HIDDEN MODEL.DIM MODEL.PRED_DIM SOLVER.EPOCHS", lambda v: v >= 1, "1 or more"),
     ("CHECKPOINT.KEEP LOG.PERIOD MODEL.PROJ_LAYERS", lambda v: v >= 1, "1 or more"),
-    ("SOLVER.ACCUMULATE MONITOR.STD_ALARM_STEPS", lambda v: v >= 1, "1 or more"),
+    ("SOLVER.GRAD_ACCUM_STEPS MONITOR.COLLAPSE.STEPS", lambda v: v >= 1, "1 or more"),
     ("MONITOR.GRAD_NORM_LIMIT MONITOR.KNN.PERIOD MONITOR.KNN.RESIZE", lambda v: v >= 0, "0 or more"),
     ("MONITOR.VALIDATION.PERIOD MONITOR.VALIDATION.RESIZE", lambda v: v >= 0, "0 or more"),
     ("MONITOR.VALIDATION.FOLDER", bool, "the name of a folder below MONITOR.VALIDATION.ROOT"),
     ("MONITOR.KNN.K", lambda v: v >= 1, "1 or more"),
-    ("MODEL.BN_IMAGES", lambda v: v == 0 or v >= 2, "0 (all), or 2 or more"),
+    ("MODEL.BN_GROUP_SIZE", lambda v: v == 0 or v >= 2, "0 (all), or 2 or more"),
     ("MONITOR.KNN.T", lambda v: v > 0, "above 0"),
     ("MONITOR.KNN.TRAIN MONITOR.KNN.VAL", lambda v: bool(v), "the name of a folder below MONITOR.KNN.ROOT"),
-    ("MONITOR.STD_ALARM", lambda v: 0 <= v < 1, "a fraction of 1/√d, at least 0 and below 1"),
+    ("MONITOR.COLLAPSE.THRESHOLD", lambda v: 0 <= v < 1, "a fraction of 1/√d, at least 0 and below 1"),
     ("SOLVER.BATCH_SIZE", lambda v: v >= 2, "2 or more (batch normalisation needs two samples)"),
     ("SOLVER.BASE_LR", lambda v: v > 0, "above 0"),
     ("SOLVER.WEIGHT_DECAY", lambda v: v >= 0, "0 or more"),
@@ -163,7 +163,7 @@ RULES: tuple[Rule, ...] = (
     ("AUGMENT.BLUR_SIGMA", _is_range_within(0, 1000), "two radii (low, high), 0 < low ≤ high"),
     ("AUGMENT.JITTER", lambda v: len(v) == 4 and min(v) >= 0 and v[3] <= 0.5, "four strengths ≥ 0, the last ≤ 0.5"),
     ("DATA.INDEX_CACHE", bool, "user, none, or a folder"),
-    ("SOLVER.TRUST", lambda v: v > 0, "above 0"),
+    ("SOLVER.LARS_ETA", lambda v: v > 0, "above 0"),
     ("SOLVER.FINAL_LR SOLVER.WARMUP_START_LR", lambda v: v >= 0, "0 or more"),
     ("SOLVER.STEPS", _is_ascending, "epochs in ascending order, such as [30, 60, 80]"),
     ("SOLVER.GAMMA", lambda v: 0 < v < 1, "above 0 and below 1"),

@@ -45,31 +45,32 @@ def training_device(cfg: CfgNode) -> torch.device:
 
 def check_sizes(cfg: CfgNode, index: ImageIndex) -> None:
     """Raise UserError if the numbers of images, batch, its parts and processes do not fit together."""
-    batch, parts, processes = cfg.SOLVER.BATCH_SIZE, cfg.SOLVER.ACCUMULATE, comm.get_world_size()
+    batch, parts, processes = cfg.SOLVER.BATCH_SIZE, cfg.SOLVER.GRAD_ACCUM_STEPS, comm.get_world_size()
     if len(index) < batch:
         images = f"{index.folder} holds {len(index)} image(s)"
         raise UserError(f"{images}, too few for a batch of SOLVER.BATCH_SIZE {batch}; lower it or add images")
     if batch % (processes * parts):
-        parted = f" in SOLVER.ACCUMULATE {parts} parts" if parts > 1 else ""
+        parted = f" in SOLVER.GRAD_ACCUM_STEPS {parts} parts" if parts > 1 else ""
         raise UserError(f"SOLVER.BATCH_SIZE {batch} cannot be divided equally among {processes} processes{parted}")
-    share, group = batch // (processes * parts), cfg.MODEL.BN_IMAGES
+    share, group = batch // (processes * parts), cfg.MODEL.BN_GROUP_SIZE
     if group and share > group and share % group:
         raise UserError(
-            f"MODEL.BN_IMAGES is {group}; {share} images do not make whole groups of it (SOLVER.BATCH_SIZE {batch}, "
-            f"{processes} process(es), SOLVER.ACCUMULATE {parts})"
+            f"MODEL.BN_GROUP_SIZE is {group}; {share} images do not make whole groups of it "
+            f"(SOLVER.BATCH_SIZE {batch}, {processes} process(es), SOLVER.GRAD_ACCUM_STEPS {parts})"
         )
     if batch_norm_size(cfg) < 2:
         raise UserError(
-            f"SOLVER.BATCH_SIZE {batch} leaves batch normalization one image at a time (SOLVER.ACCUMULATE {parts}, "
-            f"{processes} process(es), MODEL.SYNC_BN {cfg.MODEL.SYNC_BN}); it needs two"
+            f"SOLVER.BATCH_SIZE {batch} leaves batch normalization one image at a time "
+            f"(SOLVER.GRAD_ACCUM_STEPS {parts}, {processes} process(es), MODEL.SYNC_BN {cfg.MODEL.SYNC_BN}); "
+            "it needs two"
         )
 
 
 def batch_norm_size(cfg: CfgNode) -> int:
     """The number of images that batch normalization computes its statistics from."""
     processes = 1 if cfg.MODEL.SYNC_BN else comm.get_world_size()
-    images = int(cfg.SOLVER.BATCH_SIZE // (cfg.SOLVER.ACCUMULATE * processes))
-    return min(images, cfg.MODEL.BN_IMAGES or images)
+    images = int(cfg.SOLVER.BATCH_SIZE // (cfg.SOLVER.GRAD_ACCUM_STEPS * processes))
+    return min(images, cfg.MODEL.BN_GROUP_SIZE or images)
 
 
 def build_trainer(cfg: CfgNode, index: ImageIndex, device: torch.device, *, start: int, total: int) -> Trainer:
@@ -79,8 +80,8 @@ def build_trainer(cfg: CfgNode, index: ImageIndex, device: torch.device, *, star
     method = build_method(cfg).to(device).to(memory_format=layout)
     if is_distributed() and cfg.MODEL.SYNC_BN:
         method = convert_sync_batch_norm(method, device)
-    if cfg.MODEL.BN_IMAGES:
-        method = convert_grouped_batch_norm(method, cfg.MODEL.BN_IMAGES)
+    if cfg.MODEL.BN_GROUP_SIZE:
+        method = convert_grouped_batch_norm(method, cfg.MODEL.BN_GROUP_SIZE)
     labelled = needs_labels(cfg.METHOD)
     dataset = MultiViewDataset(
         index,
@@ -109,7 +110,7 @@ def build_trainer(cfg: CfgNode, index: ImageIndex, device: torch.device, *, star
         build_optimizer(method, cfg),
         batches(start),
         precision=cfg.ENGINE.PRECISION,
-        accumulate=cfg.SOLVER.ACCUMULATE,
+        accumulate=cfg.SOLVER.GRAD_ACCUM_STEPS,
         grad_norm_limit=cfg.MONITOR.GRAD_NORM_LIMIT,
         compile_model=cfg.ENGINE.COMPILE,
         close=open_loaders.close,

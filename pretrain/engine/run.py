@@ -109,7 +109,8 @@ def _train(
     total = steps * cfg.SOLVER.EPOCHS
     require_steps(profile, total - start)
     trainer = build_trainer(cfg, index, device, start=start, total=total)
-    detector = CollapseDetector(trainer.method.dim, cfg.MONITOR, lowest_std_share(trainer.method, batch_norm_size(cfg)))
+    lowest = lowest_std_share(trainer.method, batch_norm_size(cfg))
+    detector = CollapseDetector(trainer.method.dim, cfg.MONITOR.COLLAPSE, lowest)
     extra, seconds = {"images": index.fingerprint}, state["seconds"] if state else 0.0
     checkpoints = PeriodicCheckpoint(folder.path, steps, cfg.CHECKPOINT, extra=extra, seconds=seconds)
     main = comm.is_main_process()
@@ -161,7 +162,7 @@ def _build_writer(cfg: CfgNode, folder: RunFolder, dim: int, start: int, total: 
 
 
 def _log_start(cfg: CfgNode, index: ImageIndex, start: int, total: int) -> None:
-    parts = f" in {cfg.SOLVER.ACCUMULATE} parts" if cfg.SOLVER.ACCUMULATE > 1 else ""
+    parts = f" in {cfg.SOLVER.GRAD_ACCUM_STEPS} parts" if cfg.SOLVER.GRAD_ACCUM_STEPS > 1 else ""
     _log.info(
         f"{cfg.METHOD} on {cfg.MODEL.ARCH}: {len(index)} images in {index.folder}, {cfg.SOLVER.EPOCHS} epochs, "
         f"{total} iterations of {cfg.SOLVER.BATCH_SIZE} images{parts} on {comm.get_world_size()} process(es), "

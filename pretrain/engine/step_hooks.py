@@ -53,12 +53,12 @@ class LearningRates(HookBase):
 class CollapseDetector(HookBase):
     """Raises the alarm when std has been far below 1/√d for many steps: a warning, and `std_alarm` 1 in the metrics.
 
-    The threshold lies at STD_ALARM of the way from the lowest value that std can take to 1/√d: at a tenth of 1/√d if
+    The threshold lies at THRESHOLD of the way from the lowest value that std can take to 1/√d: at a tenth of 1/√d if
     std can fall to 0. Register it before the checkpoint hook, so that a run that it stops keeps the checkpoint before.
 
     Args:
         dim: d, the width of the embedding.
-        keys: the MONITOR keys: the threshold, the number of steps, and whether the run ends there, as diverged.
+        keys: MONITOR.COLLAPSE: the threshold, the number of steps, and whether the run ends there, as diverged.
         lowest: the lowest value of std as a share of 1/√d.
 
     Attributes:
@@ -68,8 +68,8 @@ class CollapseDetector(HookBase):
     trainer: Trainer
 
     def __init__(self, dim: int, keys: CfgNode, lowest: float = 0.0) -> None:
-        self.dim, self.steps, self.stop = dim, keys.STD_ALARM_STEPS, keys.STD_ALARM_STOP
-        self.share = lowest + (1 - lowest) * keys.STD_ALARM if keys.STD_ALARM else 0.0
+        self.dim, self.steps, self.stop = dim, keys.STEPS, keys.STOP
+        self.share = lowest + (1 - lowest) * keys.THRESHOLD if keys.THRESHOLD else 0.0
         self.record: dict[str, float] | None = None
         self._below = 0
 

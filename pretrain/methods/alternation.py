@@ -119,7 +119,7 @@ def check(cfg: CfgNode) -> None:
     check_values(cfg)
     averages = ["SIMSIAM.AVERAGE_MOMENTUM", "SIMSIAM.AVERAGE_START"]
     reject_unused_keys(cfg, averages, "METHOD alternation does not read it; moving_average does")
-    fixed = ["SIMSIAM.STOP_GRADIENT", "SIMSIAM.TARGET_MOMENTUM", "SOLVER.ACCUMULATE", "ENGINE.COMPILE"]
+    fixed = ["SIMSIAM.STOP_GRADIENT", "SIMSIAM.TARGET_MOMENTUM", "SOLVER.GRAD_ACCUM_STEPS", "ENGINE.COMPILE"]
     reject_unused_keys(cfg, fixed, "with METHOD alternation it must be {default!r}")
 
 

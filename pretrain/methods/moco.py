@@ -78,7 +78,7 @@ class MoCo(Method):
         if self.shuffle and not self._is_shuffled():
             _log.warning(
                 "MOCO.SHUFFLE has no effect with one process: a query and its key are normalized with the same images; "
-                "set MODEL.BN_IMAGES below the batch size to shuffle between groups"
+                "set MODEL.BN_GROUP_SIZE below the batch size to shuffle between groups"
             )
 
     def before_step(self, iteration: int, batch: Batch) -> None:
@@ -142,8 +142,8 @@ def keys() -> CfgNode:
     # (half of that, as in solo-learn's MoCo V2+), or asymmetric (the first view is the query, as in the released code).
     node.SYMMETRY = "symmetric"
     # Whether keys are computed on batches shuffled between processes, each with its own batch normalization
-    # (MODEL.SYNC_BN False), as in the released code, or between the groups of MODEL.BN_IMAGES. The alternative: False,
-    # and MODEL.SYNC_BN True.
+    # (MODEL.SYNC_BN False), as in the released code, or between the groups of MODEL.BN_GROUP_SIZE. The alternative:
+    # False, and MODEL.SYNC_BN True.
     node.SHUFFLE = True
     return node
 
@@ -172,5 +172,5 @@ def check(cfg: CfgNode) -> None:
 def build(cfg: CfgNode) -> MoCo:
     """MoCo from the MODEL and MOCO keys, initialized in the order encoder, projector, queue."""
     encoder, projector = build_encoder_and_projector(cfg.MODEL)
-    grouped = 0 < cfg.MODEL.BN_IMAGES < cfg.SOLVER.BATCH_SIZE // cfg.SOLVER.ACCUMULATE
+    grouped = 0 < cfg.MODEL.BN_GROUP_SIZE < cfg.SOLVER.BATCH_SIZE // cfg.SOLVER.GRAD_ACCUM_STEPS
     return MoCo(encoder, projector, cfg.MODEL.DIM, grouped=grouped, **section_arguments(cfg.MOCO))

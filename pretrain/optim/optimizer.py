@@ -29,7 +29,7 @@ IMPLEMENTATIONS: dict[str, dict[str, bool]] = {
     "foreach": {"foreach": True, "fused": False},
     "fused": {"foreach": False, "fused": True},
 }
-"""torch's arguments for each value of SOLVER.IMPLEMENTATION."""
+"""torch's arguments for each value of SOLVER.OPTIMIZER_IMPL."""
 
 
 class ModelWithPredictor(Protocol):
@@ -52,8 +52,8 @@ def build_optimizer(model: ModelWithPredictor, cfg: CfgNode) -> torch.optim.Opti
         peak_lr(cfg),
         momentum=solver.MOMENTUM,
         decay=solver.WEIGHT_DECAY,
-        eta=solver.TRUST,
-        foreach=IMPLEMENTATIONS[solver.IMPLEMENTATION]["foreach"],
+        eta=solver.LARS_ETA,
+        foreach=IMPLEMENTATIONS[solver.OPTIMIZER_IMPL]["foreach"],
     )
 
 
@@ -81,7 +81,7 @@ def build_sgd(model: ModelWithPredictor, cfg: CfgNode) -> torch.optim.SGD:
         lr=peak_lr(cfg),
         momentum=cfg.SOLVER.MOMENTUM,
         weight_decay=cfg.SOLVER.WEIGHT_DECAY,
-        **IMPLEMENTATIONS[cfg.SOLVER.IMPLEMENTATION],
+        **IMPLEMENTATIONS[cfg.SOLVER.OPTIMIZER_IMPL],
     )
 
 

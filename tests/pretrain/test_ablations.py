@@ -265,7 +265,10 @@ Words = list[str]
         (["METHOD", "alternation", "SIMSIAM.ALTERNATION_STEPS", "-1"], "a number of steps, or 0 for an epoch"),
         (["METHOD", "alternation", "SIMSIAM.ALTERNATION_STEPS", "epoch"], "must be of type int"),
         (["METHOD", "alternation", "SIMSIAM.STOP_GRADIENT", "False"], "with METHOD alternation it must be True"),
-        (["METHOD", "alternation", "SOLVER.ACCUMULATE", "2"], "SOLVER.ACCUMULATE is 2; with METHOD alternation"),
+        (
+            ["METHOD", "alternation", "SOLVER.GRAD_ACCUM_STEPS", "2"],
+            "SOLVER.GRAD_ACCUM_STEPS is 2",
+        ),
         (["METHOD", "alternation", "ENGINE.COMPILE", "True"], "ENGINE.COMPILE is True; with METHOD alternation"),
         (["SIMSIAM.SIMILARITY", "euclid"], "SIMSIAM.SIMILARITY is 'euclid'"),
         (["SIMSIAM.SYMMETRY", "asymetric"], "did you mean asymmetric"),

@@ -8,9 +8,11 @@ import pytest
 import torch
 import yaml
 
-from common.config import dotted_keys
+from common.config import dotted_keys, value_of
 from common.errors import UserError
 from pretrain import config
+from pretrain.config import differences, load_config
+from pretrain.keys import KEY_CHANGES
 from pretrain.methods import build_method
 from pretrain.models.encoder import backbone_tensors
 
@@ -74,13 +76,13 @@ def test_order_is_base_then_file_then_overlay_then_words(tmp_path: Path) -> None
         (["METHOD", "simsam"], "did you mean simsiam?"),
         (["MODEL.ARCH", "resnet5"], "resnet50"),
         (["SEED", "-1"], "SEED is -1"),
-        (["SOLVER.ACCUMULATE", "0"], "SOLVER.ACCUMULATE is 0"),
-        (["SOLVER.ACCUMULATE", "3"], "SOLVER.BATCH_SIZE, 4, must be a multiple of it"),
-        (["SOLVER.IMPLEMENTATION", "apex"], "for-loop"),
+        (["SOLVER.GRAD_ACCUM_STEPS", "0"], "SOLVER.GRAD_ACCUM_STEPS is 0"),
+        (["SOLVER.GRAD_ACCUM_STEPS", "3"], "SOLVER.BATCH_SIZE, 4, must be a multiple of it"),
+        (["SOLVER.OPTIMIZER_IMPL", "apex"], "for-loop"),
         (["CHECKPOINT.KEEP_EVERY", "-1"], "CHECKPOINT.KEEP_EVERY is -1"),
-        (["MONITOR.STD_ALARM", "1.0"], "MONITOR.STD_ALARM is 1.0"),
-        (["MONITOR.STD_ALARM_STEPS", "0"], "MONITOR.STD_ALARM_STEPS is 0"),
-        (["MONITOR.STD_ALARM_STOP", "1"], "must be of type bool"),
+        (["MONITOR.COLLAPSE.THRESHOLD", "1.0"], "MONITOR.COLLAPSE.THRESHOLD is 1.0"),
+        (["MONITOR.COLLAPSE.STEPS", "0"], "MONITOR.COLLAPSE.STEPS is 0"),
+        (["MONITOR.COLLAPSE.STOP", "1"], "must be of type bool"),
         (["MONITOR.GRAD_NORM_LIMIT", "-1"], "MONITOR.GRAD_NORM_LIMIT is -1"),
         (["ENGINE.COMPILE", "yes"], "must be of type bool"),
         (["ENGINE.TF32", "1"], "must be of type bool"),
@@ -95,15 +97,14 @@ def test_wrong_values_name_key_and_remedy(config: Path, words: list[str], said: 
 
 
 def test_a_dumped_config_has_no_differences(config: Path) -> None:
-    from pretrain.config import differences, load_config
-
     cfg = load_config(config)
     stored = yaml.safe_load(cfg.dump())
     assert differences(stored, cfg) == []
     assert differences(stored, load_config(config, overrides=["DATA.WORKERS", "3", "CHECKPOINT.PERIOD", "7"])) == []
-    free = ["CHECKPOINT.KEEP_EVERY", "5", "MONITOR.STD_ALARM_STOP", "True", "MONITOR.GRAD_NORM_LIMIT", "9"]
+    free = ["CHECKPOINT.KEEP_EVERY", "5", "MONITOR.COLLAPSE.STOP", "True", "MONITOR.GRAD_NORM_LIMIT", "9"]
     assert differences(stored, load_config(config, overrides=free)) == []
-    changed = "SOLVER.ACCUMULATE 2 MODEL.SYNC_BN False SOLVER.IMPLEMENTATION fused ENGINE.TF32 True ENGINE.COMPILE True"
+    changed = "SOLVER.GRAD_ACCUM_STEPS 2 MODEL.SYNC_BN False SOLVER.OPTIMIZER_IMPL fused ENGINE.TF32 True"
+    changed += " ENGINE.COMPILE True"
     assert len(differences(stored, load_config(config, overrides=changed.split()))) == 5
     assert differences(stored, load_config(config, overrides=["SOLVER.BASE_LR", "0.1"])) == [
         "SOLVER.BASE_LR is 3.2 there and 0.1 here"
@@ -124,3 +125,22 @@ def test_backbone_is_265_float32_tensors_named_as_torchvision_names_them() -> No
     assert len(ours) == 265
     assert {name: tensor.shape for name, tensor in ours.items()} == expected
     assert {tensor.dtype for tensor in ours.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(("old", "new"), KEY_CHANGES.renamed.items())
+def test_old_key_is_read_with_a_warning_that_names_the_new_one(
+    config: Path, old: str, new: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    value = {"MODEL.BN_IMAGES": "4", "SOLVER.TRUST": "0.002", "SOLVER.IMPLEMENTATION": "foreach"}.get(old, "2")
+    value = {"MONITOR.STD_ALARM": "0.5", "MONITOR.STD_ALARM_STOP": "True"}.get(old, value)
+    words = ["MODEL.SYNC_BN", "False", "SOLVER.OPTIMIZER", "lars"]
+    cfg = load_config(config, overrides=[*words, old, value])
+    assert str(value_of(cfg, new)) == value
+    assert [new in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_stored_config_with_old_keys_is_compared_under_the_new_ones(config: Path) -> None:
+    cfg = load_config(config, overrides=["MODEL.SYNC_BN", "False", "MODEL.BN_GROUP_SIZE", "4"])
+    stored = {"MODEL": {"SYNC_BN": False, "BN_IMAGES": 2}, "ENGINE": {"READ_LATE": True}}
+    said = [line for line in differences({**stored}, cfg) if line.startswith("MODEL.BN")]
+    assert said == ["MODEL.BN_GROUP_SIZE is 2 there and 4 here"]

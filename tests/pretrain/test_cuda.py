@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(
     reason="torch 2.9 asks the driver for a GPU even under FakeTensorMode; 2.14 does not",
 )
 KEYS: dict[str, dict[str, Any]] = {
-    "moco": {"PREDICTOR": "none", "SYNC_BN": False, "BN_IMAGES": 2},
+    "moco": {"PREDICTOR": "none", "SYNC_BN": False, "BN_GROUP_SIZE": 2},
     "moving_average": {"PREDICTOR": "none"},
 }
 """MODEL keys that a method insists on, and for one of them batch normalisation in groups."""
@@ -81,8 +81,8 @@ def _batches(views: int) -> Iterator[Batch]:
 def _trainer(cfg: Any, precision: str, accumulate: int = 1) -> Trainer:
     with torch.device("cuda"):
         method: Method = build_method(cfg)
-    if cfg.MODEL.BN_IMAGES:
-        convert_grouped_batch_norm(method, cfg.MODEL.BN_IMAGES)
+    if cfg.MODEL.BN_GROUP_SIZE:
+        convert_grouped_batch_norm(method, cfg.MODEL.BN_GROUP_SIZE)
     # Outside, so that a tensor made without a device lands on the CPU and fails.
     method.prepare(TrainingInfo(8, 2, 4, lambda _: _batches(method.views), 10))
     return _OnFakeGpu(
@@ -118,7 +118,7 @@ def test_every_method_stays_on_the_device(method: str, precision: str) -> None:
 @pytest.mark.parametrize("name", ["lars", "larc"])
 def test_layerwise_steps_stay_on_the_device(name: str, implementation: str) -> None:
     cfg = _config("simsiam", "resnet18")
-    cfg.SOLVER.update(OPTIMIZER=name, IMPLEMENTATION=implementation)
+    cfg.SOLVER.update(OPTIMIZER=name, OPTIMIZER_IMPL=implementation)
     with FakeTensorMode():
         with torch.device("cuda"):
             method = build_method(cfg)
@@ -174,7 +174,7 @@ def test_every_loss_and_head_stays_on_the_device(similarity: str, symmetry: str,
 def test_the_step_after_the_gradients_stays_on_the_device_and_waits_for_nothing(implementation: str) -> None:
     """Whatever waits for the device (`.item()`, `if tensor:`) raises on a fake one."""
     cfg = _config("simsiam", "resnet18")
-    cfg.SOLVER.IMPLEMENTATION = implementation
+    cfg.SOLVER.OPTIMIZER_IMPL = implementation
     with FakeTensorMode():
         trainer = _trainer(cfg, "fp32")
         output = _forward(trainer)

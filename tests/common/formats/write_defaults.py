@@ -26,7 +26,7 @@ def code() -> dict[str, tuple[dict[str, Any], KeyChanges]]:
     import transfer.engine.config
 
     stages = {
-        "pretrain": (pretrain.keys.defaults(), pretrain.keys.CHANGES),
+        "pretrain": (pretrain.keys.defaults(), pretrain.keys.KEY_CHANGES),
         "evaluate": (pretrain.evaluation.config.defaults(), NO_CHANGES),
         "transfer": (transfer.engine.config.defaults(), transfer.engine.config.KEY_CHANGES),
     }

@@ -154,7 +154,14 @@ def _curve(folder: Path) -> list[dict[str, Any]]:
 def test_a_runs_metrics_alarm_and_checkpoint_are_those_of_reading_at_once(
     pretrain: Command, tmp_path: Path, synchronous: Callable[[], None]
 ) -> None:
-    words = ["LOG.PERIOD", "2", "MONITOR.STD_ALARM", "0.99", "MONITOR.STD_ALARM_STEPS", "2"]  # the alarm is raised
+    words = [
+        "LOG.PERIOD",
+        "2",
+        "MONITOR.COLLAPSE.THRESHOLD",
+        "0.99",
+        "MONITOR.COLLAPSE.STEPS",
+        "2",
+    ]  # the alarm is raised
     soon, late = tmp_path / "soon", tmp_path / "late"
     assert pretrain(late, *words) == 0
     synchronous()

@@ -18,7 +18,7 @@ from pretrain.engine.step_hooks import CollapseDetector, lowest_std_share
 from pretrain.engine.trainer import Trainer
 
 Command = Callable[..., int]
-LOUD = ["MONITOR.STD_ALARM", "0.99", "MONITOR.STD_ALARM_STEPS", "2", "LOG.PERIOD", "1"]
+LOUD = ["MONITOR.COLLAPSE.THRESHOLD", "0.99", "MONITOR.COLLAPSE.STEPS", "2", "LOG.PERIOD", "1"]
 """With these every std but 1/√d itself is too low."""
 
 
@@ -34,9 +34,9 @@ class _Trainer:
 
 
 def _alarm(lowest: float = 0.0, **keys: Any) -> tuple[CollapseDetector, _Trainer]:
-    monitor = defaults().MONITOR
-    monitor.update({f"STD_ALARM{name}": value for name, value in keys.items()})
-    alarm, trainer = CollapseDetector(4, monitor, lowest), _Trainer()
+    collapse = defaults().MONITOR.COLLAPSE
+    collapse.update(keys)
+    alarm, trainer = CollapseDetector(4, collapse, lowest), _Trainer()
     alarm.trainer = trainer  # type: ignore[assignment]
     return alarm, trainer
 
@@ -51,7 +51,7 @@ def _feed(alarm: CollapseDetector, trainer: _Trainer, values: list[float]) -> li
 
 
 def test_alarm_below_a_tenth_of_one_over_root_d_for_n_steps(caplog: pytest.LogCaptureFixture) -> None:
-    alarm, trainer = _alarm(_STEPS=3)  # 1/√4 is 0.5
+    alarm, trainer = _alarm(STEPS=3)  # 1/√4 is 0.5
     assert _feed(alarm, trainer, [0.049, 0.049, 0.051, 0.049, 0.04]) == [0, 0, 0, 0, 0]
     assert alarm.record is None and not caplog.records
     assert _feed(alarm, trainer, [0.03, 0.01, 0.02, 0.2, 0.04, 0.04, 0.005]) == [1, 1, 1, 0, 0, 0, 1]
@@ -60,14 +60,14 @@ def test_alarm_below_a_tenth_of_one_over_root_d_for_n_steps(caplog: pytest.LogCa
 
 
 def test_the_threshold_is_higher_if_an_output_bn_bounds_std_from_below() -> None:
-    alarm, trainer = _alarm(0.2, _STEPS=1)  # a tenth of the way from 0.2 to 1: 0.28 of 0.5
+    alarm, trainer = _alarm(0.2, STEPS=1)  # a tenth of the way from 0.2 to 1: 0.28 of 0.5
     assert _feed(alarm, trainer, [0.141, 0.139]) == [0, 1]
 
 
 def test_zero_turns_it_off_and_stop_ends_the_run() -> None:
-    alarm, trainer = _alarm(0.2, **{"": 0.0, "_STEPS": 1})
+    alarm, trainer = _alarm(0.2, THRESHOLD=0.0, STEPS=1)
     assert _feed(alarm, trainer, [0.0, 0.0]) == [0, 0]
-    alarm, trainer = _alarm(_STEPS=2, _STOP=True)
+    alarm, trainer = _alarm(STEPS=2, STOP=True)
     with pytest.raises(RuntimeError, match="for 2 steps"):
         _feed(alarm, trainer, [0.0, 0.0])
 
@@ -85,7 +85,7 @@ def test_the_lowest_std_is_that_of_all_samples_but_one_coinciding() -> None:
 
 def test_is_in_the_metrics_the_log_and_the_result(pretrain: Command, tmp_path: Path) -> None:
     loud, quiet = tmp_path / "loud", tmp_path / "quiet"
-    assert pretrain(loud, *LOUD) == 0 and pretrain(quiet, "MONITOR.STD_ALARM_STEPS", "1") == 0
+    assert pretrain(loud, *LOUD) == 0 and pretrain(quiet, "MONITOR.COLLAPSE.STEPS", "1") == 0
     rows = [json.loads(line) for line in (loud / "metrics.json").read_text().splitlines()]
     assert [row["std_alarm"] for row in rows] == [0, 1, 1, 1, 1, 1]
     record = json.loads((loud / "result.json").read_text())["std_alarm"]
@@ -96,7 +96,7 @@ def test_is_in_the_metrics_the_log_and_the_result(pretrain: Command, tmp_path: P
 
 
 def test_a_resumed_run_continues_to_count(pretrain: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = [*LOUD[:2], "MONITOR.STD_ALARM_STEPS", "5"]
+    words = [*LOUD[:2], "MONITOR.COLLAPSE.STEPS", "5"]
     step = Trainer.run_step
 
     def crash(self: Trainer) -> None:
@@ -115,7 +115,7 @@ def test_a_resumed_run_continues_to_count(pretrain: Command, tmp_path: Path, mon
 def test_stop_keeps_the_checkpoint_before_and_resume_without_it_continues(
     pretrain: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, words = tmp_path / "out", [*LOUD[:2], "MONITOR.STD_ALARM_STEPS", "6", "MONITOR.STD_ALARM_STOP"]
+    out, words = tmp_path / "out", [*LOUD[:2], "MONITOR.COLLAPSE.STEPS", "6", "MONITOR.COLLAPSE.STOP"]
     assert pretrain(out, *words, "True") == 1
     said = capsys.readouterr().err
     assert "diverged: std, " in said and "for 6 steps at iteration 5, learning rate 0.025, 0.05" in said

@@ -63,7 +63,7 @@ def test_two_processes_of_7_images_equal_one_of_14(
 
 def test_one_process_with_two_groups_equals_two_processes_without_sync_bn(pretrain: Command, tmp_path: Path) -> None:
     words = ["SOLVER.BATCH_SIZE", "14", "SOLVER.BASE_LR", "0.5", "SOLVER.EPOCHS", "2", "MODEL.SYNC_BN", "False"]
-    runs = {"one": [], "grouped": ["MODEL.BN_IMAGES", "7"], "two": ["--num-gpus", "2"]}
+    runs = {"one": [], "grouped": ["MODEL.BN_GROUP_SIZE", "7"], "two": ["--num-gpus", "2"]}
     for name, more in runs.items():
         assert pretrain(tmp_path / name, *words, *more) == 0
     found = {name: _parameters(_weights(tmp_path / name, 2)) for name in runs}
@@ -166,11 +166,11 @@ def test_two_processes_equal_one_on_the_command_line_across_a_resume(
 def test_a_batch_that_cannot_be_divided_is_refused(
     pretrain: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    for words in (["SOLVER.BATCH_SIZE", "5"], ["SOLVER.BATCH_SIZE", "6", "SOLVER.ACCUMULATE", "2"]):
+    for words in (["SOLVER.BATCH_SIZE", "5"], ["SOLVER.BATCH_SIZE", "6", "SOLVER.GRAD_ACCUM_STEPS", "2"]):
         assert pretrain(tmp_path / "out", *words, "--num-gpus", "2") == 2
         errors = capfd.readouterr().err
         assert "SOLVER.BATCH_SIZE" in errors and "2 processes" in errors and "Traceback" not in errors
-    words = ["SOLVER.BATCH_SIZE", "4", "SOLVER.ACCUMULATE", "2", "MODEL.SYNC_BN", "False"]
+    words = ["SOLVER.BATCH_SIZE", "4", "SOLVER.GRAD_ACCUM_STEPS", "2", "MODEL.SYNC_BN", "False"]
     assert pretrain(tmp_path / "out", *words, "--num-gpus", "2") == 2
     assert "one image at a time" in capfd.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -47,7 +47,7 @@ def test_a_profiled_run_is_the_same_run(pretrain: Command, tmp_path: Path, capsy
 
 
 def test_the_trace_is_a_chrome_trace_of_those_steps(pretrain: Command, tmp_path: Path) -> None:
-    assert pretrain(tmp_path, "--profile", "2", "SOLVER.ACCUMULATE", "2") == 0
+    assert pretrain(tmp_path, "--profile", "2", "SOLVER.GRAD_ACCUM_STEPS", "2") == 0
     assert [file.name for file in sorted((tmp_path / "profile").iterdir())] == ["summary.txt", "trace.json"]
     events = json.loads((tmp_path / "profile/trace.json").read_text())["traceEvents"]
     marks = [event["name"] for event in events if event.get("cat") == "user_annotation"]

@@ -178,8 +178,11 @@ def test_an_unfinished_run_is_not_overwritten(
         (["METHOD", "simsam"], "did you mean simsiam?"),
         (["ENGINE.PRECISION", "fp16"], "needs a GPU"),
         (["SEED"], "has no partner"),
-        (["SOLVER.ACCUMULATE", "4"], "one image at a time (SOLVER.ACCUMULATE 4, 1 process(es), MODEL.SYNC_BN True)"),
-        (["SOLVER.ACCUMULATE", "3"], "must be a multiple of it"),
+        (
+            ["SOLVER.GRAD_ACCUM_STEPS", "4"],
+            "(SOLVER.GRAD_ACCUM_STEPS 4, 1 process(es), MODEL.SYNC_BN True)",
+        ),
+        (["SOLVER.GRAD_ACCUM_STEPS", "3"], "must be a multiple of it"),
     ],
 )
 def test_wrong_use_is_one_line_and_nothing_is_written(
@@ -297,8 +300,8 @@ def test_a_gradient_above_its_limit_stops_the_run_until_the_limit_is_raised(
 
 def test_accumulated_and_foreach_steps_train(pretrain: Command, tmp_path: Path) -> None:
     assert pretrain(tmp_path / "plain") == 0
-    assert pretrain(tmp_path / "foreach", "SOLVER.IMPLEMENTATION", "foreach") == 0
-    assert pretrain(tmp_path / "parts", "SOLVER.ACCUMULATE", "2") == 0
+    assert pretrain(tmp_path / "foreach", "SOLVER.OPTIMIZER_IMPL", "foreach") == 0
+    assert pretrain(tmp_path / "parts", "SOLVER.GRAD_ACCUM_STEPS", "2") == 0
     plain, foreach, parts = (_metrics(tmp_path / name) for name in ("plain", "foreach", "parts"))
     assert [row["loss"] for row in foreach] == [row["loss"] for row in plain]
     assert parts[0]["loss"] != plain[0]["loss"] and len(parts) == 6

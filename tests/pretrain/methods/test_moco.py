@@ -226,16 +226,16 @@ def test_a_recipe_with_groups_says_nothing_and_one_without_does(
     words = ["METHOD", "moco", "MODEL.PREDICTOR", "none", "MODEL.SYNC_BN", "False", "MOCO.QUEUE_SIZE", "16"]
     assert pretrain(tmp_path / "whole", *words) == 0
     assert "MOCO.SHUFFLE has no effect" in capsys.readouterr().err
-    assert pretrain(tmp_path / "grouped", *words, "MODEL.BN_IMAGES", "2") == 0
+    assert pretrain(tmp_path / "grouped", *words, "MODEL.BN_GROUP_SIZE", "2") == 0
     assert "MOCO.SHUFFLE has no effect" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["MODEL.BN_IMAGES", "3"], ["MODEL.BN_IMAGES is 3", "4 images"]),
-        (["MODEL.BN_IMAGES", "1"], ["MODEL.BN_IMAGES is 1", "2 or more"]),
-        (["MODEL.BN_IMAGES", "2", "MODEL.SYNC_BN", "True"], ["MODEL.BN_IMAGES is 2", "MODEL.SYNC_BN"]),
+        (["MODEL.BN_GROUP_SIZE", "3"], ["MODEL.BN_GROUP_SIZE is 3", "4 images"]),
+        (["MODEL.BN_GROUP_SIZE", "1"], ["MODEL.BN_GROUP_SIZE is 1", "2 or more"]),
+        (["MODEL.BN_GROUP_SIZE", "2", "MODEL.SYNC_BN", "True"], ["MODEL.BN_GROUP_SIZE is 2", "MODEL.SYNC_BN"]),
     ],
 )
 def test_groups_that_cannot_be_are_one_line(

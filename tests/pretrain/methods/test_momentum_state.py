@@ -42,15 +42,15 @@ def narrow_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (MOCO, "0"),
         ([*MOCO, "MOCO.SYMMETRY", "asymmetric"], "2"),
-        ([*MOCO, "SOLVER.ACCUMULATE", "2"], "0"),
+        ([*MOCO, "SOLVER.GRAD_ACCUM_STEPS", "2"], "0"),
         (BYOL, "0"),
-        ([*BYOL, "BYOL.TARGET_START", "online", "SOLVER.ACCUMULATE", "2"], "0"),
+        ([*BYOL, "BYOL.TARGET_START", "online", "SOLVER.GRAD_ACCUM_STEPS", "2"], "0"),
     ],
 )
 def test_stopped_on_the_way_it_ends_bit_for_bit_the_same(
     pretrain: Command, tmp_path: Path, words: list[str], workers: str
 ) -> None:
-    words = [*words, "CHECKPOINT.PERIOD", "1", "CHECKPOINT.KEEP", "9", "MONITOR.STD_ALARM", "0.0"]
+    words = [*words, "CHECKPOINT.PERIOD", "1", "CHECKPOINT.KEEP", "9", "MONITOR.COLLAPSE.THRESHOLD", "0.0"]
     theirs = assert_ends_the_same(pretrain, tmp_path, words, (2, 5), ["DATA.WORKERS", workers])  # an epoch has 3
     first = torch.load(tmp_path / "whole" / "checkpoint_0000001.pth", weights_only=True)["method"]
     for name in CARRIED[words[1]]:

@@ -18,7 +18,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.i
 def _trained(implementation: str, device: str, **solver: Any) -> dict[str, torch.Tensor]:
     """Three float32 steps on the narrow model; weights and momenta."""
     cfg = defaults()
-    cfg.SOLVER.update(IMPLEMENTATION=implementation, BASE_LR=1.6, BATCH_SIZE=narrow.BATCH, **solver)
+    cfg.SOLVER.update(OPTIMIZER_IMPL=implementation, BASE_LR=1.6, BATCH_SIZE=narrow.BATCH, **solver)
     method = narrow_simsiam().float().to(device)
     optimizer = build_sgd(method, cfg)
     for step in range(3):
@@ -46,8 +46,8 @@ def test_all_forms_make_the_same_steps(implementation: str, tolerance: float, de
 @pytest.mark.parametrize(("name", "flags"), [("for-loop", (False, False)), ("foreach", (True, False))])
 def test_the_form_is_the_one_asked_for(name: str, flags: tuple[bool, bool]) -> None:
     cfg = defaults()
-    cfg.SOLVER.IMPLEMENTATION = name
+    cfg.SOLVER.OPTIMIZER_IMPL = name
     groups = build_sgd(narrow_simsiam(), cfg).param_groups
     assert {(group["foreach"], group["fused"]) for group in groups} == {flags}
-    cfg.SOLVER.IMPLEMENTATION = "fused"
+    cfg.SOLVER.OPTIMIZER_IMPL = "fused"
     assert all(group["fused"] for group in build_sgd(narrow_simsiam(), cfg).param_groups)

@@ -19,9 +19,9 @@ STEPS = "SOLVER.SCHEDULE steps SOLVER.STEPS [1]"
     [
         ("SOLVER.OPTIMIZER adam", "SOLVER.OPTIMIZER is 'adam'"),
         ("SOLVER.OPTIMIZER lar", "lar"),
-        ("SOLVER.TRUST 0.002", "SOLVER.TRUST is 0.002; SOLVER.OPTIMIZER sgd does not read it (lars and larc do)"),
-        ("SOLVER.OPTIMIZER lars SOLVER.TRUST 0.0", "SOLVER.TRUST is 0.0; it must be above 0"),
-        ("SOLVER.OPTIMIZER larc SOLVER.IMPLEMENTATION fused", "SOLVER.IMPLEMENTATION is 'fused', which"),
+        ("SOLVER.LARS_ETA 0.002", "SOLVER.LARS_ETA is 0.002; SOLVER.OPTIMIZER sgd does not read it (lars and larc do)"),
+        ("SOLVER.OPTIMIZER lars SOLVER.LARS_ETA 0.0", "SOLVER.LARS_ETA is 0.0; it must be above 0"),
+        ("SOLVER.OPTIMIZER larc SOLVER.OPTIMIZER_IMPL fused", "SOLVER.OPTIMIZER_IMPL is 'fused', which"),
         ("SOLVER.SCHEDULE cosine", "SOLVER.SCHEDULE is 'cosine', which does not exist; did you mean cosine_by"),
         ("SOLVER.STEPS [1]", "SOLVER.STEPS is (1,); SOLVER.SCHEDULE cosine_by_epoch does not read it (steps does)"),
         ("SOLVER.GAMMA 0.5", "SOLVER.GAMMA is 0.5; SOLVER.SCHEDULE cosine_by_epoch does not read it"),
@@ -49,7 +49,7 @@ def test_what_cannot_be_or_is_not_read(config: Path, words: str, said: str) -> N
 @pytest.mark.parametrize(
     "words",
     [
-        "SOLVER.OPTIMIZER lars SOLVER.TRUST 0.002 SOLVER.IMPLEMENTATION foreach",
+        "SOLVER.OPTIMIZER lars SOLVER.LARS_ETA 0.002 SOLVER.OPTIMIZER_IMPL foreach",
         "SOLVER.OPTIMIZER larc SOLVER.SCHEDULE cosine_by_step SOLVER.FINAL_LR 0.01",
         f"{STEPS} SOLVER.GAMMA 0.5 SOLVER.EPOCHS 3 SOLVER.WARMUP_EPOCHS 1 SOLVER.WARMUP_ENDS both",
     ],
