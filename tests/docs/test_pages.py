@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from common.config import dotted_keys
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMAND = re.compile(r"(?:python|bin/python|srun|torchrun)[^\n`]*? tools/(\w+)\.py([^\n\"`|]*)")
@@ -89,3 +91,19 @@ def test_generated_pages_are_current() -> None:
         [sys.executable, "docs/generate.py", "--check"], cwd=ROOT, text=True, capture_output=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@functools.cache
+def valid_keys() -> frozenset[str]:
+    """Every dotted key of the three configs, and every section."""
+    keys: set[str] = set()
+    for module in ("pretrain.keys", "pretrain.evaluation.config", "transfer.engine.config"):
+        keys |= set(dotted_keys(importlib.import_module(module).defaults()))
+    return frozenset(keys | {".".join(key.split(".")[:n]) for key in keys for n in range(1, key.count(".") + 1)})
+
+
+@pytest.mark.parametrize("page", **NAME)
+def test_config_keys_on_a_page_exist(page: Path) -> None:
+    methods = {"BARLOW_TWINS.REDUNDANCY"}  # the worked example of a method that is not shipped
+    named = set(re.findall(r"`([A-Z][A-Z_]+(?:\.[A-Z][A-Z0-9_]+)+)", page.read_text()))
+    assert named <= valid_keys() | methods
