@@ -60,16 +60,21 @@ def comments(source: str) -> dict[int, str]:
 
 def assignments(function: ast.FunctionDef) -> Iterator[tuple[str, ast.expr, int]]:
     """(dotted name below the node, value, line) of every `node.A.B = value` in a function, in order."""
+    sections: dict[str, str] = {}
     for statement in function.body:
-        if isinstance(statement, ast.Assign):
-            for target in statement.targets:
-                parts: list[str] = []
-                at: ast.expr = target
-                while isinstance(at, ast.Attribute):
-                    parts.insert(0, at.attr)
-                    at = at.value
-                if parts and isinstance(at, ast.Name):
-                    yield ".".join(parts), statement.value, statement.lineno
+        if not isinstance(statement, ast.Assign):
+            continue
+        names = [target.id for target in statement.targets if isinstance(target, ast.Name)]
+        for target in statement.targets:
+            parts: list[str] = []
+            at: ast.expr = target
+            while isinstance(at, ast.Attribute):
+                parts.insert(0, at.attr)
+                at = at.value
+            if parts and isinstance(at, ast.Name):
+                dotted = sections.get(at.id, "") + ".".join(parts)
+                sections |= {name: dotted + "." for name in names}  # node = cfg.SECTION = CfgNode()
+                yield dotted, statement.value, statement.lineno
 
 
 def keys_of(module: ModuleType, function: str) -> Iterator[Key]:
