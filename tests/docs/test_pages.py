@@ -107,3 +107,11 @@ def test_config_keys_on_a_page_exist(page: Path) -> None:
     methods = {"BARLOW_TWINS.REDUNDANCY"}  # the worked example of a method that is not shipped
     named = set(re.findall(r"`([A-Z][A-Z_]+(?:\.[A-Z][A-Z0-9_]+)+)", page.read_text()))
     assert named <= valid_keys() | methods
+
+
+@pytest.mark.parametrize("page", **NAME)
+def test_source_files_named_on_a_page_exist(page: Path) -> None:
+    tops = "common|pretrain|transfer|tools|configs|tests|benchmarks|docs"
+    for path in re.findall(rf"`((?:{tops})/[\w./]+)`", page.read_text()):
+        example = path in ("pretrain/methods/barlow_twins.py",)
+        assert example or (ROOT / path).exists(), f"{page.name} names {path}"
