@@ -73,7 +73,7 @@ def assignments(function: ast.FunctionDef) -> Iterator[tuple[str, ast.expr, int]
                 at = at.value
             if parts and isinstance(at, ast.Name):
                 dotted = sections.get(at.id, "") + ".".join(parts)
-                sections |= {name: dotted + "." for name in names}  # node = cfg.SECTION = CfgNode()
+                sections |= dict.fromkeys(names, dotted + ".")  # node = cfg.SECTION = CfgNode()
                 yield dotted, statement.value, statement.lineno
 
 
