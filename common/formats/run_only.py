@@ -48,9 +48,27 @@ RESULT_SETTINGS = ("num_processes", "num_workers", "reference_gpus")
 processes with the same total batch is the same recipe. (`--resume` refuses it: the images' order would change.)"""
 
 
+FORMER_RUN_ONLY: dict[str, tuple[str, ...]] = {
+    "pretrain": ("CHECKPOINT", "DATA.INDEX_CACHE", "DATA.WORKERS", "LOG"),
+    "evaluate": ("CHECKPOINT", "DATA.WORKERS"),
+    "transfer": (
+        "DATALOADER.NUM_WORKERS",
+        "SOLVER.CHECKPOINT_PERIOD",
+        "TRANSFER.KEEP_CHECKPOINTS",
+        "TRANSFER.PREDICTIONS",
+    ),
+}
+"""What the fingerprints of commit 54cff5b and earlier left out; their folders are found by it."""
+
+
 def is_run_only(stage: str, key: str) -> bool:
     """Whether a dotted config key says only how the stage runs."""
     return _is_within(key, RUN_ONLY[stage])
+
+
+def was_run_only(stage: str, key: str) -> bool:
+    """Whether the fingerprints of commit 54cff5b left a key out, by its name of that time."""
+    return _is_within(key, FORMER_RUN_ONLY[stage])
 
 
 def may_change_on_resume(stage: str, key: str) -> bool:

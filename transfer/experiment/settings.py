@@ -16,22 +16,10 @@ from common.config import load_with_base, load_yaml, merge_dict, overlay_section
 from common.errors import UserError
 from common.formats.defaults import SCHEMA, decisive_settings, first_name
 from common.formats.graph import GRAPH_FILE, GraphFile, GraphJob
-from common.formats.run_only import is_run_only
+from common.formats.run_only import is_run_only, was_run_only
 
 VERSION = 1
 """Raised only when what a fingerprint is made of changes; then everything runs anew."""
-
-FORMER_RUN_ONLY = {
-    "pretrain": ("DATA.WORKERS", "DATA.INDEX_CACHE", "LOG", "CHECKPOINT"),
-    "evaluate": ("DATA.WORKERS", "CHECKPOINT"),
-    "transfer": (
-        "DATALOADER.NUM_WORKERS",
-        "SOLVER.CHECKPOINT_PERIOD",
-        "TRANSFER.KEEP_CHECKPOINTS",
-        "TRANSFER.PREDICTIONS",
-    ),
-}
-"""What fingerprints left out up to commit 54cff5b, which were of the keys that the files wrote down."""
 
 RECORDS = {"pretrain": "config.yaml", "evaluate": "evaluation.json", "transfer": "trial.json"}
 """The file in a stage's folder that records every setting."""
@@ -181,9 +169,8 @@ def _comparable(
 
 def former_settings(section: str, written: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What the fingerprints of commit 54cff5b and earlier were made of, with and without run-only keys."""
-    former = FORMER_RUN_ONLY[section]
     named = {first_name(section, key): value for key, value in written.items()}
-    kept = {key: value for key, value in named.items() if not any(_within(key, how) for how in former)}
+    kept = {key: value for key, value in named.items() if not was_run_only(section, key)}
     return [kept, {key: value for key, value in kept.items() if not is_run_only(section, key)}]
 
 
