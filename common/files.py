@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,7 +28,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     target = Path(path)
     if target.is_dir():
         raise UserError(f"cannot write {target}: it is a folder; give a file's name")
-    name = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    name = temporary_name(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # Not tempfile: its files are private (0600), and the umask cannot be read without changing it for all threads.
@@ -47,6 +47,18 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             raise UserError(f"cannot write {target}: {error.strerror}; make room and ask again") from error
         raise
     _flush_folder(target.parent)
+
+
+def temporary_name(target: Path) -> Path:
+    """A new hidden name in the same folder, for a file that is renamed to `target` once it is complete."""
+    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+
+
+def remove_partial_files(folder: Path, names: Iterable[str]) -> None:
+    """Remove the temporary files that a killed process left for targets of these names (`*` matches any)."""
+    for name in names:
+        for file in folder.glob(f".{name}.*.tmp"):
+            file.unlink(missing_ok=True)
 
 
 def _flush_folder(folder: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from detectron2.utils import comm
 
 from common.errors import UserError
-from common.files import atomic_write, write_text
+from common.files import atomic_write, remove_partial_files, write_text
 
 LAST = "last_checkpoint"
 """The file that names the newest checkpoint, as Detectron2 calls it."""
@@ -105,8 +105,7 @@ class CheckpointFolder:
 
     def remove_partial(self) -> None:
         """Remove temporary files of a process that was killed while it wrote. Called by the main process only."""
-        for partial in self.folder.glob(f".{self.prefix}_*.pth.*.tmp"):
-            partial.unlink(missing_ok=True)
+        remove_partial_files(self.folder, [f"{self.prefix}_*.pth"])
 
 
 def random_state() -> dict[str, Any]:

@@ -9,7 +9,7 @@ from fvcore.common.config import CfgNode
 
 from common.config import load_yaml
 from common.errors import UserError
-from common.files import read_json, write_json, write_text
+from common.files import read_json, remove_partial_files, write_json, write_text
 from common.training.checkpoint import LAST
 from common.training.logs import LOG, METRICS
 from pretrain.config import differences
@@ -85,10 +85,8 @@ class RunFolder:
 
     def _remove_leftovers(self) -> None:
         """Remove an old divergence record and the temporary files of a process that was killed while it wrote."""
-        written = (self.backbone.name, self.target_backbone.name, self.classifier.name, self.result.name)
-        for name in ("checkpoint_*.pth", LAST, METRICS, *written):
-            for file in self.path.glob(f".{name}.*.tmp"):
-                file.unlink(missing_ok=True)
+        written = [file.name for file in (self.backbone, self.target_backbone, self.classifier, self.result)]
+        remove_partial_files(self.path, ["checkpoint_*.pth", LAST, METRICS, *written])
         self.divergence.unlink(missing_ok=True)
 
     def record_divergence(self, what: str) -> None:

@@ -7,7 +7,6 @@ layer is trained: weights ~ N(0, 0.01), bias 0, mean cross-entropy, cosine once 
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from common.errors import Preempted
+from common.files import temporary_name
 from common.training.collectives import run_on_main_process, sum_over_processes, wrap_distributed
 from common.training.divergence import Diverged
 from pretrain.data.sampler import ResumableBatchSampler
@@ -90,9 +90,9 @@ def cache_features(
 
 
 def _allocate(folder: Path, shape: tuple[int, int]) -> str:
-    name = f".{CACHE}.{secrets.token_hex(4)}.tmp"
-    np.lib.format.open_memmap(folder / name, mode="w+", dtype=np.float32, shape=shape).flush()
-    return name
+    file = temporary_name(folder / CACHE)
+    np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape).flush()
+    return file.name
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from fvcore.common.config import CfgNode
 
 from common import environment
 from common.errors import UserError
-from common.files import read_json, write_json, write_text
+from common.files import read_json, remove_partial_files, write_json, write_text
 from common.formats.results import EvaluationResult
 from common.formats.run_only import may_change_on_resume
 from common.training.logs import METRICS
@@ -100,9 +100,8 @@ class EvaluationFolder:
                 if file.exists():
                     raise UserError(f"{file} belongs to no evaluation and would be overwritten; name another --output")
             write_json(self.settings, {"format": SETTINGS_FORMAT, **identity})
-        for name in (self.checkpoint.name, self.metrics.name, self.features.name, self.result.name, self.settings.name):
-            for leftover in self.path.glob(f".{name}.*.tmp"):
-                leftover.unlink(missing_ok=True)
+        files = (self.checkpoint, self.metrics, self.features, self.result, self.settings)
+        remove_partial_files(self.path, [file.name for file in files])
 
     def _check_identity(self, identity: dict[str, Any]) -> None:
         stored = read_json(self.settings)
