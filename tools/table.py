@@ -104,19 +104,19 @@ def rendered(args: argparse.Namespace, kind: str) -> str:
     import importlib
 
     from transfer.report import tables
-    from transfer.report.collect import collect, take_in
+    from transfer.report.collect import add_imported, collect
 
     found = collect(args.runs)
     for row, task, file in args.imports:
-        take_in(found, row, task, Path(file))
-    if not found.trials and not found.asked and (args.runs or args.imports) and not found.pretraining:
+        add_imported(found, row, task, Path(file))
+    if not found.trials and not found.requested and (args.runs or args.imports) and not found.pretraining:
         named = "".join(f"; {s.path}: {s.reason}" for s in found.skipped[:3])
         raise UserError(
             f"no result below {', '.join(map(str, args.runs))} ({len(found.skipped)} file(s) skipped{named})"
         )
     for skipped in found.skipped:
         print(f"skipped {skipped.path}: {skipped.reason}", file=sys.stderr)
-    report = tables.report(found, options(args))
+    report = tables.build_report(found, options(args))
     if args.plots:
         from transfer.report.figures import write_all
 

@@ -11,11 +11,8 @@ from pathlib import Path
 import pytest
 
 from common.console import call
+from tests.transfer.report.made_results import Run, pretrain_lines, pretrain_result, put, result, whole
 from tools.table import main
-
-RESULTS = Path(__file__).resolve().parents[1] / "transfer" / "report"
-sys.path.insert(0, str(RESULTS))  # tests are imported by path: their helpers are found here
-from made_results import Run, pretrain_lines, pretrain_result, put, result, whole  # noqa: E402
 
 
 @pytest.fixture(scope="module")

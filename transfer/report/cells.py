@@ -1,82 +1,95 @@
-"""Trials of one row on one column → a cell: what counts, marks, mean and std, the published number beside it."""
+"""Trials of one row on one column → a cell: what counts, flags, mean and std; and numbers as the paper prints them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import ROUND_HALF_UP, Decimal
 
-from transfer.report import alike, statistics
-from transfer.report.expected import Expected, ExpectedTask
-from transfer.report.model import DIVERGED as DIVERGED_MARK
-from transfer.report.model import (
-    IMPORTED,
-    INCOMPLETE,
-    MIXED,
-    NOT_COMPARABLE,
-    OUTLIER,
-    REPEATED,
-    TOY,
-    Cell,
-    Column,
-    Mark,
-    Value,
+from transfer.report import model, statistics
+from transfer.report.comparability import (
+    describe_differences,
+    differences_from_published,
+    find_differences,
+    split_repeated_seeds,
 )
+from transfer.report.expected import PublishedEntry
+from transfer.report.model import MIXED, NOT_COMPARABLE, TOY, UNLIKE, Cell, Column, Flag, Value
 from transfer.report.records import DIVERGED, DONE, Trial
 
-
-@dataclass(frozen=True)
-class Published:
-    """What the paper prints in a place of its table."""
-
-    values: Mapping[str, float | None]
-    stds: Mapping[str, float | None]
-    word: str | None = None
+STEP = Decimal("0.1")
+TOY_TEXT = "made with an overlay that shrinks the run: says that the code works, nothing about the weights"
 
 
-NOTHING = Published({}, {})
+def rounded(value: float) -> Decimal:
+    """Round to one decimal, halves away from zero. Noise of binary sums (75.44999999999999) is removed first."""
+    return (Decimal(repr(round(value, 9))).quantize(STEP, ROUND_HALF_UP)) + Decimal(0)
 
 
-def published(expected: Expected, row: str | None, column: Column) -> Published:
-    """The published numbers for a row (its published key) in a column."""
-    place = (row, column.task, column.branch)
-    return Published(expected.published(*place), expected.published_std(*place), expected.word(*place))
+def printed(value: float | None, none: str = "") -> str:
+    """Format as `75.5`; `none` without a value."""
+    return none if value is None else str(rounded(value))
 
 
-def build(
+def with_std(mean: float | None, std: float | None, none: str = "") -> str:
+    """Format as `75.5 ± 0.2`, or the mean alone if n is 1."""
+    return printed(mean, none) + (f" ± {printed(std)}" if mean is not None and std is not None else "")
+
+
+def difference(value: float, other: float) -> str:
+    """Format the difference of the printed digits, such as `+0.2`, so that it agrees with the digits beside it."""
+    return f"{rounded(value) - rounded(other):+}".replace("-0.0", "+0.0")
+
+
+def p_value(p: float | None) -> str:
+    """Format as `0.013`, `<0.001`, or `-` if the test is undefined."""
+    if p is None:
+        return "-"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def build_cell(
     trials: Sequence[Trial],
     column: Column,
-    task: ExpectedTask,
-    beside: Published = NOTHING,
-    asked: int | None = None,
-    waiting: Sequence[str] = (),
+    *,
+    settings: Mapping[str, object],
+    published: PublishedEntry,
+    requested: int | None,
+    waiting: Sequence[str],
 ) -> Cell:
-    """The cell made of these trials.
+    """Build the cell of these trials.
 
     Args:
         trials: all of the row's trials of the column's task.
         column: which branch and metrics.
-        task: what the published runs of the task were made with.
-        beside: the published numbers to print beside the means.
-        asked: how many trials the experiment asks for.
+        settings: those of the task's published runs.
+        published: the published numbers to print beside the means.
+        requested: the number of trials that the experiment requests.
         waiting: one line for each trial without a result.
     """
-    done = [t for t in trials if t.status == DONE and column.branch in t.metrics]
-    counted, again = alike.repeated(done)
-    differences = alike.differing(counted)
-    waiting = [
-        *waiting,
-        *(_no_branch(t, column) for t in trials if t.status == DONE and column.branch not in t.metrics),
-    ]
-    marks = [
-        *_completeness(trials, counted, asked, waiting),
-        *([Mark(MIXED, f"not averaged, the trials differ in {alike.describe(differences)}")] if differences else []),
-        *(Mark(REPEATED, f"{t.source} left out: seed {t.seed} has a result already") for t in again),
-        *_standing(counted, task),
-    ]
-    fair = not any(mark.kind in (MIXED, TOY, NOT_COMPARABLE) for mark in marks)
-    values = {m: _value(m, counted, column.branch, beside, not differences, fair) for m in column.metrics}
-    marks += _outliers(values, counted)
-    return Cell(tuple(trials), tuple(counted), asked, tuple(waiting), tuple(marks), values)
+    done = [trial for trial in trials if trial.status == DONE]
+    counted, repeated = split_repeated_seeds(trial for trial in done if column.branch in trial.metrics)
+    differences = find_differences(counted)
+    no_branch = [t for t in done if column.branch not in t.metrics]
+    waiting = [*waiting, *(f"{trial.source}: has no {column.branch} metrics" for trial in no_branch)]
+    flags = _completeness_flags(trials, counted, requested, waiting)
+    if differences:
+        flags.append(Flag(MIXED, f"not averaged, the trials differ in {describe_differences(differences)}"))
+    flags += [Flag(model.REPEATED, f"{t.source} left out: seed {t.seed} has a result already") for t in repeated]
+    flags += _comparison_flags(counted, settings)
+    cell = Cell(tuple(trials), tuple(counted), requested, tuple(waiting), flags, {})
+    for metric in column.metrics:
+        cell.values[metric] = _value(metric, cell, column, published)
+    cell.flags += _outlier_flags(cell)
+    return cell
+
+
+def published_cell(published: PublishedEntry, column: Column) -> Cell:
+    """Build the cell of a published row."""
+    values = {
+        metric: Value(metric, published.values.get(metric), published.stds.get(metric), published_text=published.text)
+        for metric in column.metrics
+    }
+    return Cell((), (), None, (), [], values)
 
 
 def samples(cell: Cell, branch: str, metric: str) -> list[float]:
@@ -84,39 +97,51 @@ def samples(cell: Cell, branch: str, metric: str) -> list[float]:
     return [trial.metrics[branch][metric] for trial in cell.counted]
 
 
-def _value(metric: str, trials: Sequence[Trial], branch: str, beside: Published, alike: bool, fair: bool) -> Value:
-    found = [trial.metrics[branch][metric] for trial in trials]
-    mean = statistics.mean(found) if alike else None
-    paper = beside.values.get(metric)
-    return Value(
-        metric=metric,
-        mean=mean,
-        std=statistics.sample_std(found) if alike else None,
-        published=paper,
-        published_std=beside.stds.get(metric),
-        difference=mean - paper if mean is not None and paper is not None and fair else None,
-        outliers=statistics.outliers(found) if alike else (),
-        word=beside.word,
-    )
+def bold_best(cells: Iterable[Cell], metrics: Iterable[str], within: float) -> None:
+    """Set `bold` by the published table's rule: within a margin below the best of the column, on the printed digits.
+
+    A cell that compares with nothing (toy, not comparable, unlike its column) contends only if no other cell of the
+    column compares. A single contender is not bold.
+
+    Args:
+        cells: all cells of one column.
+        metrics: the column's.
+        within: the margin.
+    """
+    cells = list(cells)
+    for metric in metrics:
+        known = [(cell, cell.values[metric]) for cell in cells if cell.values[metric].mean is not None]
+        fair = [value for cell, value in known if not cell.has(TOY, NOT_COMPARABLE, UNLIKE)]
+        digits = [(value, rounded(value.mean or 0.0)) for value in (fair or [value for _, value in known])]
+        if len(digits) > 1:
+            lowest = max(number for _, number in digits) - Decimal(str(within))
+            for value, number in digits:
+                value.bold = number >= lowest
 
 
-def _no_branch(trial: Trial, column: Column) -> str:
-    return f"{trial.source}: has no {column.branch} metrics"
+def _value(metric: str, cell: Cell, column: Column, published: PublishedEntry) -> Value:
+    found = samples(cell, column.branch, metric)
+    paper = published.values.get(metric)
+    value = Value(metric, None, None, paper, published.stds.get(metric), published.text)
+    if not cell.has(MIXED):
+        value.mean, value.std = statistics.mean(found), statistics.sample_std(found)
+        value.outliers = statistics.outliers(found)
+    if value.mean is not None and paper is not None and not cell.has(TOY, NOT_COMPARABLE):
+        value.difference = value.mean - paper
+    return value
 
 
-def _completeness(
-    trials: Sequence[Trial], counted: Sequence[Trial], asked: int | None, waiting: Sequence[str]
-) -> list[Mark]:
+def _completeness_flags(
+    trials: Sequence[Trial], counted: Sequence[Trial], requested: int | None, waiting: Sequence[str]
+) -> list[Flag]:
     diverged = [trial for trial in trials if trial.status == DIVERGED]
-    marks = []
-    if asked is not None and len(counted) + len(diverged) < asked:
-        why = f"; {'; '.join(waiting)}" if waiting else ""
-        marks.append(Mark(INCOMPLETE, f"{len(counted)} of {asked} trials{why}"))
-    marks += [Mark(DIVERGED_MARK, _divergence(trial)) for trial in diverged]
-    return marks
+    flags = []
+    if requested is not None and len(counted) + len(diverged) < requested:
+        flags.append(Flag(model.INCOMPLETE, "; ".join([f"{len(counted)} of {requested} trials", *waiting])))
+    return flags + [Flag(model.DIVERGED, _describe_divergence(trial)) for trial in diverged]
 
 
-def _divergence(trial: Trial) -> str:
+def _describe_divergence(trial: Trial) -> str:
     facts = trial.divergence or {}
     where = f" at iteration {facts['iteration']}" if "iteration" in facts else ""
     lr = f", lr {facts['lr']}" if "lr" in facts else ""
@@ -124,34 +149,26 @@ def _divergence(trial: Trial) -> str:
     return f"seed {'unknown' if trial.seed is None else trial.seed} diverged{where}{lr}{what}"
 
 
-def _standing(trials: Sequence[Trial], task: ExpectedTask) -> list[Mark]:
-    """Whether the trials may stand beside the published number. A toy's own reasons are covered by its being one."""
-    marks = []
-    if any(trial.toy for trial in trials):
-        marks.append(
-            Mark(TOY, "made with an overlay that shrinks the run: says that the code works, nothing about the weights")
-        )
+def _comparison_flags(trials: Sequence[Trial], settings: Mapping[str, object]) -> list[Flag]:
+    """Whether the trials compare with the published number. A toy's own reasons follow from its being one."""
+    flags = [Flag(TOY, TOY_TEXT)] if any(trial.toy for trial in trials) else []
     reasons: dict[str, None] = {}
     for trial in trials:
         if not trial.toy:
-            reasons.update(dict.fromkeys([*trial.reasons, *alike.unlike_published(trial, task.settings)]))
+            reasons.update(dict.fromkeys([*trial.reasons, *differences_from_published(trial, settings)]))
     if reasons:
-        marks.append(Mark(NOT_COMPARABLE, "; ".join(reasons)))
-    if any(trial.imported for trial in trials):
-        files = ", ".join(dict.fromkeys(str(trial.source) for trial in trials if trial.imported))
-        marks.append(Mark(IMPORTED, f"made elsewhere, settings unknown: {files}"))
-    return marks
+        flags.append(Flag(NOT_COMPARABLE, "; ".join(reasons)))
+    if files := dict.fromkeys(str(trial.source) for trial in trials if trial.imported):
+        flags.append(Flag(model.IMPORTED, f"made elsewhere, settings unknown: {', '.join(files)}"))
+    return flags
 
 
-def _outliers(values: Mapping[str, Value], counted: Sequence[Trial]) -> list[Mark]:
+def _outlier_flags(cell: Cell) -> list[Flag]:
     found: dict[int, list[str]] = {}
-    for metric, value in values.items():
+    for metric, value in cell.values.items():
         for position in value.outliers:
             found.setdefault(position, []).append(metric)
+    text = "seed {} lies far from the others in {} (it is counted all the same)"
     return [
-        Mark(
-            OUTLIER,
-            f"seed {counted[i].seed} lies far from the others in {', '.join(names)} (it is counted all the same)",
-        )
-        for i, names in sorted(found.items())
+        Flag(model.OUTLIER, text.format(cell.counted[i].seed, ", ".join(names))) for i, names in sorted(found.items())
     ]

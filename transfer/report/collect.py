@@ -1,29 +1,31 @@
-"""Folders → records. An experiment's `graph.json` says what is current; other folders are searched for results."""
+"""Folders → records. An experiment's `graph.json` says what is current; other folders are searched for results.
+
+Several run folders become one collection. Rows of one name are one row only if they stand for the same weights.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from common.errors import UserError
-from transfer.report import imported, reading
-from transfer.report.merge import apart, merge
-from transfer.report.reading import Unusable
-from transfer.report.records import Collection, Pretraining, RowInfo, Skipped
+from common.formats.graph import GRAPH_FILE, GraphFile, GraphJob
+from common.formats.job import STATE_FILE, JobState
+from common.formats.results import LR_SEARCH_FILE, RESULT_FILE, LrSearchRecord, PretrainResult, TransferResult
+from transfer.report.reading import evaluation_trial, imported_trial, read_result, transfer_trial
+from transfer.report.records import Collection, PretrainingRun, RecordedSearch, RowInfo, Skipped
 
-RESULT, GRAPH, JOB, SEARCH, METRICS = "result.json", "graph.json", "job.json", "lr_search.json", "metrics.json"
+METRICS_FILE = "metrics.json"
 SEARCH_ROLE = "lr_search"
 TRIAL_KINDS = ("finetune", "evaluate")
 
 
 def collect(folders: Iterable[Path]) -> Collection:
-    """Everything below the named folders, an experiment's folder lying anywhere below them.
+    """Read everything below the named folders; experiments may be anywhere below them.
 
-    A broken or foreign file is recorded in `skipped`. A result file found twice (folders that overlap) counts once.
-    Rows of one name from several experiments are one row where they stand for the same weights, else one each.
+    A malformed or foreign file is recorded in `skipped`. A result file found twice (folders that overlap) counts once.
 
     Raises:
         UserError: a folder does not exist or is not a folder.
@@ -40,118 +42,109 @@ def collect(folders: Iterable[Path]) -> Collection:
     return found
 
 
-def take_in(found: Collection, row: str, task: str, file: Path) -> None:
-    """Add a trial run elsewhere; a file taken in before counts once.
+def add_imported(found: Collection, row: str, task: str, file: Path) -> None:
+    """Add a trial that was run elsewhere; a file that was added before counts once.
 
     Raises:
         UserError: the file is missing or holds no evaluation.
     """
-    trial = imported.read(file, row, task)
-    if any(known.source.resolve() == file.resolve() for known in found.trials):
-        return
-    found.trials.append(trial)
-    found.add_row(RowInfo(row, row, row))
-    found.add_task(task)
+    trial = imported_trial(file, row, task)
+    if all(known.source.resolve() != file.resolve() for known in found.trials):
+        found.add_trial(trial)
 
 
 def _walk(folder: Path, seen: set[Path]) -> Iterator[Collection]:
-    """One collection for each experiment below `folder`, and one for all that lies outside of experiments."""
+    """One collection for each experiment below `folder`, and one for all that is outside of experiments."""
     loose = Collection(runs=[folder])
     for here, below, files in os.walk(folder):
         below.sort()
-        place = Path(here)
-        if GRAPH in files:
+        path = Path(here)
+        if GRAPH_FILE in files:
             try:
-                yield _experiment(place, seen)
-            except Unusable as error:
-                loose.skipped.append(Skipped(place / GRAPH, str(error)))
+                yield _read_experiment(path, seen)
+            except UserError as error:
+                _skip(loose, path / GRAPH_FILE, error)
             else:
                 below.clear()
                 continue
-        if RESULT in files:
-            _result(place / RESULT, loose, seen)
-        if SEARCH in files:
-            _search(place / SEARCH, loose)
-    yield apart(loose)
+        if RESULT_FILE in files:
+            _read_result(path / RESULT_FILE, loose, seen)
+        if LR_SEARCH_FILE in files:
+            _read_search(path / LR_SEARCH_FILE, loose)
+    yield split_by_weights(loose)
 
 
-def _experiment(folder: Path, seen: set[Path]) -> Collection:
-    """An experiment's folder, read by its graph.
+def _skip(found: Collection, path: Path, error: UserError) -> None:
+    found.skipped.append(Skipped(path, str(error).removeprefix(str(path)).lstrip(":, ")))
+
+
+def _read_experiment(folder: Path, seen: set[Path]) -> Collection:
+    """Read an experiment's folder by its graph.
 
     Raises:
-        Unusable: the graph is broken; the folder is searched for results instead.
+        UserError: the graph is malformed; the folder is searched for results instead.
     """
-    graph = reading.load(folder / GRAPH)
-    if graph.get("format") != "graph/1":
-        raise Unusable(f"format {graph.get('format')!r} is not graph/1")
-    found = Collection(runs=[folder], title=str(graph.get("experiment") or ""))
-    try:
-        for row in graph["rows"]:
-            found.add_row(RowInfo(str(row["key"]), str(row.get("label") or row["key"]), row.get("expected")))
-        for task in graph["tasks"]:
-            found.add_task(str(task["key"]))
-        jobs = [(folder / str(job["dir"]), dict(job)) for job in graph["jobs"]]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise Unusable(f"malformed: {error!r}") from error
-    for place, job in jobs:
-        _job(job, place, found, seen)
-    found.superseded = _superseded(folder, {place for place, _ in jobs})
+    graph = GraphFile.read(folder / GRAPH_FILE)
+    found = Collection(runs=[folder], title=graph.experiment)
+    for row in graph.rows:
+        found.add_row(RowInfo(row.key, row.label or row.key, row.expected))
+    for task in graph.tasks:
+        found.add_task(task.key)
+    for job in graph.jobs:
+        if job.kind in TRIAL_KINDS and job.role != SEARCH_ROLE:
+            _read_trial(job, folder / job.dir, found, seen)
+        elif job.kind == "pretrain":
+            _read_pretraining(job, folder / job.dir, found)
+        if (folder / job.dir / LR_SEARCH_FILE).is_file():
+            _read_search(folder / job.dir / LR_SEARCH_FILE, found)
+    found.superseded = _count_superseded(folder, {folder / job.dir for job in graph.jobs})
     return found
 
 
-def _job(job: Mapping[str, Any], folder: Path, found: Collection, seen: set[Path]) -> None:
-    if job.get("kind") in TRIAL_KINDS and job.get("role") != SEARCH_ROLE:
-        _trial(job, folder, found, seen)
-    elif job.get("kind") == "pretrain":
-        _pretrain(job, folder, found)
-    if (folder / SEARCH).is_file():
-        _search(folder / SEARCH, found)
-
-
-def _trial(job: Mapping[str, Any], folder: Path, found: Collection, seen: set[Path]) -> None:
-    row, task = str(job.get("row")), str(job.get("task"))
-    place = (row, task)
-    found.asked[place] = found.asked.get(place, 0) + 1
-    if _result(folder / RESULT, found, seen, row, task):
+def _read_trial(job: GraphJob, folder: Path, found: Collection, seen: set[Path]) -> None:
+    key = (str(job.row), str(job.task))
+    found.requested[key] = found.requested.get(key, 0) + 1
+    path = folder / RESULT_FILE
+    if _read_result(path, found, seen, *key):
         return
-    broken = next((skipped for skipped in found.skipped if skipped.path == folder / RESULT), None)
-    name = str(job.get("name", folder.name))
-    why = f"its result cannot be used: {broken.reason}" if broken else _state(folder)
-    found.waiting.setdefault(place, []).append(f"{name}: {why}")
+    skipped = next((skipped for skipped in found.skipped if skipped.path == path), None)
+    why = f"its result cannot be used: {skipped.reason}" if skipped else _describe_state(folder)
+    found.waiting.setdefault(key, []).append(f"{job.name}: {why}")
 
 
-def _state(folder: Path) -> str:
-    """A job's state and, where it failed, its last error line."""
+def _describe_state(folder: Path) -> str:
+    """A job's state and, if it failed, its last error line."""
     try:
-        state = reading.load(folder / JOB)
-    except Unusable:
+        state = JobState.read(folder / STATE_FILE)
+    except UserError:
         return "not started"
-    line = " ".join(str(state.get("error") or "").split())
-    return f"{state.get('status', 'unknown')}" + (f" ({line})" if line else "")
+    line = " ".join((state.error or "").split())
+    return state.status + (f" ({line})" if line else "")
 
 
-def _pretrain(job: Mapping[str, Any], folder: Path, found: Collection) -> None:
-    """A pre-training run, also one that has only begun: its curves tell how it goes."""
-    name = str(job.get("row") or job.get("name") or folder.name)
+def _read_pretraining(job: GraphJob, folder: Path, found: Collection) -> None:
+    """Add a pre-training run; one without a result is added for its curves."""
+    name = job.row or job.name
     label = found.rows[name].label if name in found.rows else name
-    path = folder / RESULT
+    path = folder / RESULT_FILE
     if path.is_file():
         try:
-            content = reading.load(path)
-            reading.kind_of(content)
-            found.pretraining.append(reading.pretraining_run(content, folder, label))
-        except Unusable as error:
-            found.skipped.append(Skipped(path, str(error)))
-    elif (folder / METRICS).is_file():
-        found.pretraining.append(Pretraining(folder, label, _state(folder), {}))
+            result = PretrainResult.read(path)
+        except UserError as error:
+            _skip(found, path, error)
+        else:
+            found.pretraining.append(PretrainingRun(folder, label, result.status, result))
+    elif (folder / METRICS_FILE).is_file():
+        found.pretraining.append(PretrainingRun(folder, label, _describe_state(folder)))
 
 
-def _result(path: Path, found: Collection, seen: set[Path], row: str | None = None, task: str | None = None) -> bool:
-    """Take in one result file; True when it gave a record (or was taken in before), False when there is none.
+def _read_result(
+    path: Path, found: Collection, seen: set[Path], row: str | None = None, task: str | None = None
+) -> bool:
+    """Add one result file; True if it gave a record (or was added before), False if there is none.
 
     Args:
-        row: the experiment's row; None where there is no experiment, and the file's own words count.
-        task: the experiment's task, likewise.
+        row, task: the experiment's; None without an experiment, when the file's own names count.
     """
     if not path.is_file():
         return False
@@ -160,39 +153,132 @@ def _result(path: Path, found: Collection, seen: set[Path], row: str | None = No
         return True
     seen.add(real)
     try:
-        _take(reading.load(path), path, found, row, task)
-    except Unusable as error:
-        found.skipped.append(Skipped(path, str(error)))
+        _add_result(path, found, row, task)
+    except UserError as error:
+        _skip(found, path, error)
         return False
     return True
 
 
-def _take(content: Mapping[str, Any], path: Path, found: Collection, row: str | None, task: str | None) -> None:
-    kind = reading.kind_of(content)
-    if kind == reading.PRETRAIN:
-        found.pretraining.append(reading.pretraining_run(content, path.parent))
+def _add_result(path: Path, found: Collection, row: str | None, task: str | None) -> None:
+    result = read_result(path)
+    if isinstance(result, PretrainResult):
+        found.pretraining.append(PretrainingRun(path.parent, result.recipe or result.method, result.status, result))
         return
-    if content.get("role") == SEARCH_ROLE:
-        return
-    read = reading.transfer_trial if kind == reading.TRANSFER else reading.evaluation_trial
-    trial = read(content, path, found.runs[0], row)
-    if trial is None:
-        return
-    found.trials.append(replace(trial, task=task or trial.task))
-    found.add_row(RowInfo(trial.row, trial.row, trial.row))
-    found.add_task(task or trial.task)
+    if isinstance(result, TransferResult):
+        trial = None if result.role == SEARCH_ROLE else transfer_trial(result, path, found.runs[0], row)
+    else:
+        trial = evaluation_trial(result, path, found.runs[0], row)
+    if trial is not None:
+        found.add_trial(replace(trial, task=task or trial.task))
 
 
-def _search(path: Path, found: Collection) -> None:
+def _read_search(path: Path, found: Collection) -> None:
     try:
-        found.searches.append(reading.search(reading.load(path), path))
-    except Unusable as error:
-        found.skipped.append(Skipped(path, str(error)))
+        found.searches.append(RecordedSearch(path, LrSearchRecord.read(path)))
+    except UserError as error:
+        _skip(found, path, error)
 
 
-def _superseded(run: Path, current: set[Path]) -> int:
-    """How many jobs' results lie in the run folder that its graph no longer names."""
+def _count_superseded(run: Path, current: set[Path]) -> int:
+    """The number of job folders with a result that the graph no longer names."""
     jobs = run / "jobs"
     if not jobs.is_dir():
         return 0
-    return sum(1 for folder in jobs.iterdir() if folder not in current and (folder / RESULT).is_file())
+    return sum(1 for folder in jobs.iterdir() if folder not in current and (folder / RESULT_FILE).is_file())
+
+
+def merge(parts: Sequence[Collection]) -> Collection:
+    """All parts as one, in order.
+
+    A row of a later part whose trials were made from other weights than those of the same name before it becomes a row
+    of its own, named after its run folder: `simsiam` and `simsiam@second`.
+    """
+    merged = Collection()
+    for part in parts:
+        _extend(merged, _rename_rows(part, _conflicts(merged, part)))
+    return merged
+
+
+def split_by_weights(found: Collection) -> Collection:
+    """Results outside of experiments, with a row for each weights file.
+
+    Two files of one name become `name@sha256`, first eight digits: only an experiment says that several files are one
+    row.
+    """
+    several = {row for row, files in _weights(found).items() if len(files) > 1}
+    if not several:
+        return found
+    trials = [
+        replace(trial, row=f"{trial.row}@{str(trial.weights.get('sha256'))[:8]}") if trial.row in several else trial
+        for trial in found.trials
+    ]
+    rows = {trial.row: found.rows.get(trial.row) or RowInfo(trial.row, trial.row, trial.row) for trial in trials}
+    return replace(found, trials=trials, rows=rows)
+
+
+def _conflicts(merged: Collection, part: Collection) -> dict[str, str]:
+    """Old to new key of the part's rows that would mix weights."""
+    here, there = _weights(merged), _weights(part)
+    return {
+        key: _free_key(f"{key}@{_folder_name(part)}", merged.rows)
+        for key in part.rows
+        if here.get(key) and there.get(key) and here[key] != there[key]
+    }
+
+
+def _weights(found: Collection) -> dict[str, set[str]]:
+    """Row to the SHA-256 of its weights files."""
+    made: dict[str, set[str]] = {}
+    for trial in found.trials:
+        made.setdefault(trial.row, set()).add(str(trial.weights.get("sha256")))
+    return made
+
+
+def _folder_name(part: Collection) -> str:
+    return Path(part.runs[0]).resolve().name if part.runs else "other"
+
+
+def _free_key(key: str, used: Mapping[str, RowInfo]) -> str:
+    number, name = 2, key
+    while name in used:
+        name, number = f"{key}-{number}", number + 1
+    return name
+
+
+def _rename_rows(part: Collection, names: Mapping[str, str]) -> Collection:
+    if not names:
+        return part
+    rows = {}
+    for key, info in part.rows.items():
+        new = names.get(key, key)
+        rows[new] = info if new == key else RowInfo(new, f"{info.label} ({_folder_name(part)})", info.expected)
+    searches = []
+    for search in part.searches:
+        row = names.get(search.record.row, search.record.row)
+        searches.append(replace(search, record=search.record.model_copy(update={"row": row})))
+    return replace(
+        part,
+        rows=rows,
+        trials=[replace(trial, row=names.get(trial.row, trial.row)) for trial in part.trials],
+        requested={(names.get(row, row), task): count for (row, task), count in part.requested.items()},
+        waiting={(names.get(row, row), task): lines for (row, task), lines in part.waiting.items()},
+        searches=searches,
+    )
+
+
+def _extend(merged: Collection, part: Collection) -> None:
+    for info in part.rows.values():
+        merged.add_row(info)
+    for task in part.tasks:
+        merged.add_task(task)
+    for key, count in part.requested.items():
+        merged.requested[key] = max(count, merged.requested.get(key, 0))
+    for key, lines in part.waiting.items():
+        merged.waiting.setdefault(key, []).extend(lines)
+    merged.trials += part.trials
+    merged.pretraining += part.pretraining
+    merged.searches += part.searches
+    merged.skipped += part.skipped
+    merged.superseded += part.superseded
+    merged.title = merged.title or part.title

@@ -1,4 +1,4 @@
-"""The table as data: what every format prints and nothing else."""
+"""The report as data, from which every format is rendered."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transfer.report.records import Pretraining, Search, Skipped, Trial
-from transfer.report.statistics import Comparison
+from transfer.report.records import PretrainingRun, RecordedSearch, Skipped, Trial
+from transfer.report.statistics import SampleComparison
 
 INCOMPLETE, DIVERGED, TOY, NOT_COMPARABLE = "incomplete", "diverged", "toy", "not comparable"
 MIXED, IMPORTED, OUTLIER, REPEATED, UNLIKE = "mixed", "imported", "outlier", "repeated", "unlike the column"
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A warning on a cell or a row: its kind (one of the names above) and one line that says why."""
+class Flag:
+    """A warning on a cell or a row: its kind (one of the names above) and the reason in one line."""
 
     kind: str
     text: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Value:
     """One metric of one cell.
 
     Attributes:
-        mean: over the trials that count; None where there is none or where they may not be averaged.
+        mean: over the counted trials; None if there are none or if they may not be averaged.
         std: sample standard deviation (n − 1); None for fewer than two trials.
-        published, published_std: the paper's; None where it has none or where they may not stand side by side.
-        difference: mean − published, only where the cell compares with the published protocol.
+        published, published_std: the paper's; None if it has none or if they may not be compared.
+        published_text: what the paper prints instead of a number.
+        difference: mean − published, only if the cell compares with the published protocol.
         bold: within the table's rule below the best of the column.
         outliers: positions in the cell's `counted` of trials far from the others.
         against: comparison with the chosen row.
-        word: what the paper prints instead of a number.
     """
 
     metric: str
@@ -41,39 +41,45 @@ class Value:
     std: float | None
     published: float | None = None
     published_std: float | None = None
+    published_text: str | None = None
     difference: float | None = None
     bold: bool = False
     outliers: tuple[int, ...] = ()
-    against: Comparison | None = None
-    word: str | None = None
+    against: SampleComparison | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Cell:
     """A row's trials on one column.
 
     Attributes:
-        trials: all that have a result, diverged and left-out ones too.
-        counted: those that are averaged (or would be, were they alike).
-        asked: how many the experiment asks for; None when unknown.
+        trials: all that have a result, including diverged and omitted ones.
+        counted: those that are averaged (or would be, if their settings were the same).
+        requested: the number that the experiment requests; None if unknown.
         waiting: one line for each trial without a result.
+        values: by metric.
     """
 
     trials: tuple[Trial, ...]
     counted: tuple[Trial, ...]
-    asked: int | None
+    requested: int | None
     waiting: tuple[str, ...]
-    marks: tuple[Mark, ...]
-    values: Mapping[str, Value]
+    flags: list[Flag]
+    values: dict[str, Value]
 
     @property
     def n(self) -> int:
-        """How many trials stand behind the mean."""
+        """The number of counted trials."""
         return len(self.counted)
 
-    def has(self, kind: str) -> bool:
-        """Whether a mark of this kind is on the cell."""
-        return any(mark.kind == kind for mark in self.marks)
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of its flags, each once."""
+        return list(dict.fromkeys(flag.kind for flag in self.flags))
+
+    def has(self, *kinds: str) -> bool:
+        """Whether the cell has a flag of one of these kinds."""
+        return any(flag.kind in kinds for flag in self.flags)
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class Column:
 
     Attributes:
         key: unique in the table: `<task>.<branch>`.
-        head: the splits trained and tested on, from the results themselves where there are any.
+        head: the splits trained and tested on, from the results themselves if there are any.
     """
 
     key: str
@@ -95,20 +101,20 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A table row; `published` rows hold the paper's numbers and no trials."""
+    """A table row; `published` rows hold the paper's numbers and no trials. `cells` are by column key."""
 
     key: str
     label: str
     expected: str | None
     published: bool
     cells: Mapping[str, Cell]
-    marks: tuple[Mark, ...] = ()
+    flags: tuple[Flag, ...] = ()
     group: str | None = None
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table in a published table's layout. `against` is the key of the row the others are compared with."""
+    """One table in a published table's layout. `against` is the key of the row that the others are compared with."""
 
     layout: str
     title: str
@@ -120,6 +126,11 @@ class Table:
     notes: tuple[str, ...] = ()
     against: str | None = None
 
+    @property
+    def splits(self) -> dict[str, str]:
+        """Task to the splits it was trained and tested on."""
+        return {column.task: column.head for column in self.columns if column.head}
+
 
 @dataclass(frozen=True)
 class Report:
@@ -128,8 +139,18 @@ class Report:
     title: str
     tables: tuple[Table, ...]
     trials: tuple[Trial, ...] = ()
-    pretraining: tuple[Pretraining, ...] = ()
-    searches: tuple[Search, ...] = ()
+    pretraining: tuple[PretrainingRun, ...] = ()
+    searches: tuple[RecordedSearch, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     runs: tuple[Path, ...] = ()
     notes: tuple[str, ...] = field(default_factory=tuple)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Row key to label, over all tables."""
+        return {row.key: row.label for table in self.tables for row in table.rows}
+
+    def search_of(self, row: str, task: str) -> RecordedSearch | None:
+        """The search that chose the learning rate of a row on a task."""
+        found = (search for search in self.searches if (search.record.row, search.record.task) == (row, task))
+        return next(found, None)

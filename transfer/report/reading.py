@@ -1,246 +1,238 @@
-"""One result file → one record; a file that is broken or not ours raises `Unusable`, which says why in one line."""
+"""Result files → trials and runs: this project's own, and what Detectron2 writes."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transfer.report.records import DIVERGED, DONE, Pretraining, Search, Trial
+from common.errors import UserError
+from common.files import read_json
+from common.formats import FileFormat
+from common.formats.results import (
+    EVALUATION,
+    PRETRAIN,
+    TRANSFER,
+    BoxMetrics,
+    Comparable,
+    EvaluationResult,
+    PretrainResult,
+    TransferResult,
+)
+from transfer.report.records import DONE, Trial
 
-TRANSFER, PRETRAIN, EVALUATION = "transfer-result/1", "pretrain-result/1", "evaluation-result/1"
 BOX_METRICS = ("AP50", "AP", "AP75")
+COPYPASTE = re.compile(r"copypaste: (.+?)\s*$")
+TASK = re.compile(r"^Task: (\w+)$")
+Result = TransferResult | EvaluationResult | PretrainResult
+MODELS: dict[str, type[Result]] = {TRANSFER: TransferResult, PRETRAIN: PretrainResult, EVALUATION: EvaluationResult}
+Branches = dict[str, dict[str, float]]
 
 
-class Unusable(Exception):
-    """The file is cut short, malformed, or somebody else's."""
-
-
-def load(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`.
-
-    Raises:
-        Unusable: unreadable, not JSON, or not an object.
-    """
-    try:
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise Unusable(f"cannot be read ({error.strerror})") from error
-    except json.JSONDecodeError as error:
-        raise Unusable(f"not JSON (line {error.lineno}: {error.msg}); cut short?") from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise Unusable(f"not JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise Unusable(f"holds a {type(value).__name__}, not an object")
-    return value
-
-
-def kind_of(content: Mapping[str, Any]) -> str:
-    """Which of our result formats `content` is.
+def read_result(path: Path) -> Result:
+    """Read one result.json.
 
     Raises:
-        Unusable: another program's file, or a version this code does not know.
+        UserError: unreadable, not JSON, malformed, another program's file, or of an unknown version.
     """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a {type(content).__name__}, not an object")
     found = content.get("format")
-    if found in (TRANSFER, PRETRAIN, EVALUATION):
-        return str(found)
     if found is None:
-        raise Unusable("has no 'format'; not a result of this project")
-    names = [known.partition("/")[0] for known in (TRANSFER, PRETRAIN, EVALUATION)]
-    if str(found).partition("/")[0] in names:
-        raise Unusable(f"format {found!r} is of another version than this code reads")
-    raise Unusable(f"format {found!r} is not a result of this project")
+        raise UserError(f"{path}: has no 'format'; not a result of this project")
+    if model := MODELS.get(str(found)):
+        return model.parse(content, path)
+    if str(found).partition("/")[0] in {known.partition("/")[0] for known in MODELS}:
+        raise UserError(f"{path}: format {found!r} is of another version than this code reads")
+    raise UserError(f"{path}: format {found!r} is not a result of this project")
 
 
-def transfer_trial(content: Mapping[str, Any], source: Path, run: Path, row: str | None = None) -> Trial:
-    """A fine-tuning trial.
+def transfer_trial(result: TransferResult, source: Path, run: Path, row: str | None = None) -> Trial:
+    """Convert the result of a fine-tuning trial.
 
     Args:
-        content: the parsed result.json.
-        source: where it lies.
-        run: the folder the user named.
-        row: the experiment's row; where there is no experiment, the weights file's stem, or the weights' name.
+        result: the content of its result.json.
+        source: the file.
+        run: the folder that the user named.
+        row: the experiment's row; without an experiment, the weights file's stem, or the weights' name.
 
     Raises:
-        Unusable: a field is missing or has an impossible value.
+        UserError: a metric or the weights' name is missing.
     """
-    status = _one_of(content, "status", (DONE, DIVERGED))
-    weights = _mapping(content, "weights")
-    name = weights.get("name")
-    if row is None and not (isinstance(name, str) and name):
-        raise Unusable("weights.name is missing")
-    metrics, per_class = _branches(content) if status == DONE else ({}, {})
-    comparable = _mapping(content, "comparable")
+    name = result.weights.name
+    if row is None and not name:
+        raise UserError(f"{source}: weights.name: is missing")
+    metrics: Branches = {}
+    per_class: dict[str, dict[str, float | None]] = {}
+    if result.status == DONE:
+        branches = {branch: values for branch, values in (result.metrics or {}).items() if values is not None}
+        if not branches:
+            raise UserError(f"{source}: metrics: holds neither bbox nor segm")
+        metrics = {branch: _box_metrics(values, f"{source}: metrics.{branch}") for branch, values in branches.items()}
+        per_class = {branch: _finite_or_none(values.per_class or {}) for branch, values in branches.items()}
+    path = result.weights.path
     return Trial(
         source=source,
         run=run,
-        row=row or _file_stem(weights) or str(name),
-        task=_text(content, "task"),
-        status=status,
-        seed=_seed(content),
+        row=row or (Path(path).stem if path else str(name)),
+        task=result.task,
         metrics=metrics,
         per_class=per_class,
-        toy=_flag(content, "toy"),
-        reasons=_reasons(comparable),
-        divergence=content.get("divergence"),
-        settings=_mapping(content, "settings"),
-        weights=weights,
-        config=_block(content, "config"),
-        guards=_block(content, "guards"),
-        environment=_block(content, "environment"),
-        timing=_block(content, "timing"),
+        reasons=_reasons(result.comparable),
+        **_sections(result),
     )
 
 
-def evaluation_trial(content: Mapping[str, Any], source: Path, run: Path, row: str | None = None) -> Trial | None:
-    """A linear evaluation; None for another kind of evaluation (kNN), which is no cell of a table.
+def evaluation_trial(result: EvaluationResult, source: Path, run: Path, row: str | None = None) -> Trial | None:
+    """Convert the result of a linear evaluation; None for another kind of evaluation, which is in no table.
 
     Raises:
-        Unusable: a field is missing or has an impossible value.
+        UserError: the accuracy, the weights' name or the epochs of their pre-training are missing.
     """
-    if _text(content, "kind") != "linear":
+    if result.kind != "linear":
         return None
-    status = _one_of(content, "status", (DONE, DIVERGED))
-    weights = _mapping(content, "weights")
-    origin = weights.get("origin") or {}
-    epochs = origin.get("epochs")
+    origin = result.weights.origin or {}
+    epochs, name = origin.get("epochs"), row or origin.get("recipe") or result.weights.name
     if not isinstance(epochs, int):
-        raise Unusable("weights.origin.epochs is missing: which column it belongs to is unknown")
-    name = row or origin.get("recipe") or weights.get("name")
+        raise UserError(f"{source}: weights.origin.epochs: is missing, so the column is unknown")
     if not isinstance(name, str):
-        raise Unusable("weights.name is missing")
-    values = _mapping(content, "metrics") if status == DONE else {}
-    metrics = {"linear": {"top1": _percent(values, "metrics", "top1")}} if status == DONE else {}
+        raise UserError(f"{source}: weights.name: is missing")
+    metrics: Branches = {}
+    if result.status == DONE:
+        top1 = (result.metrics or {}).get("top1")
+        if top1 is None or not 0 <= top1 <= 100:
+            raise UserError(f"{source}: metrics.top1: must be a number in 0 … 100, not {top1}")
+        metrics = {"linear": {"top1": top1}}
     return Trial(
         source=source,
         run=run,
         row=name,
         task=f"linear_{epochs}ep",
-        status=status,
-        seed=_seed(content),
         metrics=metrics,
-        toy=_flag(content, "toy"),
-        reasons=_reasons(content.get("comparable") or {}),
-        settings=_mapping(content, "settings"),
-        weights=weights,
-        config=_block(content, "config"),
-        guards=_block(content, "guards"),
-        environment=_block(content, "environment"),
-        timing=_block(content, "timing"),
+        reasons=_reasons(result.comparable or Comparable()),
+        **_sections(result),
     )
 
 
-def pretraining_run(content: Mapping[str, Any], folder: Path, name: str | None = None) -> Pretraining:
-    """A finished pre-training run.
+def _sections(result: TransferResult | EvaluationResult) -> dict[str, Any]:
+    """What both kinds of result have in common, as fields of a `Trial`."""
+    return {
+        "status": result.status,
+        "seed": result.seed,
+        "toy": result.toy,
+        "divergence": None if result.divergence is None else result.divergence.as_dict(),
+        "settings": result.settings.as_dict() if isinstance(result.settings, FileFormat) else result.settings,
+        "weights": dict(result.weights),
+        "config": result.config,
+        "guards": getattr(result, "guards", {}),
+        "environment": result.environment,
+        "timing": result.timing,
+    }
+
+
+def _box_metrics(values: BoxMetrics, where: str) -> dict[str, float]:
+    found: Mapping[str, float | None] = {name: getattr(values, name) for name in BOX_METRICS}
+    for name, value in found.items():
+        if value is None:
+            raise UserError(f"{where}.{name}: is missing")
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _finite_or_none(values: Mapping[str, float | None]) -> dict[str, float | None]:
+    return {name: v if v is not None and math.isfinite(v) else None for name, v in values.items()}
+
+
+def _reasons(comparable: Comparable) -> tuple[str, ...]:
+    return tuple(comparable.reasons) or (() if comparable.ok else ("no reason recorded",))
+
+
+def imported_trial(path: Path, row: str, task: str) -> Trial:
+    """Read the last evaluation in a Detectron2 `metrics.json` (JSON lines) or in a log's `copypaste` lines.
+
+    Args:
+        path: the file.
+        row: key of the table's row to put it in.
+        task: key of the task it was run on, which the file does not hold.
 
     Raises:
-        Unusable: a field is missing.
+        UserError: the file is missing, or holds no complete evaluation.
     """
-    return Pretraining(
-        folder, name or str(content.get("recipe") or _text(content, "method")), _text(content, "status"), content
+    try:
+        text = path.read_text(errors="replace")
+    except OSError as error:
+        raise UserError(f"--import {path}: cannot be read ({error.strerror})") from error
+    found, per_class = _parse_log(text) if "copypaste:" in text else _parse_metrics(text)
+    complete = {branch: values for branch, values in found.items() if all(m in values for m in BOX_METRICS)}
+    if not complete:
+        raise UserError(
+            f"--import {path}: holds no evaluation; it must be Detectron2's metrics.json with bbox/AP, bbox/AP50 and "
+            "bbox/AP75, or a log with its copypaste lines"
+        )
+    return Trial(
+        source=path,
+        run=path.parent,
+        row=row,
+        task=task,
+        status=DONE,
+        seed=None,
+        metrics={branch: {m: values[m] for m in BOX_METRICS} for branch, values in complete.items()},
+        per_class={branch: per_class[branch] for branch in complete if branch in per_class},
+        imported=True,
     )
 
 
-def search(content: Mapping[str, Any], source: Path) -> Search:
-    """An lr search's record.
-
-    Raises:
-        Unusable: a field is missing, or a point has no lr.
-    """
-    if content.get("format") != "lr-search/1":
-        raise Unusable(f"format {content.get('format')!r} is not lr-search/1")
-    points = content.get("points")
-    if not isinstance(points, list) or not all(isinstance(p, dict) and _number(p.get("lr")) for p in points):
-        raise Unusable("points must be a list of objects, each with an lr")
-    chosen = content.get("chosen")
-    return Search(
-        source,
-        _text(content, "row"),
-        _text(content, "task"),
-        str(content.get("split", "unknown")),
-        _text(content, "metric"),
-        tuple(points),
-        float(chosen) if isinstance(chosen, (int, float)) else None,
-    )
-
-
-def _branches(content: Mapping[str, Any]) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float | None]]]:
-    found = _mapping(content, "metrics")
-    metrics: dict[str, dict[str, float]] = {}
-    per_class: dict[str, dict[str, float | None]] = {}
-    for branch, values in found.items():
-        if values is None:
+def _parse_metrics(text: str) -> tuple[Branches, Branches]:
+    """Branch to metrics (`bbox/AP50`) and to AP per class (`bbox/AP-cat`), of the last line with an evaluation."""
+    metrics: Branches = {}
+    per_class: Branches = {}
+    for line in text.splitlines():
+        try:
+            content = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # the last line of a killed run may be cut short
+        if not isinstance(content, dict) or "bbox/AP" not in content:
             continue
-        if not isinstance(values, dict):
-            raise Unusable(f"metrics.{branch} is not an object")
-        metrics[branch] = {metric: _percent(values, f"metrics.{branch}", metric) for metric in BOX_METRICS}
-        classes = values.get("per_class") or {}
-        per_class[branch] = {str(c): float(v) if _number(v) else None for c, v in classes.items()}
-    if not metrics:
-        raise Unusable("metrics holds neither bbox nor segm")
+        metrics, per_class = {}, {}
+        for key, value in content.items():
+            branch, slash, name = key.partition("/")
+            if not slash or not isinstance(value, (int, float)) or not math.isfinite(value):
+                continue
+            target, name = (per_class, name[3:]) if name.startswith("AP-") else (metrics, name)
+            target.setdefault(branch, {})[name] = float(value)
     return metrics, per_class
 
 
-def _percent(values: Mapping[str, Any], where: str, key: str) -> float:
-    value = values.get(key)
-    if not _number(value):
-        raise Unusable(f"{where}.{key} is {'missing' if value is None else repr(value)}, not a number")
-    if not 0 <= value <= 100:  # type: ignore[operator]
-        raise Unusable(f"{where}.{key} is {value}, outside 0 … 100 per cent")
-    return float(value)  # type: ignore[arg-type]
+def _parse_log(text: str) -> tuple[Branches, Branches]:
+    """The last `copypaste` block of each branch: a `Task:` line, a line of names, a line of values."""
+    metrics: Branches = {}
+    branch: str | None = None
+    names: list[str] = []
+    for line in text.splitlines():
+        found = COPYPASTE.search(line)
+        if not found:
+            continue
+        content = found.group(1)
+        if task := TASK.match(content):
+            branch, names = task.group(1), []
+        elif branch and not names:
+            names = content.split(",")
+        elif branch:
+            metrics[branch] = _numbers(names, content.split(","))
+            branch = None
+    return metrics, {}
 
 
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _seed(content: Mapping[str, Any]) -> int | None:
-    seed = content.get("seed")
-    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
-        raise Unusable(f"seed is {seed!r}, not a whole number")
-    return seed
-
-
-def _block(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = content.get(key)
-    return value if isinstance(value, dict) else {}
-
-
-def _file_stem(weights: Mapping[str, Any]) -> str | None:
-    path = weights.get("path")
-    return Path(path).stem if isinstance(path, str) and path else None
-
-
-def _reasons(comparable: Mapping[str, Any]) -> tuple[str, ...]:
-    reasons = tuple(str(reason) for reason in comparable.get("reasons") or ())
-    return reasons or (() if comparable.get("ok", True) else ("no reason recorded",))
-
-
-def _mapping(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = content.get(key)
-    if not isinstance(value, dict):
-        raise Unusable(f"{key} is {'missing' if value is None else 'not an object'}")
-    return value
-
-
-def _text(content: Mapping[str, Any], key: str) -> str:
-    value = content.get(key)
-    if not isinstance(value, str) or not value:
-        raise Unusable(f"{key} is {'missing' if value is None else f'{value!r}, not a name'}")
-    return value
-
-
-def _flag(content: Mapping[str, Any], key: str) -> bool:
-    value = content.get(key)
-    if not isinstance(value, bool):
-        raise Unusable(f"{key} is {'missing' if value is None else repr(value)}, not true or false")
-    return value
-
-
-def _one_of(content: Mapping[str, Any], key: str, valid: tuple[str, ...]) -> str:
-    value = _text(content, key)
-    if value not in valid:
-        raise Unusable(f"{key} is {value!r}, not one of {', '.join(valid)}")
-    return value
+def _numbers(names: list[str], values: list[str]) -> dict[str, float]:
+    numbers = {}
+    for name, value in zip(names, values, strict=False):
+        try:
+            number = float(value)
+        except ValueError:
+            continue
+        if math.isfinite(number):
+            numbers[name] = number
+    return numbers

@@ -1,4 +1,4 @@
-"""What is read from disk: a record for each trial, pre-training run, lr search and file that could not be used."""
+"""What the report reads from disk: trials, pre-training runs, learning-rate searches, and files it could not use."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from common.formats.results import LrSearchRecord, PretrainResult
 
 from common.formats.run_only import may_differ_in_average
 
@@ -24,14 +27,14 @@ class Trial:
         row: key of the table's row: the experiment's row, or the weights' name where there is no experiment.
         task: the task's key, such as `voc07`; a linear evaluation's is `linear_<epochs>ep`.
         status: `done` or `diverged`.
-        seed: None where it is not known (imported results).
+        seed: None if unknown (imported results).
         metrics: branch (`bbox`, `segm`, `linear`) to metric (`AP50`, `top1`, …) to a value in per cent.
-        per_class: branch to class name to AP in per cent; None where the class has no ground truth.
-        toy: made with an overlay that shrinks the run; stands beside no published number.
+        per_class: branch to class name to AP in per cent; None if the class has no ground truth.
+        toy: made with an overlay that shrinks the run; never compared with published numbers.
         imported: not made by this project; its settings are unknown.
-        reasons: why it does not compare with the published protocol; empty when it does.
+        reasons: why it does not compare with the published protocol; empty if it does.
         divergence: iteration, lr and what became NaN, for a diverged trial.
-        settings, weights, config, guards, environment, timing: blocks of the result file, as they are.
+        settings, weights, config, guards, environment, timing: sections of the result file.
     """
 
     source: Path
@@ -60,7 +63,7 @@ class Trial:
 
     @property
     def origin(self) -> Mapping[str, Any]:
-        """How the weights were pre-trained (method, recipe, epochs, …); empty when unknown."""
+        """How the weights were pre-trained (method, recipe, epochs, …); empty if unknown."""
         manifest = self.weights.get("manifest") or {}
         return self.weights.get("origin") or manifest.get("origin") or {}
 
@@ -74,54 +77,86 @@ class Trial:
         return facts
 
     @property
-    def gpu_hours(self) -> float | None:
-        """Processes times wall-clock hours of training and evaluation; None when unknown or made on a CPU."""
+    def hours(self) -> float | None:
+        """Wall-clock hours of training and evaluation; None if unknown."""
         seconds = [self.timing.get(key) for key in ("train_seconds", "eval_seconds")]
-        devices = self.environment.get("devices") or ["cpu"]
         known = [float(s) for s in seconds if isinstance(s, (int, float))]
-        if not known or list(devices) == ["cpu"]:
+        return sum(known) / 3600 if known else None
+
+    @property
+    def gpu_hours(self) -> float | None:
+        """Wall-clock hours times processes; None if unknown or made on a CPU."""
+        devices = list(self.environment.get("devices") or ["cpu"])
+        if self.hours is None or devices == ["cpu"]:
             return None
-        return sum(known) / 3600 * int(self.settings.get("num_processes") or 1)
+        return self.hours * int(self.settings.get("num_processes") or 1)
+
+    def provenance(self) -> dict[str, Any]:
+        """Where the trial's figures came from, as plain data."""
+        manifest = self.weights.get("manifest") or {}
+        origin = self.origin
+        return {
+            "result": str(self.source),
+            "folder": str(self.folder),
+            "status": self.status,
+            "imported": self.imported,
+            "toy": self.toy,
+            "seed": self.seed,
+            "lr": self.settings.get("lr"),
+            "metrics": {branch: dict(values) for branch, values in self.metrics.items()},
+            "per_class": {branch: dict(values) for branch, values in self.per_class.items()},
+            "not_comparable": list(self.reasons),
+            "divergence": self.divergence,
+            "weights": {
+                **{key: self.weights.get(key) for key in ("name", "path", "sha256")},
+                **{key: manifest.get(key) for key in ("source", "preprocessing")},
+            },
+            "pretraining": {key: origin[key] for key in ("method", "recipe", "epochs", "commit") if key in origin}
+            or None,
+            "settings": dict(self.settings),
+            "config": dict(self.config),
+            "guards": dict(self.guards),
+            "commit": self.environment.get("commit"),
+            "environment": dict(self.environment),
+            "timing": dict(self.timing),
+            "gpu_hours": self.gpu_hours,
+        }
 
 
 @dataclass(frozen=True)
-class Pretraining:
+class PretrainingRun:
     """A pre-training run, finished or not.
 
     Attributes:
-        folder: where `metrics.json` lies.
-        name: what to call it in a legend.
+        folder: where `metrics.json` is.
+        name: its name in legends.
         status: `done`, or the job's state (`running`, `failed`, …).
-        result: the content of its result.json; empty while it runs.
+        result: its result.json; None while it runs.
     """
 
     folder: Path
     name: str
     status: str
-    result: Mapping[str, Any]
-
-    @property
-    def toy(self) -> bool:
-        """Whether its result says it is a toy."""
-        return bool(self.result.get("toy"))
+    result: PretrainResult | None = None
 
 
 @dataclass(frozen=True)
-class Search:
-    """The learning rates tried for one (row, task), apart from the reported trials, and the one chosen."""
+class RecordedSearch:
+    """A learning-rate search, separate from the reported trials, and the file that records it."""
 
     source: Path
-    row: str
-    task: str
-    split: str
-    metric: str
-    points: tuple[Mapping[str, Any], ...]
-    chosen: float | None
+    record: LrSearchRecord
+
+    def provenance(self) -> dict[str, Any]:
+        """How the learning rate was chosen, as plain data."""
+        tried = {str(p.lr): p.status if p.value is None else p.value for p in self.record.points}
+        found = {"record": str(self.source), "metric": self.record.metric, "split": self.record.split}
+        return {**found, "tried": tried, "chosen": self.record.chosen}
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that was found and could not be used, and why."""
+    """A file that could not be used, and why."""
 
     path: Path
     reason: str
@@ -129,12 +164,12 @@ class Skipped:
 
 @dataclass(frozen=True)
 class RowInfo:
-    """A row the results ask for.
+    """A row of the table.
 
     Attributes:
-        key: what trials name.
-        label: what is printed.
-        expected: key of the published row beside it; None for none.
+        key: the name that trials refer to.
+        label: the printed name.
+        expected: key of the published row to compare with; None for none.
     """
 
     key: str
@@ -144,39 +179,45 @@ class RowInfo:
 
 @dataclass
 class Collection:
-    """Everything found below the folders the user named.
+    """Everything found below the folders that the user named.
 
     Attributes:
-        rows: in the order they are to be printed.
-        asked: (row, task) to the number of trials the experiment asks for.
-        waiting: (row, task) to one line for each trial that has no result yet, saying why.
-        superseded: how many result files of earlier fingerprints lie beside the current ones.
+        rows: in the order in which they are printed.
+        requested: (row, task) to the number of trials that the experiment requests.
+        waiting: (row, task) to one line for each trial without a result, with the reason.
+        superseded: number of result files of earlier fingerprints beside the current ones.
     """
 
     rows: dict[str, RowInfo] = field(default_factory=dict)
     tasks: list[str] = field(default_factory=list)
     trials: list[Trial] = field(default_factory=list)
-    asked: dict[tuple[str, str], int] = field(default_factory=dict)
+    requested: dict[tuple[str, str], int] = field(default_factory=dict)
     waiting: dict[tuple[str, str], list[str]] = field(default_factory=dict)
-    pretraining: list[Pretraining] = field(default_factory=list)
-    searches: list[Search] = field(default_factory=list)
+    pretraining: list[PretrainingRun] = field(default_factory=list)
+    searches: list[RecordedSearch] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     runs: list[Path] = field(default_factory=list)
     title: str = ""
     superseded: int = 0
 
     def add_row(self, row: RowInfo) -> None:
-        """Add a row unless its key is there already."""
+        """Add a row unless its key is present."""
         self.rows.setdefault(row.key, row)
 
     def add_task(self, task: str) -> None:
-        """Add a task unless it is there already."""
+        """Add a task unless it is present."""
         if task not in self.tasks:
             self.tasks.append(task)
 
+    def add_trial(self, trial: Trial) -> None:
+        """Add a trial with its task, and a row where no experiment has declared one."""
+        self.trials.append(trial)
+        self.add_row(RowInfo(trial.row, trial.row, trial.row))
+        self.add_task(trial.task)
+
 
 def as_text(value: Any) -> str:
-    """A setting's value as the text it is compared and printed by: 16 and 16.0 are one, a list of names is a sum."""
+    """A setting as the text it is compared and printed by: 16 and 16.0 are equal, a list of names is joined by +."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool) or value is None:

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from common.errors import UserError, nearest
-from transfer.report import alike, cells, grouping, statistics
-from transfer.report.bold import embolden
-from transfer.report.expected import LAYOUTS, Expected, ExpectedTask, load
-from transfer.report.grouping import Group, Groups
-from transfer.report.model import MIXED, NOT_COMPARABLE, TOY, UNLIKE, Cell, Column, Mark, Report, Row, Table, Value
+from transfer.report import cells, statistics
+from transfer.report.comparability import common_settings, differences_from_column, differences_within_row
+from transfer.report.expected import LAYOUTS, ExpectedTable, PublishedEntry, load_expected
+from transfer.report.grouping import Grouping, TrialGroup, layouts_with_results
+from transfer.report.model import MIXED, NOT_COMPARABLE, TOY, UNLIKE, Cell, Column, Flag, Report, Row, Table
 from transfer.report.records import Collection, RowInfo
 
 BESIDE, ROWS, NONE = "beside", "rows", "none"
+Cells = dict[str, Cell]
+"""Row key to the row's cell of one column."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asked of the table.
+    """The user's options.
 
     Attributes:
         layout: `auto`, or one of the published layouts.
         published: `beside` each mean, as `rows` of their own too, or `none`.
-        allow_toy: show toys beside real or published results all the same, marked.
-        against: key of the row to compare with; `auto` takes scratch where there is one; None compares nothing.
-        expect: row key to the published row beside it, over what the experiment says.
+        allow_toy: show toys beside real or published results all the same, flagged.
+        against: key of the row to compare with; `auto` takes scratch if there is one; None compares nothing.
+        expect: row key to the published row to compare with, over what the experiment says.
         sort: `COLUMN.METRIC` to sort rows by, best first; None keeps the order.
     """
 
@@ -37,17 +39,17 @@ class Options:
     sort: str | None = None
 
 
-def report(found: Collection, options: Options) -> Report:
-    """All tables the collection fills, and what belongs to them.
+def build_report(found: Collection, options: Options) -> Report:
+    """Build all tables that have results, and what belongs to them.
 
     Raises:
         UserError: toys beside real results, or an unknown row, column or published key in the options.
     """
-    _check(found, options)
+    _check_options(found, options)
     toys_alone = bool(found.trials) and not options.allow_toy and all(trial.toy for trial in found.trials)
     show = NONE if toys_alone else options.published
-    layouts = grouping.layouts(found, options.expect) if options.layout == "auto" else [options.layout]
-    tables = [_table(found, load(layout), options, show) for layout in layouts]
+    layouts = layouts_with_results(found, options.expect) if options.layout == "auto" else [options.layout]
+    tables = [_build_table(found, load_expected(layout), options, show) for layout in layouts]
     if options.against not in (None, "auto") and not any(t.against for t in tables):
         keys = [row.key for table in tables for row in table.rows if not row.published]
         raise UserError(f"--against {options.against}: no such row; {nearest(str(options.against), keys)}")
@@ -63,19 +65,19 @@ def report(found: Collection, options: Options) -> Report:
     )
 
 
-def _check(found: Collection, options: Options) -> None:
+def _check_options(found: Collection, options: Options) -> None:
     toys = [trial for trial in found.trials if trial.toy]
     if toys and not options.allow_toy:
         if len(toys) < len(found.trials):
             raise UserError(
-                f"{len(toys)} of {len(found.trials)} results are toy ({toys[0].source}, …): they do not stand beside "
-                "real ones; leave their folder out, or give --allow-toy to show them, marked"
+                f"{len(toys)} of {len(found.trials)} results are toy ({toys[0].source}, …) and do not compare with "
+                "real ones; leave their folder out, or give --allow-toy to show them, flagged"
             )
         if options.published == ROWS:
             raise UserError(
-                "these results are toy: published rows do not stand beside them; give --allow-toy to show both, marked"
+                "these results are toy and do not compare with published rows; give --allow-toy to show both, flagged"
             )
-    published = [key for layout in LAYOUTS for key in load(layout).rows] if options.expect else []
+    published = [key for layout in LAYOUTS for key in load_expected(layout).row_by_key] if options.expect else []
     for row, key in options.expect.items():
         if row not in found.rows:
             raise UserError(f"--expect {row}={key}: no such row; {nearest(row, found.rows)}")
@@ -87,7 +89,7 @@ def _report_notes(found: Collection, toys_alone: bool) -> list[str]:
     notes = []
     if toys_alone:
         notes.append("All results are toy: no published number stands beside them (--allow-toy shows them).")
-    if found.pretraining and not found.trials and not found.asked:
+    if found.pretraining and not found.trials and not found.requested:
         runs = ", ".join(f"{run.name} ({run.status})" for run in found.pretraining)
         notes.append(f"Pre-training alone, so no table: {runs}. Plots (--plots DIR) show its curves.")
     if found.superseded:
@@ -95,20 +97,28 @@ def _report_notes(found: Collection, toys_alone: bool) -> list[str]:
     return notes
 
 
-def _table(found: Collection, expected: Expected, options: Options, show: str) -> Table:
-    groups = grouping.group(found, expected, options.layout, options.expect)
-    columns = grouping.columns(groups, found, expected) or grouping.published_columns(expected)
-    infos = grouping.row_infos(found, groups, expected, options.expect)
-    rows = [_row(info, columns, groups, expected, show) for info in infos]
-    rows = _mark_unlike(rows, columns)
-    if show == ROWS:
-        rows = _published_rows(expected, columns) + rows
-    rows = embolden(rows, columns, expected.bold_within)
-    against = _against(rows, options)
-    if against:
-        rows = _compared(rows, columns, against)
+def _build_table(found: Collection, expected: ExpectedTable, options: Options, show: str) -> Table:
+    """Build the cells column by column, then every row once."""
+    grouping = Grouping(found, expected, options.layout, options.expect)
+    columns, infos = grouping.columns(), grouping.rows()
+    against = _row_to_compare_with(infos, options)
+    by_column: dict[str, Cells] = {}
+    for column in columns:
+        made = {
+            info.key: _build_cell(group, info, column, expected, show)
+            for info in infos
+            if (group := grouping.groups.get((info.key, column.task)))
+        }
+        _flag_unlike(made)
+        published = _published_cells(expected, column) if show == ROWS else {}
+        by_column[column.key] = published | made
+        if expected.bold_within is not None:
+            cells.bold_best(by_column[column.key].values(), column.metrics, expected.bold_within)
+        if against in made:
+            _compare(made, str(against), column)
+    rows = _build_rows(infos, by_column, expected)
     if options.sort:
-        rows = _sorted(rows, columns, options.sort)
+        rows = _sort_rows(rows, columns, options.sort)
     return Table(
         layout=expected.layout,
         title=expected.title,
@@ -117,109 +127,96 @@ def _table(found: Collection, expected: Expected, options: Options, show: str) -
         bold_within=expected.bold_within,
         columns=tuple(columns),
         rows=tuple(rows),
-        notes=_notes(expected, columns, rows, show),
+        notes=_table_notes(expected, columns, rows, show),
         against=against,
     )
 
 
-def _row(info: RowInfo, columns: Sequence[Column], groups: Groups, expected: Expected, show: str) -> Row:
-    made = {}
-    for column in columns:
-        place = groups.get((info.key, column.task))
-        if place is None:
-            continue
-        beside = cells.published(expected, info.expected, column) if show != NONE else cells.NOTHING
-        facts = expected.tasks.get(column.task, ExpectedTask())
-        made[column.key] = cells.build(
-            place.trials, column, facts, beside, _asked(place, info, column, expected), place.waiting
-        )
-    known = expected.rows.get(info.expected or "")
-    return Row(
-        info.key, info.label, info.expected, False, made, _row_marks(made, expected), known.group if known else None
+def _build_cell(group: TrialGroup, info: RowInfo, column: Column, expected: ExpectedTable, show: str) -> Cell:
+    entry = expected.entry(info.expected, column.task, column.branch)
+    return cells.build_cell(
+        group.trials,
+        column,
+        settings=expected.task(column.task).settings,
+        published=entry if show != NONE else PublishedEntry(),
+        requested=_requested_trials(group, info, column, expected),
+        waiting=group.waiting,
     )
 
 
-def _asked(place: Group, info: RowInfo, column: Column, expected: Expected) -> int | None:
-    """How many trials the place should have: the experiment's count, else the published one (toys have none)."""
-    if place.asked is not None:
-        return place.asked
+def _requested_trials(group: TrialGroup, info: RowInfo, column: Column, expected: ExpectedTable) -> int | None:
+    """The number of trials that a cell should have: the experiment's, else the published one (none for toys)."""
+    if group.requested is not None:
+        return group.requested
     known = expected.column_of(column.task, column.branch)
-    if known is None or any(trial.toy for trial in place.trials):
+    if known is None or any(trial.toy for trial in group.trials):
         return None
-    row = expected.rows.get(info.expected or "")
+    row = expected.row_by_key.get(info.expected or "")
     return row.trials if row and row.trials else known.trials
 
 
-def _row_marks(made: Mapping[str, Cell], expected: Expected) -> tuple[Mark, ...]:
-    if expected.layout != "table5":
-        return ()
-    found = alike.unlike_across({key: cell.counted for key, cell in made.items()})
-    return tuple(Mark(MIXED, f"the row's columns differ in {text}") for text in found)
+def _flag_unlike(column_cells: Cells) -> None:
+    """Flag the cells whose schedule, evaluator or split differs from most cells of their column that compare."""
+    fair = [cell.counted for cell in column_cells.values() if not cell.has(TOY, NOT_COMPARABLE)]
+    common = common_settings(fair if any(fair) else [cell.counted for cell in column_cells.values()])
+    for cell in column_cells.values():
+        if differences := differences_from_column(cell.counted, common):
+            cell.flags.append(Flag(UNLIKE, "; ".join(differences)))
 
 
-def _mark_unlike(rows: list[Row], columns: Sequence[Column]) -> list[Row]:
-    """Mark the cells whose schedule, evaluator or split is another than most of their column's that compare."""
-    for column in columns:
-        found = {row.key: row.cells[column.key] for row in rows if column.key in row.cells}
-        inside = {key: cell.counted for key, cell in found.items()}
-        fair = {key: cell.counted for key, cell in found.items() if not cell.has(TOY) and not cell.has(NOT_COMPARABLE)}
-        norms = alike.column_norms(fair if any(fair.values()) else inside)
-        rows = [_marked(row, column.key, alike.unlike_column(inside.get(row.key, ()), norms)) for row in rows]
-    return rows
+def _published_cells(expected: ExpectedTable, column: Column) -> Cells:
+    """The published rows' cells of a column, by row key."""
+    entries = {key: expected.entry(key, column.task, column.branch) for key in expected.row_by_key}
+    return {_published_key(key): cells.published_cell(entry, column) for key, entry in entries.items() if entry.values}
 
 
-def _marked(row: Row, key: str, differences: Sequence[str]) -> Row:
-    if not differences:
-        return row
-    cell = row.cells[key]
-    marks = (*cell.marks, Mark(UNLIKE, "; ".join(differences)))
-    return replace(row, cells={**row.cells, key: replace(cell, marks=marks)})
+def _published_key(row: str) -> str:
+    return f"published:{row}"
 
 
-def _published_rows(expected: Expected, columns: Sequence[Column]) -> list[Row]:
-    rows = []
-    for row in expected.rows.values():
-        made = {column.key: cell for column in columns if (cell := _published_cell(expected, row.key, column))}
-        if made:
-            rows.append(Row(f"published:{row.key}", f"{row.label} (published)", row.key, True, made, group=row.group))
-    return rows
-
-
-def _published_cell(expected: Expected, row: str, column: Column) -> Cell | None:
-    found = cells.published(expected, row, column)
-    if not found.values:
-        return None
-    values = {m: Value(m, found.values.get(m), found.stds.get(m), word=found.word) for m in column.metrics}
-    return Cell((), (), None, (), (), values)
-
-
-def _against(rows: Sequence[Row], options: Options) -> str | None:
+def _row_to_compare_with(infos: Sequence[RowInfo], options: Options) -> str | None:
     if options.against == "auto":
-        return next((row.key for row in rows if not row.published and "scratch" in (row.key, row.expected)), None)
-    return next((row.key for row in rows if not row.published and row.key == options.against), None)
+        return next((info.key for info in infos if "scratch" in (info.key, info.expected)), None)
+    return next((info.key for info in infos if info.key == options.against), None)
 
 
-def _compared(rows: list[Row], columns: Sequence[Column], against: str) -> list[Row]:
-    other = next(row for row in rows if row.key == against)
-    return [row if row is other or row.published else _compared_row(row, other, columns) for row in rows]
-
-
-def _compared_row(row: Row, other: Row, columns: Sequence[Column]) -> Row:
-    """The row with each value compared with the other row's, unless either is mixed or unlike its column."""
-    made = dict(row.cells)
-    for column in columns:
-        here, there = made.get(column.key), other.cells.get(column.key)
-        if here is None or there is None or any(cell.has(kind) for cell in (here, there) for kind in (MIXED, UNLIKE)):
+def _compare(column_cells: Cells, against: str, column: Column) -> None:
+    """Compare each value with that of the row `against`, unless either cell is mixed or unlike its column."""
+    other = column_cells[against]
+    for key, cell in column_cells.items():
+        if key == against or cell.has(MIXED, UNLIKE) or other.has(MIXED, UNLIKE):
             continue
-        values = {}
-        for metric, value in here.values.items():
-            a, b = cells.samples(here, column.branch, metric), cells.samples(there, column.branch, metric)
-            values[metric] = replace(value, against=statistics.compare(a, b, other.key))
-        made[column.key] = replace(here, values=values)
-    return replace(row, cells=made)
+        for metric, value in cell.values.items():
+            a, b = (cells.samples(c, column.branch, metric) for c in (cell, other))
+            value.against = statistics.compare(a, b, against)
 
 
-def _sorted(rows: list[Row], columns: Sequence[Column], sort: str) -> list[Row]:
+def _build_rows(infos: Sequence[RowInfo], by_column: Mapping[str, Cells], expected: ExpectedTable) -> list[Row]:
+    """The published rows, then the rows of results."""
+    rows = []
+    for row in expected.rows:
+        if made := _cells_of(_published_key(row.key), by_column):
+            label = f"{row.label} (published)"
+            rows.append(Row(_published_key(row.key), label, row.key, True, made, group=row.group))
+    for info in infos:
+        made = _cells_of(info.key, by_column)
+        known = expected.row_by_key.get(info.expected or "")
+        flags = _row_flags(made) if expected.layout == "table5" else ()
+        rows.append(Row(info.key, info.label, info.expected, False, made, flags, known.group if known else None))
+    return rows
+
+
+def _cells_of(row: str, by_column: Mapping[str, Cells]) -> Cells:
+    """A row's cells by column key."""
+    return {column: column_cells[row] for column, column_cells in by_column.items() if row in column_cells}
+
+
+def _row_flags(made: Cells) -> tuple[Flag, ...]:
+    found = differences_within_row({key: cell.counted for key, cell in made.items()})
+    return tuple(Flag(MIXED, f"the row's columns differ in {text}") for text in found)
+
+
+def _sort_rows(rows: list[Row], columns: Sequence[Column], sort: str) -> list[Row]:
     key, _, metric = sort.rpartition(".")
     valid = [f"{column.key}.{m}" for column in columns for m in column.metrics]
     if sort not in valid:
@@ -233,7 +230,7 @@ def _sorted(rows: list[Row], columns: Sequence[Column], sort: str) -> list[Row]:
     return sorted(rows, key=rank)
 
 
-def _notes(expected: Expected, columns: Sequence[Column], rows: Sequence[Row], show: str) -> tuple[str, ...]:
+def _table_notes(expected: ExpectedTable, columns: Sequence[Column], rows: Sequence[Row], show: str) -> tuple[str, ...]:
     notes = []
     if expected.bold_within is not None:
         notes.append(f"Bold: within {expected.bold_within} below the best of its column.")
@@ -241,8 +238,9 @@ def _notes(expected: Expected, columns: Sequence[Column], rows: Sequence[Row], s
         return tuple(notes)
     notes.append(f"Published: {expected.source}.")
     tasks = dict.fromkeys(column.task for column in columns)
-    notes += [note for task in tasks if (note := expected.tasks.get(task, ExpectedTask()).note)]
-    shown = [expected.rows[key] for key in dict.fromkeys(row.expected for row in rows) if key and key in expected.rows]
+    notes += [note for task in tasks if (note := expected.task(task).note)]
+    keys = dict.fromkeys(row.expected for row in rows)
+    shown = [expected.row_by_key[key] for key in keys if key and key in expected.row_by_key]
     notes += [f"{row.label}: {row.note}" for row in shown if row.note and expected.layout != "ablations"]
     notes += [f"{row.label}: {row.source}" for row in shown if row.source]
     return tuple(notes)

@@ -10,7 +10,7 @@ import yaml
 from transfer.engine.config import LoadedConfig, defaults, flatten_config, load_config
 from transfer.engine.guards import resolve_norm
 from transfer.engine.result import comparable, metric, settings
-from transfer.report.expected import load as published
+from transfer.report.expected import load_expected as published
 
 CPU = ("MODEL.DEVICE", "cpu")
 TASKS = ("voc07", "voc07_vissl", "voc0712", "voc0712_trainval", "coco", "coco_2x")
@@ -61,7 +61,7 @@ FINETUNE = {
 
 def test_there_is_a_file_for_each_row_with_evidence(root: Path) -> None:
     assert {file.stem for file in (root / "configs/transfer/finetune").glob("*.yaml")} == set(FINETUNE)
-    assert set(FINETUNE) <= set(published("table5").rows)
+    assert set(FINETUNE) <= set(published("table5").row_by_key)
 
 
 @pytest.mark.parametrize("row", FINETUNE)

@@ -25,6 +25,16 @@ ENVIRONMENT = {
 }
 
 
+JOB_STATE = {
+    "format": "job/1",
+    "name": "finetune",
+    "fingerprint": "01234567" + 56 * "0",
+    "executor": "local",
+    "attempts": 1,
+    "started": "2026-01-01T00:00:00.000+00:00",
+}
+
+
 def result(row: str, task: str, seed: int, box: list[float], mask: list[float] | None = None, **changes: Any) -> dict:
     """A finished trial's result.json; `box` and `mask` are AP50, AP, AP75. `a__b=value` changes a nested field."""
     train, test, iterations = SPLITS.get(task, (["own_train"], "own_test", 1000))
@@ -125,7 +135,7 @@ class Run:
             put(folder, content)
         if state:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "job.json").write_text(json.dumps(state))
+            (folder / "job.json").write_text(json.dumps({**JOB_STATE, **state}))
         return folder
 
     def pretrain(self, row: str, content: dict | None, lines: list[dict]) -> Path:
@@ -139,7 +149,7 @@ class Run:
 
     def _job(self, name: str, kind: str, **facts: Any) -> Path:
         place = f"jobs/{name}-01234567"
-        job = {"name": name, "kind": kind, "row": None, "task": None, "seed": None, "dir": place, **facts}
+        job = {"name": name, "kind": kind, "fingerprint": "01234567" + 56 * "0", "dir": place, **facts}
         self.graph["jobs"].append(job)
         return self.folder / place
 

@@ -6,15 +6,15 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import browser as chromium
 import pytest
-from browser import Browser
-from made_results import whole
 
 from tests.needs import missing
+from tests.transfer.report import browser as chromium
+from tests.transfer.report.browser import Browser
+from tests.transfer.report.made_results import whole
 from transfer.report.collect import collect
 from transfer.report.render import html
-from transfer.report.tables import Options, report
+from transfer.report.tables import Options, build_report
 
 pytestmark = pytest.mark.slow
 ROWS = "[...document.querySelectorAll('#table-table5 tbody th')].map(head => head.textContent.trim())"
@@ -24,7 +24,8 @@ GIVEN = ["scratch", "ImageNet supervised", "SimSiam, base"]
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("page")
-    (folder / "table.html").write_text(html.render(report(collect([whole(folder / "run")]), Options(published="rows"))))
+    report = build_report(collect([whole(folder / "run")]), Options(published="rows"))
+    (folder / "table.html").write_text(html.render(report))
     return (folder / "table.html").as_uri()
 
 

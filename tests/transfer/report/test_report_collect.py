@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
-from made_results import Run, diverged, pretrain_lines, pretrain_result, put, result
 
 from common.errors import UserError
+from tests.transfer.report.made_results import Run, diverged, pretrain_lines, pretrain_result, put, result
 from transfer.report.collect import collect
 
 GOOD = result("simsiam", "voc07", 1, [75.0, 47.0, 50.0])
@@ -31,21 +31,21 @@ BROKEN = {
     "no format": (without("format"), "has no 'format'"),
     "another program's": ({"format": "coco-eval/3"}, "is not a result of this project"),
     "another version": ({**GOOD, "format": "transfer-result/2"}, "another version"),
-    "no metrics": (without("metrics"), "metrics is missing"),
-    "no branch": (changed(metrics={}), "neither bbox nor segm"),
-    "no AP75": (changed(metrics={"bbox": {"AP": 1.0, "AP50": 2.0}}), r"metrics\.bbox\.AP75 is missing"),
-    "NaN": (json.dumps(changed(metrics__bbox__AP=float("nan"))), r"metrics\.bbox\.AP is nan"),
-    "a word": (changed(metrics__bbox__AP="47"), r"metrics\.bbox\.AP is '47'"),
-    "true": (changed(metrics__bbox__AP=True), r"metrics\.bbox\.AP is True"),
-    "above 100": (changed(metrics__bbox__AP=470.0), "outside 0 … 100"),
-    "no task": (without("task"), "task is missing"),
-    "a numeric task": ({**GOOD, "task": 7}, "task is 7, not a name"),
-    "unknown status": (changed(status="running"), "status is 'running'"),
-    "no toy flag": (without("toy"), "toy is missing"),
-    "no weights": (without("weights"), "weights is missing"),
-    "nameless weights": (changed(weights__name=None), r"weights\.name is missing"),
-    "settings a list": (changed(settings=[]), "settings is not an object"),
-    "seed a word": ({**GOOD, "seed": "one"}, "seed is 'one'"),
+    "no metrics": (without("metrics"), "metrics: is missing"),
+    "no branch": (changed(metrics={}), "metrics: holds neither bbox nor segm"),
+    "no AP75": (changed(metrics={"bbox": {"AP": 1.0, "AP50": 2.0}}), r"metrics\.bbox\.AP75: is missing"),
+    "NaN": (json.dumps(changed(metrics__bbox__AP=float("nan"))), r"metrics\.bbox\.AP: "),
+    "a word": (changed(metrics__bbox__AP="47"), r"metrics\.bbox\.AP: .*'47'"),
+    "true": (changed(metrics__bbox__AP=True), r"metrics\.bbox\.AP: .*True"),
+    "above 100": (changed(metrics__bbox__AP=470.0), r"metrics\.bbox\.AP: .*470"),
+    "no task": (without("task"), "task: is missing"),
+    "a numeric task": ({**GOOD, "task": 7}, "task: .*7"),
+    "unknown status": (changed(status="running"), "status: .*'running'"),
+    "no toy flag": (without("toy"), "toy: is missing"),
+    "no weights": (without("weights"), "weights: is missing"),
+    "nameless weights": (changed(weights__name=None), r"weights\.name: is missing"),
+    "settings a list": (changed(settings=[]), "settings: "),
+    "seed a word": ({**GOOD, "seed": "one"}, "seed: .*'one'"),
 }
 
 
@@ -67,7 +67,7 @@ def test_a_loose_folder_gives_rows_by_weights_and_pretraining_runs(tmp_path: Pat
     found = collect([tmp_path])
     assert sorted((t.row, t.task) for t in found.trials) == [("scratch", "coco"), ("simsiam", "voc07")]
     assert found.pretraining[0].name == "simsiam"
-    assert found.asked == {}
+    assert found.requested == {}
 
 
 def test_loose_results_have_a_row_for_each_weights_file(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_graph_decides_what_is_current(tmp_path: Path) -> None:
     found = collect([tmp_path])
     assert [(t.row, t.metrics["bbox"]["AP"]) for t in found.trials] == [("mine", 47.0)]
     assert found.rows["mine"].label == "My weights"
-    assert found.asked == {("mine", "voc07"): 3}
+    assert found.requested == {("mine", "voc07"): 3}
     assert found.waiting[("mine", "voc07")] == [
         "finetune.mine.voc07.s2: failed (OSError: disk full)",
         "finetune.mine.voc07.s3: not started",
@@ -131,7 +131,7 @@ def test_rows_of_one_name_with_other_weights_are_kept_apart(tmp_path: Path) -> N
         "simsiam@second": "SimSiam (second)",
     }
     assert [trial.row for trial in found.trials] == ["simsiam", "simsiam@second"]
-    assert found.asked == {("simsiam", "voc07"): 1, ("simsiam@second", "voc07"): 1}
+    assert found.requested == {("simsiam", "voc07"): 1, ("simsiam@second", "voc07"): 1}
 
 
 def test_runs_below_one_folder_are_told_apart_too(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from transfer.report import expected
+from transfer.report.expected import LAYOUTS, load_expected
 
 TABLE5 = """
 scratch          35.9/16.8/13.0 60.2/33.8/33.1 44.0/26.4/27.8 46.9/29.3/30.8
@@ -34,54 +34,54 @@ def test_table5_holds_the_papers_digits(line: str) -> None:
     row, *groups = line.split()
     for (task, branch), group in zip(PLACES, groups, strict=True):
         values = [float(v) for v in group.split("/")]
-        assert expected.load("table5").published(row, task, branch) == dict(
+        assert load_expected("table5").entry(row, task, branch).values == dict(
             zip(("AP50", "AP", "AP75"), values, strict=True)
         )
 
 
 @pytest.mark.parametrize("row", TABLE4)
 def test_table4_holds_the_papers_digits(row: str) -> None:
-    table = expected.load("table4")
-    found = [table.published(row, f"linear_{epochs}ep", "linear")["top1"] for epochs in (100, 200, 400, 800)]
+    table = load_expected("table4")
+    found = [table.entry(row, f"linear_{epochs}ep", "linear").values["top1"] for epochs in (100, 200, 400, 800)]
     assert found == TABLE4[row]
 
 
-def test_both_splits_of_voc0712_stand_beside_the_published_row_and_only_one_beside_mocos_checkpoints() -> None:
-    table = expected.load("table5")
-    assert table.published("byol", "voc0712_trainval", "bbox") == table.published("byol", "voc0712", "bbox")
-    assert table.published("moco_v2_public", "voc0712_trainval", "bbox") == {"AP50": 82.4, "AP": 57.0, "AP75": 63.6}
-    assert table.published("moco_v2_public", "voc0712", "bbox") == {}
+def test_voc0712_splits_compare_with_published_rows_and_one_with_the_moco_checkpoints() -> None:
+    table = load_expected("table5")
+    assert table.entry("byol", "voc0712_trainval", "bbox").values == table.entry("byol", "voc0712", "bbox").values
+    assert table.entry("moco_v2_public", "voc0712_trainval", "bbox").values == {"AP50": 82.4, "AP": 57.0, "AP75": 63.6}
+    assert table.entry("moco_v2_public", "voc0712", "bbox").values == {}
 
 
 def test_nothing_is_published_for_the_long_coco_schedule_or_an_unknown_row() -> None:
-    table = expected.load("table5")
-    assert table.published("byol", "coco_2x", "bbox") == {}
-    assert table.published("mine", "coco", "bbox") == {}
-    assert table.published(None, "coco", "bbox") == {}
+    table = load_expected("table5")
+    assert table.entry("byol", "coco_2x", "bbox").values == {}
+    assert table.entry("mine", "coco", "bbox").values == {}
+    assert table.entry(None, "coco", "bbox").values == {}
 
 
-def test_a_word_stands_where_the_paper_prints_one() -> None:
-    table = expected.load("ablations")
-    assert table.word("bn_all", "linear_100ep", "linear") == "unstable"
-    assert table.word("swav_no_stopgrad", "linear_100ep", "linear") == "NaN"
-    assert table.published_std("stopgrad", "linear_100ep", "linear") == {"top1": 0.1}
+def test_text_that_the_paper_prints_instead_of_a_number() -> None:
+    table = load_expected("ablations")
+    assert table.entry("bn_all", "linear_100ep", "linear").text == "unstable"
+    assert table.entry("swav_no_stopgrad", "linear_100ep", "linear").text == "NaN"
+    assert table.entry("stopgrad", "linear_100ep", "linear").stds == {"top1": 0.1}
 
 
-@pytest.mark.parametrize("layout", expected.LAYOUTS)
-def test_every_file_is_whole(layout: str) -> None:
-    table = expected.load(layout)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_file_is_complete(layout: str) -> None:
+    table = load_expected(layout)
     assert "2011.10566" in table.source
-    for row in table.rows.values():
-        assert set(row.values) <= set(table.columns)
+    for row in table.rows:
+        assert set(row.values) <= set(table.column_by_key)
         assert set(row.tasks) <= set(table.tasks)
         assert row.values or row.tasks
         for values in [*row.values.values(), *row.stds.values(), *row.tasks.values()]:
             assert len(values) == len(table.metrics)
     for task in table.tasks.values():
-        assert set(task.columns) <= set(table.columns)
+        assert set(task.columns) <= set(table.column_by_key)
 
 
-def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
+def test_a_malformed_file_is_refused_with_file_and_key(tmp_path: Path) -> None:
     (tmp_path / "table5.yaml").write_text("layout: table5\n")
-    with pytest.raises(UserError, match=r"table5\.yaml: 'title' is missing"):
-        expected.load("table5", tmp_path)
+    with pytest.raises(UserError, match=r"table5\.yaml: title: is missing"):
+        load_expected("table5", tmp_path)

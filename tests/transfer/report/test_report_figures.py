@@ -8,24 +8,23 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
-from made_results import put, result, whole
 
-from transfer.report import curves
+from tests.transfer.report.made_results import put, result, whole
 from transfer.report.collect import collect
-from transfer.report.figures import plots, style, write_all
-from transfer.report.figures.pretraining import figure_2
+from transfer.report.figures import all_plots, style, write_all
+from transfer.report.figures.curves import MAX_POINTS, figure_2, read_series
 from transfer.report.model import Report
-from transfer.report.page.pictures import inline
-from transfer.report.tables import Options, report
+from transfer.report.render.pictures import inline_svg
+from transfer.report.tables import Options, build_report
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Report:
-    return report(collect([whole(tmp_path_factory.mktemp("whole"))]), Options())
+    return build_report(collect([whole(tmp_path_factory.mktemp("whole"))]), Options())
 
 
 def test_every_plot_the_data_allow_is_there(made: Report) -> None:
-    names = [plot.name for plot in plots(made)]
+    names = [plot.name for plot in all_plots(made)]
     assert len(names) == len(set(names))
     assert [name for name in names if name.startswith("trials-")] == [
         f"trials-table5-{column}-{metric}"
@@ -37,7 +36,7 @@ def test_every_plot_the_data_allow_is_there(made: Report) -> None:
 
 
 def test_the_std_plot_has_the_line_of_one_over_root_d(made: Report) -> None:
-    (plot,) = [plot for plot in plots(made) if plot.name == "pretraining-std"]
+    (plot,) = [plot for plot in all_plots(made) if plot.name == "pretraining-std"]
     with style.styled():
         axes = plot.draw().axes[0]
     levels = [line.get_ydata()[0] for line in axes.lines if len(set(line.get_ydata())) == 1]
@@ -64,7 +63,7 @@ def test_figure_2_has_three_panels_side_by_side_with_every_run_in_each(made: Rep
 
 def test_a_trial_plot_shows_every_trial_the_mean_its_interval_and_the_published_value(made: Report) -> None:
     """Each row's strip is centred: distances are checked, and that the numbers under it are in the right place."""
-    (plot,) = [plot for plot in plots(made) if plot.name == "trials-table5-voc07-bbox-ap"]
+    (plot,) = [plot for plot in all_plots(made) if plot.name == "trials-table5-voc07-bbox-ap"]
     with style.styled():
         axes = plot.draw().axes[0]
     strip = {line.get_label(): list(line.get_xdata()) for line in axes.lines if 1.8 < line.get_ydata()[0] < 2.19}
@@ -89,7 +88,7 @@ def test_rows_that_lie_near_each_other_have_one_range(
             put(tmp_path / f"{row}{seed}", result(row, "voc07", seed, [75.0, value + seed / 10, 50.0]))
     (plot,) = [
         plot
-        for plot in plots(report(collect([tmp_path]), Options(published="none")))
+        for plot in all_plots(build_report(collect([tmp_path]), Options(published="none")))
         if plot.name == "trials-table5-voc07-bbox-ap"
     ]
     with style.styled():
@@ -100,10 +99,10 @@ def test_rows_that_lie_near_each_other_have_one_range(
 
 
 def test_series_differ_without_colour() -> None:
-    looks = [style.look(index) for index in range(8)]
+    looks = [style.series_style(index) for index in range(8)]
     for key in ("color", "linestyle", "marker"):
         assert len({str(look[key]) for look in looks}) == 8
-    assert len({str(style.look(index)) for index in range(64)}) == 64
+    assert len({str(style.series_style(index)) for index in range(64)}) == 64
 
 
 def test_files_are_png_and_svg_and_the_same_each_time(made: Report, tmp_path: Path) -> None:
@@ -123,9 +122,9 @@ def test_files_are_png_and_svg_and_the_same_each_time(made: Report, tmp_path: Pa
 
 
 def test_an_inline_plot_is_named_described_and_in_the_pages_colours(made: Report) -> None:
-    (plot,) = [plot for plot in plots(made) if plot.name == "pretraining-loss"]
+    (plot,) = [plot for plot in all_plots(made) if plot.name == "pretraining-loss"]
     with style.styled():
-        text = inline(style.svg(plot.draw()), plot)
+        text = inline_svg(style.to_svg(plot.draw()), plot)
     tree = ElementTree.fromstring(text)
     assert tree.attrib["role"] == "img"
     words = {element.attrib["id"]: element.text for element in tree if element.tag.endswith(("title", "desc"))}
@@ -143,13 +142,13 @@ def test_curves_are_thinned_sorted_and_the_later_line_wins(tmp_path: Path) -> No
     lines = [{"iteration": i, "loss": float(i)} for i in range(1000)]
     lines += [{"iteration": 998, "loss": -1.0}, {"iteration": 999, "loss": -2.0, "knn_top1": 5.0}]
     path.write_text("\n".join(map(json.dumps, lines)) + '\n{"iteration": 1000, "lo')
-    found = curves.read(path, ["loss"], ["knn_top1"])
-    points = found.of("loss")
-    assert len(points) <= curves.MOST_POINTS + 2
+    found = read_series(path, ["loss"], ["knn_top1"])
+    points = found["loss"]
+    assert len(points) <= MAX_POINTS + 2
     assert points == sorted(points)
     assert points[-1] == (999, -2.0)
-    assert found.of("knn_top1") == [(999, 5.0)]
-    assert curves.read(tmp_path / "nowhere", ["loss"]).of("loss") == []
+    assert found["knn_top1"] == [(999, 5.0)]
+    assert read_series(tmp_path / "nowhere", ["loss"]) == {}
 
 
 def test_an_lr_search_is_drawn_with_its_choice(tmp_path: Path) -> None:
@@ -161,8 +160,8 @@ def test_an_lr_search_is_drawn_with_its_choice(tmp_path: Path) -> None:
         {"lr": 0.02, "value": 47.0},
     ]
     (tmp_path / "lr_search.json").write_text(json.dumps({**record, "points": points, "chosen": 0.05}))
-    made = report(collect([tmp_path]), Options())
-    (plot,) = [plot for plot in plots(made) if plot.section == "lr-search"]
+    made = build_report(collect([tmp_path]), Options())
+    (plot,) = [plot for plot in all_plots(made) if plot.section == "lr-search"]
     with style.styled():
         axes = plot.draw().axes[0]
     curve, ring, lost = axes.lines

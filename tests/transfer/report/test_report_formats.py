@@ -8,13 +8,13 @@ import json
 from pathlib import Path
 
 import pytest
-from made_results import Run, pretrain_lines, pretrain_result, put, result, whole
 
+from tests.transfer.report.made_results import Run, pretrain_lines, pretrain_result, put, result, whole
 from transfer.report.collect import collect
 from transfer.report.render import csv as as_csv
 from transfer.report.render import json as as_json
 from transfer.report.render import latex, markdown
-from transfer.report.tables import Options, report
+from transfer.report.tables import Options, build_report
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def cells(line: str) -> list[str]:
 
 
 def test_markdown(run: Path) -> None:
-    text = markdown.render(report(collect([run]), Options()))
+    text = markdown.render(build_report(collect([run]), Options()))
     lines = [cells(line) for line in text.splitlines() if line.startswith("|")]
     head, scratch, supervised, simsiam = lines[0], lines[2], lines[3], lines[4]
     assert head[:5] == ["pre-train", "VOC 07 detection: AP50", "AP", "AP75", "n"]
@@ -59,7 +59,7 @@ def test_markdown(run: Path) -> None:
     assert "- c: mixed: not averaged, the trials differ in lr: 0.02 (3), 0.1 (2)" in text
     assert "voc0712: voc_2007_trainval + voc_2012_train / voc_2007_test" in text
     assert "- 1 file(s) skipped:" in text
-    assert "finetune.scratch.voc0712.s5-01234567/result.json`: not JSON" in text
+    assert "finetune.scratch.voc0712.s5-01234567/result.json`: line 1: not JSON" in text
     against = [cells(line) for line in text.split("Against scratch")[1].splitlines() if line.startswith("|")]
     assert against[2][1].startswith("+25.5 [+25.3, +25.7], p <0.001, n 5 vs 5")
     assert against[2][3] == "+11.6, p -, n 1 vs 1"
@@ -68,13 +68,13 @@ def test_markdown(run: Path) -> None:
 def test_markdown_survives_pipes_and_line_breaks(tmp_path: Path) -> None:
     made = Run(tmp_path, [("a", "one|two\nthree", None)], {"voc07": 1})
     made.finetune("a", "voc07", 1, result("a", "voc07", 1, [1.0, 2.0, 3.0]))
-    text = markdown.render(report(collect([made.save()]), Options()))
+    text = markdown.render(build_report(collect([made.save()]), Options()))
     (line,) = [line for line in text.splitlines() if "three" in line]
     assert line.startswith(r"| one\|two three ")
 
 
 def test_csv(run: Path) -> None:
-    rows = list(csv.DictReader(io.StringIO(as_csv.render(report(collect([run]), Options())))))
+    rows = list(csv.DictReader(io.StringIO(as_csv.render(build_report(collect([run]), Options())))))
     assert [row["row"] for row in rows] == ["scratch", "supervised", "simsiam"]
     scratch, _, simsiam = rows
     names = ("voc0712.bbox.AP", "voc0712.bbox.AP std", "voc0712.bbox.AP published", "voc0712.bbox.AP difference")
@@ -88,7 +88,7 @@ def test_csv(run: Path) -> None:
 
 
 def test_json_holds_full_precision_and_provenance_by_field(run: Path) -> None:
-    made = json.loads(as_json.render(report(collect([run]), Options())))
+    made = json.loads(as_json.render(build_report(collect([run]), Options())))
     assert made["format"] == "table/1"
     assert made["read"] == 31
     assert [Path(skipped["path"]).parent.name for skipped in made["skipped"]] == [
@@ -123,7 +123,7 @@ def test_json_holds_full_precision_and_provenance_by_field(run: Path) -> None:
 
 def test_json_of_a_result_with_nan_in_a_block_is_json(tmp_path: Path) -> None:
     put(tmp_path, json.dumps(result("a", "voc07", 1, [1.0, 2.0, 3.0], timing={"train_seconds": float("nan")})))
-    text = as_json.render(report(collect([tmp_path]), Options()))
+    text = as_json.render(build_report(collect([tmp_path]), Options()))
     assert "NaN" not in text
     json.loads(text)
 
@@ -140,14 +140,14 @@ def test_json_tells_how_the_lr_was_chosen(tmp_path: Path) -> None:
     }
     points = [{"lr": 0.02, "value": 47.0}, {"lr": 0.1, "value": None, "status": "diverged"}]
     (tmp_path / "lr_search.json").write_text(json.dumps({**record, "points": points, "chosen": 0.02}))
-    made = json.loads(as_json.render(report(collect([tmp_path]), Options())))
+    made = json.loads(as_json.render(build_report(collect([tmp_path]), Options())))
     found = made["tables"][0]["rows"][0]["cells"]["voc07.bbox"]["lr_search"]
     assert found["tried"] == {"0.02": 47.0, "0.1": "diverged"}
     assert (found["chosen"], found["split"]) == (0.02, "voc_2007_test")
 
 
 def test_latex(run: Path) -> None:
-    text = latex.render(report(collect([run]), Options()))
+    text = latex.render(build_report(collect([run]), Options()))
     lines = {line.split(" & ")[0]: line for line in text.splitlines() if " & " in line}
     assert lines["SimSiam, base"].split(" & ")[1:5] == [
         r"\textbf{75.6}{\scriptsize$\pm$0.2}",
@@ -170,7 +170,7 @@ def test_latex_special_characters_are_harmless() -> None:
 
 
 def test_published_rows_alone_in_latex_are_the_papers_table() -> None:
-    text = latex.render(report(collect([]), Options(published="rows")))
+    text = latex.render(build_report(collect([]), Options(published="rows")))
     (line,) = [line for line in text.splitlines() if line.startswith("BYOL")]
     assert line.startswith(r"BYOL (repro.) (published) & \textbf{77.1} & 47.0 & 49.9 & 81.4 & 55.3")
 
@@ -178,9 +178,9 @@ def test_published_rows_alone_in_latex_are_the_papers_table() -> None:
 def test_pre_training_alone_makes_no_empty_table(tmp_path: Path) -> None:
     run = Run(tmp_path, [("simsiam", "SimSiam", None)], {})
     run.pretrain("simsiam", pretrain_result(), pretrain_lines())
-    made = report(collect([run.save()]), Options())
+    made = build_report(collect([run.save()]), Options())
     assert made.tables == ()
     text = markdown.render(made)
     assert "|" not in text and "Pre-training alone, so no table: SimSiam (done)" in text
     assert latex.render(made).strip() and as_csv.render(made) == ""
-    assert report(collect([run.folder]), Options(layout="table5")).tables[0].layout == "table5"
+    assert build_report(collect([run.folder]), Options(layout="table5")).tables[0].layout == "table5"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from transfer.report import imported
+from transfer.report.reading import imported_trial
 
 BOX = {"AP": 57.0, "AP50": 82.4, "AP75": 63.6}
 
@@ -26,7 +26,7 @@ def test_the_last_evaluation_of_a_metrics_json_counts(tmp_path: Path) -> None:
     path = metrics_json(
         tmp_path / "metrics.json", early, {"iteration": 20, "total_loss": 1.0}, late, tail='{"iteration": 100, "bbo'
     )
-    trial = imported.read(path, "theirs", "voc0712_trainval")
+    trial = imported_trial(path, "theirs", "voc0712_trainval")
     assert trial.metrics == {"bbox": BOX}
     assert trial.per_class == {"bbox": {"cat": 60.0}}
     assert (trial.imported, trial.seed, trial.row, trial.task) == (True, None, "theirs", "voc0712_trainval")
@@ -49,7 +49,7 @@ def test_copypaste_lines_as_detectron2_prints_them(tmp_path: Path) -> None:
     finally:
         logger.removeHandler(handler)
     (tmp_path / "log.txt").write_text("some line\n" + stream.getvalue())
-    trial = imported.read(tmp_path / "log.txt", "theirs", "coco")
+    trial = imported_trial(tmp_path / "log.txt", "theirs", "coco")
     assert trial.metrics == {
         "bbox": BOX,
         "segm": {"AP": 56.0, "AP50": pytest.approx(81.4), "AP75": pytest.approx(62.6)},
@@ -69,9 +69,9 @@ def test_copypaste_lines_as_detectron2_prints_them(tmp_path: Path) -> None:
 def test_a_file_without_a_whole_evaluation_is_one_line(text: str, tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text(text)
     with pytest.raises(UserError, match="holds no evaluation"):
-        imported.read(tmp_path / "metrics.json", "theirs", "coco")
+        imported_trial(tmp_path / "metrics.json", "theirs", "coco")
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
-        imported.read(tmp_path / "nowhere.json", "theirs", "coco")
+        imported_trial(tmp_path / "nowhere.json", "theirs", "coco")

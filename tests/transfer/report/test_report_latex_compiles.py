@@ -7,12 +7,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from made_results import Run, result, whole
 
 from tests.needs import missing
+from tests.transfer.report.made_results import Run, result, whole
 from transfer.report.collect import collect
 from transfer.report.render import latex
-from transfer.report.tables import Options, report
+from transfer.report.tables import Options, build_report
 
 pytestmark = pytest.mark.slow
 FRAME = r"""\documentclass{article}
@@ -37,7 +37,7 @@ def compiled(text: str, folder: Path) -> Path:
 
 
 def test_a_whole_run_compiles_and_reads_right(tmp_path: Path) -> None:
-    pdf = compiled(latex.render(report(collect([whole(tmp_path / "run")]), Options(published="rows"))), tmp_path)
+    pdf = compiled(latex.render(build_report(collect([whole(tmp_path / "run")]), Options(published="rows"))), tmp_path)
     if shutil.which("pdftotext") is None:
         missing("pdftotext is not installed: apt-get install poppler-utils")
     words = subprocess.run(["pdftotext", "-layout", pdf, "-"], capture_output=True, text=True, check=True).stdout
@@ -51,4 +51,4 @@ def test_a_whole_run_compiles_and_reads_right(tmp_path: Path) -> None:
 def test_hostile_labels_compile(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", [("a", r"50% & $x_1^2$ #{~}\input{/etc/passwd} ± … é", None)], {"my_task": 1})
     run.finetune("a", "my_task", 1, result("a", "my_task", 1, [1.0, 2.0, 3.0]))
-    compiled(latex.render(report(collect([run.save()]), Options())), tmp_path)
+    compiled(latex.render(build_report(collect([run.save()]), Options())), tmp_path)

@@ -10,12 +10,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from made_results import Run, put, result, whole
 from PIL import Image
 
+from tests.transfer.report.made_results import Run, put, result, whole
 from transfer.report.collect import collect
 from transfer.report.render import html
-from transfer.report.tables import Options, report
+from transfer.report.tables import Options, build_report
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "use", "path"}
 
@@ -49,7 +49,7 @@ class Page(HTMLParser):
 
 
 def render(*folders: Path, **options: object) -> str:
-    return html.render(report(collect(folders), Options(**options)))
+    return html.render(build_report(collect(folders), Options(**options)))
 
 
 @pytest.fixture(scope="module")

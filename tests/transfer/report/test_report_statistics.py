@@ -8,7 +8,7 @@ import random
 import pytest
 
 from transfer.report import statistics
-from transfer.report.digits import difference, p_value, printed, with_std
+from transfer.report.cells import difference, p_value, printed, with_std
 
 
 def test_sample_std_divides_by_n_minus_one() -> None:

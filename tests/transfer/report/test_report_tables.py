@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from made_results import FIVE, Run, diverged, put, result, whole
 
 from common.errors import UserError
-from transfer.report.collect import collect, take_in
-from transfer.report.expected import load
+from tests.transfer.report.made_results import FIVE, Run, diverged, put, result, whole
+from transfer.report.collect import add_imported, collect
+from transfer.report.expected import load_expected
 from transfer.report.model import Cell, Report, Table
-from transfer.report.tables import Options, report
+from transfer.report.tables import Options, build_report
 
 
 def table_of(*folders: Path, **options: object) -> Table:
-    (table,) = report(collect(folders), Options(**options)).tables
+    (table,) = build_report(collect(folders), Options(**options)).tables
     return table
 
 
@@ -24,7 +24,7 @@ def cell_of(table: Table, row: str, column: str = "voc07.bbox") -> Cell:
 
 
 def kinds(cell: Cell) -> list[str]:
-    return [mark.kind for mark in cell.marks]
+    return [flag.kind for flag in cell.flags]
 
 
 def put_trials(folder: Path, row: str, task: str, values: list[float], **changes: object) -> None:
@@ -36,7 +36,7 @@ def test_mean_std_n_published_and_difference(tmp_path: Path) -> None:
     put_trials(tmp_path, "supervised", "voc07", [42.0 + offset for offset in FIVE])
     cell = cell_of(table_of(tmp_path), "supervised")
     value = cell.values["AP"]
-    assert (cell.n, cell.asked, kinds(cell)) == (5, 5, [])
+    assert (cell.n, cell.requested, kinds(cell)) == (5, 5, [])
     assert value.mean == pytest.approx(42.0)
     assert value.std == pytest.approx(0.025**0.5)
     assert (value.published, value.difference) == (42.4, pytest.approx(-0.4))
@@ -53,7 +53,7 @@ def test_one_trial_has_no_std(tmp_path: Path) -> None:
 def test_incomplete_by_the_published_count_and_by_the_experiments(tmp_path: Path) -> None:
     put_trials(tmp_path / "loose", "supervised", "voc07", [42.0, 42.1, 42.2])
     cell = cell_of(table_of(tmp_path / "loose"), "supervised")
-    assert [(m.kind, m.text) for m in cell.marks] == [("incomplete", "3 of 5 trials")]
+    assert [(m.kind, m.text) for m in cell.flags] == [("incomplete", "3 of 5 trials")]
     run = Run(tmp_path / "run", [("supervised", "S", None)], {"voc07": 2})
     for seed in (1, 2):
         run.finetune("supervised", "voc07", seed, result("supervised", "voc07", seed, [74.0, 42.0, 42.0]))
@@ -67,7 +67,7 @@ def test_an_experiment_without_any_result_is_a_table_of_empty_cells(tmp_path: Pa
     assert [column.key for column in table.columns] == ["coco.bbox", "coco.segm"]
     cell = cell_of(table, "mine", "coco.bbox")
     assert (cell.n, cell.values["AP"].mean, cell.values["AP"].published) == (0, None, 37.9)
-    assert cell.marks[0].text == "0 of 1 trials; finetune.mine.coco.s1: running"
+    assert cell.flags[0].text == "0 of 1 trials; finetune.mine.coco.s1: running"
 
 
 def test_a_diverged_trial_is_marked_and_not_averaged(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_diverged_trial_is_marked_and_not_averaged(tmp_path: Path) -> None:
     put(tmp_path / "bad", diverged("supervised", "voc07", 5))
     cell = cell_of(table_of(tmp_path), "supervised")
     assert (cell.n, len(cell.trials), cell.values["AP"].mean) == (4, 5, 42.0)
-    assert [(m.kind, m.text) for m in cell.marks] == [
+    assert [(m.kind, m.text) for m in cell.flags] == [
         ("diverged", "seed 5 diverged at iteration 120, lr 0.02: loss_rpn_cls is NaN")
     ]
 
@@ -101,7 +101,7 @@ def test_mixed_settings_are_marked_and_never_averaged(changes: dict, named: str,
     run.finetune("supervised", "voc07", 2, result("supervised", "voc07", 2, [74.0, 42.0, 42.0], **changes))
     cell = cell_of(table_of(run.save()), "supervised")
     assert "mixed" in kinds(cell)
-    assert named in next(mark.text for mark in cell.marks if mark.kind == "mixed")
+    assert named in next(flag.text for flag in cell.flags if flag.kind == "mixed")
     assert [(v.mean, v.std, v.difference, v.against) for v in cell.values.values()] == [(None, None, None, None)] * 3
 
 
@@ -126,7 +126,7 @@ def test_what_does_not_compare_has_its_reasons_and_no_difference(tmp_path: Path)
     off = {"ok": False, "reasons": ["total batch is 8, not 16"]}
     put_trials(tmp_path, "supervised", "voc07", [42.0] * 5, comparable=off, settings__iterations=18000)
     cell = cell_of(table_of(tmp_path), "supervised")
-    assert [(m.kind, m.text) for m in cell.marks] == [
+    assert [(m.kind, m.text) for m in cell.flags] == [
         ("not comparable", "total batch is 8, not 16; iterations is 18000, not 9000")
     ]
     assert (cell.values["AP"].mean, cell.values["AP"].published, cell.values["AP"].difference) == (42.0, 42.4, None)
@@ -134,8 +134,8 @@ def test_what_does_not_compare_has_its_reasons_and_no_difference(tmp_path: Path)
 
 def test_another_split_than_the_tasks_does_not_compare(tmp_path: Path) -> None:
     put_trials(tmp_path, "supervised", "voc07", [42.0] * 5, settings__train_splits=["voc_2007_train"])
-    (mark,) = cell_of(table_of(tmp_path), "supervised").marks
-    assert (mark.kind, mark.text) == ("not comparable", "train_splits is voc_2007_train, not voc_2007_trainval")
+    (flag,) = cell_of(table_of(tmp_path), "supervised").flags
+    assert (flag.kind, flag.text) == ("not comparable", "train_splits is voc_2007_train, not voc_2007_trainval")
 
 
 def test_the_columns_head_prints_the_split_of_the_results(tmp_path: Path) -> None:
@@ -151,8 +151,8 @@ def test_a_cell_unlike_its_column_is_marked_and_not_compared(tmp_path: Path) -> 
         more = {"settings__evaluator": "reference"} if row == "simsiam" else {}
         put_trials(tmp_path, row, "voc07", [40.0, 40.1, 40.2, 40.3, 40.4], **more)
     table = table_of(tmp_path)
-    (mark,) = cell_of(table, "simsiam").marks
-    assert (mark.kind, mark.text) == ("unlike the column", "evaluator is reference, elsewhere voc")
+    (flag,) = cell_of(table, "simsiam").flags
+    assert (flag.kind, flag.text) == ("unlike the column", "evaluator is reference, elsewhere voc")
     assert cell_of(table, "simsiam").values["AP"].against is None
     assert cell_of(table, "supervised").values["AP"].against is not None
 
@@ -169,8 +169,8 @@ def test_a_row_made_of_two_weights_is_marked(tmp_path: Path) -> None:
     other = result("simsiam", "voc0712", 1, [82.0, 56.0, 62.0], weights__sha256="f" * 64)
     run.finetune("simsiam", "voc0712", 1, other)
     (row,) = table_of(run.save()).rows
-    assert [mark.kind for mark in row.marks] == ["mixed"]
-    assert "bbbbbbbbbbbb (voc07.bbox), ffffffffffff (voc0712.bbox)" in row.marks[0].text
+    assert [flag.kind for flag in row.flags] == ["mixed"]
+    assert "bbbbbbbbbbbb (voc07.bbox), ffffffffffff (voc0712.bbox)" in row.flags[0].text
 
 
 def test_a_repeated_seed_counts_once(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_an_outlier_is_pointed_out_and_counted(tmp_path: Path) -> None:
     cell = cell_of(table_of(tmp_path), "supervised")
     assert cell.values["AP"].outliers == (4,)
     assert cell.n == 5
-    assert "seed 5 lies far from the others in AP50, AP, AP75" in cell.marks[0].text
+    assert "seed 5 lies far from the others in AP50, AP, AP75" in cell.flags[0].text
 
 
 def test_welch_and_bootstrap_against_a_chosen_row(tmp_path: Path) -> None:
@@ -209,13 +209,13 @@ def test_welch_and_bootstrap_against_a_chosen_row(tmp_path: Path) -> None:
 
 def test_the_published_table_fed_in_as_results_has_the_papers_bold_entries(tmp_path: Path) -> None:
     tasks = {"voc07": 5, "voc0712": 5, "coco": 1}
-    table5 = load("table5")
-    for row in table5.rows.values():
+    table5 = load_expected("table5")
+    for row in table5.rows:
         for task, trials in tasks.items():
             if not row.values:
                 continue
-            box = table5.published(row.key, task, "bbox")
-            mask = table5.published(row.key, task, "segm")
+            box = table5.entry(row.key, task, "bbox").values
+            mask = table5.entry(row.key, task, "segm").values
             for seed in range(trials):
                 values = [list(branch.values()) for branch in (box, mask) if branch]
                 put(tmp_path / f"{row.key}-{task}-{seed}", result(row.key, task, seed, *values))
@@ -263,7 +263,7 @@ def toys(folder: Path, row: str, count: int = 2) -> None:
 def test_toys_alone_stand_beside_no_published_number(tmp_path: Path) -> None:
     toys(tmp_path, "scratch")
     toys(tmp_path, "supervised")
-    made = report(collect([tmp_path]), Options())
+    made = build_report(collect([tmp_path]), Options())
     cell = cell_of(made.tables[0], "supervised")
     assert (cell.values["AP"].mean, cell.values["AP"].published, kinds(cell)) == (30.5, None, ["toy"])
     assert "no published number" in made.notes[0]
@@ -273,7 +273,7 @@ def test_toys_alone_stand_beside_no_published_number(tmp_path: Path) -> None:
 
 def test_toys_beside_real_or_published_rows_are_refused_unless_asked_for(tmp_path: Path) -> None:
     toys(tmp_path, "scratch")
-    with pytest.raises(UserError, match="published rows do not stand beside them"):
+    with pytest.raises(UserError, match="do not compare with published rows"):
         table_of(tmp_path, published="rows")
     put_trials(tmp_path, "supervised", "voc07", [42.0] * 5)
     with pytest.raises(UserError, match="2 of 7 results are toy"):
@@ -284,7 +284,7 @@ def test_toys_beside_real_or_published_rows_are_refused_unless_asked_for(tmp_pat
 
 
 def test_published_rows_alone_and_beside(tmp_path: Path) -> None:
-    (table,) = report(collect([]), Options(published="rows")).tables
+    (table,) = build_report(collect([]), Options(published="rows")).tables
     assert [row.key for row in table.rows][:2] == ["published:scratch", "published:supervised"]
     assert len(table.rows) == 8, "the calibration checkpoints have nothing on these tasks"
     put_trials(tmp_path, "mine", "voc0712_trainval", [57.0] * 5)
@@ -308,16 +308,16 @@ def test_imported_trials_are_marked_and_do_not_mix_with_own(tmp_path: Path) -> N
     put_trials(tmp_path / "own", "moco_v2", "voc0712", [57.0])
     (tmp_path / "metrics.json").write_text('{"bbox/AP": 57.2, "bbox/AP50": 82.0, "bbox/AP75": 63.0}\n')
     found = collect([tmp_path / "own"])
-    take_in(found, "theirs", "voc0712", tmp_path / "metrics.json")
-    take_in(found, "theirs", "voc0712", tmp_path / "metrics.json")
-    (table,) = report(found, Options()).tables
+    add_imported(found, "theirs", "voc0712", tmp_path / "metrics.json")
+    add_imported(found, "theirs", "voc0712", tmp_path / "metrics.json")
+    (table,) = build_report(found, Options()).tables
     cell = cell_of(table, "theirs", "voc0712.bbox")
     assert (cell.n, cell.values["AP"].mean) == (1, 57.2)
     assert "imported" in kinds(cell)
     assert cell_of(table, "moco_v2", "voc0712.bbox").values["AP"].published == 57.0
     found = collect([tmp_path / "own"])
-    take_in(found, "moco_v2", "voc0712", tmp_path / "metrics.json")
-    (table,) = report(found, Options()).tables
+    add_imported(found, "moco_v2", "voc0712", tmp_path / "metrics.json")
+    (table,) = build_report(found, Options()).tables
     assert "mixed" in kinds(cell_of(table, "moco_v2", "voc0712.bbox"))
 
 
@@ -378,7 +378,7 @@ def test_ablations_come_in_the_papers_order_under_their_headings(tmp_path: Path)
 def test_transfer_and_linear_results_make_two_tables(tmp_path: Path) -> None:
     put_trials(tmp_path, "supervised", "voc07", [42.0] * 5)
     linear(tmp_path, "mine", 200, 60.0)
-    made: Report = report(collect([tmp_path]), Options())
+    made: Report = build_report(collect([tmp_path]), Options())
     assert [table.layout for table in made.tables] == ["table5", "table4"]
-    (only,) = report(collect([tmp_path]), Options(layout="table4")).tables
+    (only,) = build_report(collect([tmp_path]), Options(layout="table4")).tables
     assert [row.key for row in only.rows] == ["mine"]

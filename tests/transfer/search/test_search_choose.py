@@ -13,8 +13,8 @@ import pytest
 
 from common.console import call
 from common.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, UserError
+from common.formats.results import LrSearchRecord
 from tools.lr_search import main
-from transfer.report import reading
 from transfer.search.choice import choose, read_choice
 
 RESULT: dict[str, Any] = {
@@ -81,7 +81,7 @@ def test_the_record_says_what_diverged_and_what_is_missing(tmp_path: Path, capsy
         (0.5, None, "diverged"),
     ]
     # What the report makes of it.
-    search = reading.search(content, tmp_path / "lr_search.json")
+    search = LrSearchRecord.read(tmp_path / "lr_search.json")
     assert (search.row, search.task, search.split, search.chosen) == ("simsiam", "voc07", "voc_2007_test", 0.02)
 
 

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transfer.report.figures import classes, pretraining, searches, style, training, trials
-from transfer.report.figures.plot import Plot
+from transfer.report.figures import classes, curves, searches, style, trials
+from transfer.report.figures.style import Plot
 from transfer.report.model import Report
 
 
-def plots(report: Report) -> list[Plot]:
-    """Every plot the report has data for, in the page's order."""
-    made: list[Plot] = []
-    for table in report.tables:
-        made += trials.plots(table)
-    made += pretraining.pretraining_plots(report)
-    made += training.finetuning_plots(report)
-    for table in report.tables:
-        made += classes.plots(table)
-    made += searches.plots(report)
-    return made
+def all_plots(report: Report) -> list[Plot]:
+    """Every plot that the report has data for, in the page's order."""
+    return [
+        *(plot for table in report.tables for plot in trials.trial_plots(table)),
+        *curves.pretraining_plots(report),
+        *curves.finetuning_plots(report),
+        *(plot for table in report.tables for plot in classes.class_plots(table)),
+        *searches.search_plots(report),
+    ]
 
 
 def write_all(report: Report, folder: Path) -> list[Path]:
@@ -32,10 +30,10 @@ def write_all(report: Report, folder: Path) -> list[Path]:
 
     written = []
     with style.styled():
-        for plot in [*plots(report), *pretraining.figure_2(report)]:
+        for plot in [*all_plots(report), *curves.figure_2(report)]:
             figure = plot.draw()
             with atomic_write(folder / f"{plot.name}.png") as stream:
-                stream.write(style.png(figure))
-            write_text(folder / f"{plot.name}.svg", style.svg(figure))
+                stream.write(style.to_png(figure))
+            write_text(folder / f"{plot.name}.svg", style.to_svg(figure))
             written += [folder / f"{plot.name}.png", folder / f"{plot.name}.svg"]
     return written

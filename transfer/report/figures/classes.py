@@ -1,15 +1,16 @@
-"""AP of every class, a row of the table being a marker."""
+"""AP of every class; each row of the table is a marker."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from transfer.report import statistics
 from transfer.report.figures import style
-from transfer.report.figures.plot import CLASSES, Plot, slug
+from transfer.report.figures.style import CLASSES, Plot, slug
 from transfer.report.model import Column, Row, Table
 from transfer.report.records import Trial
 
@@ -17,39 +18,51 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def plots(table: Table) -> Iterator[Plot]:
-    """One plot for each column whose results record AP per class."""
-    for column in table.columns:
-        found = by_row(table, column)
-        if found:
-            names = sorted({name for _, classes in found for name in classes})
-            yield Plot(
-                CLASSES,
-                f"classes-{slug(table.layout)}-{slug(column.key)}",
-                f"{column.label}: AP per class",
-                _alt(names, found),
-                partial(_draw, column, names, found),
-            )
+@dataclass(frozen=True)
+class ClassTable:
+    """AP per class on one column.
+
+    Attributes:
+        column: the column.
+        names: the classes, sorted.
+        rows: each row with its classes' AP, averaged over the counted trials.
+    """
+
+    column: Column
+    names: list[str]
+    rows: list[tuple[Row, dict[str, float | None]]]
 
 
-def by_row(table: Table, column: Column) -> list[tuple[Row, dict[str, float | None]]]:
-    """Each row with its classes' AP, averaged over the counted trials; without rows that record none or are mixed."""
+def class_tables(table: Table) -> list[ClassTable]:
+    """The columns whose results record AP per class; without rows that record none or are mixed."""
     made = []
-    for row in table.rows:
-        cell = row.cells.get(column.key)
-        if cell is None or all(value.mean is None for value in cell.values.values()):
-            continue
-        if classes := _averaged(cell.counted, column.branch):
-            made.append((row, classes))
+    for column in table.columns:
+        rows = []
+        for row in table.rows:
+            cell = row.cells.get(column.key)
+            if cell is None or all(value.mean is None for value in cell.values.values()):
+                continue
+            if averaged := _average(cell.counted, column.branch):
+                rows.append((row, averaged))
+        if rows:
+            made.append(ClassTable(column, sorted({name for _, values in rows for name in values}), rows))
     return made
 
 
-def _alt(names: list[str], found: list[tuple[Row, dict[str, float | None]]]) -> str:
-    rows = ", ".join(row.label for row, _ in found)
-    return f"Mean AP of {len(names)} classes for {rows}; the figures stand in the table below."
+def class_plots(table: Table) -> Iterator[Plot]:
+    """One plot for each column with AP per class."""
+    for found in class_tables(table):
+        labels = ", ".join(row.label for row, _ in found.rows)
+        yield Plot(
+            CLASSES,
+            f"classes-{slug(table.layout)}-{slug(found.column.key)}",
+            f"{found.column.label}: AP per class",
+            f"Mean AP of {len(found.names)} classes for {labels}; the figures stand in the table below.",
+            partial(_draw, found),
+        )
 
 
-def _averaged(trials: tuple[Trial, ...], branch: str) -> dict[str, float | None]:
+def _average(trials: Sequence[Trial], branch: str) -> dict[str, float | None]:
     values: dict[str, list[float]] = {}
     for trial in trials:
         for name, ap in trial.per_class.get(branch, {}).items():
@@ -59,12 +72,14 @@ def _averaged(trials: tuple[Trial, ...], branch: str) -> dict[str, float | None]
     return {name: statistics.mean(found) for name, found in values.items()}
 
 
-def _draw(column: Column, names: list[str], found: list[tuple[Row, dict[str, float | None]]]) -> Figure:
-    figure, axes = style.axes(f"{column.label}: AP per class", "AP (%)", "", 1.0 + 0.19 * len(names), len(found))
-    for index, (row, classes) in enumerate(found):
+def _draw(found: ClassTable) -> Figure:
+    names = found.names
+    title = f"{found.column.label}: AP per class"
+    figure, axes = style.create_axes(title, "AP (%)", "", 1.0 + 0.19 * len(names), len(found.rows))
+    for index, (row, classes) in enumerate(found.rows):
         points = [(ap, y) for y, name in enumerate(names) if (ap := classes.get(name)) is not None]
         x, y = zip(*points, strict=True) if points else ((), ())
-        look = {**style.look(index), "linestyle": "none"}
+        look = {**style.series_style(index), "linestyle": "none"}
         axes.plot(x, y, markersize=5, markerfacecolor="none", label=row.label, **look)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_ylim(len(names) - 0.5, -0.5)

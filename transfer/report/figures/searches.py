@@ -1,61 +1,57 @@
-"""The metric over the learning rates that were tried, and the one chosen."""
+"""The metric over the learning rates that were tried, and the chosen one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from common.formats.results import LrSearchRecord
 from transfer.report.figures import style
-from transfer.report.figures.plot import SEARCH, Plot, slug
+from transfer.report.figures.style import SEARCH, Plot, slug
 from transfer.report.model import Report
-from transfer.report.records import Search
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
-def plots(report: Report) -> Iterator[Plot]:
-    """One plot a task, a row of the table being a line."""
-    labels = {row.key: row.label for table in report.tables for row in table.rows}
-    for task in dict.fromkeys(search.task for search in report.searches):
-        found = [(labels.get(search.row, search.row), search) for search in report.searches if search.task == task]
-        yield Plot(
-            SEARCH, f"lr-search-{slug(task)}", f"{task}: lr search", _alt(task, found), partial(_draw, task, found)
-        )
+Labelled = Sequence[tuple[str, LrSearchRecord]]
+"""Searches of one task with their rows' labels."""
 
 
-def _alt(task: str, found: Sequence[tuple[str, Search]]) -> str:
+def search_plots(report: Report) -> Iterator[Plot]:
+    """One plot for each task; each row of the table is a line."""
+    records = [search.record for search in report.searches]
+    for task in dict.fromkeys(record.task for record in records):
+        found = [(report.labels.get(record.row, record.row), record) for record in records if record.task == task]
+        name = f"lr-search-{slug(task)}"
+        yield Plot(SEARCH, name, f"{task}: lr search", _describe(task, found), partial(_draw, task, found))
+
+
+def _describe(task: str, found: Labelled) -> str:
     parts = []
-    for label, search in found:
-        tried = ", ".join(
-            f"{p['lr']}: {_value(p) if _value(p) is not None else p.get('status', 'missing')}" for p in search.points
-        )
-        parts.append(f"{label} ({search.metric} on {search.split}): {tried}; chosen {search.chosen}")
+    for label, record in found:
+        tried = ", ".join(f"{p.lr}: {p.value if p.value is not None else p.status or 'missing'}" for p in record.points)
+        parts.append(f"{label} ({record.metric} on {record.split}): {tried}; chosen {record.chosen}")
     return f"Learning rates tried on {task}. " + "; ".join(parts) + "."
 
 
-def _value(point: Mapping[str, Any]) -> float | None:
-    value = point.get("value")
-    return float(value) if isinstance(value, (int, float)) else None
-
-
-def _draw(task: str, found: Sequence[tuple[str, Search]]) -> Figure:
-    figure, axes = style.axes(f"{task}: lr search", "learning rate", found[0][1].metric, entries=len(found) + 2)
+def _draw(task: str, found: Labelled) -> Figure:
+    figure, axes = style.create_axes(f"{task}: lr search", "learning rate", found[0][1].metric, entries=len(found) + 2)
     chosen: list[tuple[float, float]] = []
     lost: list[float] = []
-    for index, (label, search) in enumerate(found):
-        points = sorted((float(p["lr"]), v) for p in search.points if (v := _value(p)) is not None)
-        chosen += [point for point in points if point[0] == search.chosen]
-        lost += [float(p["lr"]) for p in search.points if _value(p) is None]
-        axes.plot([lr for lr, _ in points], [v for _, v in points], label=label, markersize=5, **style.look(index))
+    for index, (label, record) in enumerate(found):
+        points = sorted((p.lr, p.value) for p in record.points if p.value is not None)
+        chosen += [point for point in points if point[0] == record.chosen]
+        lost += [p.lr for p in record.points if p.value is None]
+        look = style.series_style(index)
+        axes.plot([lr for lr, _ in points], [v for _, v in points], label=label, markersize=5, **look)
     ring: dict[str, Any] = {"color": style.INK, "markersize": 11, "markerfacecolor": "none"}
     axes.plot([lr for lr, _ in chosen], [v for _, v in chosen], "o", label="chosen", **ring)
     if lost:
         floor: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "color": style.INK}
         axes.plot(lost, [0.04] * len(lost), "x", label="no value (diverged, missing)", **floor)
     axes.set_xscale("log")
-    axes.set_xticks(sorted({float(p["lr"]) for _, search in found for p in search.points}))
+    axes.set_xticks(sorted({p.lr for _, record in found for p in record.points}))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
     figure.legend(loc="outside lower center", ncols=2)

@@ -1,20 +1,23 @@
-"""How every plot looks: readable without colour, for each series has its own line style and marker too."""
+"""What all plots share: their description, and a style in which series differ without colour too."""
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+TRIALS, PRETRAINING, FINETUNING, CLASSES, SEARCH = "trials", "pretraining", "finetuning", "classes", "lr-search"
 INK, GRID = "#1b1b1f", "#c9c9cf"
 SERIES = ("#0060b0", "#d1580a", "#007a5a", "#a6419a", "#8a6a00", "#5b5bd6", "#b3263e", "#3d7f99")
-"""Colours of similar contrast on white; the page replaces them by ones for its theme."""
+"""Colours of similar contrast on white; the page replaces them by those of its theme."""
 LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 3)), (0, (1, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 WIDTH = 4.6
@@ -46,7 +49,31 @@ SETTINGS = {
 }
 
 
-def look(index: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Plot:
+    """A plot of the report.
+
+    Attributes:
+        section: the page's section; one of the names above.
+        name: its file's stem.
+        title: a few words.
+        alt: the content as text, for readers who cannot see it.
+        draw: makes the figure; call inside `styled()`.
+    """
+
+    section: str
+    name: str
+    title: str
+    alt: str
+    draw: Callable[[], Figure]
+
+
+def slug(text: str) -> str:
+    """`text` as a part of a file name or of an HTML id."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"
+
+
+def series_style(index: int) -> dict[str, Any]:
     """Colour, line style and marker of the series number `index`; eight differ in all three, 64 in one of them."""
     turn = index // len(SERIES)
     return {
@@ -58,15 +85,15 @@ def look(index: int) -> dict[str, Any]:
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """matplotlib with this project's settings, and its own again afterwards."""
+    """Apply this project's matplotlib settings within the block."""
     import matplotlib
 
     with matplotlib.rc_context(SETTINGS):
         yield
 
 
-def axes(title: str, x: str, y: str, height: float = 2.3, entries: int = 1) -> tuple[Figure, Axes]:
-    """A figure with one set of axes and room for a legend of `entries` in two columns; call inside `styled()`."""
+def create_axes(title: str, x: str, y: str, height: float = 2.3, entries: int = 1) -> tuple[Figure, Axes]:
+    """Create a figure with one set of axes and space for a legend of `entries` in two columns."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, height + 0.2 * math.ceil(entries / 2)))
@@ -75,7 +102,7 @@ def axes(title: str, x: str, y: str, height: float = 2.3, entries: int = 1) -> t
     return figure, made
 
 
-def svg(figure: Figure) -> str:
+def to_svg(figure: Figure) -> str:
     """The figure as SVG; the same figure gives the same text."""
     text = io.StringIO()
     with styled():
@@ -83,7 +110,7 @@ def svg(figure: Figure) -> str:
     return text.getvalue()
 
 
-def png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
     """The figure as PNG, 200 dots an inch, on white."""
     data = io.BytesIO()
     with styled():

@@ -1,29 +1,31 @@
-"""A report's tables as CSV: one line a row, one column a figure; tables one below the other."""
+"""A report's tables as CSV: one line for each row, one column for each figure; tables one below the other."""
 
 from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable
 
-from transfer.report.digits import printed
-from transfer.report.model import Cell, Column, Report, Row, Table
-from transfer.report.render.footnotes import kinds, mean_text
+from transfer.report.cells import printed
+from transfer.report.model import Column, Flag, Report, Table
+from transfer.report.render.rows import RenderedCell, render_rows
 
 
 def render(report: Report) -> str:
-    """The tables; a blank line between two of them."""
+    """Render the tables; a blank line between two of them."""
     return "\n".join(_table(table) for table in report.tables)
 
 
 def _table(table: Table) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["layout", "row", "label", *(head for column in table.columns for head in _heads(column)), "row marks"]
-    )
-    for row in table.rows:
-        figures = [figure for column in table.columns for figure in _figures(row, column)]
-        writer.writerow([table.layout, row.key, row.label, *figures, _marks(row)])
+    heads = [head for column in table.columns for head in _heads(column)]
+    writer.writerow(["layout", "row", "label", *heads, "row marks"])
+    for line in render_rows(table):
+        row = line.row
+        figures = [figure for cell in line.cells for figure in _figures(cell, row.published)]
+        flags = "; ".join(_describe([flag]) for flag in row.flags)
+        writer.writerow([table.layout, row.key, row.label, *figures, flags])
     return text.getvalue()
 
 
@@ -35,29 +37,25 @@ def _heads(column: Column) -> list[str]:
     return [*heads, f"{column.key} n", f"{column.key} asked", f"{column.key} split", f"{column.key} marks"]
 
 
-def _figures(row: Row, column: Column) -> list[str]:
-    cell = row.cells.get(column.key)
+def _figures(found: RenderedCell, is_published: bool) -> list[str]:
+    cell, column = found.cell, found.column
     if cell is None:
-        return [""] * (5 * len(column.metrics) + 4)
-    words = []
-    for metric in column.metrics:
-        value = cell.values[metric]
-        words += [
-            mean_text(cell, value),
-            printed(value.std),
-            value.word or printed(value.published),
-            printed(value.difference),
-            "bold" if value.bold else "",
-        ]
-    if row.published:
-        return [*words, "", "", column.head, "published"]
-    return [*words, str(cell.n), "" if cell.asked is None else str(cell.asked), column.head, _cell_marks(cell)]
+        return [""] * len(_heads(column))
+    texts = []
+    for rendered in found.values:
+        value = rendered.value
+        paper = value.published_text or printed(value.published)
+        bold = "bold" if value.bold else ""
+        texts += [rendered.text, rendered.std, paper, printed(value.difference), bold]
+    if is_published:
+        return [*texts, "", "", column.head, "published"]
+    requested = "" if cell.requested is None else str(cell.requested)
+    return [*texts, str(cell.n), requested, column.head, _describe(cell.flags)]
 
 
-def _cell_marks(cell: Cell) -> str:
-    by_kind = {kind: [mark.text for mark in cell.marks if mark.kind == kind] for kind in kinds(cell)}
+def _describe(flags: Iterable[Flag]) -> str:
+    """`kind (text; text); …`, each kind once."""
+    by_kind: dict[str, list[str]] = {}
+    for flag in flags:
+        by_kind.setdefault(flag.kind, []).append(flag.text)
     return "; ".join(f"{kind} ({'; '.join(texts)})" for kind, texts in by_kind.items())
-
-
-def _marks(row: Row) -> str:
-    return "; ".join(f"{mark.kind} ({mark.text})" for mark in row.marks)

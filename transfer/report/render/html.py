@@ -2,38 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
-from transfer.report.figures.plot import CLASSES, FINETUNING, PRETRAINING, SEARCH, TRIALS
+from transfer.report.cells import printed
+from transfer.report.figures.classes import class_tables
+from transfer.report.figures.style import CLASSES, FINETUNING, PRETRAINING, SEARCH, TRIALS
 from transfer.report.model import Report, Table
-from transfer.report.page import costs, details, pictures, tables
-from transfer.report.records import Search
-from transfer.report.render.footnotes import Footnotes
+from transfer.report.render import facts, pictures
+from transfer.report.render.rows import Footnotes, RenderedCell, RenderedRow, compared_rows, render_rows
 
-FOLDER = Path(__file__).resolve().parents[1] / "page"
+FOLDER = Path(__file__).resolve().parent / "page"
 
 
 @dataclass(frozen=True)
 class TableView:
-    """A table and all the template prints of it."""
+    """A table and all that the template prints of it.
+
+    Attributes:
+        table: the table.
+        rows: its rows, with every text ready to print.
+        notes: the flags' letters.
+        links: (row key, column key) to the id of the cell's provenance, if it has any.
+        other: label of the row that the others are compared with.
+        compared: the rows that are compared with it.
+        classes: (column label, row labels, for each class its name and figures).
+        details: the provenance of the cells.
+    """
 
     table: Table
-    lines: list[tables.Line]
-    footnotes: list[tuple[str, str]]
+    rows: list[RenderedRow]
+    notes: Footnotes
+    links: Mapping[tuple[str, str], str]
     other: str
-    comparison: list[tuple[str, list[list[str]]]]
-    classes: list[Any]
-    details: list[details.Detail]
-    heads: list[tuple[str, str]]
-    beside: bool
+    compared: list[RenderedRow]
+    classes: list[tuple[str, list[str], list[tuple[str, list[str]]]]]
+    details: list[facts.CellDetails]
+
+    @property
+    def has_published(self) -> bool:
+        """Whether a published value is printed beside a result."""
+        return any(value.paper for row in self.rows for cell in row.cells for value in cell.values)
+
+    def flags(self, cell: RenderedCell) -> list[tuple[str, str]]:
+        """Kind and letters of a cell's flags."""
+        flags = cell.cell.flags if cell.cell else []
+        kinds = dict.fromkeys(flag.kind for flag in flags)
+        return [(kind, self.notes.of(flag for flag in flags if flag.kind == kind)) for kind in kinds]
 
 
 def render(report: Report) -> str:
-    """The page."""
+    """Render the page."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -43,12 +64,12 @@ def render(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    template = environment.get_template("page.html.j2")
-    lines = costs.costs(report)
-    return template.render(
+    costs = facts.cost_lines(report)
+    plots = groupby(pictures.plot_pictures(report), lambda picture: picture.plot.section)
+    return environment.get_template("page.html.j2").render(
         report=report,
-        views=[_view(table, report.searches) for table in report.tables],
-        plots={section: list(group) for section, group in groupby(pictures.pictures(report), lambda p: p.plot.section)},
+        views=[_view(table, report) for table in report.tables],
+        plots={section: list(group) for section, group in plots},
         sections={
             "trials": TRIALS,
             "pretraining": PRETRAINING,
@@ -57,25 +78,32 @@ def render(report: Report) -> str:
             "search": SEARCH,
         },
         predictions=pictures.predictions(report),
-        costs=lines,
-        gpu_hours=costs.total(lines),
-        environments=costs.environments(report),
+        costs=costs,
+        gpu_hours=facts.sum_known(line.gpu_hours for line in costs),
+        environments=facts.environments(report),
         css=(FOLDER / "page.css").read_text(),
         js=(FOLDER / "page.js").read_text(),
     )
 
 
-def _view(table: Table, searches: Sequence[Search]) -> TableView:
+def _view(table: Table, report: Report) -> TableView:
     notes = Footnotes(table)
-    lines = tables.lines(table, notes)
+    classes = []
+    for found in class_tables(table):
+        body = [(name, [printed(values.get(name), "-") for _, values in found.rows]) for name in found.names]
+        classes.append((found.column.label, [row.label for row, _ in found.rows], body))
     return TableView(
         table=table,
-        lines=lines,
-        footnotes=notes.lines(),
+        rows=list(render_rows(table, notes)),
+        notes=notes,
+        links={
+            (row.key, key): facts.details_id(table, row, column)
+            for row in table.rows
+            for column in table.columns
+            if (cell := row.cells.get(key := column.key)) and (cell.trials or cell.waiting)
+        },
         other=next((row.label for row in table.rows if row.key == table.against), ""),
-        comparison=tables.comparison(table),
-        classes=tables.class_tables(table),
-        details=details.details(table, searches),
-        heads=list({column.task: (column.task, column.head) for column in table.columns if column.head}.values()),
-        beside=any(figure.paper for line in lines for group in line.groups if group for figure in group.figures),
+        compared=compared_rows(table),
+        classes=classes,
+        details=facts.cell_details(table, report),
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from transfer.report.digits import printed
-from transfer.report.model import Cell, Column, Report, Row, Table, Value
-from transfer.report.render.footnotes import Footnotes, count, missing
+from collections.abc import Sequence
+
+from transfer.report.model import Column, Report, Table
+from transfer.report.render.rows import Footnotes, RenderedRow, RenderedValue, render_rows
 
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -31,36 +32,35 @@ MASK_HEADS = {"AP50": r"AP$^{\mathrm{mask}}_{50}$", "AP": r"AP$^{\mathrm{mask}}$
 
 
 def render(report: Report) -> str:
-    """One `table*` a table; needs the packages booktabs and graphicx and a UTF-8 source (LaTeX since 2018)."""
+    """Render one `table*` for each table; needs the packages booktabs and graphicx and a UTF-8 source."""
     lead = "% \\usepackage{booktabs,graphicx}\n"
     return lead + "\n".join(_table(table) for table in report.tables)
 
 
 def _table(table: Table) -> str:
     notes = Footnotes(table)
+    rows = list(render_rows(table, notes))
     spec = "l" + "".join(" " + "c" * len(column.metrics) for column in table.columns)
     lines = [
         r"\begin{table*}[t]",
         r"\centering",
-        # Shrunk to the line where it is wider, never blown up.
+        # Shrunk to the line if it is wider, never enlarged.
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{spec}}}",
         r"\toprule",
         *_heads(table),
         r"\midrule",
     ]
-    previous: Row | None = None
-    for row in table.rows:
-        if previous and (previous.published != row.published):
+    width = 1 + sum(len(column.metrics) for column in table.columns)
+    for previous, row in zip([None, *rows], rows, strict=False):
+        if previous and previous.row.published != row.row.published:
             lines.append(r"\midrule")
-        if row.group and (previous is None or previous.group != row.group):
-            width = 1 + sum(len(column.metrics) for column in table.columns)
-            lines.append(rf"\multicolumn{{{width}}}{{l}}{{\emph{{{escape(row.group)}}}}} \\")
-        lines.append(_row(row, table, notes))
-        previous = row
-    lines += [r"\bottomrule", r"\end{tabular}}", rf"\caption{{{_caption(table)}}}"]
-    if marks := notes.lines():
-        text = " ".join(rf"\textsuperscript{{{letter}}}\,{escape(text)}." for letter, text in marks)
+        if row.heading:
+            lines.append(rf"\multicolumn{{{width}}}{{l}}{{\emph{{{escape(row.heading)}}}}} \\")
+        lines.append(_row(row))
+    lines += [r"\bottomrule", r"\end{tabular}}", rf"\caption{{{_caption(table, rows)}}}"]
+    if footnotes := notes.lines():
+        text = " ".join(rf"\textsuperscript{{{letter}}}\,{escape(text)}." for letter, text in footnotes)
         lines.append(rf"\begin{{minipage}}{{\linewidth}}\footnotesize\raggedright {text}\end{{minipage}}")
     return "\n".join([*lines, r"\end{table*}", ""])
 
@@ -85,57 +85,46 @@ def _metric(column: Column, metric: str) -> str:
     return heads.get(metric, escape(metric))
 
 
-def _row(row: Row, table: Table, notes: Footnotes) -> str:
-    words = [escape(row.label) + _letters(notes.of(row.marks))]
-    for column in table.columns:
-        cell = row.cells.get(column.key)
-        if cell is None:
-            words += [""] * len(column.metrics)
-            continue
-        texts = [_value(cell, cell.values[metric]) for metric in column.metrics]
-        texts[-1] += _letters(notes.of(cell.marks))
-        words += texts
-    return " & ".join(words) + r" \\"
+def _row(row: RenderedRow) -> str:
+    texts = [escape(row.row.label) + _letters(row.letters)]
+    for cell in row.cells:
+        texts += [_value(value) for value in cell.values] or [""] * len(cell.column.metrics)
+        texts[-1] += _letters(cell.letters)
+    return " & ".join(texts) + r" \\"
 
 
-def _value(cell: Cell, value: Value) -> str:
-    if value.mean is None:
-        return (
-            escape(missing(cell, value)).replace("-", "--", 1)
-            if missing(cell, value) == "-"
-            else escape(missing(cell, value))
-        )
-    text = printed(value.mean)
-    text = rf"\textbf{{{text}}}" if value.bold else text
-    return text + (rf"{{\scriptsize$\pm${printed(value.std)}}}" if value.std is not None else "")
+def _value(rendered: RenderedValue) -> str:
+    if rendered.value.mean is None:
+        return "--" if rendered.text == "-" else escape(rendered.text)
+    text = rf"\textbf{{{rendered.text}}}" if rendered.value.bold else rendered.text
+    return text + (rf"{{\scriptsize$\pm${rendered.std}}}" if rendered.std else "")
 
 
-def _letters(letters: list[str]) -> str:
-    return rf"\textsuperscript{{{','.join(letters)}}}" if letters else ""
+def _letters(letters: str) -> str:
+    return rf"\textsuperscript{{{letters}}}" if letters else ""
 
 
-def _caption(table: Table) -> str:
+def _caption(table: Table, rows: Sequence[RenderedRow]) -> str:
     title = table.title.partition(": ")[2] or table.title  # LaTeX counts tables itself
     parts = [escape(title[0].upper() + title[1:]) + "."]
-    heads = dict.fromkeys(f"{column.task}: {column.head}" for column in table.columns if column.head)
-    parts += [escape(head) + "." for head in heads]
-    if counts := _counts(table):
+    parts += [escape(f"{task}: {head}") + "." for task, head in table.splits.items()]
+    if counts := _counts(table, rows):
         parts.append(f"Mean $\\pm$ sample std over n trials; n: {counts}.")
     if table.bold_within is not None:
         parts.append(f"Bold entries are within {table.bold_within} below the best.")
     return " ".join(parts)
 
 
-def _counts(table: Table) -> str:
-    """How many trials stand behind each column's cells: `VOC 07 detection 5, COCO detection 1/2 to 1`."""
+def _counts(table: Table, rows: Sequence[RenderedRow]) -> str:
+    """The number of trials of each column's cells: `VOC 07 detection 5, COCO detection 1/2 or 1`."""
     parts = []
-    for column in table.columns:
-        found = [count(row.cells[column.key]) for row in table.rows if not row.published and column.key in row.cells]
-        if found:
-            parts.append(f"{escape(column.label)} {' or '.join(dict.fromkeys(found))}")
+    for index, column in enumerate(table.columns):
+        counts = dict.fromkeys(row.cells[index].count for row in rows)
+        if known := [count for count in counts if count]:
+            parts.append(f"{escape(column.label)} {' or '.join(known)}")
     return ", ".join(parts)
 
 
 def escape(text: str) -> str:
-    """`text` with LaTeX's special characters made harmless."""
+    """Escape LaTeX's special characters."""
     return "".join(SPECIAL.get(character, character) for character in text)

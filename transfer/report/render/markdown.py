@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from transfer.report.digits import difference, p_value, printed, rounded, with_std
-from transfer.report.model import Cell, Column, Report, Row, Table, Value
-from transfer.report.render.footnotes import Footnotes, count, kinds, mean_text
+from transfer.report.cells import with_std
+from transfer.report.model import Column, Report, Table
+from transfer.report.render.rows import Footnotes, RenderedCell, RenderedRow, RenderedValue, compared_rows, render_rows
 
 
 def render(report: Report) -> str:
-    """Every table with its footnotes and comparison, then what was skipped."""
+    """Render every table with its footnotes and comparison, then what was skipped."""
     parts = [_table(table) for table in report.tables]
     tail = [f"- {note}" for note in report.notes]
     if report.skipped:
         tail.append(f"- {len(report.skipped)} file(s) skipped:")
-        tail += [f"  - `{skipped.path}`: {_safe(skipped.reason)}" for skipped in report.skipped]
+        tail += [f"  - `{skipped.path}`: {_escape(skipped.reason)}" for skipped in report.skipped]
     if tail:
         parts.append("\n".join(tail))
     return "\n\n".join(parts) + "\n"
@@ -23,91 +23,70 @@ def render(report: Report) -> str:
 
 def _table(table: Table) -> str:
     notes = Footnotes(table)
+    rows = list(render_rows(table, notes))
     heads = [table.row_head]
     for column in table.columns:
         heads += [f"{column.label}: {column.metrics[0]}", *column.metrics[1:], "n"]
     body: list[list[str]] = []
-    group = None
-    for row in table.rows:
-        if row.group != group and row.group:
-            body.append([f"*{row.group}*"] + [""] * (len(heads) - 1))
-        group = row.group
-        body.append(_row(row, table, notes))
-    foot = [f"- {letter}: {_safe(text)}" for letter, text in notes.lines()] + [
-        f"- {_safe(note)}" for note in table.notes
-    ]
-    parts = [f"## {table.title}", _heads(table), _grid(heads, body)]
-    if foot:
-        parts.append("\n".join(foot))
-    if comparison := _comparison(table):
-        parts.append(comparison)
-    return "\n\n".join(parts)
+    for row in rows:
+        if row.heading:
+            body.append([f"*{row.heading}*"] + [""] * (len(heads) - 1))
+        body.append(_row(row))
+    foot = [f"- {letter}: {_escape(text)}" for letter, text in notes.lines()]
+    foot += [f"- {_escape(note)}" for note in table.notes]
+    parts = [f"## {table.title}", _lead(table, rows), _grid(heads, body), "\n".join(foot), _comparison(table)]
+    return "\n\n".join(part for part in parts if part)
 
 
-def _heads(table: Table) -> str:
-    """The splits each column was trained and tested on, once a task."""
-    heads = dict.fromkeys(f"{column.task}: {column.head}" for column in table.columns if column.head)
-    lead = "Mean ± sample std over n trials"
-    beside = any(value.published is not None for row in table.rows if not row.published for value in _values(row))
-    lead += " (published value, difference)" if beside else ""
-    return f"{lead}. " + "".join(f"{head}. " for head in heads).strip()
+def _lead(table: Table, rows: Sequence[RenderedRow]) -> str:
+    """What the figures are, and the splits each task was trained and tested on."""
+    numbers = (value.value for row in rows if not row.row.published for cell in row.cells for value in cell.values)
+    beside = " (published value, difference)" if any(value.published is not None for value in numbers) else ""
+    splits = "".join(f"{task}: {head}. " for task, head in table.splits.items())
+    return f"Mean ± sample std over n trials{beside}. {splits.strip()}"
 
 
-def _values(row: Row) -> list[Value]:
-    return [value for cell in row.cells.values() for value in cell.values.values()]
+def _row(row: RenderedRow) -> list[str]:
+    texts = [_escape(row.row.label) + _letters(row.letters)]
+    for cell in row.cells:
+        if cell.cell is None:
+            texts += [""] * (len(cell.column.metrics) + 1)
+        else:
+            texts += [_value(value) for value in cell.values] + [_count(cell)]
+    return texts
 
 
-def _row(row: Row, table: Table, notes: Footnotes) -> list[str]:
-    words = [_safe(row.label) + _letters(notes.of(row.marks))]
-    for column in table.columns:
-        cell = row.cells.get(column.key)
-        if cell is None:
-            words += [""] * (len(column.metrics) + 1)
-            continue
-        words += [_value(cell, cell.values[metric], row.published) for metric in column.metrics]
-        words.append("" if row.published else _count(cell, notes))
-    return words
-
-
-def _value(cell: Cell, value: Value, published: bool) -> str:
-    text = with_std(value.mean, value.std) if value.mean is not None else mean_text(cell, value)
+def _value(rendered: RenderedValue) -> str:
+    value, text = rendered.value, rendered.text
+    if value.mean is not None:
+        text = with_std(value.mean, value.std)
     if value.bold:
-        text = f"**{printed(value.mean)}**" + text[len(printed(value.mean)) :]
-    if published:
-        return text
-    paper = value.word or printed(value.published)
-    if not paper:
-        return text
-    away = ""
-    if value.difference is not None and value.mean is not None and value.published is not None:
-        away = f", {difference(value.mean, value.published)}"
-    return f"{text} ({paper}{away})"
+        text = f"**{rendered.text}**" + text[len(rendered.text) :]
+    away = f", {rendered.away}" if rendered.away else ""
+    return f"{text} ({rendered.paper}{away})" if rendered.paper else text
 
 
-def _count(cell: Cell, notes: Footnotes) -> str:
-    words = [count(cell), *kinds(cell)]
-    return " ".join(words[:1]) + (" " + ", ".join(words[1:]) if words[1:] else "") + _letters(notes.of(cell.marks))
+def _count(cell: RenderedCell) -> str:
+    kinds = ", ".join(cell.cell.kinds) if cell.cell else ""
+    return cell.count and cell.count + (f" {kinds}" if kinds else "") + _letters(cell.letters)
 
 
-def _letters(letters: Sequence[str]) -> str:
-    return f" [{','.join(letters)}]" if letters else ""
+def _letters(letters: str) -> str:
+    return f" [{letters}]" if letters else ""
 
 
 def _comparison(table: Table) -> str:
-    """Each row's primary metric against the chosen row's: difference, interval, p, and the two n."""
-    if table.against is None:
-        return ""
-    columns = [(column, _primary(column)) for column in table.columns]
+    """Each row's primary metric compared with the chosen row's: difference, interval, p, and the two n."""
     body = []
-    for row in table.rows:
-        words = [_against(row, column, metric) for column, metric in columns]
-        if any(words):
-            body.append([_safe(row.label), *words])
+    for row in compared_rows(table):
+        texts = [_compared(cell) for cell in row.cells]
+        if any(texts):
+            body.append([_escape(row.row.label), *texts])
     if not body:
         return ""
     other = next(row.label for row in table.rows if row.key == table.against)
-    heads = [table.row_head, *(f"{column.label} {metric}" for column, metric in columns)]
-    lead = f"Against {_safe(other)}: difference of the means [95 % bootstrap interval], p of Welch's t-test, n vs n."
+    heads = [table.row_head, *(f"{column.label} {_primary(column)}" for column in table.columns)]
+    lead = f"Against {_escape(other)}: difference of the means [95 % bootstrap interval], p of Welch's t-test, n vs n."
     return f"{lead}\n\n{_grid(heads, body)}"
 
 
@@ -115,17 +94,10 @@ def _primary(column: Column) -> str:
     return "AP" if "AP" in column.metrics else column.metrics[0]
 
 
-def _against(row: Row, column: Column, metric: str) -> str:
-    cell = row.cells.get(column.key)
-    found = cell.values[metric].against if cell else None
-    if found is None:
-        return ""
-    interval = (
-        f" [{rounded(found.low):+}, {rounded(found.high):+}]"
-        if found.low is not None and found.high is not None
-        else ""
-    )
-    return f"{rounded(found.difference):+}{interval}, p {p_value(found.p)}, n {found.n} vs {found.n_other}"
+def _compared(cell: RenderedCell) -> str:
+    primary = _primary(cell.column)
+    against = next((value.against for value in cell.values if value.value.metric == primary), [])
+    return ", ".join([" ".join(filter(None, against[:2])), *against[2:]]) if against else ""
 
 
 def _grid(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
@@ -135,5 +107,5 @@ def _grid(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(w.ljust(n) for w, n in zip(line, widths, strict=True)) + " |" for line in lines)
 
 
-def _safe(text: str) -> str:
+def _escape(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")

@@ -1,4 +1,4 @@
-"""Pictures that lie inside the page: plots as SVG that follows its theme, predictions as JPEG."""
+"""Pictures inside the page: plots as SVG in the page's colours, predictions as JPEG."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from transfer.report.figures import plots, style
-from transfer.report.figures.plot import Plot
+from transfer.report.figures import all_plots, style
+from transfer.report.figures.style import Plot
 from transfer.report.model import Report
 from transfer.report.records import DONE, Trial
 
 PREDICTIONS, SUFFIXES = "predictions", {".png", ".jpg", ".jpeg"}
-MOST_A_TRIAL, MOST_A_PAGE, LONGEST_SIDE = 4, 48, 480
+MAX_PER_TRIAL, MAX_PER_PAGE, LONGEST_SIDE = 4, 48, 480
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,16 @@ class Prediction:
     data: str
 
 
-def pictures(report: Report) -> list[Picture]:
-    """Every plot the report has data for."""
-    made = []
+def plot_pictures(report: Report) -> list[Picture]:
+    """Every plot that the report has data for."""
     with style.styled():
-        for plot in plots(report):
-            made.append(Picture(plot, inline(style.svg(plot.draw()), plot)))
-    return made
+        return [Picture(plot, inline_svg(style.to_svg(plot.draw()), plot)) for plot in all_plots(report)]
 
 
-def inline(text: str, plot: Plot) -> str:
-    """matplotlib's SVG for use inside a page: ids of its own, colours of the theme, a title and a description.
+def inline_svg(text: str, plot: Plot) -> str:
+    """Prepare matplotlib's SVG for a page: the theme's colours, a title and a description, and unique ids.
 
-    Ids are prefixed with the plot's name, for several SVGs share one document.
+    Ids are prefixed with the plot's name, because several SVGs share one document.
     """
     body = text[text.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
@@ -67,16 +64,15 @@ def inline(text: str, plot: Plot) -> str:
 
 def predictions(report: Report) -> list[Prediction]:
     """A few pictures of the first finished trial of each row and task, from its folder `predictions/`."""
-    labels = {row.key: row.label for table in report.tables for row in table.rows}
     first: dict[tuple[str, str], Trial] = {}
     for trial in report.trials:
         if trial.status == DONE and not trial.imported:
             first.setdefault((trial.row, trial.task), trial)
     made: list[Prediction] = []
     for (row, task), trial in first.items():
-        for path in _files(trial.folder / PREDICTIONS)[:MOST_A_TRIAL]:
-            if len(made) < MOST_A_PAGE and (data := _jpeg(path)):
-                words = f"{labels.get(row, row)} on {task}, seed {trial.seed}: {path.stem}"
+        for path in _files(trial.folder / PREDICTIONS)[:MAX_PER_TRIAL]:
+            if len(made) < MAX_PER_PAGE and (data := _jpeg(path)):
+                words = f"{report.labels.get(row, row)} on {task}, seed {trial.seed}: {path.stem}"
                 made.append(Prediction(words, f"Detections drawn on the image {path.stem} by {words}", data))
     return made
 
@@ -89,7 +85,7 @@ def _files(folder: Path) -> Sequence[Path]:
 
 
 def _jpeg(path: Path) -> str | None:
-    """The picture as a data URI, shrunk to what a page can carry; None where it is no picture."""
+    """The picture as a data URI, reduced in size; None if it is no picture."""
     from PIL import Image, UnidentifiedImageError
 
     try:

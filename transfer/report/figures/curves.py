@@ -1,0 +1,214 @@
+"""Curves over iterations: pre-training (loss, std with the 1/√d line, kNN) and fine-tuning (loss, AP).
+
+The paper's Figure 2 is the pre-training curves side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from transfer.report.figures import style
+from transfer.report.figures.style import FINETUNING, PRETRAINING, Plot, slug
+from transfer.report.model import Report
+from transfer.report.records import DONE, PretrainingRun
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Points = list[tuple[int, float]]
+"""(iteration, value) in ascending order of the iteration."""
+Curve = tuple[str, int, Points]
+"""A label, the index of its style, and its points."""
+METRICS_FILE = "metrics.json"
+MAX_POINTS = 300
+QUANTITIES = {
+    "loss": ("loss", "Pre-training loss"),
+    "std": ("std of z/‖z‖", "Std of the normalised output"),
+    "knn_top1": ("kNN top-1 (%)", "kNN monitor"),
+}
+"""Metric to its axis label and title."""
+HEIGHT = 2.3
+
+
+def read_series(path: Path, names: Sequence[str], rare: Sequence[str] = ()) -> dict[str, Points]:
+    """Read series of a metrics file (JSON lines, Detectron2's writer); nothing if it does not exist.
+
+    A resumed run repeats iterations: the later line wins. A last line cut short by a kill is left out.
+
+    Args:
+        path: the file.
+        names: metrics to read, from evenly spaced lines if there are more than `MAX_POINTS`.
+        rare: metrics measured rarely (evaluations): every line that holds one is read.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return {}
+    found: dict[str, dict[int, float]] = {}
+    always = [name.encode() for name in rare]
+    step = max(1, math.ceil(len(lines) / MAX_POINTS))
+    for index, line in enumerate(lines):
+        if index % step == 0 or index == len(lines) - 1 or any(name in line for name in always):
+            _add_points(line, (*names, *rare), found)
+    return {name: sorted(points.items()) for name, points in found.items()}
+
+
+def _add_points(line: bytes, names: Sequence[str], found: dict[str, dict[int, float]]) -> None:
+    try:
+        content = json.loads(line)
+    except ValueError:
+        return
+    iteration = content.get("iteration") if isinstance(content, dict) else None
+    if not isinstance(iteration, int):
+        return
+    for name in names:
+        value = content.get(name)
+        if isinstance(value, (int, float)) and math.isfinite(value):
+            found.setdefault(name, {})[iteration] = float(value)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What one set of axes shows.
+
+    Attributes:
+        name: the metric.
+        lines: one for each run that has it.
+        ideal: output dimension to 1/√d; empty except for the std.
+    """
+
+    name: str
+    lines: list[Curve]
+    ideal: dict[int, float]
+
+    @property
+    def title(self) -> str:
+        """The title."""
+        return QUANTITIES[self.name][1]
+
+    @property
+    def alt(self) -> str:
+        """The content as text."""
+        ideals = "".join(f" 1/√d is {value:.4f} for d = {dim}." for dim, value in self.ideal.items())
+        return _describe_ends(self.title, self.lines) + ideals
+
+    def draw(self, axes: Axes) -> None:
+        """Draw it on a set of axes."""
+        axes.set(title=self.title, xlabel="iteration", ylabel=QUANTITIES[self.name][0])
+        _draw_lines(axes, self.lines)
+        for dim, level in self.ideal.items():
+            axes.axhline(level, color=style.INK, linewidth=1, linestyle=(0, (2, 2)))
+            axes.annotate(
+                f"1/√{dim}", (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8.5
+            )
+        if self.ideal:
+            highest = max(*self.ideal.values(), *(value for _, _, points in self.lines for _, value in points))
+            axes.set_ylim(0, 1.14 * highest)
+
+
+def pretraining_plots(report: Report) -> Iterator[Plot]:
+    """Loss, std and kNN, all runs in one plot; a quantity that no run has data for is left out."""
+    for panel in _panels(report):
+        name = f"pretraining-{slug(panel.name)}"
+        yield Plot(PRETRAINING, name, panel.title, panel.alt, partial(_draw_panels, [panel]))
+
+
+def figure_2(report: Report) -> Iterator[Plot]:
+    """The quantities side by side with one legend, as in Figure 2 of arXiv 2011.10566; for a file of its own."""
+    panels = _panels(report)
+    if len(panels) > 1:
+        alt = " ".join(panel.alt for panel in panels)
+        yield Plot(PRETRAINING, "pretraining", "Pre-training", alt, partial(_draw_panels, panels))
+
+
+def _panels(report: Report) -> list[Panel]:
+    runs = [(run, read_series(run.folder / METRICS_FILE, ["loss", "std"], ["knn_top1"])) for run in report.pretraining]
+    panels = []
+    for name in QUANTITIES:
+        lines = [(run.name, i, series[name]) for i, (run, series) in enumerate(runs) if name in series]
+        if lines:
+            panels.append(Panel(name, lines, _ideals(report.pretraining) if name == "std" else {}))
+    return panels
+
+
+def _ideals(runs: Sequence[PretrainingRun]) -> dict[int, float]:
+    """Output dimension to 1/√d, the std of an isotropic output (SimSiam paper, section 4.1)."""
+    dims = {run.result.dim for run in runs if run.result and run.result.dim}
+    return {dim: 1 / math.sqrt(dim) for dim in sorted(dims) if dim > 0}
+
+
+def _draw_panels(panels: Sequence[Panel]) -> Figure:
+    """The panels side by side."""
+    from matplotlib.figure import Figure
+
+    fullest = max(panels, key=lambda panel: len(panel.lines))
+    columns = 2 * len(panels)
+    rows = math.ceil(len({label for label, _, _ in fullest.lines}) / columns)
+    figure = Figure(figsize=(style.WIDTH * len(panels), HEIGHT + 0.2 * rows))
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for one, panel in zip(axes, panels, strict=True):
+        panel.draw(one)
+    _add_legend(figure, axes[panels.index(fullest)], columns)
+    return figure
+
+
+def finetuning_plots(report: Report) -> Iterator[Plot]:
+    """The total loss of every trial, one plot for each task; and AP over iterations if it was measured in between."""
+    rows = {
+        row.key: (i, row.label)
+        for table in report.tables
+        for i, row in enumerate(r for r in table.rows if not r.published)
+    }
+    for task in dict.fromkeys(trial.task for trial in report.trials):
+        trials = [trial for trial in report.trials if trial.task == task and not trial.imported]
+        found = [(trial, read_series(trial.folder / METRICS_FILE, ["total_loss"], ["bbox/AP"])) for trial in trials]
+        for name, y, title in (
+            ("total_loss", "total loss", f"{task}: fine-tuning loss"),
+            ("bbox/AP", "AP (%)", f"{task}: AP while fine-tuning"),
+        ):
+            lines: list[Curve] = []
+            for trial, series in found:
+                index, label = rows.get(trial.row, (0, trial.row))
+                if name in series:
+                    lines.append((label if trial.status == DONE else f"{label} (diverged)", index, series[name]))
+            if any(len(points) > 1 for _, _, points in lines):
+                stem, alt = f"finetuning-{slug(task)}-{slug(name)}", _describe_ends(title, lines)
+                yield Plot(FINETUNING, stem, title, alt, partial(_draw_finetuning, title, y, lines))
+
+
+def _draw_finetuning(title: str, y: str, lines: Sequence[Curve]) -> Figure:
+    figure, axes = style.create_axes(title, "iteration", y, entries=len({label for label, _, _ in lines}))
+    _draw_lines(axes, lines, 1.0)
+    _add_legend(figure, axes)
+    return figure
+
+
+def _draw_lines(axes: Axes, lines: Sequence[Curve], width: float = 1.5) -> None:
+    """Draw each line in its style; of lines with one label (trials of a row) the first is named in the legend."""
+    named: set[str] = set()
+    for label, index, points in lines:
+        look = style.series_style(index)
+        if len(points) > 1:
+            look.update(markevery=max(1, len(points) // 6), markersize=4)
+        x, y = zip(*points, strict=True)
+        axes.plot(x, y, linewidth=width, label=None if label in named else label, **look)
+        named.add(label)
+
+
+def _add_legend(figure: Figure, axes: Axes, columns: int = 2) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=3.2)
+
+
+def _describe_ends(title: str, lines: Sequence[Curve]) -> str:
+    """Where each line ends, as text."""
+    ends = (f"{label} ends at {points[-1][1]:.4g} after {points[-1][0]} iterations" for label, _, points in lines[:12])
+    more = f" and {len(lines) - 12} more lines" if len(lines) > 12 else ""
+    return f"{title} over iterations. {'; '.join(ends)}{more}."

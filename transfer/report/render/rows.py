@@ -1,0 +1,167 @@
+"""A table's rows with every text ready to print: what all formats iterate over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from transfer.report.cells import difference, p_value, printed, rounded
+from transfer.report.model import DIVERGED, INCOMPLETE, Cell, Column, Flag, Row, Table, Value
+
+
+class Footnotes:
+    """The letters of a table's flags, in reading order; the same flag on several cells has one letter."""
+
+    def __init__(self, table: Table) -> None:
+        self.letters: dict[Flag, str] = {}
+        for row in table.rows:
+            self._add(row.flags)
+            for column in table.columns:
+                if column.key in row.cells:
+                    self._add(row.cells[column.key].flags)
+
+    def _add(self, flags: Iterable[Flag]) -> None:
+        for flag in flags:
+            self.letters.setdefault(flag, _letter(len(self.letters)))
+
+    def of(self, flags: Iterable[Flag]) -> str:
+        """The letters of these flags: `a,c`."""
+        return ",".join(self.letters[flag] for flag in flags)
+
+    def lines(self) -> list[tuple[str, str]]:
+        """(letter, `kind: text`) for every flag."""
+        return [(letter, f"{flag.kind}: {flag.text}") for flag, letter in self.letters.items()]
+
+
+@dataclass(frozen=True)
+class RenderedValue:
+    """One metric of one cell.
+
+    Attributes:
+        value: the numbers.
+        text: the mean's digits, or what is printed in its place.
+        std: the standard deviation's digits; empty without one.
+        paper: the published digits or text beside a result; empty in a published row.
+        away: the difference of the printed digits, if the two compare.
+        against: the comparison with the chosen row: difference, interval, p, n; empty without one.
+    """
+
+    value: Value
+    text: str
+    std: str
+    paper: str
+    away: str
+    against: list[str]
+
+
+@dataclass(frozen=True)
+class RenderedCell:
+    """A row's values on one column.
+
+    Attributes:
+        column: the column.
+        cell: None if the row has no trials, and waits for none, on this column; then there are no values.
+        values: one for each metric of the column.
+        count: the number of trials: `5`, or `3/5` if there are fewer than requested; empty in a published row.
+        letters: of the cell's flags.
+    """
+
+    column: Column
+    cell: Cell | None
+    values: list[RenderedValue]
+    count: str
+    letters: str
+
+
+@dataclass(frozen=True)
+class RenderedRow:
+    """A row.
+
+    Attributes:
+        row: the row.
+        heading: the heading that starts with this row; empty if none does.
+        letters: of the row's own flags.
+        cells: one for each column.
+    """
+
+    row: Row
+    heading: str
+    letters: str
+    cells: list[RenderedCell]
+
+
+def render_rows(table: Table, notes: Footnotes | None = None) -> Iterator[RenderedRow]:
+    """The rows of a table.
+
+    Args:
+        table: the table.
+        notes: its footnotes, for formats that print letters.
+    """
+    group: str | None = None
+    for row in table.rows:
+        heading = row.group if row.group and row.group != group else ""
+        group = row.group
+        letters = notes.of(row.flags) if notes else ""
+        yield RenderedRow(row, heading, letters, [_render_cell(row, column, notes) for column in table.columns])
+
+
+def compared_rows(table: Table) -> list[RenderedRow]:
+    """The rows that are compared with the chosen row."""
+    rows = render_rows(table) if table.against else ()
+    return [row for row in rows if any(value.against for cell in row.cells for value in cell.values)]
+
+
+def _render_cell(row: Row, column: Column, notes: Footnotes | None) -> RenderedCell:
+    cell = row.cells.get(column.key)
+    if cell is None:
+        return RenderedCell(column, None, [], "", "")
+    fewer = cell.requested is not None and cell.n < cell.requested
+    count = f"{cell.n}/{cell.requested}" if fewer else str(cell.n)
+    return RenderedCell(
+        column,
+        cell,
+        [_render_value(cell, cell.values[metric], row.published) for metric in column.metrics],
+        "" if row.published else count,
+        notes.of(cell.flags) if notes else "",
+    )
+
+
+def _render_value(cell: Cell, value: Value, published: bool) -> RenderedValue:
+    away = ""
+    if value.difference is not None and value.mean is not None and value.published is not None:
+        away = difference(value.mean, value.published)
+    return RenderedValue(
+        value=value,
+        text=printed(value.mean) if value.mean is not None else _missing(cell, value),
+        std=printed(value.std),
+        paper="" if published else value.published_text or printed(value.published),
+        away=away,
+        against=_describe_comparison(value),
+    )
+
+
+def _missing(cell: Cell, value: Value) -> str:
+    """What is printed in place of a mean: `diverged`, `mixed`, `-` without a trial."""
+    if value.published_text and not cell.trials:
+        return value.published_text
+    if cell.n:
+        return "mixed"
+    return "diverged" if cell.has(DIVERGED) and not cell.has(INCOMPLETE) else "-"
+
+
+def _describe_comparison(value: Value) -> list[str]:
+    found = value.against
+    if found is None:
+        return []
+    has_interval = found.low is not None and found.high is not None
+    interval = f"[{rounded(found.low):+}, {rounded(found.high):+}]" if has_interval else ""  # type: ignore[arg-type]
+    return [f"{rounded(found.difference):+}", interval, f"p {p_value(found.p)}", f"n {found.n} vs {found.n_other}"]
+
+
+def _letter(index: int) -> str:
+    letters = ""
+    index += 1
+    while index:
+        index, rest = divmod(index - 1, 26)
+        letters = chr(ord("a") + rest) + letters
+    return letters
