@@ -13,7 +13,7 @@ from pathlib import Path
 from common.errors import UserError
 from common.formats.graph import GRAPH_FILE, GraphFile, GraphJob
 from common.formats.job import STATE_FILE, JobState
-from common.formats.results import LR_SEARCH_FILE, RESULT_FILE, LrSearchRecord, PretrainResult, TransferResult
+from common.formats.results import LR_SEARCH_FILE, PRETRAIN, RESULT_FILE, LrSearchRecord, PretrainResult, TransferResult
 from transfer.report.reading import evaluation_trial, imported_trial, read_result, transfer_trial
 from transfer.report.records import Collection, PretrainingRun, RecordedSearch, RowInfo, Skipped
 
@@ -129,11 +129,12 @@ def _read_pretraining(job: GraphJob, folder: Path, found: Collection) -> None:
     path = folder / RESULT_FILE
     if path.is_file():
         try:
-            result = PretrainResult.read(path)
+            result = read_result(path)
+            if not isinstance(result, PretrainResult):
+                raise UserError(f"{path}: format {result.format!r} is not {PRETRAIN}")
+            found.pretraining.append(PretrainingRun(folder, label, result.status, result))
         except UserError as error:
             _skip(found, path, error)
-        else:
-            found.pretraining.append(PretrainingRun(folder, label, result.status, result))
     elif (folder / METRICS_FILE).is_file():
         found.pretraining.append(PretrainingRun(folder, label, _describe_state(folder)))
 

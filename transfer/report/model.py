@@ -73,9 +73,9 @@ class Cell:
         return len(self.counted)
 
     @property
-    def kinds(self) -> list[str]:
-        """The kinds of its flags, each once."""
-        return list(dict.fromkeys(flag.kind for flag in self.flags))
+    def flags_by_kind(self) -> dict[str, list[Flag]]:
+        """Kind to the flags of that kind."""
+        return {kind: [f for f in self.flags if f.kind == kind] for kind in dict.fromkeys(f.kind for f in self.flags)}
 
     def has(self, *kinds: str) -> bool:
         """Whether the cell has a flag of one of these kinds."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,30 +79,38 @@ class Panel:
     """What one set of axes shows.
 
     Attributes:
-        name: the metric.
-        lines: one for each run that has it.
-        ideal: output dimension to 1/√d; empty except for the std.
+        title: a few words.
+        y: label of the y axis.
+        lines: the curves; those with one label (trials of a row) are named once.
+        ideal: output dimension to 1/√d; empty except for the std of pre-training.
+        width: of the lines.
     """
 
-    name: str
+    title: str
+    y: str
     lines: list[Curve]
-    ideal: dict[int, float]
-
-    @property
-    def title(self) -> str:
-        """The title."""
-        return QUANTITIES[self.name][1]
+    ideal: dict[int, float] = field(default_factory=dict)
+    width: float = 1.5
 
     @property
     def alt(self) -> str:
-        """The content as text."""
+        """The title and where each line ends, as text."""
+        ends = [f"{label} ends at {end[1]:.4g} after {end[0]} iterations" for label, _, (*_, end) in self.lines[:12]]
+        more = f" and {len(self.lines) - 12} more lines" if len(self.lines) > 12 else ""
         ideals = "".join(f" 1/√d is {value:.4f} for d = {dim}." for dim, value in self.ideal.items())
-        return _describe_ends(self.title, self.lines) + ideals
+        return f"{self.title} over iterations. {'; '.join(ends)}{more}." + ideals
 
     def draw(self, axes: Axes) -> None:
         """Draw it on a set of axes."""
-        axes.set(title=self.title, xlabel="iteration", ylabel=QUANTITIES[self.name][0])
-        _draw_lines(axes, self.lines)
+        axes.set(title=self.title, xlabel="iteration", ylabel=self.y)
+        named: set[str] = set()
+        for label, index, points in self.lines:
+            look = style.series_style(index)
+            if len(points) > 1:
+                look.update(markevery=max(1, len(points) // 6), markersize=4)
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, linewidth=self.width, label=None if label in named else label, **look)
+            named.add(label)
         for dim, level in self.ideal.items():
             axes.axhline(level, color=style.INK, linewidth=1, linestyle=(0, (2, 2)))
             axes.annotate(
@@ -115,26 +123,26 @@ class Panel:
 
 def pretraining_plots(report: Report) -> Iterator[Plot]:
     """Loss, std and kNN, all runs in one plot; a quantity that no run has data for is left out."""
-    for panel in _panels(report):
-        name = f"pretraining-{slug(panel.name)}"
-        yield Plot(PRETRAINING, name, panel.title, panel.alt, partial(_draw_panels, [panel]))
+    for name, panel in _pretraining_panels(report).items():
+        yield Plot(PRETRAINING, f"pretraining-{slug(name)}", panel.title, panel.alt, partial(_draw_panels, [panel]))
 
 
 def figure_2(report: Report) -> Iterator[Plot]:
     """The quantities side by side with one legend, as in Figure 2 of arXiv 2011.10566; for a file of its own."""
-    panels = _panels(report)
+    panels = list(_pretraining_panels(report).values())
     if len(panels) > 1:
         alt = " ".join(panel.alt for panel in panels)
         yield Plot(PRETRAINING, "pretraining", "Pre-training", alt, partial(_draw_panels, panels))
 
 
-def _panels(report: Report) -> list[Panel]:
+def _pretraining_panels(report: Report) -> dict[str, Panel]:
+    """Metric to its panel."""
     runs = [(run, read_series(run.folder / METRICS_FILE, ["loss", "std"], ["knn_top1"])) for run in report.pretraining]
-    panels = []
-    for name in QUANTITIES:
+    panels = {}
+    for name, (y, title) in QUANTITIES.items():
         lines = [(run.name, i, series[name]) for i, (run, series) in enumerate(runs) if name in series]
         if lines:
-            panels.append(Panel(name, lines, _ideals(report.pretraining) if name == "std" else {}))
+            panels[name] = Panel(title, y, lines, _ideals(report.pretraining) if name == "std" else {})
     return panels
 
 
@@ -144,28 +152,12 @@ def _ideals(runs: Sequence[PretrainingRun]) -> dict[int, float]:
     return {dim: 1 / math.sqrt(dim) for dim in sorted(dims) if dim > 0}
 
 
-def _draw_panels(panels: Sequence[Panel]) -> Figure:
-    """The panels side by side."""
-    from matplotlib.figure import Figure
-
-    fullest = max(panels, key=lambda panel: len(panel.lines))
-    columns = 2 * len(panels)
-    rows = math.ceil(len({label for label, _, _ in fullest.lines}) / columns)
-    figure = Figure(figsize=(style.WIDTH * len(panels), HEIGHT + 0.2 * rows))
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for one, panel in zip(axes, panels, strict=True):
-        panel.draw(one)
-    _add_legend(figure, axes[panels.index(fullest)], columns)
-    return figure
-
-
 def finetuning_plots(report: Report) -> Iterator[Plot]:
     """The total loss of every trial, one plot for each task; and AP over iterations if it was measured in between."""
-    rows = {
-        row.key: (i, row.label)
-        for table in report.tables
-        for i, row in enumerate(r for r in table.rows if not r.published)
-    }
+    rows: dict[str, tuple[int, str]] = {}
+    for table in report.tables:
+        results = [row for row in table.rows if not row.published]
+        rows |= {row.key: (index, row.label) for index, row in enumerate(results)}
     for task in dict.fromkeys(trial.task for trial in report.trials):
         trials = [trial for trial in report.trials if trial.task == task and not trial.imported]
         found = [(trial, read_series(trial.folder / METRICS_FILE, ["total_loss"], ["bbox/AP"])) for trial in trials]
@@ -179,36 +171,21 @@ def finetuning_plots(report: Report) -> Iterator[Plot]:
                 if name in series:
                     lines.append((label if trial.status == DONE else f"{label} (diverged)", index, series[name]))
             if any(len(points) > 1 for _, _, points in lines):
-                stem, alt = f"finetuning-{slug(task)}-{slug(name)}", _describe_ends(title, lines)
-                yield Plot(FINETUNING, stem, title, alt, partial(_draw_finetuning, title, y, lines))
+                panel, stem = Panel(title, y, lines, width=1.0), f"finetuning-{slug(task)}-{slug(name)}"
+                yield Plot(FINETUNING, stem, title, panel.alt, partial(_draw_panels, [panel]))
 
 
-def _draw_finetuning(title: str, y: str, lines: Sequence[Curve]) -> Figure:
-    figure, axes = style.create_axes(title, "iteration", y, entries=len({label for label, _, _ in lines}))
-    _draw_lines(axes, lines, 1.0)
-    _add_legend(figure, axes)
-    return figure
+def _draw_panels(panels: Sequence[Panel]) -> Figure:
+    """Draw the panels side by side, with one legend below them."""
+    from matplotlib.figure import Figure
 
-
-def _draw_lines(axes: Axes, lines: Sequence[Curve], width: float = 1.5) -> None:
-    """Draw each line in its style; of lines with one label (trials of a row) the first is named in the legend."""
-    named: set[str] = set()
-    for label, index, points in lines:
-        look = style.series_style(index)
-        if len(points) > 1:
-            look.update(markevery=max(1, len(points) // 6), markersize=4)
-        x, y = zip(*points, strict=True)
-        axes.plot(x, y, linewidth=width, label=None if label in named else label, **look)
-        named.add(label)
-
-
-def _add_legend(figure: Figure, axes: Axes, columns: int = 2) -> None:
-    handles, labels = axes.get_legend_handles_labels()
+    fullest = max(panels, key=lambda panel: len(panel.lines))
+    columns = 2 * len(panels)
+    rows = math.ceil(len({label for label, _, _ in fullest.lines}) / columns)
+    figure = Figure(figsize=(style.WIDTH * len(panels), HEIGHT + 0.2 * rows))
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for one, panel in zip(axes, panels, strict=True):
+        panel.draw(one)
+    handles, labels = axes[panels.index(fullest)].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=3.2)
-
-
-def _describe_ends(title: str, lines: Sequence[Curve]) -> str:
-    """Where each line ends, as text."""
-    ends = (f"{label} ends at {points[-1][1]:.4g} after {points[-1][0]} iterations" for label, _, points in lines[:12])
-    more = f" and {len(lines) - 12} more lines" if len(lines) > 12 else ""
-    return f"{title} over iterations. {'; '.join(ends)}{more}."
+    return figure

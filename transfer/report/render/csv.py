@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
 
 from transfer.report.cells import printed
-from transfer.report.model import Column, Flag, Report, Table
+from transfer.report.model import Column, Report, Table
 from transfer.report.render.rows import RenderedCell, render_rows
 
 
@@ -24,7 +23,7 @@ def _table(table: Table) -> str:
     for line in render_rows(table):
         row = line.row
         figures = [figure for cell in line.cells for figure in _figures(cell, row.published)]
-        flags = "; ".join(_describe([flag]) for flag in row.flags)
+        flags = "; ".join(f"{flag.kind} ({flag.text})" for flag in row.flags)
         writer.writerow([table.layout, row.key, row.label, *figures, flags])
     return text.getvalue()
 
@@ -50,12 +49,6 @@ def _figures(found: RenderedCell, is_published: bool) -> list[str]:
     if is_published:
         return [*texts, "", "", column.head, "published"]
     requested = "" if cell.requested is None else str(cell.requested)
-    return [*texts, str(cell.n), requested, column.head, _describe(cell.flags)]
-
-
-def _describe(flags: Iterable[Flag]) -> str:
-    """`kind (text; text); …`, each kind once."""
-    by_kind: dict[str, list[str]] = {}
-    for flag in flags:
-        by_kind.setdefault(flag.kind, []).append(flag.text)
-    return "; ".join(f"{kind} ({'; '.join(texts)})" for kind, texts in by_kind.items())
+    kinds = cell.flags_by_kind.items()
+    flags = "; ".join(f"{kind} ({'; '.join(flag.text for flag in flags)})" for kind, flags in kinds)
+    return [*texts, str(cell.n), requested, column.head, flags]

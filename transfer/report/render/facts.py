@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transfer.report.cells import printed
 from transfer.report.figures.style import slug
 from transfer.report.model import Cell, Column, Flag, Report, Row, Table
 from transfer.report.records import DONE, PretrainingRun, Trial
@@ -17,16 +16,12 @@ SHOWN_ELSEWHERE = ("result", "folder", "status", "seed", "lr", "metrics", "per_c
 
 
 @dataclass(frozen=True)
-class TrialLine:
-    """One trial: its id on the page, texts for the columns of the cell's list, and facts that differ between trials."""
+class TrialFacts:
+    """One trial on the page: its id, its status as text, and the facts that its cell's trials do not share."""
 
     id: str
-    seed: str
+    trial: Trial
     status: str
-    figures: str
-    lr: str
-    seconds: str
-    folder: str
     own: list[tuple[str, str]]
 
 
@@ -35,8 +30,9 @@ class CellDetails:
     """One cell's provenance. What all its trials share is listed once."""
 
     id: str
-    title: str
-    trials: list[TrialLine]
+    row: Row
+    column: Column
+    trials: list[TrialFacts]
     shared: list[tuple[str, str]]
     flags: list[Flag]
 
@@ -71,30 +67,16 @@ def _details(table: Table, row: Row, column: Column, cell: Cell, report: Report)
     facts = [flatten(_remaining_facts(trial.provenance())) for trial in cell.trials]
     shared = {key: value for key, value in facts[0].items() if all(f.get(key) == value for f in facts)} if facts else {}
     name = details_id(table, row, column)
-    lines = []
+    trials = []
     for index, (trial, found) in enumerate(zip(cell.trials, facts, strict=True)):
+        status = "imported" if trial.imported else trial.status
+        if trial.status == DONE and trial not in cell.counted:
+            status += ", left out"
         own = [(key, value) for key, value in found.items() if key not in shared]
-        lines.append(_trial_line(f"{name}-{index + 1}", trial, trial in cell.counted, column, own))
+        trials.append(TrialFacts(f"{name}-{index + 1}", trial, status, own))
     search = report.search_of(row.key, column.task)
     chosen = flatten({"lr search": search.provenance() if search else {}})
-    title = f"{row.label} · {column.label}"
-    return CellDetails(name, title, lines, [*chosen.items(), *shared.items()], cell.flags)
-
-
-def _trial_line(name: str, trial: Trial, is_counted: bool, column: Column, own: list[tuple[str, str]]) -> TrialLine:
-    values = trial.metrics.get(column.branch, {})
-    status = "imported" if trial.imported else trial.status
-    seconds = trial.timing.get("train_seconds")
-    return TrialLine(
-        id=name,
-        seed="unknown" if trial.seed is None else str(trial.seed),
-        status=status if is_counted or trial.status != DONE else f"{status}, left out",
-        figures=", ".join(f"{metric} {printed(values[metric])}" for metric in column.metrics if metric in values),
-        lr=str(trial.settings.get("lr", "unknown")),
-        seconds=f"{seconds:.0f} s" if isinstance(seconds, (int, float)) else "unknown",
-        folder=str(trial.folder),
-        own=own,
-    )
+    return CellDetails(name, row, column, trials, [*chosen.items(), *shared.items()], cell.flags)
 
 
 def _remaining_facts(facts: dict[str, Any]) -> dict[str, Any]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 from transfer.report.cells import printed
-from transfer.report.figures.classes import class_tables
+from transfer.report.figures.classes import ClassTable, class_tables
 from transfer.report.figures.style import CLASSES, FINETUNING, PRETRAINING, SEARCH, TRIALS
-from transfer.report.model import Report, Table
+from transfer.report.model import Report, Row, Table
 from transfer.report.render import facts, pictures
 from transfer.report.render.rows import Footnotes, RenderedCell, RenderedRow, compared_rows, render_rows
 
@@ -25,20 +24,18 @@ class TableView:
         table: the table.
         rows: its rows, with every text ready to print.
         notes: the flags' letters.
-        links: (row key, column key) to the id of the cell's provenance, if it has any.
         other: label of the row that the others are compared with.
         compared: the rows that are compared with it.
-        classes: (column label, row labels, for each class its name and figures).
+        classes: AP per class, by column.
         details: the provenance of the cells.
     """
 
     table: Table
     rows: list[RenderedRow]
     notes: Footnotes
-    links: Mapping[tuple[str, str], str]
     other: str
     compared: list[RenderedRow]
-    classes: list[tuple[str, list[str], list[tuple[str, list[str]]]]]
+    classes: list[ClassTable]
     details: list[facts.CellDetails]
 
     @property
@@ -46,11 +43,10 @@ class TableView:
         """Whether a published value is printed beside a result."""
         return any(value.paper for row in self.rows for cell in row.cells for value in cell.values)
 
-    def flags(self, cell: RenderedCell) -> list[tuple[str, str]]:
-        """Kind and letters of a cell's flags."""
-        flags = cell.cell.flags if cell.cell else []
-        kinds = dict.fromkeys(flag.kind for flag in flags)
-        return [(kind, self.notes.of(flag for flag in flags if flag.kind == kind)) for kind in kinds]
+    def link(self, row: Row, cell: RenderedCell) -> str:
+        """The id of a cell's provenance; empty if it has none."""
+        has_details = cell.cell is not None and (cell.cell.trials or cell.cell.waiting)
+        return facts.details_id(self.table, row, cell.column) if has_details else ""
 
 
 def render(report: Report) -> str:
@@ -64,6 +60,7 @@ def render(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["printed"] = printed
     costs = facts.cost_lines(report)
     plots = groupby(pictures.plot_pictures(report), lambda picture: picture.plot.section)
     return environment.get_template("page.html.j2").render(
@@ -88,22 +85,12 @@ def render(report: Report) -> str:
 
 def _view(table: Table, report: Report) -> TableView:
     notes = Footnotes(table)
-    classes = []
-    for found in class_tables(table):
-        body = [(name, [printed(values.get(name), "-") for _, values in found.rows]) for name in found.names]
-        classes.append((found.column.label, [row.label for row, _ in found.rows], body))
     return TableView(
         table=table,
         rows=list(render_rows(table, notes)),
         notes=notes,
-        links={
-            (row.key, key): facts.details_id(table, row, column)
-            for row in table.rows
-            for column in table.columns
-            if (cell := row.cells.get(key := column.key)) and (cell.trials or cell.waiting)
-        },
         other=next((row.label for row in table.rows if row.key == table.against), ""),
         compared=compared_rows(table),
-        classes=classes,
+        classes=class_tables(table),
         details=facts.cell_details(table, report),
     )

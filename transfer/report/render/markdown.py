@@ -67,7 +67,7 @@ def _value(rendered: RenderedValue) -> str:
 
 
 def _count(cell: RenderedCell) -> str:
-    kinds = ", ".join(cell.cell.kinds) if cell.cell else ""
+    kinds = ", ".join(cell.cell.flags_by_kind) if cell.cell else ""
     return cell.count and cell.count + (f" {kinds}" if kinds else "") + _letters(cell.letters)
 
 
