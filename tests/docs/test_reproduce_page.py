@@ -7,7 +7,7 @@ import shlex
 from itertools import product
 from pathlib import Path
 
-from transfer.report.expected import load_expected
+from transfer.report.published import load_expected
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/guides/reproduce.md"
 LOOPS = {

@@ -6,15 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 
 from transfer.report import model, statistics
+from transfer.report.collection import DIVERGED, DONE, Trial
 from transfer.report.comparability import (
     describe_differences,
     differences_from_published,
     find_differences,
     split_repeated_seeds,
 )
-from transfer.report.expected import PublishedEntry
 from transfer.report.model import MIXED, NOT_COMPARABLE, TOY, UNLIKE, Cell, Column, Flag, Value
-from transfer.report.records import DIVERGED, DONE, Trial
+from transfer.report.published import PublishedEntry
 
 STEP = Decimal("0.1")
 TOY_TEXT = "made with an overlay that shrinks the run: says that the code works, nothing about the weights"

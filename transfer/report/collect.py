@@ -14,8 +14,8 @@ from common.errors import UserError
 from common.formats.graph import GRAPH_FILE, GraphFile, GraphJob
 from common.formats.job import STATE_FILE, JobState
 from common.formats.results import LR_SEARCH_FILE, PRETRAIN, RESULT_FILE, LrSearchRecord, PretrainResult, TransferResult
+from transfer.report.collection import Collection, PretrainingRun, RecordedSearch, RowInfo, Skipped
 from transfer.report.reading import evaluation_trial, imported_trial, read_result, transfer_trial
-from transfer.report.records import Collection, PretrainingRun, RecordedSearch, RowInfo, Skipped
 
 METRICS_FILE = "metrics.json"
 SEARCH_ROLE = "lr_search"
@@ -167,9 +167,9 @@ def _add_result(path: Path, found: Collection, row: str | None, task: str | None
         found.pretraining.append(PretrainingRun(path.parent, result.recipe or result.method, result.status, result))
         return
     if isinstance(result, TransferResult):
-        trial = None if result.role == SEARCH_ROLE else transfer_trial(result, path, found.runs[0], row)
+        trial = None if result.role == SEARCH_ROLE else transfer_trial(result, path, row)
     else:
-        trial = evaluation_trial(result, path, found.runs[0], row)
+        trial = evaluation_trial(result, path, row)
     if trial is not None:
         found.add_trial(replace(trial, task=task or trial.task))
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from transfer.report.records import Trial, as_text
+from transfer.report.collection import Trial, as_text
 
 SEARCHED = {"lr", "warmup_iters", "warmup_factor"}
 """Settings that may differ from row to row: the lr was searched for each method, some with a longer warm-up."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from transfer.report.expected import LAYOUTS, ExpectedTable, load_expected
+from transfer.report.collection import Collection, RowInfo, Trial
 from transfer.report.model import Column
-from transfer.report.records import Collection, RowInfo, Trial
+from transfer.report.published import LAYOUTS, ExpectedTable, load_expected
 
 BRANCH_LABELS = {"bbox": "detection", "segm": "instance seg.", "linear": "linear"}
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transfer.report.records import PretrainingRun, RecordedSearch, Skipped, Trial
+from transfer.report.collection import PretrainingRun, RecordedSearch, Skipped, Trial
 from transfer.report.statistics import SampleComparison
 
 INCOMPLETE, DIVERGED, TOY, NOT_COMPARABLE = "incomplete", "diverged", "toy", "not comparable"

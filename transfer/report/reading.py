@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -11,24 +12,19 @@ from typing import Any
 
 from common.errors import UserError
 from common.files import read_json
-from common.formats import FileFormat
-from common.formats.results import (
-    EVALUATION,
-    PRETRAIN,
-    TRANSFER,
-    BoxMetrics,
-    Comparable,
-    EvaluationResult,
-    PretrainResult,
-    TransferResult,
-)
-from transfer.report.records import DONE, Trial
+from common.formats import FileFormat, results
+from common.formats.results import BoxMetrics, Comparable, EvaluationResult, PretrainResult, TransferResult
+from transfer.report.collection import DONE, Trial
 
 BOX_METRICS = ("AP50", "AP", "AP75")
 COPYPASTE = re.compile(r"copypaste: (.+?)\s*$")
 TASK = re.compile(r"^Task: (\w+)$")
 Result = TransferResult | EvaluationResult | PretrainResult
-MODELS: dict[str, type[Result]] = {TRANSFER: TransferResult, PRETRAIN: PretrainResult, EVALUATION: EvaluationResult}
+MODELS: dict[str, type[Result]] = {
+    results.TRANSFER: TransferResult,
+    results.PRETRAIN: PretrainResult,
+    results.EVALUATION: EvaluationResult,
+}
 Branches = dict[str, dict[str, float]]
 
 
@@ -51,13 +47,12 @@ def read_result(path: Path) -> Result:
     raise UserError(f"{path}: format {found!r} is not a result of this project")
 
 
-def transfer_trial(result: TransferResult, source: Path, run: Path, row: str | None = None) -> Trial:
+def transfer_trial(result: TransferResult, source: Path, row: str | None = None) -> Trial:
     """Convert the result of a fine-tuning trial.
 
     Args:
         result: the content of its result.json.
         source: the file.
-        run: the folder that the user named.
         row: the experiment's row; without an experiment, the weights file's stem, or the weights' name.
 
     Raises:
@@ -77,7 +72,6 @@ def transfer_trial(result: TransferResult, source: Path, run: Path, row: str | N
     path = result.weights.path
     return Trial(
         source=source,
-        run=run,
         row=row or (Path(path).stem if path else str(name)),
         task=result.task,
         metrics=metrics,
@@ -87,7 +81,7 @@ def transfer_trial(result: TransferResult, source: Path, run: Path, row: str | N
     )
 
 
-def evaluation_trial(result: EvaluationResult, source: Path, run: Path, row: str | None = None) -> Trial | None:
+def evaluation_trial(result: EvaluationResult, source: Path, row: str | None = None) -> Trial | None:
     """Convert the result of a linear evaluation; None for another kind of evaluation, which is in no table.
 
     Raises:
@@ -109,7 +103,6 @@ def evaluation_trial(result: EvaluationResult, source: Path, run: Path, row: str
         metrics = {"linear": {"top1": top1}}
     return Trial(
         source=source,
-        run=run,
         row=name,
         task=f"linear_{epochs}ep",
         metrics=metrics,
@@ -174,7 +167,6 @@ def imported_trial(path: Path, row: str, task: str) -> Trial:
         )
     return Trial(
         source=path,
-        run=path.parent,
         row=row,
         task=task,
         status=DONE,
@@ -229,10 +221,6 @@ def _parse_log(text: str) -> tuple[Branches, Branches]:
 def _numbers(names: list[str], values: list[str]) -> dict[str, float]:
     numbers = {}
     for name, value in zip(names, values, strict=False):
-        try:
-            number = float(value)
-        except ValueError:
-            continue
-        if math.isfinite(number):
-            numbers[name] = number
-    return numbers
+        with contextlib.suppress(ValueError):
+            numbers[name] = float(value)
+    return {name: number for name, number in numbers.items() if math.isfinite(number)}

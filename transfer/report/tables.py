@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from common.errors import UserError, nearest
 from transfer.report import cells, statistics
+from transfer.report.collection import Collection, RowInfo
 from transfer.report.comparability import common_settings, differences_from_column, differences_within_row
-from transfer.report.expected import LAYOUTS, ExpectedTable, PublishedEntry, load_expected
 from transfer.report.grouping import Grouping, TrialGroup, layouts_with_results
 from transfer.report.model import MIXED, NOT_COMPARABLE, TOY, UNLIKE, Cell, Column, Flag, Report, Row, Table
-from transfer.report.records import Collection, RowInfo
+from transfer.report.published import LAYOUTS, ExpectedTable, PublishedEntry, load_expected
 
 BESIDE, ROWS, NONE = "beside", "rows", "none"
 Cells = dict[str, Cell]

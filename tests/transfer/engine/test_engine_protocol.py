@@ -10,7 +10,7 @@ import yaml
 from transfer.engine.config import LoadedConfig, defaults, flatten_config, load_config
 from transfer.engine.guards import resolve_norm
 from transfer.engine.result import comparable, metric, settings
-from transfer.report.expected import load_expected as published
+from transfer.report.published import load_expected as published
 
 CPU = ("MODEL.DEVICE", "cpu")
 TASKS = ("voc07", "voc07_vissl", "voc0712", "voc0712_trainval", "coco", "coco_2x")

@@ -9,8 +9,8 @@ import pytest
 from common.errors import UserError
 from tests.transfer.report.made_results import FIVE, Run, diverged, put, result, whole
 from transfer.report.collect import add_imported, collect
-from transfer.report.expected import load_expected
 from transfer.report.model import Cell, Report, Table
+from transfer.report.published import load_expected
 from transfer.report.tables import Options, build_report
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transfer.report.figures import classes, curves, searches, style, trials
+from transfer.report.figures import curves, per_class, searches, style, trials
 from transfer.report.figures.style import Plot
 from transfer.report.model import Report
 
@@ -15,7 +15,7 @@ def all_plots(report: Report) -> list[Plot]:
         *(plot for table in report.tables for plot in trials.trial_plots(table)),
         *curves.pretraining_plots(report),
         *curves.finetuning_plots(report),
-        *(plot for table in report.tables for plot in classes.class_plots(table)),
+        *(plot for table in report.tables for plot in per_class.class_plots(table)),
         *searches.search_plots(report),
     ]
 

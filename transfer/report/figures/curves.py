@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from transfer.report.collection import DONE, PretrainingRun
 from transfer.report.figures import style
 from transfer.report.figures.style import FINETUNING, PRETRAINING, Plot, slug
 from transfer.report.model import Report
-from transfer.report.records import DONE, PretrainingRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from transfer.report.collection import DONE, PretrainingRun, Trial
 from transfer.report.figures.style import slug
 from transfer.report.model import Cell, Column, Flag, Report, Row, Table
-from transfer.report.records import DONE, PretrainingRun, Trial
 
 SHOWN_ELSEWHERE = ("result", "folder", "status", "seed", "lr", "metrics", "per_class", "timing", "gpu_hours", "commit")
 

@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 from transfer.report.cells import printed
-from transfer.report.figures.classes import ClassTable, class_tables
+from transfer.report.figures.per_class import ClassTable, class_tables
 from transfer.report.figures.style import CLASSES, FINETUNING, PRETRAINING, SEARCH, TRIALS
 from transfer.report.model import Report, Row, Table
 from transfer.report.render import facts, pictures

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from transfer.report.collection import DONE, Trial
 from transfer.report.figures import all_plots, style
 from transfer.report.figures.style import Plot
 from transfer.report.model import Report
-from transfer.report.records import DONE, Trial
 
 PREDICTIONS, SUFFIXES = "predictions", {".png", ".jpg", ".jpeg"}
 MAX_PER_TRIAL, MAX_PER_PAGE, LONGEST_SIDE = 4, 48, 480

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from transfer.report.expected import LAYOUTS, load_expected
+from transfer.report.published import LAYOUTS, load_expected
 
 TABLE5 = """
 scratch          35.9/16.8/13.0 60.2/33.8/33.1 44.0/26.4/27.8 46.9/29.3/30.8

@@ -9,10 +9,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from transfer.report import statistics
+from transfer.report.collection import Trial
 from transfer.report.figures import style
 from transfer.report.figures.style import CLASSES, Plot, slug
 from transfer.report.model import Column, Row, Table
-from transfer.report.records import Trial
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -23,7 +23,6 @@ class Trial:
 
     Attributes:
         source: the file the metrics were read from.
-        run: the folder the user named, under which `source` was found.
         row: key of the table's row: the experiment's row, or the weights' name where there is no experiment.
         task: the task's key, such as `voc07`; a linear evaluation's is `linear_<epochs>ep`.
         status: `done` or `diverged`.
@@ -38,7 +37,6 @@ class Trial:
     """
 
     source: Path
-    run: Path
     row: str
     task: str
     status: str
