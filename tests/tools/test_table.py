@@ -32,7 +32,7 @@ def test_markdown_on_the_screen_and_what_was_skipped_on_stderr(run: Path, capsys
     ("name", "start"),
     [("t.md", "## "), ("t.csv", "layout,"), ("t.tex", "% "), ("t.json", "{"), ("t.html", "<!doctype html>")],
 )
-def test_the_files_name_says_the_format(name: str, start: str, run: Path, tmp_path: Path) -> None:
+def test_the_file_name_selects_the_format(name: str, start: str, run: Path, tmp_path: Path) -> None:
     assert call(main, [str(run), "--output", str(tmp_path / "new" / name)]) == 0
     assert (tmp_path / "new" / name).read_text().startswith(start)
     assert [path.name for path in (tmp_path / "new").iterdir()] == [name]
@@ -44,7 +44,7 @@ def test_the_format_given_wins_over_the_name(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["csv", "latex"])
-def test_formats_without_room_for_words_say_on_stderr_why_there_is_no_table(
+def test_csv_and_latex_report_on_stderr_why_there_is_no_table(
     form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = Run(tmp_path, [("simsiam", "SimSiam", None)], {})

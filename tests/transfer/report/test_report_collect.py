@@ -50,7 +50,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_or_foreign_result_is_named_and_the_others_still_count(name: str, tmp_path: Path) -> None:
+def test_a_malformed_or_foreign_result_is_reported_and_the_others_count(name: str, tmp_path: Path) -> None:
     content, reason = BROKEN[name]
     put(tmp_path / "good", GOOD)
     bad = put(tmp_path / "bad", content)
@@ -98,7 +98,7 @@ def test_a_graph_decides_what_is_current(tmp_path: Path) -> None:
     assert found.superseded == 1
 
 
-def test_a_broken_graph_is_named_and_its_folder_searched(tmp_path: Path) -> None:
+def test_a_malformed_graph_is_reported_and_its_folder_searched(tmp_path: Path) -> None:
     put(tmp_path / "jobs" / "x", GOOD)
     for text in ("{", '{"format": "graph/9"}', '{"format": "graph/1", "rows": [], "tasks": [], "jobs": [3]}'):
         (tmp_path / "graph.json").write_text(text)
@@ -120,7 +120,7 @@ def test_rows_of_one_name_with_the_same_weights_are_one_row(tmp_path: Path) -> N
     assert list(found.rows) == ["simsiam"]
 
 
-def test_rows_of_one_name_with_other_weights_are_kept_apart(tmp_path: Path) -> None:
+def test_rows_of_one_name_with_other_weights_become_separate_rows(tmp_path: Path) -> None:
     for name, sha in (("first", "1" * 64), ("second", "2" * 64)):
         run = Run(tmp_path / name, [("simsiam", "SimSiam", "simsiam_base")], {"voc07": 1})
         run.finetune("simsiam", "voc07", 1, changed(weights__sha256=sha))
@@ -134,7 +134,7 @@ def test_rows_of_one_name_with_other_weights_are_kept_apart(tmp_path: Path) -> N
     assert found.requested == {("simsiam", "voc07"): 1, ("simsiam@second", "voc07"): 1}
 
 
-def test_runs_below_one_folder_are_told_apart_too(tmp_path: Path) -> None:
+def test_runs_below_one_folder_have_separate_rows_too(tmp_path: Path) -> None:
     for name, sha in (("a", "1" * 64), ("b", "2" * 64)):
         run = Run(tmp_path / name, [("simsiam", "SimSiam", None)], {"voc07": 1})
         run.finetune("simsiam", "voc07", 1, changed(weights__sha256=sha))
@@ -142,7 +142,7 @@ def test_runs_below_one_folder_are_told_apart_too(tmp_path: Path) -> None:
     assert list(collect([tmp_path]).rows) == ["simsiam", "simsiam@b"]
 
 
-def test_an_unfinished_pretraining_run_is_there_with_its_state(tmp_path: Path) -> None:
+def test_an_unfinished_pretraining_run_has_its_state(tmp_path: Path) -> None:
     run = Run(tmp_path, [("simsiam", "SimSiam", None)], {})
     folder = run.pretrain("simsiam", None, pretrain_lines(5))
     (folder / "job.json").write_text('{"status": "running"}')
@@ -181,7 +181,7 @@ def test_a_linear_evaluation_is_a_trial_of_its_epochs_and_a_knn_is_none(tmp_path
     assert not found.skipped
 
 
-def test_a_folder_that_is_none_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         collect([tmp_path / "nowhere"])
     with pytest.raises(UserError, match="is not a folder"):

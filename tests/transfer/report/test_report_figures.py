@@ -23,7 +23,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Report:
     return build_report(collect([whole(tmp_path_factory.mktemp("whole"))]), Options())
 
 
-def test_every_plot_the_data_allow_is_there(made: Report) -> None:
+def test_every_plot_with_data_is_made(made: Report) -> None:
     names = [plot.name for plot in all_plots(made)]
     assert len(names) == len(set(names))
     assert [name for name in names if name.startswith("trials-")] == [

@@ -121,14 +121,14 @@ def test_json_holds_full_precision_and_provenance_by_field(run: Path) -> None:
     assert [m["kind"] for m in mixed["marks"]] == ["mixed"]
 
 
-def test_json_of_a_result_with_nan_in_a_block_is_json(tmp_path: Path) -> None:
+def test_json_of_a_result_with_nan_in_a_section_is_valid(tmp_path: Path) -> None:
     put(tmp_path, json.dumps(result("a", "voc07", 1, [1.0, 2.0, 3.0], timing={"train_seconds": float("nan")})))
     text = as_json.render(build_report(collect([tmp_path]), Options()))
     assert "NaN" not in text
     json.loads(text)
 
 
-def test_json_tells_how_the_lr_was_chosen(tmp_path: Path) -> None:
+def test_json_records_how_the_lr_was_chosen(tmp_path: Path) -> None:
     put(tmp_path, result("mine", "voc07", 1, [75.0, 47.0, 50.0]))
     record = {
         "format": "lr-search/1",

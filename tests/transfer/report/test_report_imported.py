@@ -66,12 +66,12 @@ def test_copypaste_lines_as_detectron2_prints_them(tmp_path: Path) -> None:
         "copypaste: Task: bbox\ncopypaste: AP,AP50,AP75",
     ],
 )
-def test_a_file_without_a_whole_evaluation_is_one_line(text: str, tmp_path: Path) -> None:
+def test_a_file_without_a_complete_evaluation_is_refused_in_one_line(text: str, tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text(text)
     with pytest.raises(UserError, match="holds no evaluation"):
         imported_trial(tmp_path / "metrics.json", "theirs", "coco")
 
 
-def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         imported_trial(tmp_path / "nowhere.json", "theirs", "coco")

@@ -77,7 +77,7 @@ def test_it_is_one_file(text: str, page: Page) -> None:
     assert not re.search(r"url\((?!#)", text)
 
 
-def test_ids_are_unique_and_links_and_labels_lead_somewhere(page: Page) -> None:
+def test_ids_are_unique_and_links_and_labels_have_targets(page: Page) -> None:
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     for _, attributes in page.elements:
@@ -89,7 +89,7 @@ def test_ids_are_unique_and_links_and_labels_lead_somewhere(page: Page) -> None:
                 assert word in ids, word
 
 
-def test_headings_come_in_order_and_pictures_have_words(page: Page) -> None:
+def test_headings_are_in_order_and_pictures_have_alternative_texts(page: Page) -> None:
     levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h[1-6]", tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
@@ -125,7 +125,7 @@ def test_provenance_is_on_the_page(text: str) -> None:
         assert f'<th scope="row">{seed}</th>' in detail
 
 
-def test_predictions_are_shrunk_and_a_broken_one_is_left_out(page: Page) -> None:
+def test_predictions_are_reduced_and_a_broken_one_is_left_out(page: Page) -> None:
     (picture,) = page.of("img")
     assert "000001" in (picture["alt"] or "")
     data = base64.b64decode((picture["src"] or "").partition("base64,")[2])

@@ -70,7 +70,7 @@ def test_an_experiment_without_any_result_is_a_table_of_empty_cells(tmp_path: Pa
     assert cell.flags[0].text == "0 of 1 trials; finetune.mine.coco.s1: running"
 
 
-def test_a_diverged_trial_is_marked_and_not_averaged(tmp_path: Path) -> None:
+def test_a_diverged_trial_is_flagged_and_not_averaged(tmp_path: Path) -> None:
     put_trials(tmp_path, "supervised", "voc07", [42.0, 42.0, 42.0, 42.0])
     put(tmp_path / "bad", diverged("supervised", "voc07", 5))
     cell = cell_of(table_of(tmp_path), "supervised")
@@ -95,7 +95,7 @@ def test_a_diverged_trial_is_marked_and_not_averaged(tmp_path: Path) -> None:
         ({"weights__path": "other.pkl", "weights__sha256": None}, "weights sha256"),
     ],
 )
-def test_mixed_settings_are_marked_and_never_averaged(changes: dict, named: str, tmp_path: Path) -> None:
+def test_mixed_settings_are_flagged_and_not_averaged(changes: dict, named: str, tmp_path: Path) -> None:
     run = Run(tmp_path, [("supervised", "S", None)], {"voc07": 2})
     run.finetune("supervised", "voc07", 1, result("supervised", "voc07", 1, [74.0, 42.0, 42.0]))
     run.finetune("supervised", "voc07", 2, result("supervised", "voc07", 2, [74.0, 42.0, 42.0], **changes))
@@ -106,7 +106,7 @@ def test_mixed_settings_are_marked_and_never_averaged(changes: dict, named: str,
 
 
 @pytest.mark.parametrize("name", ["num_processes", "reference_gpus"])
-def test_where_a_trial_ran_does_not_mix(name: str, tmp_path: Path) -> None:
+def test_the_number_of_processes_does_not_mix_trials(name: str, tmp_path: Path) -> None:
     put(tmp_path / "1", result("supervised", "voc07", 1, [74.0, 42.0, 42.0]))
     put(tmp_path / "2", result("supervised", "voc07", 2, [74.0, 42.0, 42.0], **{f"settings__{name}": 1}))
     assert cell_of(table_of(tmp_path), "supervised").values["AP"].mean == 42.0
@@ -146,7 +146,7 @@ def test_the_columns_head_prints_the_split_of_the_results(tmp_path: Path) -> Non
     assert cell_of(table_of(tmp_path), "supervised", column.key).values["AP"].published == 53.5
 
 
-def test_a_cell_unlike_its_column_is_marked_and_not_compared(tmp_path: Path) -> None:
+def test_a_cell_unlike_its_column_is_flagged_and_not_compared(tmp_path: Path) -> None:
     for row in ("scratch", "supervised", "simsiam"):
         more = {"settings__evaluator": "reference"} if row == "simsiam" else {}
         put_trials(tmp_path, row, "voc07", [40.0, 40.1, 40.2, 40.3, 40.4], **more)
@@ -163,7 +163,7 @@ def test_a_searched_lr_may_differ_from_row_to_row(tmp_path: Path) -> None:
     assert kinds(cell_of(table_of(tmp_path), "supervised")) == []
 
 
-def test_a_row_made_of_two_weights_is_marked(tmp_path: Path) -> None:
+def test_a_row_with_two_weights_files_is_flagged(tmp_path: Path) -> None:
     run = Run(tmp_path, [("simsiam", "SimSiam", None)], {"voc07": 1, "voc0712": 1})
     run.finetune("simsiam", "voc07", 1, result("simsiam", "voc07", 1, [75.0, 47.0, 50.0]))
     other = result("simsiam", "voc0712", 1, [82.0, 56.0, 62.0], weights__sha256="f" * 64)
@@ -181,7 +181,7 @@ def test_a_repeated_seed_counts_once(tmp_path: Path) -> None:
     assert "repeated" in kinds(cell)
 
 
-def test_an_outlier_is_pointed_out_and_counted(tmp_path: Path) -> None:
+def test_an_outlier_is_flagged_and_counted(tmp_path: Path) -> None:
     put_trials(tmp_path, "supervised", "voc07", [42.0, 42.1, 41.9, 42.0, 35.0])
     cell = cell_of(table_of(tmp_path), "supervised")
     assert cell.values["AP"].outliers == (4,)
@@ -242,7 +242,7 @@ def test_the_published_table_fed_in_as_results_has_the_papers_bold_entries(tmp_p
     )
 
 
-def test_bold_goes_by_printed_digits_and_leaves_out_what_does_not_compare(tmp_path: Path) -> None:
+def test_bold_uses_printed_digits_and_ignores_cells_that_do_not_compare(tmp_path: Path) -> None:
     off = {"ok": False, "reasons": ["total batch is 8, not 16"]}
     put_trials(tmp_path, "a", "voc07", [47.04])
     put_trials(tmp_path, "b", "voc07", [46.46])  # 0.58 below, but 47.0 and 46.5 are what is printed
@@ -260,7 +260,7 @@ def toys(folder: Path, row: str, count: int = 2) -> None:
     )
 
 
-def test_toys_alone_stand_beside_no_published_number(tmp_path: Path) -> None:
+def test_toys_alone_are_not_compared_with_published_numbers(tmp_path: Path) -> None:
     toys(tmp_path, "scratch")
     toys(tmp_path, "supervised")
     made = build_report(collect([tmp_path]), Options())
@@ -271,7 +271,7 @@ def test_toys_alone_stand_beside_no_published_number(tmp_path: Path) -> None:
     assert (shown.values["AP"].published, shown.values["AP"].difference) == (42.4, None)
 
 
-def test_toys_beside_real_or_published_rows_are_refused_unless_asked_for(tmp_path: Path) -> None:
+def test_toys_beside_real_or_published_rows_are_refused_unless_allowed(tmp_path: Path) -> None:
     toys(tmp_path, "scratch")
     with pytest.raises(UserError, match="do not compare with published rows"):
         table_of(tmp_path, published="rows")
@@ -304,7 +304,7 @@ def test_the_user_names_the_published_row(tmp_path: Path) -> None:
         table_of(tmp_path, expect={"min": "simsiam_base"})
 
 
-def test_imported_trials_are_marked_and_do_not_mix_with_own(tmp_path: Path) -> None:
+def test_imported_trials_are_flagged_and_do_not_mix_with_own(tmp_path: Path) -> None:
     put_trials(tmp_path / "own", "moco_v2", "voc0712", [57.0])
     (tmp_path / "metrics.json").write_text('{"bbox/AP": 57.2, "bbox/AP50": 82.0, "bbox/AP75": 63.0}\n')
     found = collect([tmp_path / "own"])
@@ -348,7 +348,7 @@ def linear(folder: Path, recipe: str, epochs: int, top1: float) -> None:
     put(folder / f"{recipe}-{epochs}", made)
 
 
-def test_table4_has_a_row_a_method_and_a_column_an_epoch_budget(tmp_path: Path) -> None:
+def test_table4_has_one_row_per_method_and_one_column_per_epoch_budget(tmp_path: Path) -> None:
     for epochs, top1 in ((100, 68.0), (200, 70.1), (800, 71.0)):
         linear(tmp_path, f"simsiam_{epochs}", epochs, top1)
     expect = {f"simsiam_{epochs}": "simsiam" for epochs in (100, 200, 800)}

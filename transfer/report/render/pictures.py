@@ -1,4 +1,4 @@
-"""Pictures inside the page: plots as SVG in the page's colours, predictions as JPEG."""
+"""Pictures inside the page: plots as SVG in the page's colors, predictions as JPEG."""
 
 from __future__ import annotations
 
@@ -43,23 +43,23 @@ def plot_pictures(report: Report) -> list[Picture]:
 
 
 def inline_svg(text: str, plot: Plot) -> str:
-    """Prepare matplotlib's SVG for a page: the theme's colours, a title and a description, and unique ids.
+    """Prepare matplotlib's SVG for a page: the theme's colors, a title and a description, and unique ids.
 
     Ids are prefixed with the plot's name, because several SVGs share one document.
     """
     body = text[text.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{plot.name}-", body)
-    for index, colour in enumerate(style.SERIES):
-        body = body.replace(colour, f"var(--series-{index})")
+    for index, color in enumerate(style.SERIES):
+        body = body.replace(color, f"var(--series-{index})")
     body = body.replace(style.INK, "currentColor").replace(style.GRID, "var(--grid)")
     title, described = f"{plot.name}-title", f"{plot.name}-description"
     head = f'<svg role="img" aria-labelledby="{title} {described}"'
-    words = (
+    texts = (
         f'<title id="{title}">{html.escape(plot.title)}</title><desc id="{described}">{html.escape(plot.alt)}</desc>'
     )
     body = body.replace("<svg", head, 1)
-    return re.sub(r"(<svg[^>]*>)", lambda found: found.group(1) + words, body, count=1)
+    return re.sub(r"(<svg[^>]*>)", lambda found: found.group(1) + texts, body, count=1)
 
 
 def predictions(report: Report) -> list[Prediction]:
@@ -72,8 +72,8 @@ def predictions(report: Report) -> list[Prediction]:
     for (row, task), trial in first.items():
         for path in _files(trial.folder / PREDICTIONS)[:MAX_PER_TRIAL]:
             if len(made) < MAX_PER_PAGE and (data := _jpeg(path)):
-                words = f"{report.labels.get(row, row)} on {task}, seed {trial.seed}: {path.stem}"
-                made.append(Prediction(words, f"Detections drawn on the image {path.stem} by {words}", data))
+                caption = f"{report.labels.get(row, row)} on {task}, seed {trial.seed}: {path.stem}"
+                made.append(Prediction(caption, f"Detections drawn on the image {path.stem} by {caption}", data))
     return made
 
 
