@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from tests.transfer.report.made_results import Run, diverged, pretrain_lines, pretrain_result, put, result
+from tests.transfer.report.made_results import JOB_STATE, Run, diverged, pretrain_lines, pretrain_result, put, result
 from transfer.report.collect import collect
 
 GOOD = result("simsiam", "voc07", 1, [75.0, 47.0, 50.0])
@@ -145,9 +145,9 @@ def test_runs_below_one_folder_have_separate_rows_too(tmp_path: Path) -> None:
 def test_an_unfinished_pretraining_run_has_its_state(tmp_path: Path) -> None:
     run = Run(tmp_path, [("simsiam", "SimSiam", None)], {})
     folder = run.pretrain("simsiam", None, pretrain_lines(5))
-    (folder / "job.json").write_text('{"status": "running"}')
+    (folder / "job.json").write_text(json.dumps({**JOB_STATE, "status": "running"}))
     found = collect([run.save()])
-    assert [(p.name, p.status, dict(p.result)) for p in found.pretraining] == [("SimSiam", "running", {})]
+    assert [(p.name, p.status, p.result) for p in found.pretraining] == [("SimSiam", "running", None)]
 
 
 def test_an_lr_search_trial_is_in_no_cell_and_its_record_is_read(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_an_lr_search_trial_is_in_no_cell_and_its_record_is_read(tmp_path: Path)
     (tmp_path / "lr_search.json").write_text(json.dumps(record))
     found = collect([tmp_path])
     assert found.trials == []
-    assert [(s.row, s.chosen, len(s.points)) for s in found.searches] == [("simsiam", 0.01, 2)]
+    assert [(s.record.row, s.record.chosen, len(s.record.points)) for s in found.searches] == [("simsiam", 0.01, 2)]
     (tmp_path / "lr_search.json").write_text(json.dumps({**record, "points": [{"value": 1}]}))
     assert "each with an lr" in collect([tmp_path]).skipped[0].reason
 
