@@ -26,9 +26,7 @@ class PublishedColumn(FileFormat):
 class PublishedTask(FileFormat):
     """A task's columns, and the settings that its runs must have to be compared with them."""
 
-    columns: list[str] = Field(
-        default=[], description="columns that the task's results are compared with; empty for none"
-    )
+    columns: list[str] = Field(default=[], description="columns that the task belongs to; empty for none")
     settings: dict[str, Any] = Field(default={}, description="settings of the published runs")
     note: str | None = Field(default=None, description="known difference from the publication, printed below the table")
 
@@ -41,9 +39,7 @@ class PublishedRow(FileFormat):
     group: str | None = Field(default=None, description="heading that the row stands under")
     note: str | None = Field(default=None, description="remark, printed below the table")
     source: str | None = Field(default=None, description="where the numbers come from, if not from the table's source")
-    values: dict[str, Numbers] = Field(
-        default={}, description="column to values; null where the publication has no number"
-    )
+    values: dict[str, Numbers] = Field(default={}, description="column to values; null without a number")
     stds: dict[str, Numbers] = Field(default={}, description="column to standard deviations")
     words: dict[str, list[str]] = Field(default={}, description="column to the text printed in place of numbers")
     tasks: dict[str, Numbers] = Field(default={}, description="task to values published for that task alone")

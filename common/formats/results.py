@@ -59,9 +59,7 @@ class PretrainResult(FileFormat):
     iterations: int | None = Field(default=None, description="iterations trained")
     dim: int | None = Field(default=None, description="width of the embedding")
     final: dict[str, float] | None = Field(default=None, description="last metrics: `loss`, `std` and the method's own")
-    std_alarm: CollapseAlarm | None = Field(
-        default=None, description="the collapse alarm's record; null if never raised"
-    )
+    std_alarm: CollapseAlarm | None = Field(default=None, description="the collapse alarm; null if never raised")
     seconds: float | None = Field(default=None, description="wall-clock seconds of training, over all resumed parts")
     classes: int | None = Field(default=None, description="number of classes (methods trained on labels)")
     validation: dict[str, float] | None = Field(
@@ -70,12 +68,8 @@ class PretrainResult(FileFormat):
     )
     backbone: str | None = Field(default=None, description="file name of the backbone file")
     backbone_sha256: str | None = Field(default=None, description="SHA-256 of the backbone file")
-    backbone_target: str | None = Field(
-        default=None, description="the momentum encoder's backbone file, where there is one"
-    )
-    backbone_target_sha256: str | None = Field(
-        default=None, description="SHA-256 of the momentum encoder's backbone file"
-    )
+    backbone_target: str | None = Field(default=None, description="backbone file of the momentum encoder")
+    backbone_target_sha256: str | None = Field(default=None, description="SHA-256 of that file")
     toy: bool = Field(default=False, description="true if made with an overlay that shrinks the run")
     num_processes: int | None = Field(default=None, description="number of processes")
     environment: dict[str, Any] = Field(default={}, description="versions, commit, host and devices")
@@ -105,9 +99,7 @@ class EvaluationResult(FileFormat):
         default=None, description="`top1`, `top5` (6 classes or more), `best_top1` in per cent; null if it diverged"
     )
     divergence: Divergence | None = Field(default=None, description="where it diverged, else null")
-    comparable: Comparable | None = Field(
-        default=None, description="comparison with the published protocol (linear alone)"
-    )
+    comparable: Comparable | None = Field(default=None, description="comparison with the protocol (linear alone)")
     settings: dict[str, Any] = Field(description="every config key read, `augmentation`, and the data set's sizes")
     weights: EvaluatedWeights = Field(description="the backbone file that was evaluated")
     config: dict[str, Any] = Field(default={}, description="`recipe` (config file's stem) and `data` (folder)")
@@ -132,9 +124,7 @@ class TransferSettings(FileFormat):
     iterations: int | None = Field(default=None, description="SOLVER.MAX_ITER")
     steps: list[int] | None = Field(default=None, description="iterations at which the learning rate drops")
     warmup_iters: int | None = Field(default=None, description="iterations of the warm-up")
-    warmup_factor: float | None = Field(
-        default=None, description="share of the learning rate at which the warm-up starts"
-    )
+    warmup_factor: float | None = Field(default=None, description="the warm-up starts at this share of `lr`")
     norm: str | None = Field(default=None, description="MODEL.RESNETS.NORM")
     precise_bn: str | None = Field(default=None, description="how BN statistics are recomputed; null if they are not")
     amp: bool | None = Field(default=None, description="mixed precision")
@@ -152,9 +142,7 @@ class TransferWeights(FileFormat):
     name: str | None = Field(default=None, description="`scratch`, the pre-training method, or the file's stem")
     path: str | None = Field(default=None, description="the converted file; null from scratch")
     sha256: str | None = Field(default=None, description="SHA-256 of the converted file; null from scratch")
-    manifest: dict[str, Any] | None = Field(
-        default=None, description="manifest of the converted file; null from scratch"
-    )
+    manifest: dict[str, Any] | None = Field(default=None, description="the file's manifest; null from scratch")
 
 
 class HeldOutPart(FileFormat):
@@ -214,9 +202,7 @@ class LrCandidate(FileFormat):
 
     lr: Positive = Field(description="the learning rate")
     value: float | None = Field(default=None, description="the metric in per cent; null without one")
-    status: Literal["done", "diverged", "missing"] | None = Field(
-        default=None, description="how the candidate's trial ended"
-    )
+    status: Literal["done", "diverged", "missing"] | None = Field(default=None, description="how its trial ended")
     folder: str | None = Field(default=None, description="the trial's folder; null for a candidate that was not run")
     result_sha256: str | None = Field(default=None, description="SHA-256 of the trial's result.json; null without one")
 
@@ -237,11 +223,7 @@ class LrSearchRecord(FileFormat):
     heldout: HeldOutPart | None = Field(default=None, description="the held-out part, where `select_on` is `heldout`")
     metric: Name = Field(description="`<branch>/<metric>`, such as `bbox/AP`")
     points: list[LrCandidate] = Field(description="the candidates in ascending order of the learning rate")
-    chosen: Positive | None = Field(
-        default=None, description="the chosen learning rate; null if no candidate has a value"
-    )
+    chosen: Positive | None = Field(default=None, description="the chosen learning rate; null without any value")
     weights: dict[str, Any] | None = Field(default=None, description="`name` and `sha256` of the candidates' weights")
-    settings: dict[str, Any] | None = Field(
-        default=None, description="settings of the candidates, without the learning rate"
-    )
+    settings: dict[str, Any] | None = Field(default=None, description="the candidates' settings, without `lr`")
     toy: bool | None = Field(default=None, description="true if searched with an overlay that shrinks the run")

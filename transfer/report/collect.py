@@ -13,7 +13,7 @@ from pathlib import Path
 from common.errors import UserError
 from common.formats.graph import GRAPH_FILE, GraphFile, GraphJob
 from common.formats.job import STATE_FILE, JobState
-from common.formats.results import LR_SEARCH_FILE, PRETRAIN, RESULT_FILE, LrSearchRecord, PretrainResult, TransferResult
+from common.formats.results import LR_SEARCH_FILE, RESULT_FILE, LrSearchRecord, PretrainResult, TransferResult
 from transfer.report.collection import Collection, PretrainingRun, RecordedSearch, RowInfo, Skipped
 from transfer.report.reading import evaluation_trial, imported_trial, read_result, transfer_trial
 
@@ -94,7 +94,7 @@ def _read_experiment(folder: Path, seen: set[Path]) -> Collection:
         if job.kind in TRIAL_KINDS and job.role != SEARCH_ROLE:
             _read_trial(job, folder / job.dir, found, seen)
         elif job.kind == "pretrain":
-            _read_pretraining(job, folder / job.dir, found)
+            _read_pretraining(job, folder / job.dir, found, seen)
         if (folder / job.dir / LR_SEARCH_FILE).is_file():
             _read_search(folder / job.dir / LR_SEARCH_FILE, found)
     found.superseded = _count_superseded(folder, {folder / job.dir for job in graph.jobs})
@@ -122,20 +122,13 @@ def _describe_state(folder: Path) -> str:
     return state.status + (f" ({line})" if line else "")
 
 
-def _read_pretraining(job: GraphJob, folder: Path, found: Collection) -> None:
+def _read_pretraining(job: GraphJob, folder: Path, found: Collection, seen: set[Path]) -> None:
     """Add a pre-training run; one without a result is added for its curves."""
     name = job.row or job.name
-    label = found.rows[name].label if name in found.rows else name
-    path = folder / RESULT_FILE
-    if path.is_file():
-        try:
-            result = read_result(path)
-            if not isinstance(result, PretrainResult):
-                raise UserError(f"{path}: format {result.format!r} is not {PRETRAIN}")
-            found.pretraining.append(PretrainingRun(folder, label, result.status, result))
-        except UserError as error:
-            _skip(found, path, error)
+    if (folder / RESULT_FILE).is_file():
+        _read_result(folder / RESULT_FILE, found, seen, name)
     elif (folder / METRICS_FILE).is_file():
+        label = found.rows[name].label if name in found.rows else name
         found.pretraining.append(PretrainingRun(folder, label, _describe_state(folder)))
 
 
@@ -164,7 +157,9 @@ def _read_result(
 def _add_result(path: Path, found: Collection, row: str | None, task: str | None) -> None:
     result = read_result(path)
     if isinstance(result, PretrainResult):
-        found.pretraining.append(PretrainingRun(path.parent, result.recipe or result.method, result.status, result))
+        name = row or result.recipe or result.method
+        label = found.rows[name].label if name in found.rows else name
+        found.pretraining.append(PretrainingRun(path.parent, label, result.status, result))
         return
     if isinstance(result, TransferResult):
         trial = None if result.role == SEARCH_ROLE else transfer_trial(result, path, row)

@@ -167,11 +167,7 @@ def _flag_unlike(column_cells: Cells) -> None:
 def _published_cells(expected: ExpectedTable, column: Column) -> Cells:
     """The published rows' cells of a column, by row key."""
     entries = {key: expected.entry(key, column.task, column.branch) for key in expected.row_by_key}
-    return {_published_key(key): cells.published_cell(entry, column) for key, entry in entries.items() if entry.values}
-
-
-def _published_key(row: str) -> str:
-    return f"published:{row}"
+    return {f"published:{row}": cells.published_cell(entry, column) for row, entry in entries.items() if entry.values}
 
 
 def _row_to_compare_with(infos: Sequence[RowInfo], options: Options) -> str | None:
@@ -195,9 +191,9 @@ def _build_rows(infos: Sequence[RowInfo], by_column: Mapping[str, Cells], expect
     """The published rows, then the rows of results."""
     rows = []
     for row in expected.rows:
-        if made := _cells_of(_published_key(row.key), by_column):
-            label = f"{row.label} (published)"
-            rows.append(Row(_published_key(row.key), label, row.key, True, made, group=row.group))
+        key = f"published:{row.key}"
+        if made := _cells_of(key, by_column):
+            rows.append(Row(key, f"{row.label} (published)", row.key, True, made, group=row.group))
     for info in infos:
         made = _cells_of(info.key, by_column)
         known = expected.row_by_key.get(info.expected or "")

@@ -159,7 +159,7 @@ def test_an_lr_search_trial_is_in_no_cell_and_its_record_is_read(tmp_path: Path)
     assert found.trials == []
     assert [(s.record.row, s.record.chosen, len(s.record.points)) for s in found.searches] == [("simsiam", 0.01, 2)]
     (tmp_path / "lr_search.json").write_text(json.dumps({**record, "points": [{"value": 1}]}))
-    assert "each with an lr" in collect([tmp_path]).skipped[0].reason
+    assert "points.0.lr" in collect([tmp_path]).skipped[0].reason
 
 
 def test_a_diverged_trial_needs_no_metrics(tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def test_an_lr_search_is_drawn_with_its_choice(tmp_path: Path) -> None:
     ]
     (tmp_path / "lr_search.json").write_text(json.dumps({**record, "points": points, "chosen": 0.05}))
     made = build_report(collect([tmp_path]), Options())
-    (plot,) = [plot for plot in all_plots(made) if plot.section == "lr-search"]
+    (plot,) = [plot for plot in all_plots(made) if plot.section == "search"]
     with style.styled():
         axes = plot.draw().axes[0]
     curve, ring, lost = axes.lines

@@ -107,7 +107,7 @@ def test_a_point_is_in_no_cell_and_the_choice_beside_it(
     assert (chosen["row"], chosen["seed"], chosen["split"]) == ("scratch", 9, "voc_2007_trainval:heldout")
     collected = collect([searched])
     assert [trial.folder.name for trial in collected.trials] == ["trial"]
-    assert [search.chosen for search in collected.searches] == [record["chosen"]]
+    assert [search.record.chosen for search in collected.searches] == [record["chosen"]]
     assert call(table, [str(searched)]) == EXIT_OK
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TRIALS, PRETRAINING, FINETUNING, CLASSES, SEARCH = "trials", "pretraining", "finetuning", "classes", "lr-search"
+TRIALS, PRETRAINING, FINETUNING, CLASSES, SEARCH = "trials", "pretraining", "finetuning", "classes", "search"
 INK, GRID = "#1b1b1f", "#c9c9cf"
 SERIES = ("#0060b0", "#d1580a", "#007a5a", "#a6419a", "#8a6a00", "#5b5bd6", "#b3263e", "#3d7f99")
 """Colours of similar contrast on white; the page replaces them by those of its theme."""

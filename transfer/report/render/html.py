@@ -8,7 +8,6 @@ from pathlib import Path
 
 from transfer.report.cells import printed
 from transfer.report.figures.per_class import ClassTable, class_tables
-from transfer.report.figures.style import CLASSES, FINETUNING, PRETRAINING, SEARCH, TRIALS
 from transfer.report.model import Report, Row, Table
 from transfer.report.render import facts, pictures
 from transfer.report.render.rows import Footnotes, RenderedCell, RenderedRow, compared_rows, render_rows
@@ -67,13 +66,6 @@ def render(report: Report) -> str:
         report=report,
         views=[_view(table, report) for table in report.tables],
         plots={section: list(group) for section, group in plots},
-        sections={
-            "trials": TRIALS,
-            "pretraining": PRETRAINING,
-            "finetuning": FINETUNING,
-            "classes": CLASSES,
-            "search": SEARCH,
-        },
         predictions=pictures.predictions(report),
         costs=costs,
         gpu_hours=facts.sum_known(line.gpu_hours for line in costs),

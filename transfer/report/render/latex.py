@@ -8,14 +8,8 @@ from transfer.report.model import Column, Report, Table
 from transfer.report.render.rows import Footnotes, RenderedRow, RenderedValue, render_rows
 
 SPECIAL = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
     "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
