@@ -9,10 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.formats.run_only import may_differ_in_average
+
 if TYPE_CHECKING:
     from common.formats.results import LrSearchRecord, PretrainResult
-
-from common.formats.run_only import may_differ_in_average
 
 DONE, DIVERGED = "done", "diverged"
 
