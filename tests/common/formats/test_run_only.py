@@ -25,7 +25,7 @@ from transfer.engine.config import defaults as transfer_defaults
 from transfer.engine.trial_folder import differences as trial_differences
 from transfer.engine.trial_folder import trial_identity
 from transfer.experiment.settings import Settings
-from transfer.report.records import Trial
+from transfer.report.collection import Trial
 
 DEFAULTS = {"pretrain": pretrain_defaults, "evaluate": evaluate_defaults, "transfer": transfer_defaults}
 KEYS = [(stage, key) for stage, make in DEFAULTS.items() for key in dotted_keys(make())]
@@ -95,7 +95,7 @@ def job_print(stage: str, cfg: Any) -> str:
 
 def facts(name: str) -> str:
     """What of a result's setting keeps trials apart."""
-    trial = Trial(Path("a"), Path("a"), "row", "task", "done", 1, {}, settings={name: 1})
+    trial = Trial(Path("a"), "row", "task", "done", 1, {}, settings={name: 1})
     return " ".join(trial.facts)
 
 
