@@ -1,4 +1,4 @@
-"""Every pre-training recipe against the protocol's numbers, written down here a second time."""
+"""Every pre-training recipe against the protocol's numbers, which are written down here a second time."""
 
 from __future__ import annotations
 
@@ -8,30 +8,41 @@ from typing import Any
 
 import pytest
 import yaml
-from fvcore.common.config import CfgNode
 
-from common.config import dotted_keys
-from pretrain import config
+from common.config import dotted_keys, value_of
+from pretrain.config import load_config
 from pretrain.optim.schedule import build_schedule, peak_lr
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FOLDER = CONFIGS / "pretrain"
-STEPS = 10
-"""Steps an epoch, for reading the learning rate."""
+Values = dict[str, Any]
 
-SIMSIAM: dict[str, Any] = {
-    "METHOD": "simsiam",
+SHARED: Values = {
     "TOY": False,
     "DATA.SIZE": 224,
-    "AUGMENT.CROP_SCALE": (0.2, 1.0),
-    "AUGMENT.JITTER": (0.4, 0.4, 0.4, 0.1),
-    "AUGMENT.JITTER_PROB": 0.8,
-    "AUGMENT.GRAY_PROB": 0.2,
-    "AUGMENT.BLUR_PROB": 0.5,
-    "AUGMENT.BLUR_SIGMA": (0.1, 2.0),
     "AUGMENT.SOLARIZE_PROB": 0.0,
     "AUGMENT.FLIP_PROB": 0.5,
     "MODEL.ARCH": "resnet50",
+    "SOLVER.GRAD_ACCUM_STEPS": 1,
+    "SOLVER.MOMENTUM": 0.9,
+}
+SELF_SUPERVISED: Values = {
+    **SHARED,
+    "AUGMENT.JITTER_PROB": 0.8,
+    "AUGMENT.GRAY_PROB": 0.2,
+    "AUGMENT.BLUR_SIGMA": (0.1, 2.0),
+}
+MOCO_AUGMENT: Values = {
+    "AUGMENT.CROP_SCALE": (0.2, 1.0),
+    "AUGMENT.JITTER": (0.4, 0.4, 0.4, 0.1),
+    "AUGMENT.BLUR_PROB": 0.5,
+}
+SAME_VIEWS: Values = {"AUGMENT.SECOND.BLUR_PROB": -1.0, "AUGMENT.SECOND.SOLARIZE_PROB": -1.0}
+
+SIMSIAM: Values = {
+    **SELF_SUPERVISED,
+    **MOCO_AUGMENT,
+    "METHOD": "simsiam",
     "MODEL.ZERO_INIT_RESIDUAL": True,
     "MODEL.PROJ_LAYERS": 3,
     "MODEL.PROJ_HIDDEN": 2048,
@@ -46,38 +57,179 @@ SIMSIAM: dict[str, Any] = {
     "SIMSIAM.SYMMETRY": "symmetric",
     "SOLVER.BATCH_SIZE": 256,
     "SOLVER.BASE_LR": 0.05,
-    "SOLVER.MOMENTUM": 0.9,
     "SOLVER.WEIGHT_DECAY": 1e-4,
     "SOLVER.WARMUP_EPOCHS": 0,
     "SOLVER.FIX_PRED_LR": True,
 }
-"""PROTOCOL's section 3, what all recipes have unless the table below says otherwise."""
-
-RECIPES: dict[str, dict[str, Any]] = {
-    **{f"simsiam_r50_b256_{e}ep_base": {"SOLVER.EPOCHS": e} for e in (100, 200, 400, 800)},
-    "simsiam_r50_b256_200ep_optimal": {"SOLVER.EPOCHS": 200, "SOLVER.BASE_LR": 0.5, "SOLVER.WEIGHT_DECAY": 1e-5},
-    **{f"simsiam_r50_b{b}_100ep_base": {"SOLVER.EPOCHS": 100, "SOLVER.BATCH_SIZE": b} for b in (64, 128, 512)},
-    **{
-        f"simsiam_r50_b{b}_100ep_base": {
-            "SOLVER.EPOCHS": 100,
-            "SOLVER.BATCH_SIZE": b,
-            "SOLVER.WARMUP_EPOCHS": 10,
-        }
-        for b in (1024, 2048, 4096)
-    },
-    "simsiam_r18cifar_b512_800ep": {
-        "SOLVER.EPOCHS": 800,
-        "SOLVER.BATCH_SIZE": 512,
-        "SOLVER.BASE_LR": 0.03,
-        "SOLVER.WEIGHT_DECAY": 5e-4,
-        "MODEL.ARCH": "resnet18_cifar",
-        "MODEL.PROJ_LAYERS": 2,
-        "DATA.SIZE": 32,
-        "AUGMENT.BLUR_PROB": 0.0,
-    },
+MOMENTUM: Values = {
+    **SELF_SUPERVISED,
+    "MODEL.PROJ_LAYERS": 2,
+    "MODEL.PROJ_BN_AFFINE": False,
+    "SOLVER.FIX_PRED_LR": False,
+    "SOLVER.FINAL_LR": 0.0,
+    "SOLVER.WARMUP_START_LR": 0.0,
+}
+MOCO: Values = {
+    **MOMENTUM,
+    **MOCO_AUGMENT,
+    **SAME_VIEWS,
+    "METHOD": "moco",
+    "MODEL.ZERO_INIT_RESIDUAL": False,
+    "MODEL.PROJ_HIDDEN": 2048,
+    "MODEL.DIM": 128,
+    "MODEL.PREDICTOR": "none",
+    "MODEL.HEAD_BN": "none",
+    "MODEL.SYNC_BN": False,
+    "MODEL.BN_GROUP_SIZE": 32,
+    "MOCO.QUEUE_SIZE": 65536,
+    "MOCO.MOMENTUM": 0.999,
+    "MOCO.TEMPERATURE": 0.2,
+    "MOCO.SYMMETRY": "symmetric",
+    "MOCO.SHUFFLE": True,
+    "SOLVER.BATCH_SIZE": 256,
+    "SOLVER.OPTIMIZER": "sgd",
+    "SOLVER.BASE_LR": 0.03,
+    "SOLVER.WEIGHT_DECAY": 1e-4,
+    "SOLVER.SCHEDULE": "cosine_by_epoch",
+    "SOLVER.WARMUP_EPOCHS": 0,
+}
+BYOL: Values = {
+    **MOMENTUM,
+    "METHOD": "byol",
+    "AUGMENT.CROP_SCALE": (0.08, 1.0),
+    "AUGMENT.JITTER": (0.4, 0.4, 0.2, 0.1),
+    "AUGMENT.BLUR_PROB": 1.0,
+    "AUGMENT.SECOND.BLUR_PROB": 0.1,
+    "AUGMENT.SECOND.SOLARIZE_PROB": 0.2,
+    "MODEL.ZERO_INIT_RESIDUAL": True,
+    "MODEL.PROJ_HIDDEN": 4096,
+    "MODEL.DIM": 256,
+    "MODEL.PRED_DIM": 4096,
+    "MODEL.PREDICTOR": "mlp",
+    "MODEL.HEAD_BN": "hidden",
+    "MODEL.SYNC_BN": True,
+    "BYOL.TARGET_START": "random",
+    "SOLVER.BATCH_SIZE": 4096,
+    "SOLVER.OPTIMIZER": "lars",
+    "SOLVER.LARS_ETA": 1e-3,
+    "SOLVER.SCHEDULE": "cosine_by_step",
+    "SOLVER.WARMUP_EPOCHS": 10,
+    "SOLVER.WARMUP_ENDS": "first",
+}
+BYOL_BY_EPOCHS: dict[int, Values] = {
+    100: {"SOLVER.BASE_LR": 0.45, "SOLVER.WEIGHT_DECAY": 1e-6, "BYOL.TARGET_MOMENTUM": 0.99},
+    200: {"SOLVER.BASE_LR": 0.3, "SOLVER.WEIGHT_DECAY": 1e-6, "BYOL.TARGET_MOMENTUM": 0.99},
+    400: {"SOLVER.BASE_LR": 0.3, "SOLVER.WEIGHT_DECAY": 1e-6, "BYOL.TARGET_MOMENTUM": 0.99},
+    800: {"SOLVER.BASE_LR": 0.2, "SOLVER.WEIGHT_DECAY": 1.5e-6, "BYOL.TARGET_MOMENTUM": 0.996},
+}
+CONTRAST: Values = {
+    **SELF_SUPERVISED,
+    **SAME_VIEWS,
+    "AUGMENT.CROP_SCALE": (0.08, 1.0),
+    "AUGMENT.JITTER": (0.8, 0.8, 0.8, 0.2),
+    "AUGMENT.BLUR_PROB": 0.5,
+    "MODEL.PROJ_LAYERS": 3,
+    "MODEL.PROJ_HIDDEN": 2048,
+    "MODEL.DIM": 128,
+    "MODEL.PREDICTOR": "none",
+    "MODEL.SYNC_BN": True,
+    "SOLVER.BATCH_SIZE": 4096,
+    "SOLVER.LARS_ETA": 1e-3,
+    "SOLVER.BASE_LR": 0.3,
+    "SOLVER.WEIGHT_DECAY": 1e-6,
+    "SOLVER.SCHEDULE": "cosine_by_step",
+    "SOLVER.WARMUP_EPOCHS": 10,
+    "SOLVER.FIX_PRED_LR": False,
+}
+SIMCLR: Values = {
+    **CONTRAST,
+    "METHOD": "simclr",
+    "MODEL.ZERO_INIT_RESIDUAL": True,
+    "MODEL.HEAD_BN": "default",
+    "MODEL.PROJ_BN_AFFINE": True,
+    "SIMCLR.TEMPERATURE": 0.1,
+    "SIMCLR.STOP_GRADIENT": False,
+    "SIMCLR.REDUCTION": "mean",
+    "SOLVER.OPTIMIZER": "lars",
+    "SOLVER.FINAL_LR": 0.0,
+    "SOLVER.WARMUP_START_LR": 0.0,
+    "SOLVER.WARMUP_ENDS": "first",
+}
+SWAV: Values = {
+    **CONTRAST,
+    "METHOD": "swav",
+    "MODEL.ZERO_INIT_RESIDUAL": False,
+    "MODEL.HEAD_BN": "hidden",
+    "SWAV.PROTOTYPES": 3000,
+    "SWAV.FREEZE_STEPS": 313,
+    "SWAV.TEMPERATURE": 0.1,
+    "SWAV.EPSILON": 0.05,
+    "SWAV.SINKHORN_STEPS": 3,
+    "SWAV.QUEUE": 0,
+    "SWAV.STOP_GRADIENT": True,
+    "SOLVER.OPTIMIZER": "larc",
+    "SOLVER.FINAL_LR": 0.0048,
+    "SOLVER.WARMUP_START_LR": 0.3,
+    "SOLVER.WARMUP_ENDS": "both",
+}
+SUPERVISED: Values = {
+    **SHARED,
+    "METHOD": "supervised",
+    "AUGMENT.CROP_SCALE": (0.08, 1.0),
+    "AUGMENT.JITTER_PROB": 0.0,
+    "AUGMENT.GRAY_PROB": 0.0,
+    "AUGMENT.BLUR_PROB": 0.0,
+    "MODEL.ZERO_INIT_RESIDUAL": True,
+    "MODEL.SYNC_BN": False,
+    "MODEL.BN_GROUP_SIZE": 32,
+    "SOLVER.OPTIMIZER": "sgd",
+    "SOLVER.BATCH_SIZE": 256,
+    "SOLVER.BASE_LR": 0.1,
+    "SOLVER.WEIGHT_DECAY": 1e-4,
+    "SOLVER.EPOCHS": 90,
+    "SOLVER.SCHEDULE": "steps",
+    "SOLVER.STEPS": (30, 60, 80),
+    "SOLVER.GAMMA": 0.1,
+    "SOLVER.WARMUP_EPOCHS": 0,
+    "MONITOR.VALIDATION.PERIOD": 1,
+    "MONITOR.VALIDATION.RESIZE": 256,
 }
 
-ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+EPOCHS = (100, 200, 400, 800)
+OPTIMAL: Values = {"SOLVER.EPOCHS": 200, "SOLVER.BASE_LR": 0.5, "SOLVER.WEIGHT_DECAY": 1e-5}
+CIFAR: Values = {
+    "SOLVER.EPOCHS": 800,
+    "SOLVER.BATCH_SIZE": 512,
+    "SOLVER.BASE_LR": 0.03,
+    "SOLVER.WEIGHT_DECAY": 5e-4,
+    "MODEL.ARCH": "resnet18_cifar",
+    "MODEL.PROJ_LAYERS": 2,
+    "DATA.SIZE": 32,
+    "AUGMENT.BLUR_PROB": 0.0,
+}
+
+
+def _simsiam_at(batch: int) -> Values:
+    return {"SOLVER.EPOCHS": 100, "SOLVER.BATCH_SIZE": batch, "SOLVER.WARMUP_EPOCHS": 10 if batch >= 1024 else 0}
+
+
+RECIPES: dict[str, Values] = {
+    **{f"simsiam_r50_b256_{e}ep_base": {**SIMSIAM, "SOLVER.EPOCHS": e} for e in EPOCHS},
+    **{f"simsiam_r50_b{b}_100ep_base": {**SIMSIAM, **_simsiam_at(b)} for b in (64, 128, 512, 1024, 2048, 4096)},
+    "simsiam_r50_b256_200ep_optimal": {**SIMSIAM, **OPTIMAL},
+    "simsiam_r18cifar_b512_800ep": {**SIMSIAM, **CIFAR},
+    **{f"moco_v2_r50_b256_{e}ep": {**MOCO, "SOLVER.EPOCHS": e} for e in EPOCHS},
+    **{f"byol_r50_b4096_{e}ep": {**BYOL, **BYOL_BY_EPOCHS[e], "SOLVER.EPOCHS": e} for e in EPOCHS},
+    **{f"simclr_r50_b4096_{e}ep": {**SIMCLR, "SOLVER.EPOCHS": e} for e in EPOCHS},
+    **{f"swav_r50_b4096_{e}ep": {**SWAV, "SOLVER.EPOCHS": e} for e in EPOCHS},
+    "base_supervised_r50": SUPERVISED,
+    "supervised_r50_b256_90ep": SUPERVISED,
+}
+"""Every recipe of the folder, and what it must set (sections 3 and 4 of PROTOCOL)."""
+
+SIMSIAM_100 = "simsiam_r50_b512_100ep_"
+PREDICTOR: Values = {"MODEL.PREDICTOR": "mlp", "MODEL.PRED_DIM": 32}
+SIMSIAM_ABLATIONS: dict[str, tuple[str, Values]] = {
     "stopgrad": ("stopgrad", {"SOLVER.FIX_PRED_LR": False}),
     "nostopgrad": ("no_stopgrad", {"SOLVER.FIX_PRED_LR": False, "SIMSIAM.STOP_GRADIENT": False}),
     "predictor_none": ("predictor_none", {"MODEL.PREDICTOR": "none"}),
@@ -99,120 +251,177 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "alternation_100steps": ("alternation_100", {"METHOD": "alternation", "SIMSIAM.ALTERNATION_STEPS": 100}),
     "alternation_1epoch": ("alternation_epoch", {"METHOD": "alternation", "SIMSIAM.ALTERNATION_STEPS": 0}),
     "moving_average": ("moving_average", {"METHOD": "moving_average", "MODEL.PREDICTOR": "none"}),
-    **{f"dim{d}": (f"dim_{d}", {"MODEL.DIM": d, "MODEL.PRED_DIM": d // 4}) for d in (256, 512, 1024, 2048)},
+    "dim256": ("dim_256", {"MODEL.DIM": 256, "MODEL.PRED_DIM": 64}),
+    "dim512": ("dim_512", {"MODEL.DIM": 512, "MODEL.PRED_DIM": 128}),
+    "dim1024": ("dim_1024", {"MODEL.DIM": 1024, "MODEL.PRED_DIM": 256}),
+    "dim2048": ("dim_2048", {}),
 }
-"""What an ablation's name ends with: its row in configs/expected/ablations.yaml, and what sets it apart from
-simsiam_r50_b512_100ep_base (nothing, where the row is the paper's baseline)."""
+ABLATIONS: dict[str, tuple[str, str, Values]] = {
+    **{
+        row: (f"{SIMSIAM_100}base", f"{SIMSIAM_100}{name}", changes)
+        for name, (row, changes) in SIMSIAM_ABLATIONS.items()
+    },
+    "simclr_predictor": ("simclr_r50_b4096_100ep", "simclr_r50_b4096_100ep_predictor", PREDICTOR),
+    "simclr_predictor_stopgrad": (
+        "simclr_r50_b4096_100ep",
+        "simclr_r50_b4096_100ep_predictor_stopgrad",
+        {**PREDICTOR, "SIMCLR.STOP_GRADIENT": True},
+    ),
+    "swav_predictor": ("swav_r50_b4096_100ep", "swav_r50_b4096_100ep_predictor", PREDICTOR),
+    "swav_no_stopgrad": ("swav_r50_b4096_100ep", "swav_r50_b4096_100ep_nostopgrad", {"SWAV.STOP_GRADIENT": False}),
+}
+"""A row of configs/expected/ablations.yaml: the base recipe, the ablation's recipe, and the values that it changes
+(none, if the row is the paper's baseline)."""
 
-ABLATION_PREFIX = "simsiam_r50_b512_100ep_"
-BATCHES = {f"batch_{b}": f"simsiam_r50_b{b}_100ep_base" for b in (64, 128, 256, 512, 1024, 2048, 4096)}
-"""Rows of the batch sizes' ablation: their recipes stand among the others."""
+ROW_FILES: dict[str, Path] = {
+    **{row: FOLDER / "ablations" / f"{stem}.yaml" for row, (_, stem, _) in ABLATIONS.items()},
+    **{f"batch_{b}": FOLDER / f"simsiam_r50_b{b}_100ep_base.yaml" for b in (64, 128, 256, 512, 1024, 2048, 4096)},
+    **{method: FOLDER / f"{method}_r50_b4096_100ep.yaml" for method in ("simclr", "swav")},
+}
+"""The recipe of each row of configs/expected/ablations.yaml."""
 
 
-def _ablation(name: str) -> Path:
-    return FOLDER / "ablations" / f"{ABLATION_PREFIX}{name}.yaml"
+def _rows(name: str) -> dict[str, dict[str, Any]]:
+    """The rows of a file of configs/expected, by key."""
+    rows: list[dict[str, Any]] = yaml.safe_load((CONFIGS / "expected" / f"{name}.yaml").read_text())["rows"]
+    return {row["key"]: row for row in rows}
 
 
-def _changes(cfg: CfgNode, base: CfgNode) -> dict[str, Any]:
-    keys = dotted_keys(base)
-    return {key: config.value_of(cfg, key) for key in keys if config.value_of(cfg, key) != config.value_of(base, key)}
+def _header(file: Path) -> str:
+    """The comment at the top of a recipe, in one line."""
+    return re.sub(r"\n#\s*", " ", file.read_text())
 
 
-def test_no_recipe_of_simsiam_is_left_out() -> None:
-    assert {path.stem for path in FOLDER.glob("simsiam_*.yaml")} == RECIPES.keys()
-    assert {path.stem for path in (FOLDER / "ablations").glob(f"{ABLATION_PREFIX}*.yaml")} == {
-        f"{ABLATION_PREFIX}{name}" for name in ABLATIONS
-    }
+def test_no_recipe_is_missing_here() -> None:
+    bases = {path.stem for path in FOLDER.glob("base_*.yaml")} - {"base_supervised_r50"}
+    assert {path.stem for path in FOLDER.glob("*.yaml")} - bases == RECIPES.keys()
+    assert {path.stem for path in (FOLDER / "ablations").glob("*.yaml")} == {stem for _, stem, _ in ABLATIONS.values()}
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.rglob("*.yaml")), ids=lambda file: file.stem)
+def test_recipe_begins_with_what_it_gives_what_it_costs_and_the_command(file: Path) -> None:
+    if file.stem.startswith("base_"):
+        assert "Not run by itself." in _header(file)
+    else:
+        assert re.match(r"# Gives: .* Costs: \d+ epochs .* Run: python tools/pretrain.py --config-file ", _header(file))
+        assert f"--config-file {file.relative_to(CONFIGS.parent)} " in _header(file)
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipe_has_the_protocols_numbers(name: str) -> None:
-    cfg = config.load_config(FOLDER / f"{name}.yaml")
-    expected = {**SIMSIAM, **RECIPES[name]}
-    assert {key: config.value_of(cfg, key) for key in expected} == expected
+def test_recipe_has_the_numbers_of_the_protocol(name: str) -> None:
+    file, expected = FOLDER / f"{name}.yaml", RECIPES[name]
+    cfg = load_config(file)
+    assert {key: value_of(cfg, key) for key in expected} == expected
+    row = _rows("table4").get({"moco": "moco_v2"}.get(cfg.METHOD, cfg.METHOD))
+    compared = name.startswith(("moco", "byol", "simclr", "swav")) or re.fullmatch(r"simsiam_r50_b256_\d+ep_base", name)
+    if compared:
+        assert row is not None
+        published = row["values"][f"ep{cfg.SOLVER.EPOCHS}"][0]
+        assert f"Table 4 of the SimSiam paper: {published} linear" in _header(file)
 
 
-@pytest.mark.parametrize("name", ABLATIONS)
-def test_ablation_changes_its_keys_alone(name: str) -> None:
-    base = config.load_config(FOLDER / f"{ABLATION_PREFIX}base.yaml")
-    changed = _changes(config.load_config(_ablation(name)), base)
-    if name == "alternation_1step":  # one step is the key's default
-        assert config.load_config(_ablation(name)).SIMSIAM.ALTERNATION_STEPS == 1
-    if name == "moving_average":
-        assert config.load_config(_ablation(name)).SIMSIAM.AVERAGE_MOMENTUM == 0.8
-    assert changed == ABLATIONS[name][1] or (name == "dim2048" and changed == {})
-
-
-@pytest.mark.parametrize("name", ABLATIONS)
-def test_ablation_names_its_key_and_its_published_number(name: str) -> None:
-    """A baseline sets its key too, though to the default; the number in the comment is the published table's."""
-    text = _ablation(name).read_text()
-    row = {row["key"]: row for row in _rows()}[ABLATIONS[name][0]]
-    value = row["values"]["ep100"][0]
+@pytest.mark.parametrize("row", ABLATIONS)
+def test_ablation_changes_only_its_keys_and_states_its_published_number(row: str) -> None:
+    base_stem, stem, changes = ABLATIONS[row]
+    file = FOLDER / "ablations" / f"{stem}.yaml"
+    base, cfg = load_config(FOLDER / f"{base_stem}.yaml"), load_config(file)
+    changed = [key for key in dotted_keys(base) if value_of(cfg, key) != value_of(base, key)]
+    assert {key: value_of(cfg, key) for key in changed} == changes
+    if row == "alternation_1":  # the default
+        assert cfg.SIMSIAM.ALTERNATION_STEPS == 1
+    if row == "moving_average":
+        assert cfg.SIMSIAM.AVERAGE_MOMENTUM == 0.8
+    published = _rows("ablations")[row]
+    value = published["values"]["ep100"][0]
     if value is None:
-        assert row["words"]["ep100"][0] in text
+        assert published["words"]["ep100"][0] in _header(file)
     else:
-        assert re.search(
-            rf": {value}( ± {row['stds']['ep100'][0]})? linear" if "stds" in row else f": {value} linear", text
-        )
-    stated = yaml.safe_load(text)
-    assert stated.pop("_BASE_") == f"../{ABLATION_PREFIX}base.yaml" and stated
+        spread = f"( ± {published['stds']['ep100'][0]})?" if "stds" in published else ""
+        assert re.search(rf": {value}{spread} linear", _header(file))
+    stated = yaml.safe_load(file.read_text())
+    assert (stated.pop("_BASE_") == f"../{base_stem}.yaml" or row == "simclr_predictor_stopgrad") and stated
 
 
-@pytest.mark.parametrize("row", BATCHES)
-def test_batch_size_names_its_published_number(row: str) -> None:
-    value = {entry["key"]: entry for entry in _rows()}[row]["values"]["ep100"][0]
-    if row != "batch_256":  # the recipe of Table 4 as well
-        assert f"{value} linear" in (FOLDER / f"{BATCHES[row]}.yaml").read_text()
+@pytest.mark.parametrize("batch", [64, 128, 512, 1024, 2048, 4096])
+def test_batch_size_states_its_published_number(batch: int) -> None:
+    value = _rows("ablations")[f"batch_{batch}"]["values"]["ep100"][0]
+    assert f"{value} linear" in _header(ROW_FILES[f"batch_{batch}"])
 
 
-def _rows() -> list[dict[str, Any]]:
-    content = yaml.safe_load((CONFIGS / "expected" / "ablations.yaml").read_text())
-    rows: list[dict[str, Any]] = content["rows"]
-    return rows
-
-
-def test_every_published_ablation_of_simsiam_is_a_row_of_the_experiment() -> None:
+def test_every_published_ablation_is_a_row_of_the_experiment() -> None:
     experiment = yaml.safe_load((CONFIGS / "experiments" / "ablations.yaml").read_text())
     ours = {row["expected"]: row["pretrain"]["config"] for row in experiment["rows"].values()}
     assert len(ours) == len(experiment["rows"])
-    assert sorted(ours) == sorted(row["key"] for row in _rows())  # test_rival_recipes.py has SimCLR's and SwAV's
-    for name, (row, _) in ABLATIONS.items():
-        assert ours[row] == f"configs/pretrain/ablations/{ABLATION_PREFIX}{name}.yaml"
-    for row, stem in BATCHES.items():
-        assert ours[row] == f"configs/pretrain/{stem}.yaml"
+    assert sorted(ours) == sorted(_rows("ablations")) == sorted(ROW_FILES)
+    assert ours == {row: str(file.relative_to(CONFIGS.parent)) for row, file in ROW_FILES.items()}
 
 
-def test_learning_rates_at_the_ends() -> None:
-    """Linear scaling; no warm-up below batch 1024; the cosine's end; and `optimal` keeps its predictor at 0.5."""
-    for name, (peak, first) in {
-        "simsiam_r50_b64_100ep_base": (0.0125, 0.0125),
-        "simsiam_r50_b256_200ep_base": (0.05, 0.05),
-        "simsiam_r50_b256_200ep_optimal": (0.5, 0.5),
-        "simsiam_r50_b512_100ep_base": (0.1, 0.1),
-        "simsiam_r50_b1024_100ep_base": (0.2, 0.002),
-        "simsiam_r50_b4096_100ep_base": (0.8, 0.008),
-        "simsiam_r18cifar_b512_800ep": (0.06, 0.06),
-        "ablations/simsiam_r50_b512_100ep_bn_none": (0.1, 0.001),
-    }.items():
-        cfg = config.load_config(FOLDER / f"{name}.yaml")
-        schedule = build_schedule(cfg, STEPS)
-        assert peak_lr(cfg) == pytest.approx(peak)
-        assert schedule.at(0) == pytest.approx(first)
-        assert schedule.at(cfg.SOLVER.WARMUP_EPOCHS * STEPS) == pytest.approx(peak)
-        assert 0 < schedule.at(cfg.SOLVER.EPOCHS * STEPS - 1) < 1e-3 * peak
+@pytest.mark.parametrize(
+    ("name", "peak", "first"),
+    [
+        ("simsiam_r50_b64_100ep_base", 0.0125, 0.0125),
+        ("simsiam_r50_b256_200ep_base", 0.05, 0.05),
+        ("simsiam_r50_b256_200ep_optimal", 0.5, 0.5),
+        ("simsiam_r50_b512_100ep_base", 0.1, 0.1),
+        ("simsiam_r50_b1024_100ep_base", 0.2, 0.002),
+        ("simsiam_r50_b4096_100ep_base", 0.8, 0.008),
+        ("simsiam_r18cifar_b512_800ep", 0.06, 0.06),
+        ("ablations/simsiam_r50_b512_100ep_bn_none", 0.1, 0.001),
+        ("moco_v2_r50_b256_200ep", 0.03, 0.03),
+        ("byol_r50_b4096_100ep", 7.2, 0.0),
+        ("byol_r50_b4096_400ep", 4.8, 0.0),
+        ("byol_r50_b4096_800ep", 3.2, 0.0),
+    ],
+)
+def test_learning_rate_at_the_ends_of_warm_up_and_cosine(name: str, peak: float, first: float) -> None:
+    cfg, steps = load_config(FOLDER / f"{name}.yaml"), 10
+    schedule, epochs, warmup = build_schedule(cfg, steps), cfg.SOLVER.EPOCHS, cfg.SOLVER.WARMUP_EPOCHS
+    assert peak_lr(cfg) == pytest.approx(peak)
+    assert schedule.at(0) == pytest.approx(first)
+    assert schedule.at(warmup * steps) == pytest.approx(peak)
+    if cfg.METHOD in ("moco", "byol"):
+        assert schedule.at((epochs + warmup) * steps // 2) == pytest.approx(peak / 2)
+    assert 0 < schedule.at(epochs * steps - 1) < 1e-3 * peak
 
 
-def test_the_page_of_knobs_has_the_published_numbers_and_the_recipes_keys() -> None:
-    page = (CONFIGS.parent / "docs/guides/pretraining.md").read_text()
-    table = re.findall(r"^\| `(\w+)` \| (`[^|]*`) \| ([^|]*) \| \[paper\]", page, re.MULTILINE)
-    published = {row["key"]: row for row in _rows() if not row["key"].startswith(("simclr", "swav"))}
-    assert [key for key, _, _ in table] == sorted(published, key=[key for key, _, _ in table].index)
-    files = {row: FOLDER / f"{stem}.yaml" for row, stem in BATCHES.items()}
-    files |= {row: _ablation(name) for name, (row, _) in ABLATIONS.items()}
+@pytest.mark.parametrize(
+    ("method", "first", "before_peak", "last"), [("simclr", 0.0, 4.8 * 99 / 100, 0.0), ("swav", 0.3, 4.8, 0.0048)]
+)
+def test_learning_rate_of_simclr_and_swav(method: str, first: float, before_peak: float, last: float) -> None:
+    at = build_schedule(load_config(FOLDER / f"{method}_r50_b4096_100ep.yaml"), 10).at
+    assert at(0) == pytest.approx(first) and at(100) == pytest.approx(4.8)
+    assert at(99) == pytest.approx(before_peak)
+    assert at(550) == pytest.approx((4.8 + last) / 2)
+    assert last < at(999) < last + 1e-4
+
+
+def test_learning_rates_of_the_90_supervised_epochs() -> None:
+    cfg = load_config(FOLDER / "supervised_r50_b256_90ep.yaml")
+    schedule = build_schedule(cfg, 5)
+    assert peak_lr(cfg) == 0.1
+    for epoch, rate in ((0, 0.1), (29, 0.1), (30, 0.01), (59, 0.01), (60, 1e-3), (79, 1e-3), (80, 1e-4), (89, 1e-4)):
+        assert schedule.at(5 * epoch) == schedule.at(5 * epoch + 4) == pytest.approx(rate, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("page", "row"),
+    [
+        ("pretraining", r"^\| `(\w+)` \| (`[^|]*`) \| ([^|]*) \| \[paper\]"),
+        ("methods", r"^\| `(\w+)` \| (`[^|]*`) \| ([^|]*) \|$"),
+    ],
+)
+def test_page_has_the_published_numbers_and_the_keys_of_the_recipes(page: str, row: str) -> None:
+    text = (CONFIGS.parent / "docs" / "guides" / f"{page}.md").read_text()
+    table = re.findall(row, text, re.MULTILINE)
+    rows = _rows("ablations")
+    rivals = [key for key in rows if key.startswith(("simclr", "swav"))]
+    expected = rivals if page == "methods" else [key for key in rows if key not in rivals]
+    assert sorted(key for key, _, _ in table) == sorted(expected)
+    if page == "methods":
+        assert [key for key, _, _ in table] == expected
     for key, words, number in table:
-        value = published[key]["values"]["ep100"][0]
-        assert number == str(value if value is not None else published[key]["words"]["ep100"][0])
-        cfg = config.load_config(files[key])
-        for name, text in re.findall(r"`([A-Z_.]+) ([^`]*)`", words):
-            assert str(config.value_of(cfg, name)) == text, (key, name)
+        value = rows[key]["values"]["ep100"][0]
+        assert number == str(value if value is not None else rows[key]["words"]["ep100"][0])
+        cfg = load_config(ROW_FILES[key])
+        for name, setting in re.findall(r"`([A-Z_.]+) ([^`]*)`", words):
+            assert str(value_of(cfg, name)) == setting, (key, name)
