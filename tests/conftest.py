@@ -8,10 +8,28 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads that wait for each other take minutes on a busy machine
 os.environ.setdefault("MPLBACKEND", "Agg")
 ROOT = Path(__file__).resolve().parents[1]
+NARROW_DETECTOR = {
+    "TRANSFER": {"TOY": True, "CLASSES": ["bus", "cat", "sheep"], "CHECK_COUNTS": False},
+    "MODEL": {
+        "DEVICE": "cpu",
+        "RESNETS": {"STEM_OUT_CHANNELS": 8, "RES2_OUT_CHANNELS": 16, "WIDTH_PER_GROUP": 4},
+        "ANCHOR_GENERATOR": {"SIZES": [[16, 32, 64]]},
+        "RPN": {"PRE_NMS_TOPK_TRAIN": 60, "POST_NMS_TOPK_TRAIN": 20, "PRE_NMS_TOPK_TEST": 60, "POST_NMS_TOPK_TEST": 10},
+        "ROI_HEADS": {"BATCH_SIZE_PER_IMAGE": 8},
+        "ROI_BOX_HEAD": {"POOLER_RESOLUTION": 6},
+        "ROI_MASK_HEAD": {"CONV_DIM": 16},
+    },
+    "INPUT": {"MIN_SIZE_TRAIN": [48, 64], "MIN_SIZE_TEST": 64, "MAX_SIZE_TRAIN": 128, "MAX_SIZE_TEST": 128},
+    "DATALOADER": {"NUM_WORKERS": 0},
+    "SOLVER": {"IMS_PER_BATCH": 2, "MAX_ITER": 4, "STEPS": [3], "WARMUP_ITERS": 1},
+    "TEST": {"PRECISE_BN": {"NUM_ITER": 2}},
+}
+"""A detector narrow enough to train in a second, as the `transfer` section of an overlay."""
 
 NUMERIC = (
     *("compat", "pretrain/evaluation", "pretrain/methods", "pretrain/models", "pretrain/optim"),
@@ -52,3 +70,21 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the small real sets are not beside this checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def narrow_overlay(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The overlay file of `NARROW_DETECTOR`."""
+    file = tmp_path_factory.mktemp("overlay") / "narrow.yaml"
+    file.write_text(yaml.safe_dump({"transfer": NARROW_DETECTOR}))
+    return file
+
+
+@pytest.fixture(scope="session")
+def toy_detection(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root with VOC2007, VOC2012 and COCO of a few drawn images; not to be changed."""
+    from transfer.toy.build import Size, build
+
+    folder = tmp_path_factory.mktemp("sets") / "toy"
+    build(folder, size=Size(photos=8, voc2007=(16, 8), voc2012=(8, 8), coco=(12, 8)))
+    return folder / "detection"

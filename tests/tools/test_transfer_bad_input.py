@@ -10,47 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from PIL import Image
 
 from common.console import call
 from common.errors import EXIT_OK, EXIT_USAGE
 from tools.transfer import main
-from transfer.toy.build import Size, build
-
-NARROW = {
-    "TRANSFER": {"TOY": True, "CLASSES": ["bus", "cat", "sheep"], "CHECK_COUNTS": False},
-    "MODEL": {
-        "DEVICE": "cpu",
-        "RESNETS": {"STEM_OUT_CHANNELS": 8, "RES2_OUT_CHANNELS": 16, "WIDTH_PER_GROUP": 4},
-        "ROI_HEADS": {"BATCH_SIZE_PER_IMAGE": 8},
-        "ROI_BOX_HEAD": {"POOLER_RESOLUTION": 6},
-        "RPN": {"PRE_NMS_TOPK_TRAIN": 50, "POST_NMS_TOPK_TRAIN": 20, "PRE_NMS_TOPK_TEST": 50, "POST_NMS_TOPK_TEST": 10},
-    },
-    "INPUT": {"MIN_SIZE_TRAIN": [48], "MIN_SIZE_TEST": 48},
-    "DATALOADER": {"NUM_WORKERS": 0},
-    "SOLVER": {"IMS_PER_BATCH": 2, "MAX_ITER": 1, "STEPS": []},
-    "TEST": {"PRECISE_BN": {"NUM_ITER": 1}},
-}
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    build(folder / "toy", size=Size(photos=8, voc2007=(8, 4), voc2012=(4, 4), coco=(6, 6)))
-    (folder / "narrow.yaml").write_text(yaml.safe_dump({"transfer": NARROW}))
-    return folder
 
 
 @pytest.fixture
-def data(world: Path, tmp_path: Path) -> Path:
+def data(toy_detection: Path, tmp_path: Path) -> Path:
     """A data root that a test may break."""
-    shutil.copytree(world / "toy/detection", tmp_path / "data")
+    shutil.copytree(toy_detection, tmp_path / "data")
     return tmp_path / "data"
 
 
-def ask(root: Path, world: Path, data: Path, task: str, *more: str) -> list[str]:
-    words = ["--config-file", str(root / f"configs/transfer/{task}.yaml"), "--overlay", str(world / "narrow.yaml")]
+def ask(root: Path, narrow_overlay: Path, data: Path, task: str, *more: str) -> list[str]:
+    words = ["--config-file", str(root / f"configs/transfer/{task}.yaml"), "--overlay", str(narrow_overlay)]
     words += ["--weights", "scratch", "--seed", "1", "--output", str(data.parent / "trial"), *more]
     return [*words, "TRANSFER.DATA_ROOT", str(data)]
 
@@ -148,11 +123,11 @@ VOC: dict[str, tuple[Callable[[Path], tuple[str, ...]], tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("case", VOC)
 def test_broken_voc_is_named(
-    root: Path, world: Path, data: Path, capsys: pytest.CaptureFixture[str], case: str
+    root: Path, narrow_overlay: Path, data: Path, capsys: pytest.CaptureFixture[str], case: str
 ) -> None:
     breaks, more = VOC[case]
     named = (*breaks(data), *more)
-    line = refused(ask(root, world, data, "voc07"), data.parent / "trial", capsys)
+    line = refused(ask(root, narrow_overlay, data, "voc07"), data.parent / "trial", capsys)
     assert all(word in line for word in named), line
 
 
@@ -190,22 +165,22 @@ COCO: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("case", COCO)
 def test_broken_coco_is_named(
-    root: Path, world: Path, data: Path, capsys: pytest.CaptureFixture[str], case: str
+    root: Path, narrow_overlay: Path, data: Path, capsys: pytest.CaptureFixture[str], case: str
 ) -> None:
     change, named = COCO[case]
     file = data / "coco/annotations/instances_train2017.json"
     change(file)
-    line = refused(ask(root, world, data, "coco"), data.parent / "trial", capsys)
+    line = refused(ask(root, narrow_overlay, data, "coco"), data.parent / "trial", capsys)
     assert all(word in line for word in named), line
     if "image" not in case and "mask" not in case:
         assert str(file) in line
 
 
 def test_the_images_are_looked_at_where_the_trial_begins_and_may_be_left_alone(
-    root: Path, world: Path, data: Path, capsys: pytest.CaptureFixture[str]
+    root: Path, narrow_overlay: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A finished trial is not held up by its images; a slow disk may be spared."""
-    asked = ask(root, world, data, "voc07")
+    asked = ask(root, narrow_overlay, data, "voc07")
     assert call(main, asked) == EXIT_OK
     image_unreadable(data)
     assert call(main, [*asked, "--resume"]) == EXIT_OK

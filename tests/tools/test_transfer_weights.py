@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,20 @@ from tests.transfer.weights import recorded
 from tests.transfer.weights.made_checkpoints import resnet
 from tools.convert import main as convert
 from tools.transfer import main
-from transfer.toy.build import Size, build
 
-NARROW = {
-    "TRANSFER": {"TOY": True, "CLASSES": ["bus", "cat", "sheep"], "CHECK_COUNTS": False},
-    "MODEL": {
-        "DEVICE": "cpu",
-        "ROI_HEADS": {"BATCH_SIZE_PER_IMAGE": 4},
-        "ROI_BOX_HEAD": {"POOLER_RESOLUTION": 4},
-        "RPN": {"PRE_NMS_TOPK_TRAIN": 50, "POST_NMS_TOPK_TRAIN": 10, "PRE_NMS_TOPK_TEST": 20, "POST_NMS_TOPK_TEST": 3},
-    },
-    "INPUT": {"MIN_SIZE_TRAIN": [48], "MIN_SIZE_TEST": 48},
-    "DATALOADER": {"NUM_WORKERS": 0},
-    "SOLVER": {"IMS_PER_BATCH": 2, "MAX_ITER": 1, "STEPS": []},
-    "TEST": {"PRECISE_BN": {"NUM_ITER": 1}},
-}
+WIDE = (
+    *("MODEL.RESNETS.STEM_OUT_CHANNELS", "64", "MODEL.RESNETS.RES2_OUT_CHANNELS", "256"),
+    *("MODEL.RESNETS.WIDTH_PER_GROUP", "64", "SOLVER.MAX_ITER", "1", "SOLVER.STEPS", "()"),
+    *(
+        "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE",
+        "4",
+        "MODEL.RPN.POST_NMS_TOPK_TEST",
+        "3",
+        "TEST.PRECISE_BN.NUM_ITER",
+        "1",
+    ),
+)
+"""The width of the weights, and as little else as possible."""
 BLOCKS: dict[str, dict[str, Any]] = {
     "msra": {
         "INPUT.FORMAT": "BGR",
@@ -51,10 +51,8 @@ BLOCKS["scratch"] = BLOCKS["torchvision"]
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A toy set, the overlay, and both supervised files: as published, and converted."""
+    """A folder with both supervised files: as published, and converted."""
     folder = tmp_path_factory.mktemp("world")
-    build(folder / "toy", size=Size(photos=8, voc2007=(6, 3), voc2012=(4, 4), coco=(5, 5)))
-    (folder / "narrow.yaml").write_text(yaml.safe_dump({"transfer": NARROW}))
     blobs, _ = recorded.checkpoint("caffe2_msra")
     arrays = {name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in blobs.items()}
     (folder / "R-50.pkl").write_bytes(pickle.dumps(arrays, protocol=2))
@@ -64,11 +62,20 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def words(root: Path, world: Path, weights: str, output: Path, *more: str) -> list[str]:
-    found = ["--config-file", str(root / "configs/transfer/voc07.yaml"), "--overlay", str(world / "narrow.yaml")]
-    file = weights if weights == "scratch" or "/" in weights else str(world / f"{weights}.pkl")
-    found += ["--weights", file, "--seed", "1", "--output", str(output)]
-    return [*found, *more, "TRANSFER.DATA_ROOT", str(world / "toy/detection")]
+Words = Callable[..., list[str]]
+
+
+@pytest.fixture
+def words(root: Path, world: Path, narrow_overlay: Path, toy_detection: Path, tmp_path: Path) -> Words:
+    """The command line of a small trial from these weights in `tmp_path / "trial"`."""
+
+    def make(weights: str, *more: str) -> list[str]:
+        found = ["--config-file", str(root / "configs/transfer/voc07.yaml"), "--overlay", str(narrow_overlay)]
+        file = weights if weights == "scratch" or "/" in weights else str(world / f"{weights}.pkl")
+        found += ["--weights", file, "--seed", "1", "--output", str(tmp_path / "trial")]
+        return [*found, *WIDE, *more, "TRANSFER.DATA_ROOT", str(toy_detection)]
+
+    return make
 
 
 def get(config: dict[str, Any], key: str) -> Any:
@@ -80,8 +87,8 @@ def get(config: dict[str, Any], key: str) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("row", BLOCKS)
-def test_a_row_trains_with_the_block_of_its_weights(root: Path, world: Path, tmp_path: Path, row: str) -> None:
-    assert call(main, words(root, world, row, tmp_path / "trial")) == EXIT_OK
+def test_a_row_trains_with_the_block_of_its_weights(words: Words, tmp_path: Path, row: str) -> None:
+    assert call(main, words(row)) == EXIT_OK
     config = yaml.safe_load((tmp_path / "trial/config.yaml").read_text())
     assert {key: get(config, key) for key in BLOCKS[row]} == BLOCKS[row]
     result = json.loads((tmp_path / "trial/result.json").read_text())
@@ -111,8 +118,7 @@ def test_a_row_trains_with_the_block_of_its_weights(root: Path, world: Path, tmp
     ],
 )
 def test_a_part_of_the_block_cannot_be_set_apart(
-    root: Path,
-    world: Path,
+    words: Words,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     row: str,
@@ -120,7 +126,7 @@ def test_a_part_of_the_block_cannot_be_set_apart(
     value: str,
     needed: str,
 ) -> None:
-    assert call(main, words(root, world, row, tmp_path / "trial", key, value)) == EXIT_USAGE
+    assert call(main, words(row, key, value)) == EXIT_USAGE
     error = capsys.readouterr().err
     assert f"command line: {key} is {value}, but the weights need {needed}; remove the key" in error
     assert error.count("\n") == 1 and not (tmp_path / "trial").exists()
@@ -138,7 +144,7 @@ def test_a_part_of_the_block_cannot_be_set_apart(
     ],
 )
 def test_weights_that_do_not_fit_are_named(
-    root: Path,
+    words: Words,
     world: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -148,7 +154,7 @@ def test_weights_that_do_not_fit_are_named(
 ) -> None:
     whole = (world / "msra.pkl").read_bytes()
     (world / "cut.pkl").write_bytes(whole[: len(whole) // 2])
-    asked = words(root, world, weights.format(world=world), tmp_path / "trial", *more)
+    asked = words(weights.format(world=world), *more)
     assert call(main, asked) == EXIT_USAGE
     error = capsys.readouterr().err
     assert all(word in error for word in named) and error.count("\n") == 1, error

@@ -140,9 +140,9 @@ def test_places_in_a_run_draw_different_numbers() -> None:
 
 @pytest.mark.parametrize("real", [False, True])
 def test_the_dicts_equal_those_of_detectron2_s_own_readers(
-    toy: Path, request: pytest.FixtureRequest, real: bool
+    toy_detection: Path, request: pytest.FixtureRequest, real: bool
 ) -> None:
-    root = request.getfixturevalue("real_data") / "detection" if real else toy
+    root = request.getfixturevalue("real_data") / "detection" if real else toy_detection
     classes = () if real else ("bus", "cat", "sheep")
     task = load_task("voc", ["voc_2007_trainval"], "voc_2007_test", root, classes, check_counts=False)
     theirs = load_voc_instances(str(root / "VOC2007"), "trainval", list(task.classes))

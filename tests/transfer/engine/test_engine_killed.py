@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from broken_off import assert_same_end, command, iterations
 
+from tests.transfer.engine.broken_off import assert_same_end, command, iterations
 from transfer.engine.prepare import TrialRequest
 from transfer.engine.trial import run_trial
 

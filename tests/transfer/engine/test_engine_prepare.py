@@ -124,10 +124,10 @@ def test_a_folder_that_is_a_file_is_refused(ask: Ask, tmp_path: Path) -> None:
         prepare(ask(output=tmp_path / "file"))
 
 
-def test_masks_as_rle_ask_for_bitmasks(ask: Ask, toy: Path, tmp_path: Path) -> None:
+def test_masks_as_rle_ask_for_bitmasks(ask: Ask, toy_detection: Path, tmp_path: Path) -> None:
     import json
 
-    shutil.copytree(toy / "coco", tmp_path / "coco")
+    shutil.copytree(toy_detection / "coco", tmp_path / "coco")
     file = tmp_path / "coco/annotations/instances_train2017.json"
     content = json.loads(file.read_text())
     crowd = next(a for a in content["annotations"] if a["iscrowd"])

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from broken_off import assert_same_end, final, iterations
 
 from common.errors import Preempted
+from tests.transfer.engine.broken_off import assert_same_end, final, iterations
 from transfer.engine.prepare import TrialRequest
 from transfer.engine.trial import run_trial
 from transfer.engine.trial_hooks import Stopwatch

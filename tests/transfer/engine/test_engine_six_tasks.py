@@ -26,11 +26,18 @@ TRAIN = {
 
 @pytest.mark.parametrize("task", TRAIN)
 def test_a_task_runs_from_its_command_line_to_its_result(
-    root: Path, real_data: Path, narrow: Path, tmp_path: Path, task: str
+    root: Path, real_data: Path, narrow_overlay: Path, tmp_path: Path, task: str
 ) -> None:
     from tools.transfer import main
 
-    words = ["--config-file", root / f"configs/transfer/{task}.yaml", "--overlay", narrow, "--weights", "scratch"]
+    words = [
+        "--config-file",
+        root / f"configs/transfer/{task}.yaml",
+        "--overlay",
+        narrow_overlay,
+        "--weights",
+        "scratch",
+    ]
     words += ["--seed", "1", "--output", tmp_path / "trial", "TRANSFER.DATA_ROOT", real_data / "detection"]
     assert call(main, [*map(str, words), "TRANSFER.CLASSES", "[]"]) == EXIT_OK
     result = read_json(tmp_path / "trial/result.json")
@@ -48,11 +55,11 @@ def test_a_task_runs_from_its_command_line_to_its_result(
 
 
 def test_the_shell_gets_the_same_and_a_user_without_data_one_line(
-    root: Path, real_data: Path, narrow: Path, tmp_path: Path
+    root: Path, real_data: Path, narrow_overlay: Path, tmp_path: Path
 ) -> None:
     import sys
 
-    words = ["--config-file", "configs/transfer/voc07.yaml", "--overlay", narrow, "--weights", "scratch"]
+    words = ["--config-file", "configs/transfer/voc07.yaml", "--overlay", narrow_overlay, "--weights", "scratch"]
     words += ["--seed", "1", "--output", tmp_path / "trial", "TRANSFER.CLASSES", "[]"]
     command = [sys.executable, "tools/transfer.py", *map(str, words)]
 

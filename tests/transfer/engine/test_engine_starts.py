@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from broken_off import assert_same_end, command
 
 from common.files import read_json
+from tests.transfer.engine.broken_off import assert_same_end, command
 from transfer.engine.prepare import TrialRequest
 
 Ask = Callable[..., TrialRequest]

@@ -23,13 +23,13 @@ Ask = Callable[..., TrialRequest]
 
 @pytest.fixture(scope="module")
 def voc(
-    root: Path, toy: Path, narrow: Path, tmp_path_factory: pytest.TempPathFactory
+    root: Path, toy_detection: Path, narrow_overlay: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[TrialRequest, dict[str, Any]]:
     """A finished trial on VOC with a checkpoint and an evaluation on the way."""
-    words = ("TRANSFER.DATA_ROOT", str(toy), "TEST.EVAL_PERIOD", "2", "SOLVER.CHECKPOINT_PERIOD", "1")
+    words = ("TRANSFER.DATA_ROOT", str(toy_detection), "TEST.EVAL_PERIOD", "2", "SOLVER.CHECKPOINT_PERIOD", "1")
     request = TrialRequest(
         config_file=root / "configs/transfer/voc07.yaml",
-        overlay=narrow,
+        overlay=narrow_overlay,
         overrides=words,
         weights="scratch",
         seed=1,

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-import two_detectors
-import two_processes
 from torch import Tensor, nn
 
 from common.training import distributed
+from tests.transfer.engine import two_detectors, two_processes
 from transfer.engine.prepare import TrialRequest, prepare
 from transfer.engine.trial import run_trial
 from transfer.toy.build import Size, build
@@ -23,7 +22,7 @@ TESTED = {"voc07": 7, "coco": 5}
 
 
 @pytest.fixture(scope="module")
-def ranks(root: Path, narrow: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def ranks(root: Path, narrow_overlay: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ranks")
     build(folder / "toy", size=Size(photos=8, voc2007=(8, 7), voc2012=(4, 4), coco=(8, 5)))
     words = ("TRANSFER.DATA_ROOT", str(folder / "toy/detection"))
@@ -31,7 +30,7 @@ def ranks(root: Path, narrow: Path, tmp_path_factory: pytest.TempPathFactory) ->
     for task in TESTED:
         request = TrialRequest(
             config_file=root / f"configs/transfer/{task}.yaml",
-            overlay=narrow,
+            overlay=narrow_overlay,
             overrides=words,
             weights="scratch",
             seed=1,

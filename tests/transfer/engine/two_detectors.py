@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import parity_world
 import torch
 from detectron2.data.detection_utils import annotations_to_instances
 from detectron2.modeling import build_model
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from common.formats.backbone import TORCHVISION
 from common.training.collectives import wrap_distributed
+from tests.transfer.parity import parity_world
 from transfer.engine import detection_data as data
 from transfer.engine.config import load_config
 from transfer.engine.prepare import resolve_preprocessing

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import two_detectors
 from detectron2.layers.batch_norm import NaiveSyncBatchNorm
 from detectron2.utils import comm
 from fvcore.nn.precise_bn import update_bn_stats
 from torch import Tensor, nn
 
 from common.training.divergence import Diverged
+from tests.transfer.engine import two_detectors
 from transfer.engine.guards import require_finite
 from transfer.engine.precise_bn import update_synchronised
 from transfer.engine.prepare import PreparedTrial, load_task_of

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from common.console import call
 from common.errors import EXIT_OK, EXIT_USAGE
@@ -15,37 +15,20 @@ from tools.lr_search import main as lr_search
 from tools.table import main as table
 from tools.transfer import main as transfer
 from transfer.report.collect import collect
-from transfer.toy.build import Size, build
 
-NARROW = {
-    "TRANSFER": {"TOY": True, "CLASSES": ["bus", "cat", "sheep"], "CHECK_COUNTS": False},
-    "MODEL": {
-        "DEVICE": "cpu",
-        "RESNETS": {"STEM_OUT_CHANNELS": 8, "RES2_OUT_CHANNELS": 16, "WIDTH_PER_GROUP": 4},
-        "ROI_HEADS": {"BATCH_SIZE_PER_IMAGE": 8},
-        "ROI_BOX_HEAD": {"POOLER_RESOLUTION": 6},
-        "ROI_MASK_HEAD": {"CONV_DIM": 16},
-        "RPN": {"PRE_NMS_TOPK_TRAIN": 50, "POST_NMS_TOPK_TRAIN": 20, "PRE_NMS_TOPK_TEST": 50, "POST_NMS_TOPK_TEST": 10},
-    },
-    "INPUT": {"MIN_SIZE_TRAIN": [48], "MIN_SIZE_TEST": 48},
-    "DATALOADER": {"NUM_WORKERS": 0},
-    "SOLVER": {"IMS_PER_BATCH": 2, "MAX_ITER": 2, "STEPS": []},
-    "TEST": {"PRECISE_BN": {"NUM_ITER": 1}},
-}
+Words = Callable[..., list[str]]
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    build(folder / "toy", size=Size(photos=8, voc2007=(16, 8), voc2012=(8, 8), coco=(12, 8)))
-    (folder / "narrow.yaml").write_text(yaml.safe_dump({"transfer": NARROW}))
-    return folder
+@pytest.fixture(scope="session")
+def words(root: Path, narrow_overlay: Path, toy_detection: Path) -> Words:
+    """The command line of a small trial."""
 
+    def make(output: Path, *more: str, task: str = "voc07", seed: int = 1) -> list[str]:
+        found = ["--config-file", str(root / f"configs/transfer/{task}.yaml"), "--overlay", str(narrow_overlay)]
+        found += ["--weights", "scratch", "--seed", str(seed), "--output", str(output), "--resume"]
+        return [*found, *more, "TRANSFER.DATA_ROOT", str(toy_detection)]
 
-def words(root: Path, world: Path, output: Path, *more: str, task: str = "voc07", seed: int = 1) -> list[str]:
-    found = ["--config-file", str(root / f"configs/transfer/{task}.yaml"), "--overlay", str(world / "narrow.yaml")]
-    found += ["--weights", "scratch", "--seed", str(seed), "--output", str(output), "--resume"]
-    return [*found, *more, "TRANSFER.DATA_ROOT", str(world / "toy/detection")]
+    return make
 
 
 def result(folder: Path) -> Any:
@@ -56,13 +39,11 @@ POINT = ("--role", "lr_search", "--select-on")
 
 
 @pytest.fixture(scope="module")
-def searched(root: Path, world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def searched(words: Words, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two points on the held-out part, one that diverges, and the choice."""
     run = tmp_path_factory.mktemp("run")
     for lr in ("0.001", "0.02", "1e30"):
-        asked = words(
-            root, world, run / lr, *POINT, "heldout", "SOLVER.BASE_LR", lr, "SOLVER.WARMUP_ITERS", "0", seed=9
-        )
+        asked = words(run / lr, *POINT, "heldout", "SOLVER.BASE_LR", lr, "SOLVER.WARMUP_ITERS", "0", seed=9)
         assert call(transfer, asked) == EXIT_OK
     folders = [str(run / lr) for lr in ("0.001", "0.02", "1e30")]
     file = str(run / "lr_search.json")
@@ -95,9 +76,9 @@ def test_the_record_holds_the_points_and_the_choice(searched: Path) -> None:
 
 
 def test_a_point_is_in_no_cell_and_the_choice_beside_it(
-    root: Path, world: Path, searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: Words, searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = words(root, world, searched / "trial", "--lr-from", str(searched / "lr_search.json"))
+    asked = words(searched / "trial", "--lr-from", str(searched / "lr_search.json"))
     asked = [*asked, "SOLVER.WARMUP_ITERS", "0"]
     assert call(transfer, asked) == EXIT_OK
     found, record = result(searched / "trial"), json.loads((searched / "lr_search.json").read_text())
@@ -112,11 +93,9 @@ def test_a_point_is_in_no_cell_and_the_choice_beside_it(
 
 
 @pytest.mark.parametrize("evaluator", ["exact", "detectron2"])
-def test_both_voc_evaluators_measure_the_held_out_part_alike(
-    root: Path, world: Path, searched: Path, evaluator: str
-) -> None:
+def test_both_voc_evaluators_measure_the_held_out_part_alike(words: Words, searched: Path, evaluator: str) -> None:
     more = (*POINT, "heldout", "--eval-only", "SOLVER.BASE_LR", "0.02", "SOLVER.WARMUP_ITERS", "0")
-    asked = words(root, world, searched / "0.02", *more, "TRANSFER.EVALUATOR", evaluator, seed=9)
+    asked = words(searched / "0.02", *more, "TRANSFER.EVALUATOR", evaluator, seed=9)
     assert call(transfer, asked) == EXIT_OK
     measured = json.loads((searched / "0.02/evaluation.json").read_text())["metrics"]["bbox"]
     expected = result(searched / "0.02")["metrics"]["bbox"]
@@ -125,8 +104,8 @@ def test_both_voc_evaluators_measure_the_held_out_part_alike(
     )
 
 
-def test_coco_is_searched_on_a_part_of_train2017(root: Path, world: Path, tmp_path: Path) -> None:
-    asked = words(root, world, tmp_path / "point", *POINT, "heldout", task="coco", seed=9)
+def test_coco_is_searched_on_a_part_of_train2017(words: Words, tmp_path: Path) -> None:
+    asked = words(tmp_path / "point", *POINT, "heldout", task="coco", seed=9)
     assert call(transfer, [*asked, "TRANSFER.HELDOUT.FRACTION", "0.5"]) == EXIT_OK
     found = result(tmp_path / "point")
     assert found["heldout"]["images"] == 6 and set(found["metrics"]) == {"bbox", "segm"}
@@ -135,8 +114,8 @@ def test_coco_is_searched_on_a_part_of_train2017(root: Path, world: Path, tmp_pa
     assert len(content["images"]) == 6
 
 
-def test_a_point_on_the_test_split_is_as_the_paper_s(root: Path, world: Path, tmp_path: Path) -> None:
-    assert call(transfer, words(root, world, tmp_path / "point", *POINT, "test", seed=9)) == EXIT_OK
+def test_a_point_on_the_test_split_is_as_the_paper_s(words: Words, tmp_path: Path) -> None:
+    assert call(transfer, words(tmp_path / "point", *POINT, "test", seed=9)) == EXIT_OK
     found = result(tmp_path / "point")
     assert (found["role"], found["select_on"]) == ("lr_search", "test") and "heldout" not in found
     assert found["settings"]["test_split"] == "voc_2007_test"
@@ -144,10 +123,10 @@ def test_a_point_on_the_test_split_is_as_the_paper_s(root: Path, world: Path, tm
 
 
 def test_a_trial_does_not_take_a_point_s_folder(
-    root: Path, world: Path, searched: Path, capsys: pytest.CaptureFixture[str]
+    words: Words, searched: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = ("SOLVER.BASE_LR", "0.02", "SOLVER.WARMUP_ITERS", "0")
-    assert call(transfer, words(root, world, searched / "0.02", *more, seed=9)) == EXIT_USAGE
+    assert call(transfer, words(searched / "0.02", *more, seed=9)) == EXIT_USAGE
     assert "holds another trial: TRANSFER.ROLE lr_search there, trial requested" in capsys.readouterr().err
 
 
@@ -169,8 +148,7 @@ def test_a_trial_does_not_take_a_point_s_folder(
     ],
 )
 def test_a_contradiction_is_one_line_and_exit_2(
-    root: Path,
-    world: Path,
+    words: Words,
     searched: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -178,7 +156,7 @@ def test_a_contradiction_is_one_line_and_exit_2(
     message: str,
 ) -> None:
     said = [word.format(record=searched / "lr_search.json") for word in more]
-    assert call(transfer, words(root, world, tmp_path / "trial", *said)) == EXIT_USAGE
+    assert call(transfer, words(tmp_path / "trial", *said)) == EXIT_USAGE
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not (tmp_path / "trial").exists()
@@ -186,7 +164,7 @@ def test_a_contradiction_is_one_line_and_exit_2(
 
 @pytest.mark.parametrize("task", ["voc07", "coco"])
 def test_who_finds_every_held_out_object_and_no_other_has_an_ap_of_100(
-    root: Path, world: Path, tmp_path: Path, task: str
+    root: Path, narrow_overlay: Path, toy_detection: Path, tmp_path: Path, task: str
 ) -> None:
     """By Detectron2's own evaluators, which read the files that were written for them."""
     import torch
@@ -198,8 +176,8 @@ def test_who_finds_every_held_out_object_and_no_other_has_an_ap_of_100(
 
     request = TrialRequest(
         config_file=root / f"configs/transfer/{task}.yaml",
-        overlay=world / "narrow.yaml",
-        overrides=("TRANSFER.DATA_ROOT", str(world / "toy/detection")),
+        overlay=narrow_overlay,
+        overrides=("TRANSFER.DATA_ROOT", str(toy_detection)),
         weights="scratch",
         seed=9,
         output=tmp_path / "point",
