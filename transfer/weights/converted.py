@@ -176,9 +176,4 @@ def detectron2_values(preprocessing: Preprocessing) -> dict[str, Any]:
 
 def apply_preprocessing(cfg: Any, preprocessing: Preprocessing) -> None:
     """Set `detectron2_values` in a Detectron2 CfgNode, in place."""
-    for dotted, value in detectron2_values(preprocessing).items():
-        *parents, leaf = dotted.split(".")
-        node = cfg
-        for parent in parents:
-            node = node[parent]
-        node[leaf] = value
+    cfg.merge_from_list([item for key_and_value in detectron2_values(preprocessing).items() for item in key_and_value])
