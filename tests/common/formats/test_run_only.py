@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from pretrain.evaluation.config import defaults as evaluate_defaults
 from pretrain.evaluation.result import EvaluationFolder
 from tests.common.formats import write_defaults
 from transfer.engine.config import defaults as transfer_defaults
+from transfer.engine.trial_folder import TrialCheckpoints, check_folder, trial_identity
 from transfer.engine.trial_folder import differences as trial_differences
-from transfer.engine.trial_folder import trial_identity
 from transfer.experiment.settings import Settings
 from transfer.report.collection import Trial
 
@@ -184,3 +185,28 @@ def test_there_is_no_other_list() -> None:
     files = [path for top in ("common", "pretrain", "transfer") for path in (root / top).rglob("*.py")]
     for name in ("FREE_ON_RESUME", "NEUTRAL =", "HARMLESS", "HOW =", "FREE ="):
         assert [path for path in files if f"\n{name}" in path.read_text()] == [], name
+
+
+def test_an_evaluator_is_decisive_for_a_trial_but_not_for_eval_only() -> None:
+    before = trial_identity(transfer_defaults(), None, 1)
+    now = trial_identity(changed("transfer", "TRANSFER.EVALUATOR"), None, 1)
+    assert "TRANSFER.EVALUATOR" not in before["settings"]  # trial.json keeps its bytes
+    assert len(trial_differences(before, now)) == 1 and len(trial_differences(now, before)) == 1
+    assert trial_differences(before, now, trains=False) == []
+
+
+@pytest.mark.parametrize(("recorded", "refused"), [("pycocotools", False), ("", True), ("hotcoco", True)])
+def test_the_evaluator_of_a_trial_of_an_earlier_release_is_in_its_config(
+    tmp_path: Path, recorded: str, refused: bool
+) -> None:
+    cfg = transfer_defaults()
+    (tmp_path / "trial.json").write_text(json.dumps(trial_identity(cfg, None, 1)))
+    cfg.TRANSFER.EVALUATOR = recorded
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    cfg.TRANSFER.EVALUATOR = "pycocotools"
+    check = partial(check_folder, TrialCheckpoints(tmp_path, 1), trial_identity(cfg, None, 1))
+    if refused:
+        with pytest.raises(UserError, match=r"TRANSFER\.EVALUATOR"):
+            check(resume=True, eval_only=False, writes=True)
+    else:
+        check(resume=True, eval_only=False, writes=True)
