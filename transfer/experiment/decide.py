@@ -16,14 +16,11 @@ Action = Literal["run", "queued", "done", "skip"]
 
 @dataclass(frozen=True)
 class Decision:
-    """What a submit does with a job.
+    """What a submit does with a job, and why.
 
     Attributes:
-        view: the job as it is now.
         action: `run`; `queued`: nothing, Slurm's queue has it; `done`: nothing, it has its result; `skip`: nothing,
             all jobs that would use it are done.
-        status: the job's state.
-        why: the reason.
     """
 
     view: JobView

@@ -8,6 +8,7 @@ import re
 import shlex
 import signal
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,16 +30,7 @@ LOG_TAIL = 1 << 16
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan:
-    """What an executor runs.
-
-    Attributes:
-        experiment: the settings.
-        graph: all jobs.
-        decisions: what to do with each; jobs left out are not touched.
-        store: the run folder.
-        tools: make the command lines.
-        snapshot: what the decisions were made from.
-    """
+    """What an executor runs: the jobs of `decisions` whose action is `run`. Jobs left out are not touched."""
 
     experiment: Experiment
     graph: Graph
@@ -105,7 +97,7 @@ class RunListener(Protocol):
         """The run is over."""
 
 
-class Executor(Protocol):
+class Executor(ABC):
     """A way to run jobs.
 
     `run` returns when its part is done: local and debug when every job has ended, slurm when every job is submitted.
@@ -113,20 +105,17 @@ class Executor(Protocol):
 
     name: str
 
-    def refusal(self, experiment: Experiment, decisions: Decisions) -> str | None:
-        """Why it cannot run them, in one line; None if it can."""
+    def refusal(self, _experiment: Experiment, decisions: Decisions) -> str | None:
+        """Why it cannot run them, in one line; None if it can. By default: Slurm's queue holds some of them."""
+        queued = [name for name, one in decisions.items() if one.action == "queued"]
+        if not queued:
+            return None
+        advice = "wait for them, `cancel` them, or give --cluster slurm"
+        return f"{len(queued)} jobs of this run folder are in Slurm's queue, such as {queued[0]}; {advice}"
 
+    @abstractmethod
     def run(self, plan: RunPlan, listener: RunListener) -> RunOutcome:
-        """Run what `plan.decisions` says."""
-
-
-def refuse_queued(decisions: Decisions) -> str | None:
-    """Why jobs cannot run outside Slurm: its queue holds some of them; None otherwise."""
-    queued = [name for name, one in decisions.items() if one.action == "queued"]
-    if not queued:
-        return None
-    advice = "wait for them, `cancel` them, or give --cluster slurm"
-    return f"{len(queued)} jobs of this run folder are in Slurm's queue, such as {queued[0]}; {advice}"
+        """Run the plan."""
 
 
 def job_environment(experiment: Experiment) -> dict[str, str]:

@@ -64,16 +64,7 @@ def job_dir(name: str, fingerprint: str) -> str:
 
 @dataclass(frozen=True)
 class Graph:
-    """All jobs of an experiment, every job after those it needs.
-
-    Attributes:
-        experiment: the experiment's name.
-        source: the experiment file's text.
-        sets: the `--set` words.
-        rows: the table's rows.
-        tasks: the table's columns.
-        jobs: by name.
-    """
+    """All jobs of an experiment, every job after those it needs. The fields are those of `GraphFile`."""
 
     experiment: str
     source: str

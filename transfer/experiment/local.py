@@ -17,8 +17,8 @@ from common.console import call
 from common.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
 from common.formats.job import JobState
 from transfer.experiment.commands import Command
-from transfer.experiment.decide import Decisions
 from transfer.experiment.executors import (
+    Executor,
     JobAttempt,
     ReadyQueue,
     RunContext,
@@ -27,13 +27,11 @@ from transfer.experiment.executors import (
     RunPlan,
     job_environment,
     next_attempt,
-    refuse_queued,
     state_after_success,
     write_banner,
 )
 from transfer.experiment.graph import Job
 from transfer.experiment.locks import process_id
-from transfer.experiment.spec import Experiment
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -47,7 +45,7 @@ def visible_gpus(slot: int, count: int) -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": ",".join(devices[slot * count : (slot + 1) * count])}
 
 
-class LocalExecutor:
+class LocalExecutor(Executor):
     """Runs jobs side by side as children of this process, in its process group: killing the group kills all.
 
     Args:
@@ -59,10 +57,6 @@ class LocalExecutor:
 
     def __init__(self, poll: float = 0.05, grace: float = 60.0) -> None:
         self.poll, self.grace = poll, grace
-
-    def refusal(self, experiment: Experiment, decisions: Decisions) -> str | None:
-        """It does not run while Slurm works in the same folder."""
-        return refuse_queued(decisions)
 
     def run(self, plan: RunPlan, listener: RunListener) -> RunOutcome:
         """Run to the end, or until SIGINT, SIGTERM or SIGHUP; a second signal kills what still runs."""
@@ -169,7 +163,7 @@ def _received_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-class DebugExecutor:
+class DebugExecutor(Executor):
     """Calls the tools' `main` in this process, one job after another, so that a debugger sees everything.
 
     Output goes to the terminal; an exception keeps its traceback and ends the run.
@@ -177,10 +171,6 @@ class DebugExecutor:
     """
 
     name = "debug"
-
-    def refusal(self, experiment: Experiment, decisions: Decisions) -> str | None:
-        """It does not run while Slurm works in the same folder."""
-        return refuse_queued(decisions)
 
     def run(self, plan: RunPlan, listener: RunListener) -> RunOutcome:
         """Run to the end or to the first exception, which is raised again once the job's state is written."""
@@ -254,13 +244,10 @@ def _import_tool(path: Path) -> ModuleType:
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
+    before = dict(os.environ)
     os.environ.update(variables)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        os.environ.clear()
+        os.environ.update(before)

@@ -44,12 +44,6 @@ class OpenExperiment:
     """An experiment file that was read, checked and turned into a graph.
 
     Attributes:
-        experiment: the settings.
-        source: where they came from.
-        graph: the jobs.
-        store: the run folder.
-        tools: make the jobs' command lines.
-        digests: of weights files.
         public_weights: the zoo's entries that rows name, by the row's key.
     """
 
@@ -129,9 +123,7 @@ def submit(
     """Write the graph and run what has no result, as the only submit in the run folder.
 
     Args:
-        opened: the experiment.
-        executor: runs the jobs.
-        listener: is notified of what happens.
+        opened, executor, listener: what to run, how, and who shows it.
         retry: run only these jobs (all that failed, were cancelled or killed, if empty), what they need and what
             follows from them; None: everything.
 
@@ -206,8 +198,7 @@ def cancel(graph: Graph, store: Store, names: Sequence[str]) -> list[str]:
     """Ask running jobs to save a checkpoint and exit, and remove pending ones from the queue.
 
     Args:
-        graph: the jobs.
-        store: the run folder.
+        graph, store: what was submitted.
         names: the jobs to cancel; empty: all of them.
 
     Returns:

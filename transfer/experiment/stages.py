@@ -36,8 +36,7 @@ def build_graph(
     """The experiment's graph; reads config files and hashes weights, writes nothing.
 
     Args:
-        experiment: what to run.
-        source: where it came from; stored in the graph.
+        experiment, source: what to run, and where it came from.
         digests: cached digests of weights; by default those of the run folder.
         public_weights: the zoo's entries that rows name, by the row's key.
 
@@ -73,15 +72,7 @@ def _table_rows(experiment: Experiment) -> tuple[GraphRow, ...]:
 
 @dataclass(frozen=True)
 class JobBuilder:
-    """Makes the jobs, one method for each kind: what it runs, what it needs, what it writes, its fingerprint.
-
-    Attributes:
-        experiment: the settings.
-        run_dir: the run folder.
-        digests: of weights files.
-        settings: reads config files.
-        public_weights: the zoo's entries that rows name, by the row's key.
-    """
+    """Makes the jobs, one method for each kind: what it runs, what it needs, what it writes, its fingerprint."""
 
     experiment: Experiment
     run_dir: Path
@@ -267,13 +258,7 @@ class JobBuilder:
         return [*candidates, choose]
 
     def finetune(self, cell: _CellSpec, number: int, choose: Job | None) -> Job:
-        """One trial of a row on a task, at the learning rate that `choose` found, if it is searched.
-
-        Args:
-            cell: the row and the task.
-            number: the trial's number, from 0.
-            choose: the choice of the learning rate.
-        """
+        """One trial of a row on a task, at the learning rate that `choose` found, if it is searched."""
         seed = self.experiment.seed(number)
         return self._transfer(
             cell,

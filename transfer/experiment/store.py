@@ -110,13 +110,7 @@ class JobView:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All jobs at one moment.
-
-    Attributes:
-        views: by the jobs' names.
-        queue: the answer of Slurm's queue, by Slurm job id.
-        queue_error: why the queue could not be queried; None if it could.
-    """
+    """Jobs at one moment: their views by name, the queue's answer by Slurm job id, or why there is none."""
 
     views: Mapping[str, JobView] = field(default_factory=dict)
     queue: Queue = field(default_factory=dict)
@@ -133,11 +127,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Store:
-    """Reads and writes a run folder.
-
-    Attributes:
-        run_dir: the folder.
-    """
+    """Reads and writes a run folder."""
 
     run_dir: Path
 

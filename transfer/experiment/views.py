@@ -52,13 +52,7 @@ METRICS_TAIL = 1 << 16
 
 @dataclass(frozen=True)
 class JobProgress:
-    """How far a job is.
-
-    Attributes:
-        fraction: 0 … 1; None if unknown.
-        eta: remaining seconds; None if unknown.
-        note: the loss, or a finished trial's AP50, or an evaluation's top-1.
-    """
+    """How far a job is: the fraction done, remaining seconds (None: unknown), and its loss or result."""
 
     fraction: float | None = None
     eta: float | None = None
@@ -122,24 +116,14 @@ def _finite(value: Any) -> float | None:
 
 @dataclass(frozen=True)
 class JobCost:
-    """What a job costs.
-
-    Attributes:
-        gpu_hours: on the GPUs of `measured`.
-        measured: the step time that it is computed from.
-    """
+    """GPU-hours of a job, and the step time that they are computed from."""
 
     gpu_hours: float
     measured: StepTime
 
 
 def job_cost(job: Job, step_times: Sequence[StepTime]) -> JobCost | None:
-    """A job's cost by the first step time for its recipe; None if there is none.
-
-    Args:
-        job: the job.
-        step_times: the site's own before the shipped ones.
-    """
+    """A job's cost by the first step time for its recipe; None if there is none."""
     for one in step_times:
         if job.recipe in one.recipes and job.total and one.per == job.counter:
             return JobCost(job.total * one.seconds * one.gpus / 3600, one)
@@ -177,9 +161,7 @@ def plan_lines(
     """The plan as a tree: every job below what it needs, with what would happen and why.
 
     Args:
-        graph: the jobs.
-        decisions: what would happen to each.
-        store: the run folder.
+        graph, decisions, store: the jobs, what would happen to each, and where.
         tools: show the jobs' command lines, too.
         step_times: for the GPU-hours at the end.
         notes: the experiment's own.
@@ -280,9 +262,7 @@ def status_table(graph: Graph, store: Store, snapshot: Snapshot, height: int | N
     """The state of all jobs for a terminal.
 
     Args:
-        graph: the jobs.
-        store: the run folder.
-        snapshot: what it and Slurm's queue say.
+        graph, store, snapshot: the jobs and their state.
         height: the terminal's lines; if all jobs do not fit, those that wait or are done are only counted.
     """
     from rich.console import Group

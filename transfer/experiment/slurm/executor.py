@@ -20,7 +20,7 @@ from common import environment
 from common.errors import UserError, nearest
 from common.formats.job import SlurmSubmission, utc_now
 from transfer.experiment.decide import Decision, Decisions
-from transfer.experiment.executors import RunListener, RunOutcome, RunPlan, job_environment
+from transfer.experiment.executors import Executor, RunListener, RunOutcome, RunPlan, job_environment
 from transfer.experiment.graph import Job
 from transfer.experiment.load import read_site
 from transfer.experiment.slurm.job_processes import SlurmTask
@@ -107,7 +107,7 @@ def job_arrays(plan: RunPlan) -> Iterator[JobArray]:
         yield JobArray(jobs, [need for need in jobs[0].needs if need in unfinished], queued)
 
 
-class ClusterExecutor:
+class ClusterExecutor(Executor):
     """Submits jobs to Slurm and returns.
 
     Args:

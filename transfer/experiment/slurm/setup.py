@@ -29,17 +29,7 @@ FINDINGS = "check.json"
 
 @dataclass(frozen=True)
 class Partition:
-    """The nodes of one kind in a partition.
-
-    Attributes:
-        name: the partition's.
-        is_default: whether it is the cluster's default.
-        is_up: whether it accepts jobs.
-        hours: its time limit; None without one.
-        nodes: the number of nodes.
-        cpus, memory_gb, gpus: of one node.
-        gpu_type: as in gres; empty if gres names none.
-    """
+    """A partition: its time limit in hours (None without one), its nodes, and what one node has."""
 
     name: str
     is_default: bool
@@ -150,9 +140,6 @@ def site_text(chosen: Partition, partitions: Sequence[Partition]) -> str:
 def write_site(partition: str | None = None) -> Path:
     """Write the user's site file.
 
-    Args:
-        partition: where to train; by default chosen by what sinfo shows.
-
     Raises:
         UserError: there is one already, or no Slurm here.
     """
@@ -166,11 +153,7 @@ def write_site(partition: str | None = None) -> Path:
 
 @dataclass(frozen=True)
 class CheckJob:
-    """The callable of the check job; writes `check.json`.
-
-    Attributes:
-        folder: where to.
-    """
+    """The callable of the check job; writes `check.json` into `folder`."""
 
     folder: str
 
