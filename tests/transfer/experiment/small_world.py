@@ -11,6 +11,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from common.console import call
 from common.formats.job import JobState
 from tools import launch
@@ -51,6 +53,12 @@ class World:
     @property
     def run_dir(self) -> Path:
         return self.base / "run"
+
+    def edit(self, **changes: object) -> None:
+        """Lay values over the experiment file's top level; None removes a key."""
+        content = {**yaml.safe_load(self.file.read_text()), **changes}
+        content = {key: value for key, value in content.items() if value is not None}
+        self.file.write_text(yaml.safe_dump(content, sort_keys=False))
 
     def order(self, **orders: dict) -> None:
         """What fake tools do, by a part of their output's name (`__` stands for a dot)."""

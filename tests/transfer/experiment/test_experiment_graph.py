@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from common.config import parse_value
 from common.errors import UserError
@@ -39,11 +38,6 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
     return {name for name in before if after.get(name) != before[name]}
 
 
-def edit(world: World, **changes: object) -> None:
-    """Lay values over the experiment file's top level."""
-    world.file.write_text(yaml.safe_dump({**yaml.safe_load(world.file.read_text()), **changes}, sort_keys=False))
-
-
 def test_names_and_order(world: World) -> None:
     graph = world.open().graph
     assert [job.name for job in graph] == NAMES
@@ -63,7 +57,7 @@ def test_an_unknown_job_lists_the_nearest(world: World) -> None:
 def test_literal_commands(world: World) -> None:
     world.file.write_text(world.file.read_text() + f"overlay: {world.base}/small.yaml\nseeds: [5, 6]\n")
     (world.base / "small.yaml").write_text("pretrain: {TOY: true}\ntransfer: {TRANSFER: {TOY: true}}\n")
-    edit(world, rows={
+    world.edit(rows={
         "scratch": {"scratch": True, "finetune": {"SOLVER.BASE_LR": 0.1, "TRANSFER.CLASSES": ["bus", "cat"]}},
         "mine": {"weights": f"{world.base}/mine.pth", "source": "moco", "branch": "online", "trust": True},
         "simsiam": {"pretrain": {"config": f"{world.base}/configs/simsiam.yaml", "overrides": {"SEED": 3}}},
@@ -181,7 +175,7 @@ class TestFingerprints:
     def test_weights_count_by_content(self, world: World) -> None:
         weights = world.base / "mine.pth"
         weights.write_text("one")
-        edit(world, rows={"mine": {"weights": str(weights)}})
+        world.edit(rows={"mine": {"weights": str(weights)}})
         before = prints(world)
         copy = world.base / "copy.pth"
         copy.write_text("one")
@@ -196,7 +190,7 @@ class TestFingerprints:
 def test_digests_are_remembered_and_checked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = world.base / "mine.pth"
     weights.write_text("one")
-    edit(world, rows={"mine": {"weights": str(weights)}})
+    world.edit(rows={"mine": {"weights": str(weights)}})
     opened = world.open()
     opened.digests.save()
     known = opened.graph["convert.mine"].fingerprint

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 
 from common.errors import UserError
 from tests.transfer.experiment.small_world import World
@@ -18,13 +17,6 @@ from transfer.experiment.stages import build_graph
 TOOLS = Tools(Path("/T"), "python3")
 
 
-def edit(world: World, **changes: object) -> None:
-    """Lay values over the experiment file's top level; None takes a key out."""
-    content = {**yaml.safe_load(world.file.read_text()), **changes}
-    content = {key: value for key, value in content.items() if value is not None}
-    world.file.write_text(yaml.safe_dump(content, sort_keys=False))
-
-
 def recipe(world: World, **overrides: object) -> dict[str, object]:
     return {"config": f"{world.base}/configs/simsiam.yaml", "overrides": overrides}
 
@@ -34,13 +26,13 @@ class TestPretrainingAlone:
 
     def test_runs_each_recipe_and_the_table(self, world: World) -> None:
         rows = {"one": {"pretrain": recipe(world)}, "two": {"pretrain": recipe(world, SEED=2)}}
-        edit(world, rows=rows, tasks={}, data={"images": f"{world.base}/images"})
+        world.edit(rows=rows, tasks={}, data={"images": f"{world.base}/images"})
         assert [job.name for job in world.open().graph] == ["pretrain.one", "pretrain.two", "table"]
         assert world.launch("submit") == 0
         assert set(world.statuses().values()) == {"done"}
 
     def test_the_real_table_writes_a_page_with_the_curves(self, world: World) -> None:
-        edit(world, rows={"one": {"label": "The one", "pretrain": recipe(world)}}, tasks={})
+        world.edit(rows={"one": {"label": "The one", "pretrain": recipe(world)}}, tasks={})
         world.launch("submit")
         folder = world.run_dir / world.open().graph["pretrain.one"].dir
         lines = [f'{{"iteration": {i}, "epoch": {i}, "loss": -0.{i}, "std": 0.02, "lr": 0.05}}' for i in range(1, 9)]
@@ -55,7 +47,7 @@ class TestPretrainingAlone:
         assert "The one" in page and "<svg" in page
 
     def test_nothing_to_do_is_an_error(self, world: World) -> None:
-        edit(world, rows={"scratch": {"scratch": True}}, tasks={})
+        world.edit(rows={"scratch": {"scratch": True}}, tasks={})
         with pytest.raises(UserError, match="there is nothing to run: give tasks, evaluations, or a row with pretrain"):
             load_experiment(world.file)
 
@@ -72,7 +64,7 @@ class TestEvaluations:
             "mine": {"weights": f"{world.base}/mine.pth", "epochs": 200},
         }
         linear = {"config": f"{world.base}/configs/linear.yaml", "overrides": {"SEED": 4}}
-        edit(world, rows=rows, tasks={}, evaluations={"linear": linear}, data={"images": f"{world.base}/images"})
+        world.edit(rows=rows, tasks={}, evaluations={"linear": linear}, data={"images": f"{world.base}/images"})
         experiment, source = load_experiment(world.file)
         return build_graph(experiment, source)
 
@@ -118,7 +110,7 @@ def test_several_runs_fill_one_row(world: World) -> None:
         "short": {"table_row": "simsiam", "label": "SimSiam", "expected": "simsiam", "pretrain": recipe(world)},
         "long": {"table_row": "simsiam", "pretrain": recipe(world, **{"SOLVER.EPOCHS": 9})},
     }
-    edit(world, rows=rows, tasks={}, evaluations={"linear": {}})
+    world.edit(rows=rows, tasks={}, evaluations={"linear": {}})
     graph = world.open().graph
     assert [row.as_dict() for row in graph.rows] == [{"key": "simsiam", "label": "SimSiam", "expected": "simsiam"}]
     assert [(job.name, job.row, job.task) for job in graph if job.kind == "evaluate"] == [
