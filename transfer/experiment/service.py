@@ -16,8 +16,8 @@ from common.formats.graph import GRAPH_FILE
 from common.formats.job import ProcessId
 from transfer.experiment.commands import Tools
 from transfer.experiment.decide import decide, jobs_to_retry, select
-from transfer.experiment.digests import Digests
 from transfer.experiment.executors import Executor, RunListener, RunOutcome, RunPlan
+from transfer.experiment.fingerprints import WeightDigests
 from transfer.experiment.graph import Graph, read_graph
 from transfer.experiment.load import ExperimentSource, absolute, config_path, load_experiment, run_dir_of
 from transfer.experiment.local import DebugExecutor, LocalExecutor
@@ -52,7 +52,7 @@ class OpenExperiment:
     graph: Graph
     store: Store
     tools: Tools
-    digests: Digests
+    digests: WeightDigests
     public_weights: Mapping[str, ZooCheckpoint]
 
     def problems(self) -> list[str]:
@@ -95,7 +95,7 @@ def open_experiment(
         if report_download is not None and not entry.file.exists():
             checkpoint_zoo.fetch(entry, report_download(str(experiment.rows[key].weights)))
     run_dir = run_dir_of(experiment)
-    digests = Digests(run_dir)
+    digests = WeightDigests(run_dir)
     graph = build_graph(experiment, source, digests=digests, public_weights=public)
     return OpenExperiment(
         experiment, source, graph, Store(run_dir), tools=tools, digests=digests, public_weights=public

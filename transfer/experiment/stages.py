@@ -10,10 +10,9 @@ from typing import Any
 from common.errors import UserError
 from common.formats.graph import GraphRow, GraphTask, JobKind
 from transfer.experiment.commands import Arguments, spell_overrides
-from transfer.experiment.digests import Digests
+from transfer.experiment.fingerprints import ConfigReader, WeightDigests, fingerprint
 from transfer.experiment.graph import Graph, Job, job_dir
 from transfer.experiment.load import ExperimentSource, absolute, config_path, run_dir_of
-from transfer.experiment.settings import Settings, fingerprint
 from transfer.experiment.spec import EvaluationSpec, Experiment, RowSpec, TaskSpec
 from transfer.weights.checkpoint_zoo import ZooCheckpoint
 
@@ -30,7 +29,7 @@ def build_graph(
     experiment: Experiment,
     source: ExperimentSource,
     *,
-    digests: Digests | None = None,
+    digests: WeightDigests | None = None,
     public_weights: Mapping[str, ZooCheckpoint] | None = None,
 ) -> Graph:
     """The experiment's graph; reads config files and hashes weights, writes nothing.
@@ -46,7 +45,7 @@ def build_graph(
     run_dir = run_dir_of(experiment)
     overlay = config_path(experiment.overlay) if experiment.overlay else None
     builder = JobBuilder(
-        experiment, run_dir, digests or Digests(run_dir), Settings(overlay, run_dir), public_weights or {}
+        experiment, run_dir, digests or WeightDigests(run_dir), ConfigReader(overlay, run_dir), public_weights or {}
     )
     jobs = [job for key, row in experiment.rows.items() for job in builder.row_jobs(key, row)]
     jobs.append(builder.table(jobs))
@@ -76,8 +75,8 @@ class JobBuilder:
 
     experiment: Experiment
     run_dir: Path
-    digests: Digests
-    settings: Settings
+    digests: WeightDigests
+    settings: ConfigReader
     public_weights: Mapping[str, ZooCheckpoint]
 
     def row_jobs(self, key: str, row: RowSpec) -> list[Job]:
@@ -288,10 +287,8 @@ class JobBuilder:
         """A run of tools/transfer.py.
 
         Args:
-            cell: the row and the task.
             name, kind: of the job.
             overrides: keys laid over the task's config.
-            seed: the seed.
             options: options of the tool about the search of the learning rate.
             decides: what else decides the result, for the fingerprint.
             needs: the jobs that it needs besides the conversion.

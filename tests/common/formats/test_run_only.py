@@ -25,7 +25,7 @@ from tests.common.formats import write_defaults
 from transfer.engine.config import defaults as transfer_defaults
 from transfer.engine.trial_folder import TrialCheckpoints, check_folder, trial_identity
 from transfer.engine.trial_folder import differences as trial_differences
-from transfer.experiment.settings import Settings
+from transfer.experiment.fingerprints import ConfigReader
 from transfer.report.collection import Trial
 
 DEFAULTS = {"pretrain": pretrain_defaults, "evaluate": evaluate_defaults, "transfer": transfer_defaults}
@@ -91,7 +91,7 @@ def test_the_five_readers_of_the_table_agree_on_every_key(stage: str, tmp_path: 
 
 
 def job_print(stage: str, cfg: Any) -> str:
-    return Settings().fingerprint("job", stage, values(cfg), data=Path("/d"), needs=(), kind=stage)
+    return ConfigReader().fingerprint("job", stage, values(cfg), data=Path("/d"), needs=(), kind=stage)
 
 
 def facts(name: str) -> str:

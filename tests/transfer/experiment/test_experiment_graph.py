@@ -194,10 +194,10 @@ def test_digests_are_remembered_and_checked(world: World, monkeypatch: pytest.Mo
     opened = world.open()
     opened.digests.save()
     known = opened.graph["convert.mine"].fingerprint
-    monkeypatch.setattr("transfer.experiment.digests.sha256_of", lambda path: pytest.fail("hashed again"))
+    monkeypatch.setattr("transfer.experiment.fingerprints.sha256_of", lambda path: pytest.fail("hashed again"))
     assert world.open().graph["convert.mine"].fingerprint == known
     monkeypatch.setattr(
-        "transfer.experiment.digests.sha256_of", lambda path: hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        "transfer.experiment.fingerprints.sha256_of", lambda path: hashlib.sha256(Path(path).read_bytes()).hexdigest()
     )
     weights.write_text("other")
     assert world.open().graph["convert.mine"].fingerprint != known

@@ -1,4 +1,4 @@
-"""A job's settings: the content of its config files, overlay and overrides; never a resolved Detectron2 config."""
+"""What decides a job's result, as a fingerprint: resolved settings of its config files, and digests of weights."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from common.config import load_with_base, load_yaml, merge_dict, overlay_section, parse_value
+from common.config import load_with_base, load_yaml, merge_dict, overlay_section
 from common.errors import UserError
+from common.files import read_json, sha256_of, write_json
 from common.formats.defaults import SCHEMA, decisive_settings, first_name
 from common.formats.graph import GRAPH_FILE, GraphFile, GraphJob
 from common.formats.run_only import is_run_only, was_run_only
@@ -28,22 +29,12 @@ SETTLED = (
     "MODEL.ROI_HEADS.NUM_CLASSES",
 )
 """Keys of a recorded trial that follow from its weights and its classes; another value is refused."""
+DIGESTS_FILE = "digests.json"
 NORM, LR = "MODEL.RESNETS.NORM", "SOLVER.BASE_LR"
 
 
-def words(overrides: Mapping[str, Any]) -> list[str]:
-    """Overrides as `KEY VALUE KEY VALUE …`, each value spelled so that `parse_value` gives it back."""
-    return [word for key, value in overrides.items() for word in (key, _spell(value))]
-
-
-def _spell(value: Any) -> str:
-    if isinstance(value, str) and parse_value(value) == value:
-        return value
-    return repr(value)
-
-
 @dataclass
-class Settings:
+class ConfigReader:
     """Reads the config files of one experiment, each once.
 
     Attributes:
@@ -194,3 +185,38 @@ def fingerprint(**parts: Any) -> str:
     """SHA-256 in hex over what decides a job's result, the same for equal parts."""
     text = json.dumps({"version": VERSION, **parts}, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+class WeightDigests:
+    """SHA-256 of weights files, cached by size and modification time in `RUN_DIR/digests.json` once `save` was called.
+
+    Args:
+        run_dir: the run folder; it need not exist.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.path = run_dir / DIGESTS_FILE
+        self.known: dict[str, list[object]] = read_json(self.path) if self.path.exists() else {}
+
+    def of(self, file: Path) -> str:
+        """The file's SHA-256.
+
+        Raises:
+            UserError: it does not exist or cannot be read.
+        """
+        try:
+            stat = file.stat()
+            mark = [stat.st_size, stat.st_mtime_ns]
+            known = self.known.get(str(file))
+            if known and known[:2] == mark:
+                return str(known[2])
+            digest = sha256_of(file)
+        except OSError as error:
+            raise UserError(f"weights {file}: {error.strerror}; give the path of a checkpoint file") from error
+        self.known[str(file)] = [*mark, digest]
+        return digest
+
+    def save(self) -> None:
+        """Write the cache."""
+        if self.known:
+            write_json(self.path, self.known)
