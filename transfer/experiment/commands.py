@@ -39,13 +39,7 @@ class Arguments:
 
 @dataclass(frozen=True)
 class Tools:
-    """Makes command lines.
-
-    Attributes:
-        folder: holds pretrain.py, convert.py, evaluate.py, transfer.py, lr_search.py and table.py.
-        python: the interpreter that runs them.
-        code: a copy of the checkout, whose files replace those of the checkout.
-    """
+    """Makes command lines: of the tools in `folder`, with the files of `code`, a copy of the checkout, if given."""
 
     folder: Path = field(default_factory=lambda: environment.ROOT / "tools")
     python: str = sys.executable
@@ -59,8 +53,7 @@ class Tools:
         """The command line of one run of a tool.
 
         Args:
-            tool: the tool's name.
-            arguments: its arguments.
+            tool, arguments: the tool's name and its arguments.
             num_gpus: start one process per GPU if there are several; for tools that train or evaluate.
             data: a copy of the data root, to be read in its place.
         """

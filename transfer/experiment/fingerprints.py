@@ -20,11 +20,11 @@ from common.formats.graph import GRAPH_FILE, GraphFile, GraphJob
 from common.formats.run_only import is_run_only, was_run_only
 
 VERSION = 1
-"""Raised only when what a fingerprint is made of changes; then everything runs anew."""
+"""Increased only if the fingerprint's ingredients change; then everything runs again."""
 
 RECORDS = {"pretrain": "config.yaml", "evaluate": "evaluation.json", "transfer": "trial.json"}
 """The file in a stage's folder that records every setting."""
-SETTLED = (
+DERIVED_KEYS = (
     *("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.RESNETS.STRIDE_IN_1X1"),
     "MODEL.ROI_HEADS.NUM_CLASSES",
 )
@@ -48,9 +48,9 @@ class ConfigReader:
     _folders: dict[str, set[str]] | None = None
 
     def resolved(self, config: Path, section: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
-        """All that config file, `_BASE_` chain, overlay and overrides say, as `{A.B.C: value}`.
+        """All settings of config file, `_BASE_` chain, overlay and overrides, as `{A.B.C: value}`.
 
-        Comments, the order of keys, which file says a thing and where the files lie make no difference to it.
+        Comments, the order of keys, and which file sets a key do not affect it.
 
         Args:
             config: the config file.
@@ -76,7 +76,7 @@ class ConfigReader:
     ) -> str:
         """The fingerprint of a job with settings: of the folder that holds such a job, else the one of a new folder.
 
-        A folder of an earlier release is adopted where its decisive settings are equal; its fingerprint stays.
+        A folder of an earlier release is adopted if its decisive settings are equal; its fingerprint stays.
 
         Args:
             name: the job's name.
@@ -87,18 +87,19 @@ class ConfigReader:
             parts: what else decides its result.
         """
         decisive = decisive_settings(section, written)
-        mine = fingerprint(schema=SCHEMA, settings=decisive, **parts)
-        if not self._formers(name) or mine[:8] in self._formers(name):
-            return mine
+        current = fingerprint(schema=SCHEMA, settings=decisive, **parts)
+        folders = self._folder_fingerprints(name)
+        if not folders or current[:8] in folders:
+            return current
         if decisive == decisive_settings(section, written, recorded=True):  # today's defaults are the former ones
             for settings in former_settings(section, written):
                 former = fingerprint(settings=settings, **parts)
-                if former[:8] in self._formers(name):
+                if former[:8] in folders:
                     return former
-        return self._same_record(name, section, written, str(data), list(needs), parts) or mine
+        return self._same_record(name, section, written, str(data), list(needs), parts) or current
 
-    def _formers(self, name: str) -> set[str]:
-        """The beginnings of the fingerprints of a job's folders."""
+    def _folder_fingerprints(self, name: str) -> set[str]:
+        """The first 8 digits of the fingerprints of a job's folders."""
         if self._folders is None:
             self._folders = {}
             jobs = self.run_dir / "jobs" if self.run_dir else None
@@ -109,7 +110,7 @@ class ConfigReader:
     def _same_record(
         self, name: str, section: str, written: Mapping[str, Any], data: str, needs: list[str], parts: Mapping[str, Any]
     ) -> str | None:
-        """The fingerprint of the last submit's job of that name, where all that decided its result is equal."""
+        """The fingerprint of the last submit's job of that name, if everything that decided its result is equal."""
         job = self._submitted.get(name)
         if self.run_dir is None or job is None:
             return None
@@ -123,7 +124,7 @@ class ConfigReader:
 
     @cached_property
     def _submitted(self) -> dict[str, GraphJob]:
-        """The jobs of the last submit, by name; none where its file is of another format."""
+        """The jobs of the last submit, by name; none if its file is of another format."""
         file = self.run_dir / GRAPH_FILE if self.run_dir else None
         with contextlib.suppress(UserError):
             return {job.name: job for job in GraphFile.read(file).jobs} if file and file.is_file() else {}
@@ -138,8 +139,8 @@ def _comparable(
     Args:
         section: `pretrain`, `evaluate` or `transfer`.
         content: of the record.
-        written: what the job's files say.
-        parts: of the job's fingerprint; of a trial its seed, and what says of its learning rate's search.
+        written: the settings of the job's files.
+        parts: of the job's fingerprint; of a trial its seed and the options of its lr search.
     """
     if section == "pretrain":
         record = flat(content)
@@ -153,7 +154,7 @@ def _comparable(
     mine["TRANSFER.SELECT_ON"] = parts.get("select_on", "")
     if content["processes"] == 1 and mine.get(NORM) == "naiveSyncBN":
         mine[NORM] = "BN"  # the same, and what the trial records
-    left_out = (*SETTLED, *((LR,) if "lr" in parts else ()))
+    left_out = (*DERIVED_KEYS, *((LR,) if "lr" in parts else ()))
     record, mine = ({k: v for k, v in values.items() if k not in left_out} for values in (content["settings"], mine))
     return record, mine
 

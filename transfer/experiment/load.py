@@ -29,13 +29,7 @@ SHIPPED_STEP_TIMES = environment.ROOT / "configs/seconds.yaml"
 
 @dataclass(frozen=True)
 class ExperimentSource:
-    """Where an experiment came from.
-
-    Attributes:
-        path: the file.
-        text: its content when it was read.
-        sets: the `--set` words laid over it.
-    """
+    """Where an experiment came from: its file, the file's text, and the `--set` words laid over it."""
 
     path: str
     text: str

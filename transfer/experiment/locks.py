@@ -112,9 +112,13 @@ def process_id(pid: int | None = None) -> ProcessId:
     return ProcessId(host=socket.gethostname(), pid=number, started=stat[2] if stat else None)
 
 
+def is_local(process: ProcessId) -> bool:
+    return process.host == socket.gethostname()
+
+
 def is_alive(process: ProcessId) -> bool:
     """Whether the process runs, on this machine."""
-    if process.host != socket.gethostname():
+    if not is_local(process):
         return False
     stat = _read_stat(process.pid)
     if stat is None:

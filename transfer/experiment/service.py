@@ -21,7 +21,7 @@ from transfer.experiment.fingerprints import WeightDigests
 from transfer.experiment.graph import Graph, read_graph
 from transfer.experiment.load import ExperimentSource, absolute, config_path, load_experiment, run_dir_of
 from transfer.experiment.local import DebugExecutor, LocalExecutor
-from transfer.experiment.locks import FileLock, is_held, process_id, send_signal
+from transfer.experiment.locks import FileLock, is_held, is_local, process_id, send_signal
 from transfer.experiment.slurm.executor import ClusterExecutor
 from transfer.experiment.slurm_queue import run_slurm
 from transfer.experiment.spec import Experiment
@@ -211,9 +211,9 @@ def cancel(graph: Graph, store: Store, names: Sequence[str]) -> list[str]:
     if names:
         return [_cancel_named(views[graph[name].name], store) for name in names]
     holder = submitter(store.run_dir)
-    if holder is not None:
-        if not send_signal(holder, signal.SIGTERM):
-            raise UserError(f"the submit runs on {holder.host}; run `cancel` there")
+    if holder is not None and not is_local(holder):
+        raise UserError(f"the submit runs on {holder.host}; run `cancel` there")
+    if holder is not None and send_signal(holder, signal.SIGTERM):
         return [f"the submit (process {holder.pid})"]
     # Users first: what waits for a job must leave the queue before that job does.
     cancelled = [_cancel_job(view, store) for view in reversed(list(views.values()))]
@@ -242,10 +242,11 @@ def _cancel_job(view: JobView, store: Store) -> str | None:
         return f"{job.name} (Slurm job {view.queue_entry.id})"
     if state is None or not view.is_locked or state.process is None:
         return None
-    store.request_cancel(job, state)
-    if not send_signal(state.process, signal.SIGTERM):
+    if not is_local(state.process):
         raise UserError(f"{job.name} runs on {state.process.host}; run `cancel` there")
-    return f"{job.name} (process {state.process.pid})"
+    store.request_cancel(job, state)
+    has_ended = not send_signal(state.process, signal.SIGTERM)  # since the snapshot
+    return None if has_ended else f"{job.name} (process {state.process.pid})"
 
 
 def _check_files(

@@ -24,7 +24,6 @@ class QueueEntry:
         state: Slurm's: PENDING, RUNNING, COMPLETED, FAILED, CANCELLED, TIMEOUT, ….
         reason: why it is pending.
         start: its (expected) start; empty or N/A if unknown.
-        nodes: where it runs.
     """
 
     id: str

@@ -389,13 +389,7 @@ TOOLS: Mapping[JobKind, str] = {
 
 @dataclass(frozen=True)
 class _CellSpec:
-    """A row on a task.
-
-    Attributes:
-        key, row: the row.
-        task_key, task: the task.
-        converted: converts its weights; None: from scratch.
-    """
+    """A row on a task, and the job that converts its weights (None: from scratch)."""
 
     key: str
     row: RowSpec

@@ -47,13 +47,7 @@ MAX_KILLS = 3
 
 @dataclass(frozen=True)
 class SlurmProcess:
-    """A process of a Slurm job.
-
-    Attributes:
-        id: the job's id, as squeue shows it: `123` or `123_4`.
-        restarts: how often the job was requeued.
-        rank: the process's number over all nodes.
-    """
+    """A process of a Slurm job: the job's id as squeue shows it, its requeues so far, and the process's rank."""
 
     id: str
     restarts: int = 0
@@ -269,12 +263,7 @@ def _blocked_signals() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class WorkerError:
-    """The error record of a process that is not the first one.
-
-    Attributes:
-        error: why it failed, and where.
-        was_killed: whether it was killed.
-    """
+    """The error record of a process that is not the first one: why and where it failed."""
 
     error: str
     was_killed: bool
