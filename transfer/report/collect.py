@@ -6,7 +6,7 @@ Several run folders become one collection. Rows of one name are one row only if 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,8 +37,9 @@ def collect(folders: Iterable[Path]) -> Collection:
         if not folder.is_dir():
             raise UserError(f"run folder {folder} {'is not a folder' if folder.exists() else 'does not exist'}")
         parts += _walk(folder, seen)
-    found = merge(parts)
-    found.runs = runs
+    found = Collection(runs=runs)
+    for part in parts:
+        _extend(found, _rename_conflicts(part, found))
     return found
 
 
@@ -184,18 +185,6 @@ def _count_superseded(run: Path, current: set[Path]) -> int:
     return sum(1 for folder in jobs.iterdir() if folder not in current and (folder / RESULT_FILE).is_file())
 
 
-def merge(parts: Sequence[Collection]) -> Collection:
-    """All parts as one, in order.
-
-    A row of a later part whose trials were made from other weights than those of the same name before it becomes a row
-    of its own, named after its run folder: `simsiam` and `simsiam@second`.
-    """
-    merged = Collection()
-    for part in parts:
-        _extend(merged, _rename_rows(part, _conflicts(merged, part)))
-    return merged
-
-
 def split_by_weights(found: Collection) -> Collection:
     """Results outside of experiments, with a row for each weights file.
 
@@ -213,26 +202,12 @@ def split_by_weights(found: Collection) -> Collection:
     return replace(found, trials=trials, rows=rows)
 
 
-def _conflicts(merged: Collection, part: Collection) -> dict[str, str]:
-    """Old to new key of the part's rows that would mix weights."""
-    here, there = _weights(merged), _weights(part)
-    return {
-        key: _free_key(f"{key}@{_folder_name(part)}", merged.rows)
-        for key in part.rows
-        if here.get(key) and there.get(key) and here[key] != there[key]
-    }
-
-
 def _weights(found: Collection) -> dict[str, set[str]]:
     """Row to the SHA-256 of its weights files."""
     made: dict[str, set[str]] = {}
     for trial in found.trials:
         made.setdefault(trial.row, set()).add(str(trial.weights.get("sha256")))
     return made
-
-
-def _folder_name(part: Collection) -> str:
-    return Path(part.runs[0]).resolve().name if part.runs else "other"
 
 
 def _free_key(key: str, used: Mapping[str, RowInfo]) -> str:
@@ -242,13 +217,24 @@ def _free_key(key: str, used: Mapping[str, RowInfo]) -> str:
     return name
 
 
-def _rename_rows(part: Collection, names: Mapping[str, str]) -> Collection:
+def _rename_conflicts(part: Collection, merged: Collection) -> Collection:
+    """Rename the rows of `part` whose trials were made from other weights than those of the same name in `merged`.
+
+    The new name has the run folder's: `simsiam` and `simsiam@second`.
+    """
+    here, there = _weights(merged), _weights(part)
+    folder = Path(part.runs[0]).resolve().name if part.runs else "other"
+    names = {
+        key: _free_key(f"{key}@{folder}", merged.rows)
+        for key in part.rows
+        if here.get(key) and there.get(key) and here[key] != there[key]
+    }
     if not names:
         return part
     rows = {}
     for key, info in part.rows.items():
         new = names.get(key, key)
-        rows[new] = info if new == key else RowInfo(new, f"{info.label} ({_folder_name(part)})", info.expected)
+        rows[new] = info if new == key else RowInfo(new, f"{info.label} ({folder})", info.expected)
     searches = []
     for search in part.searches:
         row = names.get(search.record.row, search.record.row)

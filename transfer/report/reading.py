@@ -6,7 +6,6 @@ import contextlib
 import json
 import math
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +67,7 @@ def transfer_trial(result: TransferResult, source: Path, row: str | None = None)
         if not branches:
             raise UserError(f"{source}: metrics: holds neither bbox nor segm")
         metrics = {branch: _box_metrics(values, f"{source}: metrics.{branch}") for branch, values in branches.items()}
-        per_class = {branch: _finite_or_none(values.per_class or {}) for branch, values in branches.items()}
+        per_class = {branch: _class_metrics(values) for branch, values in branches.items()}
     path = result.weights.path
     return Trial(
         source=source,
@@ -128,15 +127,17 @@ def _sections(result: TransferResult | EvaluationResult) -> dict[str, Any]:
 
 
 def _box_metrics(values: BoxMetrics, where: str) -> dict[str, float]:
-    found: Mapping[str, float | None] = {name: getattr(values, name) for name in BOX_METRICS}
-    for name, value in found.items():
-        if value is None:
+    found = {}
+    for name in BOX_METRICS:
+        found[name] = getattr(values, name)
+        if found[name] is None:
             raise UserError(f"{where}.{name}: is missing")
-    return {name: value for name, value in found.items() if value is not None}
+    return found
 
 
-def _finite_or_none(values: Mapping[str, float | None]) -> dict[str, float | None]:
-    return {name: v if v is not None and math.isfinite(v) else None for name, v in values.items()}
+def _class_metrics(values: BoxMetrics) -> dict[str, float | None]:
+    """AP per class; None instead of NaN."""
+    return {name: v if v is not None and math.isfinite(v) else None for name, v in (values.per_class or {}).items()}
 
 
 def _reasons(comparable: Comparable) -> tuple[str, ...]:

@@ -197,19 +197,18 @@ def _build_rows(infos: Sequence[RowInfo], by_column: Mapping[str, Cells], expect
     for info in infos:
         made = _cells_of(info.key, by_column)
         known = expected.row_by_key.get(info.expected or "")
-        flags = _row_flags(made) if expected.layout == "table5" else ()
-        rows.append(Row(info.key, info.label, info.expected, False, made, flags, known.group if known else None))
+        group = known.group if known else None
+        flags: tuple[Flag, ...] = ()
+        if expected.layout == "table5":
+            differences = differences_within_row({key: cell.counted for key, cell in made.items()})
+            flags = tuple(Flag(MIXED, f"the row's columns differ in {text}") for text in differences)
+        rows.append(Row(info.key, info.label, info.expected, False, made, flags, group))
     return rows
 
 
 def _cells_of(row: str, by_column: Mapping[str, Cells]) -> Cells:
     """A row's cells by column key."""
     return {column: column_cells[row] for column, column_cells in by_column.items() if row in column_cells}
-
-
-def _row_flags(made: Cells) -> tuple[Flag, ...]:
-    found = differences_within_row({key: cell.counted for key, cell in made.items()})
-    return tuple(Flag(MIXED, f"the row's columns differ in {text}") for text in found)
 
 
 def _sort_rows(rows: list[Row], columns: Sequence[Column], sort: str) -> list[Row]:

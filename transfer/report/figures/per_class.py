@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -63,13 +62,9 @@ def class_plots(table: Table) -> Iterator[Plot]:
 
 
 def _average(trials: Sequence[Trial], branch: str) -> dict[str, float | None]:
-    values: dict[str, list[float]] = {}
-    for trial in trials:
-        for name, ap in trial.per_class.get(branch, {}).items():
-            values.setdefault(name, [])
-            if ap is not None and math.isfinite(ap):
-                values[name].append(ap)
-    return {name: statistics.mean(found) for name, found in values.items()}
+    found = [trial.per_class.get(branch, {}) for trial in trials]
+    names = dict.fromkeys(name for classes in found for name in classes)
+    return {name: statistics.mean([ap for c in found if (ap := c.get(name)) is not None]) for name in names}
 
 
 def _draw(found: ClassTable) -> Figure:

@@ -6,7 +6,6 @@ import base64
 import html
 import io
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,18 +69,12 @@ def predictions(report: Report) -> list[Prediction]:
             first.setdefault((trial.row, trial.task), trial)
     made: list[Prediction] = []
     for (row, task), trial in first.items():
-        for path in _files(trial.folder / PREDICTIONS)[:MAX_PER_TRIAL]:
+        files = (path for path in (trial.folder / PREDICTIONS).glob("*") if path.suffix.lower() in SUFFIXES)
+        for path in sorted(files)[:MAX_PER_TRIAL]:
             if len(made) < MAX_PER_PAGE and (data := _jpeg(path)):
                 caption = f"{report.labels.get(row, row)} on {task}, seed {trial.seed}: {path.stem}"
                 made.append(Prediction(caption, f"Detections drawn on the image {path.stem} by {caption}", data))
     return made
-
-
-def _files(folder: Path) -> Sequence[Path]:
-    try:
-        return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    except OSError:
-        return []
 
 
 def _jpeg(path: Path) -> str | None:

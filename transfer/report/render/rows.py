@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import string
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -13,16 +15,11 @@ class Footnotes:
     """The letters of a table's flags, in reading order; the same flag on several cells has one letter."""
 
     def __init__(self, table: Table) -> None:
-        self.letters: dict[Flag, str] = {}
-        for row in table.rows:
-            self._add(row.flags)
-            for column in table.columns:
-                if column.key in row.cells:
-                    self._add(row.cells[column.key].flags)
-
-    def _add(self, flags: Iterable[Flag]) -> None:
-        for flag in flags:
-            self.letters.setdefault(flag, _letter(len(self.letters)))
+        groups = (flags for row in table.rows for flags in (row.flags, *(cell.flags for cell in row.cells.values())))
+        flags = dict.fromkeys(itertools.chain.from_iterable(groups))
+        sizes = (itertools.product(string.ascii_lowercase, repeat=size) for size in itertools.count(1))
+        names = map("".join, itertools.chain.from_iterable(sizes))
+        self.letters: dict[Flag, str] = dict(zip(flags, names, strict=False))
 
     def of(self, flags: Iterable[Flag]) -> str:
         """The letters of these flags: `a,c`."""
@@ -156,12 +153,3 @@ def _describe_comparison(value: Value) -> list[str]:
     has_interval = found.low is not None and found.high is not None
     interval = f"[{rounded(found.low):+}, {rounded(found.high):+}]" if has_interval else ""  # type: ignore[arg-type]
     return [f"{rounded(found.difference):+}", interval, f"p {p_value(found.p)}", f"n {found.n} vs {found.n_other}"]
-
-
-def _letter(index: int) -> str:
-    letters = ""
-    index += 1
-    while index:
-        index, rest = divmod(index - 1, 26)
-        letters = chr(ord("a") + rest) + letters
-    return letters
