@@ -83,10 +83,10 @@ def result(row: str, task: str, seed: int, box: list[float], mask: list[float] |
     }
     for name, value in changes.items():
         *path, last = name.split("__")
-        place = made
+        section = made
         for part in path:
-            place = place[part]
-        place[last] = value
+            section = section[part]
+        section[last] = value
     return made
 
 
@@ -148,10 +148,10 @@ class Run:
         return folder
 
     def _job(self, name: str, kind: str, **facts: Any) -> Path:
-        place = f"jobs/{name}-01234567"
-        job = {"name": name, "kind": kind, "fingerprint": "01234567" + 56 * "0", "dir": place, **facts}
+        folder = f"jobs/{name}-01234567"
+        job = {"name": name, "kind": kind, "fingerprint": "01234567" + 56 * "0", "dir": folder, **facts}
         self.graph["jobs"].append(job)
-        return self.folder / place
+        return self.folder / folder
 
     def save(self) -> Path:
         """Write graph.json; returns the run folder."""
