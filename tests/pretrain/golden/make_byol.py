@@ -1,23 +1,19 @@
-"""Make byol.json: float64 golden values from BYOL's released code and solo-learn's, run as they are.
+"""Make byol.json: float64 golden values from BYOL's released code and solo-learn's, run unchanged.
 
-    python tests/pretrain/golden/make_byol.py DEEPMIND SOLO --commit f5de0ede8430809180254ee957abf36ed62579ef \\
-        --solo-commit 9187ea39c2c3f43c455ab06664d2b019a9802954
+    python tests/pretrain/golden/make_byol.py DEEPMIND SOLO
 
-DEEPMIND is a clone of google-deepmind/deepmind-research, SOLO one of vturrisi/solo-learn, at those commits. The loss is
-`regression_loss` of byol/utils/helpers.py, the target's momentum `target_ema` of byol/utils/schedules.py: neither needs
-JAX but for the arithmetic, which torch does here under JAX's names, so that autograd gives their gradients. The target
-follows by solo-learn's `MomentumUpdater`. A step's order is that of `_update_fn` in byol/byol_experiment.py: loss,
-gradient, optimiser, then the target, with the new weights. Networks, weights and images are ours (narrow.py).
+The loss is `regression_loss` of byol/utils/helpers.py, the target's momentum `target_ema` of byol/utils/schedules.py:
+both need JAX for arithmetic only, which torch does here under JAX's names, so that autograd computes their gradients.
+The target is updated by solo-learn's `MomentumUpdater`. The order of a step is that of `_update_fn` in
+byol/byol_experiment.py: loss, gradient, optimizer, then the target, with the new weights. Networks, weights and images
+are ours (narrow.py).
 """
 
 from __future__ import annotations
 
-import argparse
-import hashlib
-import importlib.util
-import json
 import math
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,31 +24,30 @@ from torch import nn
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[2]))
 from tests.pretrain.golden import narrow, narrow_momentum  # noqa: E402
+from tests.pretrain.golden.harness import load_module, write_golden_values  # noqa: E402
 
 HELPERS, SCHEDULES, UPDATER = "byol/utils/helpers.py", "byol/utils/schedules.py", "solo/utils/momentum.py"
 SIMPLIFIED = "solo/losses/byol.py"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("deepmind", type=Path)
-    parser.add_argument("solo", type=Path)
-    parser.add_argument("--commit", required=True, help="deepmind-research's commit, for the record")
-    parser.add_argument("--solo-commit", required=True, help="solo-learn's commit, for the record")
-    parser.add_argument("--output", type=Path, default=HERE / "byol.json")
-    args = parser.parse_args()
+ORIGINALS = {
+    "google-deepmind/deepmind-research": "f5de0ede8430809180254ee957abf36ed62579ef",
+    "vturrisi/solo-learn": "9187ea39c2c3f43c455ab06664d2b019a9802954",
+}
+
+
+def files(clones: Sequence[Path]) -> dict[str, Path]:
+    """The originals' files."""
+    deepmind, solo = clones
+    found = {HELPERS: deepmind, SCHEDULES: deepmind, UPDATER: solo, SIMPLIFIED: solo}
+    return {name: clone / name for name, clone in found.items()}
+
+
+def values(_clones: Sequence[Path], files: Mapping[str, Path]) -> dict[str, Any]:
+    """All golden values."""
     name_torch_as_jax()
-    files = {HELPERS: args.deepmind, SCHEDULES: args.deepmind, UPDATER: args.solo, SIMPLIFIED: args.solo}
-    files = {name: checkout / name for name, checkout in files.items()}
-    original = {name: load(name, file) for name, file in files.items()}
-    values = {
-        "original": {
-            "repositories": {
-                "google-deepmind/deepmind-research": args.commit,
-                "vturrisi/solo-learn": args.solo_commit,
-            },
-            "sha256": {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()},
-        },
+    original = {name: load_module(file) for name, file in files.items()}
+    return {
         "torch": torch.__version__,
         "momentum": {
             f"{base} {total}": [float(original[SCHEDULES].target_ema(as_number(k), base, total)) for k in steps(total)]
@@ -61,7 +56,6 @@ def main() -> None:
         "loss": loss(original),
         "run": run(original),
     }
-    args.output.write_text(json.dumps(values, indent=1) + "\n")
 
 
 def name_torch_as_jax() -> None:
@@ -80,15 +74,6 @@ def name_torch_as_jax() -> None:
         setattr(module, name, value)
     sys.modules.update({"jax": jax, "jax.numpy": numpy, "jax.lax": lax, "absl": ModuleType("absl")})
     sys.modules["absl"].logging = None  # type: ignore[attr-defined]
-
-
-def load(name: str, file: Path) -> ModuleType:
-    """A module from its file, without its package."""
-    spec = importlib.util.spec_from_file_location(name.replace("/", "_").removesuffix(".py"), file)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def as_number(k: int) -> torch.Tensor:
@@ -163,4 +148,4 @@ def run(original: dict[str, ModuleType]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    write_golden_values("byol", __doc__, ORIGINALS, files, values)

@@ -1,24 +1,17 @@
-"""Make lars.json: float64 golden values from the LARS of BYOL's and SimCLR's code and apex's LARC, run as they are.
+"""Make lars.json: float64 golden values from the LARS of BYOL's and SimCLR's code and apex's LARC, run unchanged.
 
-    python tests/pretrain/golden/make_lars.py DEEPMIND SIMCLR APEX --commit f5de0ede8430809180254ee957abf36ed62579ef \\
-        --simclr-commit 383d4143fd8cf7879ae10f1046a9baeb753ff438 \\
-        --apex-commit e13873debc4699d39c6861074b9a3b2a02327f92
+    python tests/pretrain/golden/make_lars.py DEEPMIND SIMCLR APEX
 
-DEEPMIND is a clone of google-deepmind/deepmind-research, SIMCLR one of google-research/simclr, APEX one of NVIDIA/apex,
-at those commits. What is run: `lars` of byol/utils/optimizers.py with its own filters, `learning_schedule` of
-byol/utils/schedules.py, `LARSOptimizer` of lars_optimizer.py with the exclusions of model_util.py, and `LARC` without
-clipping around torch's SGD, as SwAV's main_swav.py has it. The first three need JAX or TensorFlow for the arithmetic
-alone, which numpy does here under their names. Weights and gradients are ours (narrow_lars.py).
+What is run: `lars` of byol/utils/optimizers.py with its own filters, `learning_schedule` of byol/utils/schedules.py,
+`LARSOptimizer` of lars_optimizer.py with the exclusions of model_util.py, and `LARC` without clipping around torch's
+SGD, as in SwAV's main_swav.py. The first three need JAX or TensorFlow for arithmetic only, which numpy does here under
+their names. Weights and gradients are ours (narrow_lars.py).
 """
 
 from __future__ import annotations
 
-import argparse
-import hashlib
-import importlib.util
-import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -29,37 +22,33 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[2]))
 from tests.pretrain.golden import narrow_lars as narrow  # noqa: E402
+from tests.pretrain.golden.harness import load_module, write_golden_values  # noqa: E402
 
 OPTIMIZERS, SCHEDULES, LARS = "byol/utils/optimizers.py", "byol/utils/schedules.py", "lars_optimizer.py"
 LARC = "apex/parallel/LARC.py"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("deepmind", type=Path)
-    parser.add_argument("simclr", type=Path)
-    parser.add_argument("apex", type=Path)
-    parser.add_argument("--commit", required=True, help="deepmind-research's commit, for the record")
-    parser.add_argument("--simclr-commit", required=True, help="simclr's commit, for the record")
-    parser.add_argument("--apex-commit", required=True, help="apex's commit, for the record")
-    parser.add_argument("--output", type=Path, default=HERE / "lars.json")
-    args = parser.parse_args()
-    checkouts = {OPTIMIZERS: args.deepmind, SCHEDULES: args.deepmind, LARS: args.simclr, LARC: args.apex}
-    files = {name: checkout / name for name, checkout in checkouts.items()}
-    digests = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
-    by_apex = larc(load(files.pop(LARC)))  # first: torch looks at what is imported
+ORIGINALS = {
+    "google-deepmind/deepmind-research": "f5de0ede8430809180254ee957abf36ed62579ef",
+    "google-research/simclr": "383d4143fd8cf7879ae10f1046a9baeb753ff438",
+    "NVIDIA/apex": "e13873debc4699d39c6861074b9a3b2a02327f92",
+}
+
+
+def files(clones: Sequence[Path]) -> dict[str, Path]:
+    """The originals' files."""
+    deepmind, simclr, apex = clones
+    found = {OPTIMIZERS: deepmind, SCHEDULES: deepmind, LARS: simclr, LARC: apex}
+    return {name: clone / name for name, clone in found.items()}
+
+
+def values(_clones: Sequence[Path], files: Mapping[str, Path]) -> dict[str, Any]:
+    """All golden values."""
+    by_apex = larc(load_module(files[LARC]))  # first: torch checks what is imported
     name_numpy_as_jax()
     name_numpy_as_tensorflow()
-    original = {name: load(file) for name, file in files.items()}
-    values = {
-        "original": {
-            "repositories": {
-                "google-deepmind/deepmind-research": args.commit,
-                "google-research/simclr": args.simclr_commit,
-                "NVIDIA/apex": args.apex_commit,
-            },
-            "sha256": digests,
-        },
+    original = {name: load_module(file) for name, file in files.items() if name != LARC}
+    return {
         "numpy": np.__version__,
         "torch": torch.__version__,
         "byol": byol(original[OPTIMIZERS]),
@@ -67,16 +56,6 @@ def main() -> None:
         "larc": by_apex,
         "schedule": schedule(original[SCHEDULES]),
     }
-    args.output.write_text(json.dumps(values, indent=1) + "\n")
-
-
-def load(file: Path) -> ModuleType:
-    """An original's file as a module."""
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class GradientTransformation(NamedTuple):
@@ -263,4 +242,4 @@ def schedule(schedules: ModuleType) -> list[float]:
 
 
 if __name__ == "__main__":
-    main()
+    write_golden_values("lars", __doc__, ORIGINALS, files, values)

@@ -1,22 +1,19 @@
-"""Make moco.json: float64 golden values from MoCo's released code and its authors' notebook, run as they are.
+"""Make moco.json: float64 golden values from MoCo's released code and its authors' notebook, run unchanged.
 
-    python tests/pretrain/golden/make_moco.py CHECKOUT NOTEBOOK --commit 132aea9da9bb995a411c915c0420be3db62052f3 \\
-        --notebook-commit f7364915bc4e9161427d7c6bb4f454fa0f171337
+    python tests/pretrain/golden/make_moco.py MOCO NOTEBOOK
 
-CHECKOUT is a clone of facebookresearch/moco at the first commit; NOTEBOOK is colab/moco_cifar10_demo.ipynb at the
-second, of its branch colab-notebook. `moco.builder.MoCo` (the asymmetric loss) and the notebook's `ModelMoCo` (the
-symmetric one) do the work on the CPU, in one process; only the encoder's width, the weights, the queue's start and the
-images are ours (narrow.py).
+MOCO and NOTEBOOK are clones of facebookresearch/moco; NOTEBOOK is of its branch colab-notebook. `moco.builder.MoCo`
+(the asymmetric loss) and the notebook's `ModelMoCo` (the symmetric one) run on the CPU, in one process; only the
+encoder's width, the weights, the queue's start and the images are ours (narrow.py).
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
-import hashlib
 import json
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,38 +24,36 @@ from torch import nn
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[2]))
 from tests.pretrain.golden import narrow, narrow_momentum  # noqa: E402
+from tests.pretrain.golden.harness import write_golden_values  # noqa: E402
 
 SIZES = (narrow_momentum.KEYS, narrow_momentum.KEY_MOMENTUM, narrow_momentum.TEMPERATURE)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkout", type=Path)
-    parser.add_argument("notebook", type=Path)
-    parser.add_argument("--commit", required=True, help="the checkout's commit, for the record")
-    parser.add_argument("--notebook-commit", required=True, help="the notebook's commit, for the record")
-    parser.add_argument("--output", type=Path, default=HERE / "moco.json")
-    args = parser.parse_args()
-    sys.path.insert(0, str(args.checkout))
+ORIGINALS = {
+    "moco/builder.py": "132aea9da9bb995a411c915c0420be3db62052f3",
+    "colab/moco_cifar10_demo.ipynb": "f7364915bc4e9161427d7c6bb4f454fa0f171337",
+}
+"""Both files are of facebookresearch/moco, at different commits."""
+
+
+def files(clones: Sequence[Path]) -> dict[str, Path]:
+    """The originals' files."""
+    return {name: clone / name for name, clone in zip(ORIGINALS, clones, strict=True)}
+
+
+def values(clones: Sequence[Path], files: Mapping[str, Path]) -> dict[str, Any]:
+    """All golden values."""
+    sys.path.insert(0, str(clones[0]))
     from moco.builder import MoCo
 
+    notebook = files["colab/moco_cifar10_demo.ipynb"]
     for kind in (torch.Tensor, nn.Module):
         kind.cuda = lambda self, *_args, **_kwargs: self  # type: ignore[assignment, attr-defined]  # no GPU here
     with tempfile.TemporaryDirectory() as folder:
         torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=0, world_size=1)
-        runs = {"asymmetric": run(released(MoCo)), "symmetric": run(ours_in(notebook_class(args.notebook)))}
+        runs = {"asymmetric": run(released(MoCo)), "symmetric": run(ours_in(notebook_class(notebook)))}
         torch.distributed.destroy_process_group()
-    files = {"moco/builder.py": args.checkout / "moco/builder.py", "colab/moco_cifar10_demo.ipynb": args.notebook}
-    values = {
-        "original": {
-            "repository": "facebookresearch/moco",
-            "commits": dict(zip(files, (args.commit, args.notebook_commit), strict=True)),
-            "sha256": {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()},
-        },
-        "torch": torch.__version__,
-        "runs": runs,
-    }
-    args.output.write_text(json.dumps(values, indent=1) + "\n")
+    return {"torch": torch.__version__, "runs": runs}
 
 
 def released(kind: Any) -> nn.Module:
@@ -119,4 +114,5 @@ def run(model: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    record = {"repository": "facebookresearch/moco", "commits": ORIGINALS}
+    write_golden_values("moco", __doc__, ORIGINALS, files, values, record)

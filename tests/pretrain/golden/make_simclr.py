@@ -1,21 +1,16 @@
 """Make simclr.json: NT-Xent's value and gradient in float64 on fixed tensors, by two other implementations.
 
-    python tests/pretrain/golden/make_simclr.py LIGHTLY SOLO --commit e8d317fc5a87f4387a85a35e689869039ec249ee \\
-        --solo-commit 9187ea39c2c3f43c455ab06664d2b019a9802954
+    python tests/pretrain/golden/make_simclr.py LIGHTLY SOLO
 
-LIGHTLY is a clone of lightly-ai/lightly, SOLO one of vturrisi/solo-learn, each at that commit. Their own losses do the
-work. (The original, google-research/simclr, needs TensorFlow 1.) solo-learn's loss is loaded without its package, whose
-other parts need more than is installed; its `gather` is then that of one process, which gives back what it gets.
+Both compute their own losses. (The original, google-research/simclr, needs TensorFlow 1.) solo-learn's loss is loaded
+without its package, whose other parts need more than is installed; its `gather` then returns its argument, as in one
+process.
 """
 
 from __future__ import annotations
 
-import argparse
-import hashlib
-import importlib.util
-import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,34 +20,27 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[2]))
 from tests.pretrain.golden import narrow_contrast as fixed  # noqa: E402
+from tests.pretrain.golden.harness import load_module, write_golden_values  # noqa: E402
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("lightly", type=Path)
-    parser.add_argument("solo", type=Path)
-    parser.add_argument("--commit", required=True, help="lightly's commit, for the record")
-    parser.add_argument("--solo-commit", required=True, help="solo-learn's commit, for the record")
-    parser.add_argument("--output", type=Path, default=HERE / "simclr.json")
-    args = parser.parse_args()
-    files = {
-        "lightly": args.lightly / "lightly" / "loss" / "ntx_ent_loss.py",
-        "solo-learn": args.solo / "solo" / "losses" / "simclr.py",
-    }
-    values: dict[str, Any] = {
-        "original": {
-            "repositories": {"lightly-ai/lightly": args.commit, "vturrisi/solo-learn": args.solo_commit},
-            "sha256": {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()},
-        },
-        "torch": torch.__version__,
-        "nt_xent": {
-            "lightly": measured(lightly_loss(args.lightly)),
-            "solo-learn": measured(solo_loss(files["solo-learn"])),
-        },
-    }
-    args.output.write_text(json.dumps(values, indent=1) + "\n")
+ORIGINALS = {
+    "lightly-ai/lightly": "e8d317fc5a87f4387a85a35e689869039ec249ee",
+    "vturrisi/solo-learn": "9187ea39c2c3f43c455ab06664d2b019a9802954",
+}
+
+
+def files(clones: Sequence[Path]) -> dict[str, Path]:
+    """The originals' files."""
+    lightly, solo = clones
+    return {"lightly": lightly / "lightly/loss/ntx_ent_loss.py", "solo-learn": solo / "solo/losses/simclr.py"}
+
+
+def values(clones: Sequence[Path], files: Mapping[str, Path]) -> dict[str, Any]:
+    """All golden values."""
+    losses = {"lightly": lightly_loss(clones[0]), "solo-learn": solo_loss(files["solo-learn"])}
+    return {"torch": torch.__version__, "nt_xent": {name: measured(loss) for name, loss in losses.items()}}
 
 
 def lightly_loss(checkout: Path) -> Loss:
@@ -69,10 +57,7 @@ def solo_loss(file: Path) -> Loss:
     alone = ModuleType("solo.utils.misc")
     alone.gather, alone.get_rank = (lambda x: x), (lambda: 0)  # type: ignore[attr-defined]
     sys.modules.update({"solo": ModuleType("solo"), "solo.utils": ModuleType("solo.utils"), "solo.utils.misc": alone})
-    spec = importlib.util.spec_from_file_location("solo_simclr", file)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_module(file)
 
     def loss(z1: torch.Tensor, z2: torch.Tensor) -> torch.Tensor:
         images = torch.arange(len(z1)).repeat(2)
@@ -92,4 +77,4 @@ def measured(loss: Loss) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    write_golden_values("simclr", __doc__, ORIGINALS, files, values)

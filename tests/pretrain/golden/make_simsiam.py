@@ -1,18 +1,15 @@
-"""Make simsiam.json: float64 golden values from the original facebookresearch/simsiam, run as it is.
+"""Make simsiam.json: float64 golden values from the original facebookresearch/simsiam, run unchanged.
 
-    python tests/pretrain/golden/make_simsiam.py CHECKOUT --commit a7bc1772896d0dad0806c51f0bb6f3b16d290468
+    python tests/pretrain/golden/make_simsiam.py SIMSIAM
 
-CHECKOUT is a clone of the original at that commit. Its own `SimSiam`, `train` and `adjust_learning_rate` do the work
-on the CPU; only the model's width, its initial weights and the images are ours (narrow.py), and the optimiser is built
-with the arguments that `main_worker` gives it.
+Its own `SimSiam`, `train` and `adjust_learning_rate` run on the CPU; only the model's width, its initial weights and
+the images are ours (narrow.py), and the optimizer is built with the arguments of `main_worker`.
 """
 
 from __future__ import annotations
 
-import argparse
-import hashlib
-import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -20,31 +17,25 @@ from typing import Any
 import torch
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-import narrow  # noqa: E402
+sys.path.insert(0, str(HERE.parents[2]))
+from tests.pretrain.golden import narrow  # noqa: E402
+from tests.pretrain.golden.harness import recording_meter, write_golden_values  # noqa: E402
 
-SOURCES = ("simsiam/builder.py", "main_simsiam.py")
+ORIGINALS = {"facebookresearch/simsiam": "a7bc1772896d0dad0806c51f0bb6f3b16d290468"}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkout", type=Path)
-    parser.add_argument("--commit", required=True, help="the checkout's commit, for the record")
-    parser.add_argument("--output", type=Path, default=HERE / "simsiam.json")
-    args = parser.parse_args()
-    sys.path.insert(0, str(args.checkout))
+def files(clones: Sequence[Path]) -> dict[str, Path]:
+    """The originals' files."""
+    return {name: clones[0] / name for name in ("simsiam/builder.py", "main_simsiam.py")}
+
+
+def values(clones: Sequence[Path], _files: Mapping[str, Path]) -> dict[str, Any]:
+    """All golden values."""
+    sys.path.insert(0, str(clones[0]))
     import main_simsiam
 
-    values = {
-        "original": {
-            "repository": "facebookresearch/simsiam",
-            "commit": args.commit,
-            "sha256": {name: hashlib.sha256((args.checkout / name).read_bytes()).hexdigest() for name in SOURCES},
-        },
-        "torch": torch.__version__,
-        "runs": {"fixed predictor lr": run(main_simsiam, True), "decayed predictor lr": run(main_simsiam, False)},
-    }
-    args.output.write_text(json.dumps(values, indent=1) + "\n")
+    runs = {"fixed predictor lr": run(main_simsiam, True), "decayed predictor lr": run(main_simsiam, False)}
+    return {"torch": torch.__version__, "runs": runs}
 
 
 def run(original: ModuleType, fix_predictor_lr: bool) -> dict[str, Any]:
@@ -62,7 +53,7 @@ def run(original: ModuleType, fix_predictor_lr: bool) -> dict[str, Any]:
     optimizer = torch.optim.SGD(groups, peak, momentum=narrow.MOMENTUM, weight_decay=narrow.WEIGHT_DECAY)
     losses: list[float] = []
     rates: list[list[float]] = []
-    original.AverageMeter = recorder(original.AverageMeter, losses)
+    original.AverageMeter = recording_meter(original.AverageMeter, losses, lambda meter, _n: meter.name == "Loss")
     args = SimpleNamespace(epochs=narrow.EPOCHS, gpu=None, print_freq=10**9)
     for epoch in range(narrow.EPOCHS):
         original.adjust_learning_rate(optimizer, peak, epoch, args)
@@ -73,20 +64,6 @@ def run(original: ModuleType, fix_predictor_lr: bool) -> dict[str, Any]:
     return {"start": start, "losses": losses, "rates": rates, "end": narrow.checksums(model)}
 
 
-def recorder(meter: type, losses: list[float]) -> type:
-    """The original's meter, which also writes down the losses that its training loop hands to it."""
-    base = getattr(meter, "original", meter)
-
-    class Recorder(base):  # type: ignore[misc, valid-type]
-        original = base
-
-        def update(self, value: float, n: int = 1) -> None:
-            if self.name == "Loss":
-                losses.append(value)
-            super().update(value, n)
-
-    return Recorder
-
-
 if __name__ == "__main__":
-    main()
+    record = {"repository": "facebookresearch/simsiam", "commit": ORIGINALS["facebookresearch/simsiam"]}
+    write_golden_values("simsiam", __doc__, ORIGINALS, files, values, record)

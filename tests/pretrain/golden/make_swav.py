@@ -1,20 +1,16 @@
-"""Make swav.json: float64 golden values from the original facebookresearch/swav, run as it is, and from lightly.
+"""Make swav.json: float64 golden values from the original facebookresearch/swav, run unchanged, and from lightly.
 
-    python tests/pretrain/golden/make_swav.py SWAV LIGHTLY --commit 06b1b7cbaf6ba2a792300d79c7299db98b93b7f9 \\
-        --lightly-commit e8d317fc5a87f4387a85a35e689869039ec249ee
+    python tests/pretrain/golden/make_swav.py SWAV LIGHTLY
 
-SWAV and LIGHTLY are clones at those commits. SwAV's own `distributed_sinkhorn`, `train` and the forward pass of its
-ResNet's head do the work on the CPU, as one process; only the encoder, the weights and the images are ours (narrow.py),
-and the optimiser is SGD without apex's LARC. lightly's SwaVLoss gives the swapped prediction's gradients, codes
-included.
+SwAV's own `distributed_sinkhorn`, `train` and the forward pass of its ResNet's head run on the CPU, as one process;
+only the encoder, the weights and the images are ours (narrow.py), and the optimizer is SGD without apex's LARC.
+lightly's SwaVLoss computes the gradients of the swapped prediction, including those of the codes.
 """
 
 from __future__ import annotations
 
-import argparse
-import hashlib
-import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -28,29 +24,31 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[2]))
 from tests.pretrain.golden import narrow  # noqa: E402
 from tests.pretrain.golden import narrow_contrast as fixed  # noqa: E402
+from tests.pretrain.golden.harness import recording_meter, write_golden_values  # noqa: E402
+
+ORIGINALS = {
+    "facebookresearch/swav": "06b1b7cbaf6ba2a792300d79c7299db98b93b7f9",
+    "lightly-ai/lightly": "e8d317fc5a87f4387a85a35e689869039ec249ee",
+}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("swav", type=Path)
-    parser.add_argument("lightly", type=Path)
-    parser.add_argument("--commit", required=True, help="swav's commit, for the record")
-    parser.add_argument("--lightly-commit", required=True, help="lightly's commit, for the record")
-    parser.add_argument("--output", type=Path, default=HERE / "swav.json")
-    args = parser.parse_args()
-    files = [args.swav / "main_swav.py", args.swav / "src" / "resnet50.py", args.lightly / "lightly/loss/swav_loss.py"]
-    original = load(args.swav)
-    values = {
-        "original": {
-            "repositories": {"facebookresearch/swav": args.commit, "lightly-ai/lightly": args.lightly_commit},
-            "sha256": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
-        },
+def files(clones: Sequence[Path]) -> dict[str, Path]:
+    """The originals' files."""
+    swav, lightly = clones
+    used = swav / "main_swav.py", swav / "src" / "resnet50.py", lightly / "lightly/loss/swav_loss.py"
+    return {file.name: file for file in used}
+
+
+def values(clones: Sequence[Path], _files: Mapping[str, Path]) -> dict[str, Any]:
+    """All golden values."""
+    swav, lightly = clones
+    original = load(swav)
+    return {
         "torch": torch.__version__,
         "codes": {str(steps): codes(original, steps) for steps in (1, fixed.SINKHORN_STEPS)},
-        "swapped": swapped(args.lightly),
+        "swapped": swapped(lightly),
         "runs": {"plain": run(original, None), "queue": run(original, fixed.QUEUE)},
     }
-    args.output.write_text(json.dumps(values, indent=1) + "\n")
 
 
 def load(checkout: Path) -> ModuleType:
@@ -143,7 +141,7 @@ def run(original: Any, queue_length: int | None) -> dict[str, Any]:
     model = Narrow(original.resnet_models.ResNet).double()
     narrow.fill(model)
     losses: list[float] = []
-    original.AverageMeter = recorder(original.AverageMeter, losses)
+    original.AverageMeter = recording_meter(original.AverageMeter, losses, lambda _meter, n: n == narrow.BATCH)
     optimizer = torch.optim.SGD(
         model.parameters(), fixed.LR, momentum=narrow.MOMENTUM, weight_decay=narrow.WEIGHT_DECAY
     )
@@ -158,20 +156,5 @@ def run(original: Any, queue_length: int | None) -> dict[str, Any]:
     return {"losses": losses, "end": narrow.checksums(model)}
 
 
-def recorder(meter: type, losses: list[float]) -> type:
-    """The original's meter, which also writes down what its training loop hands to it with the batch's size: losses."""
-    base = getattr(meter, "original", meter)
-
-    class Recorder(base):  # type: ignore[misc, valid-type]
-        original = base
-
-        def update(self, value: float, n: int = 1) -> None:
-            if n == narrow.BATCH:
-                losses.append(value)
-            super().update(value, n)
-
-    return Recorder
-
-
 if __name__ == "__main__":
-    main()
+    write_golden_values("swav", __doc__, ORIGINALS, files, values)
