@@ -167,15 +167,15 @@ def _stop(folder: str) -> None:
     raise Preempted("at iteration 7")
 
 
-def _stop_when_told(folder: str) -> None:
+def _stop_on_signal(folder: str) -> None:
     import torch.distributed as dist
 
-    told = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: told.set())
+    received = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: received.set())
     (Path(folder) / f"ready{dist.get_rank()}").touch()
-    if told.wait(60):
+    if received.wait(60):
         (Path(folder) / f"saved{dist.get_rank()}").touch()
-        raise Preempted("told to")
+        raise Preempted("stop signal")
 
 
 def _bug(_: str) -> None:
@@ -212,8 +212,8 @@ def test_a_signal_to_the_first_process_reaches_those_it_spawned(tmp_path: Path) 
     before = signal.getsignal(signal.SIGTERM)
     teller = threading.Thread(target=tell)
     teller.start()
-    with pytest.raises(Preempted, match="told to"):
-        launch(_stop_when_told, (str(tmp_path),), num_processes=2)
+    with pytest.raises(Preempted, match="stop signal"):
+        launch(_stop_on_signal, (str(tmp_path),), num_processes=2)
     teller.join()
     assert sorted(path.name for path in tmp_path.glob("saved*")) == ["saved0", "saved1"]
     assert signal.getsignal(signal.SIGTERM) == before

@@ -181,11 +181,11 @@ def test_stopped_and_resumed_it_ends_like_the_uninterrupted_run_that_reads_at_on
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     step = Trainer.run_step
 
-    def asked(self: Trainer) -> None:
+    def stop_requested(self: Trainer) -> None:
         self.stop_requested = self.stop_requested or self.iter == 3  # received with step 4, where nothing else is due
         step(self)
 
-    monkeypatch.setattr(Trainer, "run_step", asked)
+    monkeypatch.setattr(Trainer, "run_step", stop_requested)
     assert pretrain(broken, *words) == 75
     assert (broken / "last_checkpoint").read_text() == "checkpoint_0000005.pth\n"
     monkeypatch.setattr(Trainer, "run_step", step)

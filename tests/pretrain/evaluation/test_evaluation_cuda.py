@@ -61,11 +61,11 @@ def test_the_linear_layer_counts_on_the_device(monkeypatch: pytest.MonkeyPatch) 
         seen.append(counts)
         return [1, 2, 4]  # what a fake tensor cannot say
 
-    class Told(list):
+    class FakeCounts(list):
         def tolist(self) -> list[int]:
             return list(self)
 
-    monkeypatch.setattr(linear, "sum_over_processes", lambda counts: Told(shared(counts)))
+    monkeypatch.setattr(linear, "sum_over_processes", lambda counts: FakeCounts(shared(counts)))
     with FakeTensorMode():
         classifier = torch.nn.Linear(16, 10, device="cuda")
         share = DatasetShard(torch.randn(4, 16, device="cuda"), torch.zeros(4, dtype=torch.int64, device="cuda"))
