@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 from benchmarks.isolated import Benchmark, Measurement, machine, measure_benchmark
 from benchmarks.paired import PairedBenchmark, PairedMeasurement, measure_pairs
-from common.console import Parser, ignore_torchs_announcements, run
+from common.console import Parser, ignore_torch_warnings, run
 from common.errors import EXIT_FAILURE, EXIT_OK
 
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.pairs < 1:
         parser.error("--pairs must be 1 or more")
-    ignore_torchs_announcements()
+    ignore_torch_warnings()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pairs, unequal = ([], 0) if args.no_comparisons else _measure_pairs(folder, args.pairs, args.only)

@@ -1,4 +1,4 @@
-"""The edge between a command line and its user: exit codes, one-line errors, progress."""
+"""Command lines: argument parser, exit codes, one-line errors, progress."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from common.errors import (
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose help keeps the line breaks of its examples and whose errors are one line."""
+    """An argument parser that keeps the line breaks of its examples and prints errors as one line."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
 
     def error(self, message: str) -> NoReturn:
-        """Say in one line what is wrong and how to learn more; exit 2."""
+        """Print one line and exit with `EXIT_USAGE`."""
         self.exit(EXIT_USAGE, f"{self.prog}: error: {message}; see {self.prog} --help\n")
 
 
 def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> NoReturn:
-    """Run a command line's `main` and exit with its code; a UserError becomes one line and exit 2."""
+    """Run a command line's `main` and exit with the code that `call` returns."""
     sys.exit(call(main, argv))
 
 
 def call(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
-    """`run` without the exit, for tests: returns the exit code."""
+    """Run a command line's `main` and return its exit code; a UserError is printed as one line."""
     try:
         code = main(argv)
-        sys.stdout.flush()  # here, not at exit, so that a reader who is gone is noticed below
+        sys.stdout.flush()  # here, not at exit, so that a closed pipe is handled below
         return code
     except UserError as error:
-        return say_error(error)
+        return print_error(error)
     except Preempted as stop:
         print(f"stopped: {stop}; the same command continues it", file=sys.stderr)
         return EXIT_REQUEUE
@@ -53,39 +53,36 @@ def call(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader (head, less) is gone: nothing is wrong, but the interpreter must not flush into it at exit.
+        # The reader (head, less) has exited, which is no error; the interpreter must not flush into the pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
-    except SystemExit as leave:
-        if leave.code is None or isinstance(leave.code, int):
-            return leave.code or EXIT_OK
-        print(leave.code, file=sys.stderr)
+    except SystemExit as system_exit:
+        if system_exit.code is None or isinstance(system_exit.code, int):
+            return system_exit.code or EXIT_OK
+        print(system_exit.code, file=sys.stderr)
         return EXIT_FAILURE
 
 
-def ignore_torchs_announcements() -> None:
-    """Silence, here and in spawned processes, what torch announces of itself when Detectron2 is imported or runs.
-
-    It is nothing that a user here can act on.
-    """
+def ignore_torch_warnings() -> None:
+    """Silence torch's deprecation warnings about Detectron2's code, here and in spawned processes."""
     warnings.filterwarnings("ignore", message=r".*torch\.jit\.script.*|.*torch\.meshgrid.*")
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning:torch.jit._script")
 
 
-def say_error(error: UserError) -> int:
-    """Print a user's error as one line on stderr; the exit code for wrong use."""
+def print_error(error: UserError) -> int:
+    """Print an error as one line on stderr and return `EXIT_USAGE`."""
     line = " ".join(str(error).split())
     print(f"error: {line}", file=sys.stderr)
     return EXIT_USAGE
 
 
 class Progress:
-    """Progress of long work: one line that renews itself on a terminal, a plain line every few seconds elsewhere.
+    """Progress of long work: one updated line on a terminal, a plain line every few seconds elsewhere.
 
     Args:
-        total: how many steps there are.
-        label: what is being done.
-        stream: where to write; stderr unless told.
+        total: number of steps.
+        label: describes the work.
+        stream: output stream; stderr by default.
         every: seconds between plain lines.
     """
 
@@ -98,7 +95,7 @@ class Progress:
         self.done = 0
 
     def step(self, count: int = 1, note: str = "") -> None:
-        """Count `count` more steps as done and say so when it is time to."""
+        """Add `count` finished steps and print where it is time to."""
         self.done += count
         now = time.monotonic()
         if now - self.last >= self.every or self.done >= self.total:
@@ -117,10 +114,10 @@ class Progress:
 
 
 def megabytes(label: str) -> Callable[[int, int | None], None]:
-    """Progress of a download in megabytes, over however many connections it takes.
+    """Progress of a download in megabytes, over any number of connections.
 
     Returns:
-        A function of bytes done and bytes in all (None where nobody knows).
+        A function of the received bytes and the total (None where it is unknown).
     """
     shown: list[Progress] = []
 
@@ -133,7 +130,7 @@ def megabytes(label: str) -> Callable[[int, int | None], None]:
 
 
 def clock(seconds: float) -> str:
-    """`seconds` as 1:02:03 or 2:03."""
+    """Format `seconds` as 1:02:03 or 2:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,4 +1,4 @@
-"""Where a result came from: versions, commit, host, devices."""
+"""Provenance of results: versions, commit, host, devices."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-"""The checkout this code runs from; configs/ lies below it."""
+"""The checkout of this code, with configs/ below it."""
 
 COMMIT_FILE = ".commit"
-"""In a copy of a checkout that is none itself: the commit it was copied from."""
+"""File that records the commit in a copy of a checkout without git."""
 
 
 def version_of(package: str) -> str | None:
-    """The installed version of a distribution, without importing it; None when it is not installed."""
+    """Installed version of a distribution, without importing it; None where it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -26,7 +26,7 @@ def version_of(package: str) -> str | None:
 
 
 def commit() -> str:
-    """The checkout's commit, with `-dirty` where tracked files were changed; `unknown` outside a checkout."""
+    """Commit of the checkout, with `-dirty` where tracked files were changed; `unknown` outside a checkout."""
     if (ROOT / COMMIT_FILE).is_file():
         return (ROOT / COMMIT_FILE).read_text(encoding="utf-8").strip()
     try:
@@ -44,7 +44,7 @@ def _git(*words: str) -> str:
 
 
 def describe() -> dict[str, Any]:
-    """The environment block of a result. Devices are listed only where torch is already imported."""
+    """The environment section of a result; devices are listed only where torch is imported already."""
     return {
         "python": platform.python_version(),
         **{

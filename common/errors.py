@@ -28,12 +28,12 @@ class Preempted(Exception):
 
 
 def nearest(word: str, valid: Iterable[str], count: int = 3) -> str:
-    """A hint that lists the valid names nearest to `word`, or some of them when none is near.
+    """List the valid names most similar to `word`, or some of them where none is similar.
 
     Args:
-        word: what the user wrote.
-        valid: every name that would have been right.
-        count: how many to list at most.
+        word: the name that the user gave.
+        valid: all valid names.
+        count: maximum number of names.
 
     Returns:
         ``"did you mean A, B?"`` or ``"valid: A, B, C, …"``.

@@ -1,4 +1,4 @@
-"""Files that matter: written to a temporary name, flushed, then renamed, so that no reader sees a part of one."""
+"""Atomic writes (temporary file, flush, rename), JSON files and digests."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from common.errors import UserError
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """A binary file that takes the place of `path` when the block ends, and leaves no trace when it fails.
+    """Open a binary file that replaces `path` when the block ends; where the block fails, nothing changes.
 
-    The temporary file lies in the same folder (a rename is atomic only within a file system) and is flushed to disk
-    before it is renamed.
+    The temporary file is in the same folder, because a rename is atomic only within a file system, and it is flushed to
+    disk before the rename.
 
     Raises:
         UserError: the folder cannot be written, the disk is full, or `path` is a folder.
     """
     target = Path(path)
     if target.is_dir():
-        raise UserError(f"cannot write {target}: it is a folder; give a file's name")
+        raise UserError(f"cannot write {target}: it is a folder; give the name of a file")
     name = temporary_name(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # Not tempfile: its files are private (0600), and the umask cannot be read without changing it for all threads.
         handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror}; choose a folder you may write to") from error
+        raise UserError(f"cannot write {target}: {error.strerror}; choose a writable folder") from error
     try:
         with os.fdopen(handle, "wb") as stream:
             yield stream
@@ -44,7 +44,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     except BaseException as error:
         name.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"cannot write {target}: {error.strerror}; make room and ask again") from error
+            raise UserError(
+                f"cannot write {target}: {error.strerror}; free some space and run the command again"
+            ) from error
         raise
     _flush_folder(target.parent)
 
@@ -62,7 +64,7 @@ def remove_partial_files(folder: Path, names: Iterable[str]) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make the rename itself durable, where the file system lets a folder be flushed."""
+    """Flush the rename to disk, where the file system allows it for folders."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -78,7 +80,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write `value` as indented JSON to `path` atomically. NaN is not JSON: it raises ValueError."""
+    """Write `value` as indented JSON to `path` atomically; raises ValueError for NaN, which JSON lacks."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -86,7 +88,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a JSON file.
 
     Raises:
-        UserError: it is missing, cut short or not JSON; the message names file and line.
+        UserError: it is missing, truncated or not JSON; the message names file and line.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
@@ -95,14 +97,14 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg}); is the file cut short?") from error
+        raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg}); is the file truncated?") from error
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
-    """The file's SHA-256 in hex, read in pieces of 4 MiB.
+    """SHA-256 of a file in hex.
 
     Raises:
-        UserError: it is missing or cannot be read.
+        UserError: the file is missing or cannot be read.
     """
     digest = hashlib.sha256()
     try:
@@ -115,7 +117,7 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 
 
 def md5_of(path: str | os.PathLike[str]) -> str:
-    """The file's MD5 in hex, read in pieces of 4 MiB. It tells damaged from whole, not friend from foe."""
+    """MD5 of a file in hex; it detects damage, not manipulation."""
     digest = hashlib.md5(usedforsecurity=False)
     with open(path, "rb") as stream:
         while piece := stream.read(1 << 22):

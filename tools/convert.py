@@ -10,7 +10,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common.console import Parser, ignore_torchs_announcements, megabytes, run
+from common.console import Parser, ignore_torch_warnings, megabytes, run
 from common.errors import EXIT_OK
 
 EPILOG = """examples:
@@ -95,7 +95,7 @@ def _convert(args: argparse.Namespace, path: str, source: str, branch: str | Non
     from common.training.distributed import one_thread
     from transfer.weights.conversion import convert
 
-    ignore_torchs_announcements()
+    ignore_torch_warnings()
     trust = args.trust_checkpoint
     with one_thread():  # hashing and copying do not gain from more threads
         done = convert(path, args.output, source=source, branch=branch, to=args.to, verify=args.verify, trust=trust)

@@ -1,4 +1,4 @@
-"""Data sets: draw the toy ones, fetch the public ones, check what lies below a data root."""
+"""Data sets: draw the toy ones, download the public ones, check the sets below a data root."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from common.console import Parser, run
 from common.errors import EXIT_FAILURE, EXIT_OK, UserError
 
 if TYPE_CHECKING:
-    from transfer.doctor.check import Asked
+    from transfer.doctor.check import SplitToCheck
 
 EXAMPLES = """examples:
   python tools/data.py toy datasets/toy
@@ -27,15 +27,15 @@ EXAMPLES = """examples:
   python tools/data.py check /data/detection --published
   python tools/data.py check --config-file own_task.yaml /data/own
 
-what lies in OUT then:
-  photos/train/<look>/*.jpg, photos/val/...      an ImageFolder, for pre-training
-  detection/VOC2007, VOC2012, coco               DETECTRON2_DATASETS may point at OUT/detection
+OUT then holds:
+  photos/train/<class>/*.jpg, photos/val/...     an ImageFolder, for pre-training
+  detection/VOC2007, VOC2012, coco               set DETECTRON2_DATASETS to OUT/detection
   toy.json                                       seed, sizes and classes; written last
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse and hand over to the verb."""
+    """Parse the command line and run the verb."""
     parser = Parser(prog="data.py", description=__doc__, epilog=EXAMPLES)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     _add_toy(verbs.add_parser("toy", help="draw the toy sets: photos, VOC2007, VOC2012 and COCO", epilog=EXAMPLES))
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _add_toy(parser: Parser) -> None:
     parser.add_argument(
-        "out", metavar="OUT", type=Path, help="the folder to make; asked again for the same sets, nothing is drawn"
+        "out", metavar="OUT", type=Path, help="the folder to create; where it holds the same sets, nothing is drawn"
     )
     parser.add_argument("--seed", type=int, default=0, help="same seed and sizes, same bytes (default: 0)")
     parser.add_argument("--photos", type=int, default=192, metavar="N", help="photos to train on (default: 192)")
@@ -73,13 +73,13 @@ def _add_check(parser: Parser) -> None:
         metavar="ROOT",
         type=Path,
         nargs="?",
-        help="the folder that holds VOC2007/, VOC2012/ or coco/; or a toy set; with --config-file, its data root",
+        help="the folder of VOC2007/, VOC2012/ or coco/; or a toy set; with --config-file, its data root",
     )
     parser.add_argument(
-        "--config-file", type=Path, metavar="F", help="check the splits that this task names, own ones among them"
+        "--config-file", type=Path, metavar="F", help="check the splits that this task names, your own ones too"
     )
     parser.add_argument(
-        "--published", action="store_true", help="fail where a split has not as many images as were published"
+        "--published", action="store_true", help="fail where a split has another number of images than published"
     )
     _add_reading(parser)
 
@@ -87,20 +87,18 @@ def _add_check(parser: Parser) -> None:
 def _add_download(parser: Parser) -> None:
     parser.add_argument("set", metavar="SET", help="voc2007, voc2012 or coco")
     parser.add_argument(
-        "root", metavar="ROOT", type=Path, help="the data root: VOC2007/, VOC2012/ or coco/ appear in it"
+        "root", metavar="ROOT", type=Path, help="the data root: VOC2007/, VOC2012/ or coco/ are created in it"
     )
+    parser.add_argument("--mirror", metavar="URL", help="URL of a folder with the archives (default: the publishers)")
     parser.add_argument(
-        "--mirror", metavar="URL", help="where the archives lie by their names (default: the publishers)"
-    )
-    parser.add_argument(
-        "--remove-archives", action="store_true", help="remove each archive once it is unpacked (default: kept)"
+        "--remove-archives", action="store_true", help="remove each archive after it is unpacked (default: keep it)"
     )
     _add_reading(parser)
 
 
 def _add_reading(parser: Parser) -> None:
     parser.add_argument(
-        "--decode", action="store_true", help="decode each image in full, not its header alone (slow; finds cut files)"
+        "--decode", action="store_true", help="decode each image, not only its header (slow; finds truncated files)"
     )
     parser.add_argument(
         "--workers", type=_positive, metavar="N", help="threads, or processes with --decode (default: 16, or the cores)"
@@ -118,7 +116,7 @@ def _toy(args: Namespace) -> int:
 
     size = Size(args.photos, tuple(args.voc2007), tuple(args.voc2012), tuple(args.coco))
     drawn = build(args.out, args.seed, size)
-    print(f"{'drew' if drawn else 'there already:'} the toy sets, seed {args.seed}, in {args.out}")
+    print(f"{'drew' if drawn else 'exists already:'} the toy sets, seed {args.seed}, in {args.out}")
     print(f"  photos     {size.photos} train, {size.photos_val} val")
     print(f"  VOC2007    {size.voc2007[0]} trainval, {size.voc2007[1]} test")
     print(f"  VOC2012    {size.voc2012[0]} train, {size.voc2012[1]} val")
@@ -132,31 +130,31 @@ def _download(args: Namespace) -> int:
 
     fetch(args.set, args.root, args.mirror, not args.remove_archives, lambda text: print(text, flush=True))
     tops = {folder.target.split("/")[0] for folder in PUBLIC[args.set]}
-    asked = [
+    splits = [
         one for one in splits_below(args.root, counts=True) if one.split.folder.relative_to(args.root).parts[0] in tops
     ]
-    return _report(asked, args)
+    return _report(splits, args)
 
 
 def _check(args: Namespace) -> int:
     from transfer.doctor.check import splits_below, splits_of
 
     if args.config_file is not None:
-        asked = splits_of(args.config_file, args.root, args.published)
+        splits = splits_of(args.config_file, args.root, args.published)
     elif args.root is not None:
-        asked = splits_below(args.root, args.published)
+        splits = splits_below(args.root, args.published)
     else:
         raise UserError("give ROOT, --config-file F, or both")
-    return _report(asked, args)
+    return _report(splits, args)
 
 
-def _report(asked: list[Asked], args: Namespace) -> int:
-    from transfer.doctor.check import check, lines, summary
+def _report(splits: list[SplitToCheck], args: Namespace) -> int:
+    from transfer.doctor.check import check_split, render_split, summary
 
     found = []
-    for split in asked:
-        found.append(check(split, args.decode, args.workers))
-        print("\n".join(lines(found[-1])), flush=True)
+    for split in splits:
+        found.append(check_split(split, args.decode, args.workers))
+        print("\n".join(render_split(found[-1])), flush=True)
     print(summary(found))
     return EXIT_FAILURE if any(checked.faults for checked in found) else EXIT_OK
 

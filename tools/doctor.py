@@ -65,7 +65,7 @@ def examine(data_root: Path | None = None) -> list[Finding]:
     """Run every check that needs no training, in the order of the output."""
     from common.environment import ROOT, commit
     from tools.install_detectron2 import GIT_COMMIT, VERSION
-    from transfer.doctor import data, machine, software
+    from transfer.doctor import data_roots, machine, software
 
     return [
         software.checkout(ROOT, commit()),
@@ -79,7 +79,7 @@ def examine(data_root: Path | None = None) -> list[Finding]:
         machine.cores(),
         machine.memory(),
         machine.disk(Path.cwd()),
-        *data.look(data_root),
+        *data_roots.check_data_roots(data_root),
     ]
 
 

@@ -1,11 +1,11 @@
-"""Install Detectron2, which PyPI does not carry under its own name.
+"""Install Detectron2, which is not on PyPI under its own name.
 
 `--source wheel` (default) takes the pinned PyPI wheel sal-detectron2 0.7.2, whose Python files are Detectron2's own as
 of commit a59f0563, checks its SHA-256, re-packs the package without its compiled extension (nothing in Faster or Mask
-R-CNN C4 needs it) and without its stray top-level `tools`, gives it right metadata, and lets pip install the result.
-`--source git` builds the official repository at a pinned commit, for those who reach it.
+R-CNN C4 needs it) and without its stray top-level `tools`, writes correct metadata, and installs the result with pip.
+`--source git` builds the official repository at a pinned commit, where GitHub can be reached.
 
-This file needs nothing but the standard library: it runs before anything else is installed.
+This file needs only the standard library: it runs before anything else is installed.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ REQUIRES = [
 ]
 
 
-class Refused(Exception):
-    """What was given or downloaded is not what was pinned."""
+class InstallError(Exception):
+    """The given or downloaded wheel is not the pinned one."""
 
 
-class PipFailed(Exception):
-    """pip could not do its part; it has said why."""
+class PipError(Exception):
+    """pip failed; its message was printed."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, install unless the wanted build is there already, report in one line."""
+    """Install unless the requested build is installed already; report in one line."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -66,14 +66,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--source", choices=["wheel", "git"], default="wheel", help="where Detectron2 comes from")
     parser.add_argument("--wheel", type=Path, help="a copy of the pinned wheel on disk, instead of a download")
-    parser.add_argument("--force", action="store_true", help="install even where the same build is already installed")
+    parser.add_argument("--force", action="store_true", help="install even if the same build is already installed")
     args = parser.parse_args(argv)
     try:
         print(install(args.source, args.wheel, args.force))
-    except Refused as error:
+    except InstallError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except PipFailed as error:
+    except PipError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -83,8 +83,8 @@ def install(source: str, wheel: Path | None = None, force: bool = False) -> str:
     """Install Detectron2 from `source` (`wheel` or `git`); returns the line to print.
 
     Raises:
-        Refused: wrong hash or missing file; nothing was installed.
-        PipFailed: pip did not do its part; Detectron2 itself, the last step, was not installed.
+        InstallError: wrong hash or missing file; nothing was installed.
+        PipError: pip failed; Detectron2 itself, the last step, was not installed.
     """
     wanted = VERSION if source == "wheel" else GIT_COMMIT
     if not force and installed_build() == wanted:
@@ -94,8 +94,8 @@ def install(source: str, wheel: Path | None = None, force: bool = False) -> str:
         return f"installed detectron2 from the official repository at {GIT_COMMIT[:8]}"
     with tempfile.TemporaryDirectory() as folder:
         original = wheel or download(Path(folder))
-        check(original)
-        # What it needs comes first: where that fails, the next call does not take Detectron2 for installed.
+        check_sha256(original)
+        # Dependencies first: if they fail, the next call does not find Detectron2 installed.
         _pip("install", *REQUIRES)
         _pip("install", "--force-reinstall", "--no-deps", str(repack(original, Path(folder))))
     return f"installed detectron2 {VERSION} (re-packed {WHEEL}, without its compiled extension)"
@@ -112,25 +112,25 @@ def installed_build() -> str | None:
 
 
 def download(folder: Path) -> Path:
-    """The pinned wheel, fetched by pip into `folder`. Its tag names CPython 3.10; only its Python files are used."""
+    """Download the pinned wheel with pip into `folder`. Its tag is CPython 3.10; only Python files are used."""
     _pip("download", "--no-deps", "--only-binary=:all:", *WHEEL_PLATFORM, "--dest", str(folder), WHEEL)
     found = sorted(folder.glob("sal_detectron2-*.whl"))
     if not found:
-        raise Refused(f"pip downloaded no wheel of {WHEEL}")
+        raise InstallError(f"pip downloaded no wheel of {WHEEL}")
     return found[0]
 
 
-def check(wheel: Path) -> None:
-    """Raise Refused unless the file's SHA-256 is the pinned one."""
+def check_sha256(wheel: Path) -> None:
+    """Raise InstallError unless the file's SHA-256 is the pinned one."""
     if not wheel.is_file():
-        raise Refused(f"{wheel} does not exist; give the path of the {WHEEL} wheel")
+        raise InstallError(f"{wheel} does not exist; give the path of the {WHEEL} wheel")
     found = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if found != WHEEL_SHA256:
-        raise Refused(f"{wheel.name}: sha256 is {found}, pinned is {WHEEL_SHA256}; nothing was installed")
+        raise InstallError(f"{wheel.name}: sha256 is {found}, pinned is {WHEEL_SHA256}; nothing was installed")
 
 
 def repack(original: Path, folder: Path) -> Path:
-    """Write a pure-Python `detectron2` wheel made of the original's package into `folder`; returns its path."""
+    """Write a pure-Python wheel with the original's package `detectron2` into `folder`; returns its path."""
     distribution = f"detectron2-{VERSION}"
     target = folder / f"{distribution}-py3-none-any.whl"
     with zipfile.ZipFile(original) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as out:
@@ -150,7 +150,7 @@ def repack(original: Path, folder: Path) -> Path:
 
 
 def metadata() -> str:
-    """The re-packed wheel's METADATA: Detectron2's own facts and a dependency list that holds with numpy 2."""
+    """METADATA of the re-packed wheel: Detectron2's own fields and dependencies that work with numpy 2."""
     lines = [
         "Metadata-Version: 2.1",
         "Name: detectron2",
@@ -177,7 +177,7 @@ def _pip(*words: str) -> None:
         check=False,
     )
     if done.returncode:
-        raise PipFailed(f"pip {words[0]} failed (exit {done.returncode}); its own words are above")
+        raise PipError(f"pip {words[0]} failed (exit {done.returncode}); see its message above")
 
 
 if __name__ == "__main__":

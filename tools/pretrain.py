@@ -9,7 +9,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # tools/ holds a pretrain.py: it must not hide the package
 
-from common.console import Parser, ignore_torchs_announcements, run
+from common.console import Parser, ignore_torch_warnings, run
 from common.errors import EXIT_FAILURE, EXIT_OK
 from common.profiling import add_option
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if result:
         print(f"{folder.path} holds this run, finished: {_summary(result)}")
         return EXIT_OK
-    ignore_torchs_announcements()
+    ignore_torch_warnings()
     from common.training.distributed import launch
     from pretrain.engine.run import run_pretraining
 

@@ -11,7 +11,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common.console import Parser, ignore_torchs_announcements, run
+from common.console import Parser, ignore_torch_warnings, run
 from common.errors import EXIT_OK
 from common.profiling import add_option
 
@@ -32,7 +32,7 @@ torchrun and srun start it as well: one process a GPU.
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run the trial, print its numbers."""
     args = _parse(argv)
-    ignore_torchs_announcements()
+    ignore_torch_warnings()
     from common.training.distributed import read_distributed_environment
     from transfer.engine.prepare import TrialRequest
     from transfer.engine.trial import run_trial

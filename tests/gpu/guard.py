@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from transfer.doctor.finding import Finding
-from transfer.doctor.software import SETUP, in_a_line
+from transfer.doctor.software import SETUP, one_line
 
 
 def run_check(subject: str, check: Callable[[], list[Finding]]) -> list[Finding]:
@@ -16,7 +16,7 @@ def run_check(subject: str, check: Callable[[], list[Finding]]) -> list[Finding]
         return check()
     except ImportError as error:
         return [
-            Finding(subject, "missing", f"cannot be checked: {in_a_line(error)}", f"repair the packages first: {SETUP}")
+            Finding(subject, "missing", f"cannot be checked: {one_line(error)}", f"repair the packages first: {SETUP}")
         ]
     except Exception as error:
         return [finding_from_error(subject, error)]
@@ -30,7 +30,7 @@ def finding_from_error(subject: str, error: Exception) -> Finding:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     advice = "try another GPU (CUDA_VISIBLE_DEVICES) and the pinned versions (make setup); if both fail, report this"
-    return Finding(subject, "wrong", f"failed: {in_a_line(error)}{where}", advice)
+    return Finding(subject, "wrong", f"failed: {one_line(error)}{where}", advice)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from transfer.doctor.software import in_a_line
+from transfer.doctor.software import one_line
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,6 @@ def _child(there: Connection, target: Callable[..., Any], call: tuple[Any, ...],
     try:
         answer = ProcessResult(target(*call))
     except Exception as error:
-        answer = ProcessResult(error=in_a_line(error))
+        answer = ProcessResult(error=one_line(error))
     there.send(answer)
     there.close()

@@ -18,7 +18,7 @@ from tests.gpu.speed import measure_speeds
 from tests.gpu.workloads import DetectorWorkload, SimSiamWorkload, Workload
 from transfer.doctor.finding import Finding
 from transfer.doctor.machine import usable_cores
-from transfer.doctor.software import SETUP, in_a_line
+from transfer.doctor.software import SETUP, one_line
 
 BUDGET = 100.0
 """Seconds after which no further measurement of speed starts on a GPU."""
@@ -37,7 +37,7 @@ def examine_devices(workloads: Sequence[Workload] = (SimSiamWorkload(), Detector
     try:
         import torch
     except Exception as error:
-        return [Finding("deep", "missing", f"cannot import torch: {in_a_line(error)}", SETUP)]
+        return [Finding("deep", "missing", f"cannot import torch: {one_line(error)}", SETUP)]
     environment = distributed.read_distributed_environment()
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if environment is not None and environment.world_size > 1:

@@ -16,7 +16,7 @@ import pytest
 from common.console import call
 from tools import doctor
 from tools.install_detectron2 import GIT_COMMIT, VERSION
-from transfer.doctor import data, machine, software
+from transfer.doctor import data_roots, machine, software
 from transfer.doctor.finding import Finding, healthy, render
 
 
@@ -214,7 +214,7 @@ def test_slurm(sinfo: str, state: str, words: str, tmp_path: Path, monkeypatch: 
     slurm_here(tmp_path, sinfo)
     monkeypatch.setenv("PATH", str(tmp_path))
     if "while" in sinfo:
-        monkeypatch.setattr(machine, "PATIENCE", 0.3)
+        monkeypatch.setattr(machine, "SLURM_TIMEOUT", 0.3)
     finding = machine.slurm()
     assert finding.state == state and words in finding.found
 
@@ -262,7 +262,7 @@ def voc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_part_of_a_benchmark_compares_with_nothing(voc: Path) -> None:
-    (finding,) = data.look()
+    (finding,) = data_roots.check_data_roots()
     assert finding.state == "warning" and "voc_2007_test 3" in finding.found
     assert "published with 4952" in finding.advice
 
@@ -272,38 +272,38 @@ def test_a_whole_benchmark(voc: Path) -> None:
     (voc / "VOC2007" / "ImageSets" / "Main" / "test.txt").write_text("\n".join(names))
     for name in names:
         (voc / "VOC2007" / "JPEGImages" / f"{name}.jpg").touch()
-    (finding,) = data.look()
+    (finding,) = data_roots.check_data_roots()
     assert finding == Finding("data", "ok", f"{voc}: voc_2007_test 4952")
 
 
 def test_an_image_that_is_listed_but_not_there(voc: Path) -> None:
     (voc / "VOC2007" / "JPEGImages" / "2.jpg").unlink()
-    (finding,) = data.look()
+    (finding,) = data_roots.check_data_roots()
     assert finding.state == "warning" and "such as 2.jpg" in finding.found and "data.py check" in finding.advice
 
 
 def test_a_coco_without_its_images(voc: Path) -> None:
     (voc / "coco" / "annotations").mkdir(parents=True)
     (voc / "coco" / "annotations" / "instances_val2017.json").write_text("{}")
-    (finding,) = data.look()
+    (finding,) = data_roots.check_data_roots()
     assert finding.state == "warning" and "coco_2017_val: " in finding.found and "No such file" in finding.found
 
 
 def test_a_toy_set_is_named_as_one(voc: Path) -> None:
     (voc.parent / "toy.json").write_text('{"classes": ["bus"]}')
-    (finding,) = data.look()
+    (finding,) = data_roots.check_data_roots()
     assert finding.state == "ok" and "a toy set: voc_2007_test 3" in finding.found
 
 
 def test_no_data_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "gone"))
-    (finding,) = data.look()
+    (finding,) = data_roots.check_data_roots()
     assert finding.state == "warning" and "gone (does not exist)" in finding.found and "datasets" in finding.found
     assert "tools/data.py toy" in finding.advice
 
 
 def test_a_root_given_by_hand_is_the_only_one(voc: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
-    (finding,) = data.look(tmp_path / "other")
+    (finding,) = data_roots.check_data_roots(tmp_path / "other")
     assert "other" in finding.found and "VOC2007" in finding.found and str(voc) not in finding.found

@@ -1,4 +1,4 @@
-"""Reading every annotation and every image of a set, with the checks a fine-tuning run makes before its first step."""
+"""Read every annotation and every image of a data set, with the checks of a fine-tuning run before its first step."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any
 
 from common.config import load_with_base
 from common.errors import UserError
-from transfer.doctor.data import RECORD, is_there, toy_classes
+from transfer.doctor.data_roots import RECORD, split_exists, toy_classes
 from transfer.tasks.classes import BENCHMARK
 from transfer.tasks.datasets import PUBLISHED, Split, data_root, find_split
 from transfer.tasks.images import abbreviate_faults, image_faults
 from transfer.tasks.task import Dataset, read_split
 
 SHOWN = 20
-"""How many faults of one split are told; the rest is counted."""
+"""Number of faults of one split that are printed; the others are counted."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One split that is to be checked.
+class SplitToCheck:
+    """A split, and how to check it.
 
     Attributes:
-        split: which one, its paths below the root.
-        classes: the names its objects may have.
-        counts: hold a published split against the number of images it was published with.
+        split: the split, its paths below the root.
+        classes: the valid class names.
+        counts: compare the number of images with the published number.
     """
 
     split: Split
@@ -35,13 +35,13 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Checked:
-    """One split that was read.
+class CheckedSplit:
+    """The result of reading one split.
 
     Attributes:
-        split: which one.
-        images, objects, difficult, crowds, empty: how many there are; `empty` counts images without objects.
-        faults: what is wrong, a line each; empty when nothing is.
+        split: the split.
+        images, objects, difficult, crowds, empty: counts; `empty` counts images without objects.
+        faults: one line per fault.
     """
 
     split: Split
@@ -53,63 +53,63 @@ class Checked:
     faults: tuple[str, ...] = ()
 
 
-def splits_below(root: Path, counts: bool = False) -> list[Asked]:
-    """The benchmark splits whose list or annotation file lies below a root, which may be a whole toy set.
+def splits_below(root: Path, counts: bool = False) -> list[SplitToCheck]:
+    """Find the benchmark splits below a root, which may be a whole toy set.
 
     Raises:
-        UserError: there is none.
+        UserError: it has none.
     """
-    root = _detection(root)
+    root = _detection_root(root)
     if not root.is_dir():
         raise UserError(f"{root} is not a folder; give the one that holds VOC2007/, VOC2012/ or coco/")
-    found = [split for split in (split.under(root) for split in PUBLISHED.values()) if is_there(split)]
+    found = [split for split in (split.under(root) for split in PUBLISHED.values()) if split_exists(split)]
     if not found:
         wanted = "VOC2007/ImageSets/Main/*.txt, VOC2012/ImageSets/Main/*.txt, coco/annotations/instances_*2017.json"
         raise UserError(f"{root} holds no benchmark; looked for {wanted}")
     toy = tuple(toy_classes(root))
-    return [Asked(split, toy or BENCHMARK[split.layout], counts) for split in found]
+    return [SplitToCheck(split, toy or BENCHMARK[split.layout], counts) for split in found]
 
 
-def splits_of(config_file: Path, root: Path | None, counts: bool = False) -> list[Asked]:
-    """The splits a task's config file names, a user's own among them; Detectron2 is not asked.
+def splits_of(config_file: Path, root: Path | None, counts: bool = False) -> list[SplitToCheck]:
+    """Find the splits that a task's config file names, the user's own ones too, without importing Detectron2.
 
     Args:
-        config_file: the task.
-        root: where they lie; None: as the file, DETECTRON2_DATASETS or the default says.
-        counts: as `Asked`; published splits are held against it anyway unless the file says CHECK_COUNTS False.
+        config_file: config file of the task.
+        root: the data root; None: from the file, DETECTRON2_DATASETS or the default.
+        counts: see `SplitToCheck`; published counts are compared anyway unless the file sets CHECK_COUNTS False.
 
     Raises:
-        UserError: the file is broken, or names no split or one that nobody knows.
+        UserError: the file is not valid, or names no split or an unknown one.
     """
     content = load_with_base(config_file)
     own, sets = _section(content, "TRANSFER", config_file), _section(content, "DATASETS", config_file)
     names = [*(sets.get("TRAIN") or ()), *(sets.get("TEST") or ())]
     if not names:
         raise UserError(f"{config_file}: DATASETS.TRAIN and DATASETS.TEST name no split")
-    base = data_root(str(own.get("DATA_ROOT") or "")) if root is None else _detection(root)
+    base = data_root(str(own.get("DATA_ROOT") or "")) if root is None else _detection_root(root)
     splits = [find_split(name, base, own.get("SPLITS") or {}) for name in dict.fromkeys(names)]
-    held = counts or own.get("CHECK_COUNTS", True)
+    compare_counts = counts or own.get("CHECK_COUNTS", True)
     classes = tuple(own.get("CLASSES") or ())
-    return [Asked(split, classes or BENCHMARK[split.layout], held) for split in splits]
+    return [SplitToCheck(split, classes or BENCHMARK[split.layout], compare_counts) for split in splits]
 
 
-def check(asked: Asked, decode: bool = False, workers: int | None = None) -> Checked:
-    """Read one split and look at its images. Faults are collected, not raised, so that all of them are told.
+def check_split(item: SplitToCheck, decode: bool = False, workers: int | None = None) -> CheckedSplit:
+    """Read one split and check its images; all faults are collected.
 
     Args:
-        asked: which split.
-        decode, workers: as `image_faults`.
+        item: the split.
+        decode, workers: see `image_faults`.
     """
     faults: list[str] = []
     try:
-        dataset = read_split(asked.split, asked.classes, asked.counts, faults)
+        dataset = read_split(item.split, item.classes, item.counts, faults)
     except UserError as error:
-        return Checked(asked.split, faults=(*faults, str(error)))
+        return CheckedSplit(item.split, faults=(*faults, str(error)))
     faults += image_faults(dataset.records, decode, workers)
     return _counted(dataset, tuple(faults))
 
 
-def _detection(root: Path) -> Path:
+def _detection_root(root: Path) -> Path:
     """`root`, or its `detection` folder where `root` is a whole toy set."""
     return root / "detection" if (root / RECORD).is_file() else root
 
@@ -121,21 +121,21 @@ def _section(content: Mapping[str, Any], key: str, file: Path) -> Mapping[str, A
     return section
 
 
-def _counted(dataset: Dataset, faults: tuple[str, ...]) -> Checked:
-    things = [thing for record in dataset.records for thing in record.annotations]
-    return Checked(
+def _counted(dataset: Dataset, faults: tuple[str, ...]) -> CheckedSplit:
+    objects = [annotation for record in dataset.records for annotation in record.annotations]
+    return CheckedSplit(
         dataset.split,
         images=len(dataset.records),
-        objects=len(things),
-        difficult=sum(thing.difficult for thing in things),
-        crowds=sum(thing.crowd for thing in things),
+        objects=len(objects),
+        difficult=sum(annotation.difficult for annotation in objects),
+        crowds=sum(annotation.crowd for annotation in objects),
         empty=sum(not record.annotations for record in dataset.records),
         faults=faults,
     )
 
 
-def lines(checked: Checked) -> list[str]:
-    """A split in the report: one line, or one a fault."""
+def render_split(checked: CheckedSplit) -> list[str]:
+    """Report of a split: one line, or one line per fault."""
     name = f"{checked.split.name:<20}"
     if checked.faults:
         return [f"broken   {name}  {fault}" for fault in abbreviate_faults(checked.faults, SHOWN)]
@@ -147,8 +147,8 @@ def lines(checked: Checked) -> list[str]:
     return [f"ok       {name}  {checked.images} images, {objects}{empty}{other}"]
 
 
-def summary(found: Sequence[Checked]) -> str:
-    """The report's last line."""
+def summary(found: Sequence[CheckedSplit]) -> str:
+    """The last line of the report."""
     broken = [checked for checked in found if checked.faults]
     if not broken:
         return f"{len(found)} splits, nothing wrong"

@@ -1,4 +1,4 @@
-"""One thing the doctor looked at."""
+"""The result of one check of the doctor."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ State = Literal["ok", "warning", "skipped", "missing", "wrong"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found.
+    """The result of one check.
 
     Attributes:
-        subject: what was looked at.
-        state: `ok`; `warning`: work goes on without it, slower or with less; `skipped`: this machine has no such thing
-            to look at; `missing`: nothing works without it; `wrong`: it is there and gives wrong numbers.
-        found: one line: version, number or place.
-        advice: one line: what to do; empty when there is nothing to do.
-        normal: one line: what would be normal; empty where that is plain.
+        subject: what was checked.
+        state: `ok`; `warning`: the project works, but more slowly or with less; `skipped`: cannot be checked on this
+            machine; `missing`: required; `wrong`: it computes wrong numbers.
+        found: one line: version, number or path.
+        advice: one line: what to do; empty where nothing is to be done.
+        normal: one line: the normal value; empty where it is obvious.
     """
 
     subject: str
@@ -28,12 +28,11 @@ class Finding:
     normal: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
         return asdict(self)
 
 
 def render(findings: list[Finding]) -> str:
-    """The findings as lines of text: state, subject, what was found, and below it what is normal and what to do."""
+    """Findings as text: state, subject and result, followed by the normal value and the advice."""
     width = max(len(finding.subject) for finding in findings)
     lines = []
     for finding in findings:
@@ -46,5 +45,5 @@ def render(findings: list[Finding]) -> str:
 
 
 def healthy(findings: list[Finding]) -> bool:
-    """Whether everything needed is there and gives right numbers."""
+    """Whether nothing is missing or wrong."""
     return all(finding.state not in ("missing", "wrong") for finding in findings)

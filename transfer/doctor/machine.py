@@ -9,26 +9,26 @@ import subprocess
 from pathlib import Path
 
 from transfer.doctor.finding import Finding
-from transfer.doctor.software import in_a_line
+from transfer.doctor.software import one_line
 
 GIB = 1 << 30
 LEAST_MEMORY = 8 * GIB
-"""What the demo is measured to fit."""
+"""The demo was measured to fit in it."""
 LEAST_DISK = 10 * GIB
-"""A run folder with a handful of checkpoints of a ResNet-50 detector."""
+"""A run folder with a few checkpoints of a ResNet-50 detector."""
 CGROUP = Path("/sys/fs/cgroup")
-PATIENCE = 20
-"""Seconds to wait for a Slurm controller."""
+SLURM_TIMEOUT = 20
+"""Seconds to wait for the Slurm controller."""
 
 
 def gpus() -> Finding:
-    """The GPUs torch can use, and why it can use none where there are some."""
+    """List the GPUs that torch can use; explain why it can use none."""
     try:
         torch = importlib.import_module("torch")
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         sizes = [torch.cuda.get_device_properties(index).total_memory // GIB for index in range(len(names))]
     except Exception as error:
-        return Finding("gpus", "warning", f"cannot ask torch: {in_a_line(error)}", "mend torch first (above)")
+        return Finding("gpus", "warning", f"cannot query torch: {one_line(error)}", "repair torch first (above)")
     if names:
         listed = ", ".join(
             f"{index}: {name} ({size} GiB)" for index, (name, size) in enumerate(zip(names, sizes, strict=True))
@@ -42,70 +42,81 @@ def gpus() -> Finding:
         advice = f"run nvidia-smi: the driver may be too old for CUDA {torch.version.cuda}, or CUDA_VISIBLE_DEVICES set"
         return Finding("gpus", "warning", "nvidia-smi is here, but torch sees no GPU", advice)
     return Finding(
-        "gpus", "warning", "none", "toy and small runs work on the CPU; Table 5 needs GPUs: ask on a GPU node"
+        "gpus",
+        "warning",
+        "none",
+        "toy and small runs work on the CPU; Table 5 needs GPUs: try a GPU node",
     )
 
 
 def slurm() -> Finding:
-    """Slurm's commands, and whether its controller answers."""
+    """Check for Slurm's commands and its controller."""
     absent = [name for name in ("sbatch", "sinfo", "squeue") if shutil.which(name) is None]
     if absent:
         return Finding(
-            "slurm", "warning", f"no {', '.join(absent)}", "launch with --cluster local, or ask on a login node"
+            "slurm",
+            "warning",
+            f"no {', '.join(absent)}",
+            "launch with --cluster local, or try a login node",
         )
     try:
         words = ["sinfo", "--noheader", "--format", "%P %D %G"]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, check=True)
-        version = subprocess.run(["sinfo", "--version"], capture_output=True, text=True, timeout=PATIENCE, check=True)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=SLURM_TIMEOUT, check=True)
+        version = subprocess.run(
+            ["sinfo", "--version"], capture_output=True, text=True, timeout=SLURM_TIMEOUT, check=True
+        )
     except subprocess.TimeoutExpired:
         return Finding(
             "slurm",
             "warning",
-            f"the controller did not answer in {PATIENCE} s",
-            "try sinfo by hand; launch with --cluster local meanwhile",
+            f"the controller did not answer in {SLURM_TIMEOUT} s",
+            "run sinfo yourself; launch with --cluster local meanwhile",
         )
     except (OSError, subprocess.CalledProcessError) as error:
         said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1]
         return Finding(
-            "slurm", "warning", f"sinfo failed: {said}", "try sinfo by hand; launch with --cluster local meanwhile"
+            "slurm", "warning", f"sinfo failed: {said}", "run sinfo yourself; launch with --cluster local meanwhile"
         )
     partitions = sorted({line.split()[0].rstrip("*") for line in done.stdout.splitlines() if line.strip()})
     if not partitions:
         return Finding(
-            "slurm", "warning", f"{version.stdout.strip()}, no partition you may use", "ask the cluster's staff for one"
+            "slurm",
+            "warning",
+            f"{version.stdout.strip()}, no partition for you",
+            "request one from the cluster's staff",
         )
     return Finding("slurm", "ok", f"{version.stdout.strip()}, partitions {', '.join(partitions)}")
 
 
 def usable_cores() -> int:
-    """How many cores this process may run on."""
+    """Number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cores() -> Finding:
-    """The cores this process may run on, and what a container lets it use of them."""
+    """Number of cores that this process may run on, and the container's limit."""
     count = usable_cores()
     quota = cpu_quota(CGROUP)
     found = f"{count}" + (f", limited to {quota:g} by the container" if quota and quota < count else "")
     if min(count, quota or count) < 2:
-        return Finding("cores", "warning", found, "the demo's time is given for 2 cores: expect twice as long")
+        return Finding("cores", "warning", found, "the demo's times are for 2 cores: expect twice as long")
     return Finding("cores", "ok", found)
 
 
 def cpu_quota(cgroup: Path) -> float | None:
-    """How many cores a control group (version 2) lets its processes use; None where it sets no limit."""
+    """Limit on cores of a control group (version 2); None where it sets none."""
     words = _words(cgroup / "cpu.max")
     return int(words[0]) / int(words[1]) if len(words) == 2 and words[0].isdigit() else None
 
 
 def memory() -> Finding:
-    """What memory this process may use at most: the machine's or the container's, whichever is less."""
+    """Available memory: the machine's or the container's limit, whichever is less."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = memory_limit(CGROUP)
     usable = min(total, limit or total)
     found = f"{usable / GIB:.1f} GiB" + (" (the container's limit)" if usable < total else "")
-    if usable < LEAST_MEMORY * 0.95:  # a machine sold with 8 GiB shows a little less
-        return Finding("memory", "warning", found, "the demo is measured to fit 8 GiB: close what else runs")
+    if usable < LEAST_MEMORY * 0.95:  # a machine with 8 GiB reports a little less
+        return Finding("memory", "warning", found, "the demo was measured to fit 8 GiB: close other programs")
     return Finding("memory", "ok", found)
 
 
@@ -123,11 +134,11 @@ def _words(file: Path) -> list[str]:
 
 
 def disk(folder: Path) -> Finding:
-    """Free room where runs are written."""
+    """Free disk space where runs are written."""
     free = shutil.disk_usage(folder).free
     found = f"{free / GIB:.1f} GiB free at {folder}"
     if free < LEAST_DISK:
-        return Finding("disk", "warning", found, "checkpoints need room: write runs to a larger disk, or make room")
+        return Finding("disk", "warning", found, "write runs to a larger disk, or free some space for checkpoints")
     if not os.access(folder, os.W_OK):
-        return Finding("disk", "warning", f"{found}, which you may not write to", "run from a folder you may write to")
+        return Finding("disk", "warning", f"{found}, not writable", "run from a writable folder")
     return Finding("disk", "ok", found)

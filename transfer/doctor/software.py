@@ -1,4 +1,4 @@
-"""Python, torch, torchvision, Detectron2, the project's other packages and the optional one."""
+"""Python, torch, torchvision, Detectron2 and the other required packages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SETUP = "make setup"
 
 
 def python() -> Finding:
-    """The interpreter, and whether it is new enough."""
+    """Check the version of the interpreter."""
     found = f"{platform.python_version()} at {sys.executable}"
     if sys.version_info[:2] < LEAST_PYTHON:
         return Finding(
@@ -28,22 +28,20 @@ def python() -> Finding:
 
 
 def torch() -> Finding:
-    """torch, and whether it imports and computes."""
+    """Check that torch imports and computes."""
     version = version_of("torch")
     if version is None:
         return Finding("torch", "missing", "not installed", SETUP)
     try:
         module = importlib.import_module("torch")
         module.ones(2) @ module.ones(2)
-    except Exception as error:  # whatever a broken build raises, from OSError (a missing library) to RuntimeError
-        return Finding(
-            "torch", "missing", f"{version} does not work: {in_a_line(error)}", f"remove .venv, then {SETUP}"
-        )
+    except Exception as error:  # a broken build raises anything from OSError (a missing library) to RuntimeError
+        return Finding("torch", "missing", f"{version} does not work: {one_line(error)}", f"remove .venv, then {SETUP}")
     return Finding("torch", "ok", f"{version}, CUDA {module.version.cuda or 'none (a CPU build)'}")
 
 
 def torchvision() -> Finding:
-    """torchvision, and whether it fits torch: its operators load only into the torch they were built for."""
+    """Check that torchvision fits torch: its operators load only into the torch they were built for."""
     version = version_of("torchvision")
     if version is None:
         return Finding("torchvision", "missing", "not installed", SETUP)
@@ -54,7 +52,7 @@ def torchvision() -> Finding:
     except Exception as error:
         advice = "install the torchvision made for this torch: make setup TORCH=… TORCHVISION=…"
         return Finding(
-            "torchvision", "missing", f"{version} does not fit torch {version_of('torch')}: {in_a_line(error)}", advice
+            "torchvision", "missing", f"{version} does not fit torch {version_of('torch')}: {one_line(error)}", advice
         )
     if kept.tolist() != [1]:
         return Finding(
@@ -67,7 +65,7 @@ def torchvision() -> Finding:
 
 
 def detectron2(pinned_version: str, pinned_commit: str) -> Finding:
-    """Detectron2, where it came from, and whether what a C4 detector needs of it imports.
+    """Check Detectron2's origin, and that the parts for a C4 detector import.
 
     Args:
         pinned_version: the version of the re-packed wheel.
@@ -83,7 +81,7 @@ def detectron2(pinned_version: str, pinned_commit: str) -> Finding:
         importlib.import_module("detectron2.modeling")
         importlib.import_module("detectron2.engine")
     except Exception as error:
-        return Finding("detectron2", "missing", f"{origin}, does not import: {in_a_line(error)}", f"{install} --force")
+        return Finding("detectron2", "missing", f"{origin}, does not import: {one_line(error)}", f"{install} --force")
     if not pinned:
         return Finding(
             "detectron2", "warning", origin, f"results were checked with the pinned build: {install} --force"
@@ -92,7 +90,7 @@ def detectron2(pinned_version: str, pinned_commit: str) -> Finding:
 
 
 def _origin(distribution: importlib.metadata.Distribution, version: str, commit: str) -> tuple[str, bool]:
-    """Where the installed Detectron2 came from, in words, and whether it is one of the two pinned builds."""
+    """Origin of the installed Detectron2 as text, and whether it is one of the two pinned builds."""
     origin = json.loads(distribution.read_text("direct_url.json") or "{}")
     built = origin.get("vcs_info", {}).get("commit_id")
     if built:
@@ -105,7 +103,7 @@ def _origin(distribution: importlib.metadata.Distribution, version: str, commit:
 
 
 def packages() -> Finding:
-    """The project's other dependencies, as its own metadata lists them."""
+    """Check the other dependencies in the project's metadata."""
     try:
         needs = importlib.metadata.requires(PROJECT) or []
     except importlib.metadata.PackageNotFoundError:
@@ -117,12 +115,12 @@ def packages() -> Finding:
     if faults:
         return Finding("packages", "missing", ", ".join(faults), SETUP)
     return Finding(
-        "packages", "ok", f"all {sum('extra ==' not in need for need in needs)} are there in versions that do"
+        "packages", "ok", f"all {sum('extra ==' not in need for need in needs)} are installed in suitable versions"
     )
 
 
 def _fault(need: str) -> str:
-    """What is wrong with a requirement; empty when it is met, or belongs to an extra."""
+    """How a requirement is not met; empty where it is met or belongs to an extra."""
     from packaging.requirements import Requirement
 
     wanted = Requirement(need)
@@ -136,26 +134,26 @@ def _fault(need: str) -> str:
     return ""
 
 
-def in_a_line(error: BaseException) -> str:
-    """An error's kind and first line."""
+def one_line(error: BaseException) -> str:
+    """Type and first line of an error."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
 
 def checkout(folder: Path, commit: str) -> Finding:
-    """The project's own files."""
+    """Check the commit of the checkout."""
     if commit == "unknown":
         return Finding(
             "checkout",
             "warning",
             f"{folder}, no git checkout",
-            "results will name no commit; clone the repository with git",
+            "results will record no commit; clone the repository with git",
         )
     if commit.endswith("-dirty"):
         return Finding(
             "checkout",
             "warning",
             f"{commit[:8]} with changed files",
-            "commit before runs that matter: results name the commit",
+            "commit before important runs: results record the commit",
         )
     return Finding("checkout", "ok", commit[:8])

@@ -61,6 +61,7 @@ def load_task(
     train: Sequence[str],
     test: str,
     root: Path,
+    *,
     classes: Sequence[str] = (),
     own_splits: Mapping[str, Any] | None = None,
     check_counts: bool = True,

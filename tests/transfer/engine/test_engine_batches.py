@@ -144,10 +144,10 @@ def test_the_dicts_equal_those_of_detectron2_s_own_readers(
 ) -> None:
     root = request.getfixturevalue("real_data") / "detection" if real else toy_detection
     classes = () if real else ("bus", "cat", "sheep")
-    task = load_task("voc", ["voc_2007_trainval"], "voc_2007_test", root, classes, check_counts=False)
+    task = load_task("voc", ["voc_2007_trainval"], "voc_2007_test", root, classes=classes, check_counts=False)
     theirs = load_voc_instances(str(root / "VOC2007"), "trainval", list(task.classes))
     assert [to_detectron2(record, "voc") for record in task.train[0].records] == theirs
-    task = load_task("coco", ["coco_2017_train"], "coco_2017_val", root, classes, check_counts=False)
+    task = load_task("coco", ["coco_2017_train"], "coco_2017_val", root, classes=classes, check_counts=False)
     theirs = load_coco_json(
         str(root / "coco/annotations/instances_train2017.json"), str(root / "coco/train2017"), f"coco_{real}"
     )

@@ -81,7 +81,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_voc_s_part_is_a_list_that_reads_back_as_a_split(toy: Path, tmp_path: Path) -> None:
-    task = load_task("voc07", ["voc_2007_trainval"], "voc_2007_test", toy, TOY, check_counts=False)
+    task = load_task("voc07", ["voc_2007_trainval"], "voc_2007_test", toy, classes=TOY, check_counts=False)
     held = hold_out(task, 0.25, 0, tmp_path)
     held.write()
     split = held.task.test.split
@@ -91,7 +91,7 @@ def test_voc_s_part_is_a_list_that_reads_back_as_a_split(toy: Path, tmp_path: Pa
 
 
 def test_coco_s_part_is_an_annotation_file_of_these_images_alone(toy: Path, tmp_path: Path) -> None:
-    task = load_task("coco", ["coco_2017_train"], "coco_2017_val", toy, TOY, check_counts=False)
+    task = load_task("coco", ["coco_2017_train"], "coco_2017_val", toy, classes=TOY, check_counts=False)
     held = hold_out(task, 0.25, 0, tmp_path)
     held.write()
     content = json.loads((tmp_path / "heldout.json").read_text())
@@ -99,6 +99,6 @@ def test_coco_s_part_is_an_annotation_file_of_these_images_alone(toy: Path, tmp_
     assert {entry["image_id"] for entry in content["annotations"]} <= {image["id"] for image in content["images"]}
     # Read back as a split of its own it is the same data set.
     own = {"part": {"LAYOUT": "coco", "FOLDER": "coco/train2017", "ANNOTATIONS": str(tmp_path / "heldout.json")}}
-    read = load_task("own", ["part"], "part", toy, TOY, own).test
+    read = load_task("own", ["part"], "part", toy, classes=TOY, own_splits=own).test
     assert read.records == held.task.test.records
     assert replace(held.task.test, split=read.split) == read

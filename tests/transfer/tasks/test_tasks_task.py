@@ -38,12 +38,14 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_split_of_another_size_is_refused_unless_asked(toy: Path, name: str, count: int) -> None:
     assert PUBLISHED[name].count == count
     with pytest.raises(UserError, match=f"{name} has .* published with {count}; .* TRANSFER.CHECK_COUNTS False"):
-        load_task("own", [name], name, toy, TOY)
-    assert load_task("own", [name], name, toy, TOY, check_counts=False).test.records
+        load_task("own", [name], name, toy, classes=TOY)
+    assert load_task("own", [name], name, toy, classes=TOY, check_counts=False).test.records
 
 
 def test_two_training_splits_are_kept_in_order(toy: Path) -> None:
-    task = load_task("voc0712", ["voc_2007_trainval", "voc_2012_train"], "voc_2007_test", toy, TOY, check_counts=False)
+    task = load_task(
+        "voc0712", ["voc_2007_trainval", "voc_2012_train"], "voc_2007_test", toy, classes=TOY, check_counts=False
+    )
     assert [len(dataset.records) for dataset in task.train] == [16, 8]
     assert (task.layout, task.classes, len(task.test.records)) == ("voc", TOY, 8)
 
@@ -61,9 +63,9 @@ def test_the_small_real_sets_hold_the_benchmarks_classes(real_data: Path) -> Non
 
 def test_a_class_the_task_does_not_list_is_refused(toy: Path) -> None:
     with pytest.raises(UserError, match=r"Annotations/\d+\.xml, object \d+: class '.*' is not one of the task's"):
-        load_task("own", ["voc_2007_trainval"], "voc_2007_test", toy, ("bus", "cat"), check_counts=False)
+        load_task("own", ["voc_2007_trainval"], "voc_2007_test", toy, classes=("bus", "cat"), check_counts=False)
     with pytest.raises(UserError, match="'cat' is listed twice"):
-        load_task("own", ["voc_2007_trainval"], "voc_2007_test", toy, ("cat", "cat"), check_counts=False)
+        load_task("own", ["voc_2007_trainval"], "voc_2007_test", toy, classes=("cat", "cat"), check_counts=False)
 
 
 def test_an_unknown_split_lists_the_nearest() -> None:
@@ -73,7 +75,7 @@ def test_an_unknown_split_lists_the_nearest() -> None:
 
 def test_layouts_do_not_mix(toy: Path) -> None:
     with pytest.raises(UserError, match="mix the layouts coco and voc"):
-        load_task("own", ["voc_2007_trainval"], "coco_2017_val", toy, TOY, check_counts=False)
+        load_task("own", ["voc_2007_trainval"], "coco_2017_val", toy, classes=TOY, check_counts=False)
 
 
 def test_a_missing_root_or_folder_is_named(toy: Path, tmp_path: Path) -> None:
@@ -85,7 +87,7 @@ def test_a_missing_root_or_folder_is_named(toy: Path, tmp_path: Path) -> None:
         load_task("own", ["voc_2007_trainval"], "voc_2007_test", tmp_path)
     shutil.copytree(toy / "coco" / "annotations", tmp_path / "coco" / "annotations")
     with pytest.raises(UserError, match="train2017 is not a folder"):
-        load_task("own", ["coco_2017_train"], "coco_2017_val", tmp_path, TOY, check_counts=False)
+        load_task("own", ["coco_2017_train"], "coco_2017_val", tmp_path, classes=TOY, check_counts=False)
 
 
 def test_the_root_is_the_configured_one_else_the_variable_else_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,9 +107,9 @@ def test_own_splits_of_both_layouts(toy: Path) -> None:
             "ANNOTATIONS": "coco/annotations/instances_val2017.json",
         },
     }
-    task = load_task("own", ["mine"], "mine", toy, TOY, own)
+    task = load_task("own", ["mine"], "mine", toy, classes=TOY, own_splits=own)
     assert (len(task.test.records), task.test.split.year) == (8, 2012)
-    assert load_task("own", ["yours"], "yours", toy, TOY, own).layout == "coco"
+    assert load_task("own", ["yours"], "yours", toy, classes=TOY, own_splits=own).layout == "coco"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Data roots: which benchmark splits lie there, counted without opening an annotation."""
+"""Data roots: their benchmark splits, counted without reading annotations."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ RECORD = "toy.json"
 
 
 @dataclass(frozen=True)
-class Count:
-    """What of one split is there.
+class SplitCount:
+    """Number of images of one split.
 
     Attributes:
-        split: which one, its paths below the root.
-        listed: how many images it has.
-        fault: what is wrong with it, in one line; empty when nothing is.
+        split: the split, its paths below the root.
+        listed: number of its images.
+        fault: one line that says what is wrong; empty where nothing is.
     """
 
     split: Split
@@ -32,13 +32,13 @@ class Count:
     fault: str = ""
 
     @property
-    def whole(self) -> bool:
-        """Whether it has as many images as were published."""
+    def is_complete(self) -> bool:
+        """Whether it has the published number of images."""
         return not self.fault and self.listed == self.split.count
 
 
 def data_roots(given: Path | None = None) -> list[Path]:
-    """Where to look: the folder given, else $DETECTRON2_DATASETS and `datasets`; and a toy set below them."""
+    """The given folder, else $DETECTRON2_DATASETS and `datasets`; also the toy sets below them."""
     if given is not None:
         roots = [given]
     else:
@@ -49,13 +49,13 @@ def data_roots(given: Path | None = None) -> list[Path]:
 
 
 def toy_classes(root: Path) -> list[str]:
-    """The classes of the toy set a root belongs to; none when it belongs to none."""
+    """Classes of the toy set that a root belongs to; empty where it belongs to none."""
     record = root.parent / RECORD
     return list(read_json(record)["classes"]) if record.is_file() else []
 
 
-def look(given: Path | None = None) -> list[Finding]:
-    """One finding a root that holds something, and one that says what to do when none does."""
+def check_data_roots(given: Path | None = None) -> list[Finding]:
+    """One finding per root with data; where there is none, a finding that says what to do."""
     roots = data_roots(given)
     counted = [(root, counts) for root in roots if (counts := count_splits(root))]
     if counted:
@@ -68,48 +68,48 @@ def look(given: Path | None = None) -> list[Finding]:
     return [Finding("data", "warning", f"no VOC2007, VOC2012 or coco in {where}", advice)]
 
 
-def count_splits(root: Path) -> list[Count]:
-    """The benchmark splits that lie below a root, counted by their lists (VOC) or their images (COCO)."""
+def count_splits(root: Path) -> list[SplitCount]:
+    """Count the benchmark splits below a root by their lists (VOC) or their images (COCO)."""
     below = [split.under(root) for split in PUBLISHED.values()]
-    return [_count(split) for split in below if is_there(split)]
+    return [_count_images(split) for split in below if split_exists(split)]
 
 
-def is_there(split: Split) -> bool:
+def split_exists(split: Split) -> bool:
     """Whether a split's list (VOC) or annotation file (COCO) exists."""
     if split.annotations is not None:
         return split.annotations.is_file()
     return (split.folder / "ImageSets" / "Main" / f"{split.image_set}.txt").is_file()
 
 
-def _count(split: Split) -> Count:
+def _count_images(split: Split) -> SplitCount:
     folder = split.folder if split.layout == "coco" else split.folder / "JPEGImages"
     try:
         images = {entry.name for entry in os.scandir(folder) if entry.name.endswith(".jpg")}
     except OSError as error:
-        return Count(split, 0, f"{folder}: {error.strerror}")
+        return SplitCount(split, 0, f"{folder}: {error.strerror}")
     if split.layout == "coco":
-        return Count(split, len(images))
+        return SplitCount(split, len(images))
     try:
         ids = image_list(split)
     except UserError as error:
-        return Count(split, 0, str(error))
+        return SplitCount(split, 0, str(error))
     absent = [name for name in ids if f"{name}.jpg" not in images]
-    return Count(
+    return SplitCount(
         split, len(ids), f"{len(absent)} images are not in {folder}, such as {absent[0]}.jpg" if absent else ""
     )
 
 
-def _finding(root: Path, counts: list[Count]) -> Finding:
-    told = ", ".join(f"{count.split.name} {count.listed}" for count in counts)
+def _finding(root: Path, counts: list[SplitCount]) -> Finding:
+    counted = ", ".join(f"{count.split.name} {count.listed}" for count in counts)
     faults = [f"{count.split.name}: {count.fault}" for count in counts if count.fault]
     if faults:
         return Finding(
             "data", "warning", f"{root}: {faults[0]}", f"complete the set; then python tools/data.py check {root}"
         )
     if toy_classes(root):
-        return Finding("data", "ok", f"{root}: a toy set: {told}")
-    partial = [count for count in counts if not count.whole]
+        return Finding("data", "ok", f"{root}: a toy set: {counted}")
+    partial = [count for count in counts if not count.is_complete]
     if partial:
         less = f"{partial[0].split.name} was published with {partial[0].split.count} images"
-        return Finding("data", "warning", f"{root}: {told}", f"{less}: results on this compare with nothing published")
-    return Finding("data", "ok", f"{root}: {told}")
+        return Finding("data", "warning", f"{root}: {counted}", f"{less}: results on it are not comparable")
+    return Finding("data", "ok", f"{root}: {counted}")
