@@ -108,8 +108,8 @@ def test_what_cannot_be_written_is_said_in_one_line(tmp_path: Path) -> None:
         write_text(tmp_path, "x")
 
 
-def test_a_full_disk_is_the_users_to_mend(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="make room"), atomic_write(tmp_path / "a"):
+def test_a_full_disk_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="free "), atomic_write(tmp_path / "a"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert not list(tmp_path.iterdir())
 
@@ -141,7 +141,7 @@ def test_json_is_utf8_whatever_the_locale(root: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"a": 1,\n "b": ', "bad.json, line 2.*cut short"),
+        (b'{"a": 1,\n "b": ', "bad.json, line 2"),
         (b"\xff\xfe", "cannot read .*bad.json"),
         (b"", "bad.json, line 1"),
     ],

@@ -40,7 +40,7 @@ def test_toy_says_what_it_drew_and_the_second_time_that_it_is_there(
     first = capsys.readouterr().out
     assert first.startswith("drew the toy sets, seed 0") and "6 trainval, 3 test" in first
     assert call(main, command) == 0
-    assert capsys.readouterr().out.startswith("there already: the toy sets, seed 0")
+    assert capsys.readouterr().out.startswith("exists already: the toy sets, seed 0")
     record = json.loads((tmp_path / "out" / "toy.json").read_text())
     assert (record["seed"], record["voc2007"], record["classes"]) == (0, [6, 3], ["bus", "cat", "sheep"])
 

@@ -206,7 +206,13 @@ def _load(cfg: CfgNode) -> tuple[Task, HeldOut | None]:
     own = cfg.TRANSFER
     root = data_root(own.DATA_ROOT)
     task = load_task(
-        own.TASK, cfg.DATASETS.TRAIN, cfg.DATASETS.TEST[0], root, own.CLASSES, own.SPLITS, own.CHECK_COUNTS
+        own.TASK,
+        cfg.DATASETS.TRAIN,
+        cfg.DATASETS.TEST[0],
+        root,
+        classes=own.CLASSES,
+        own_splits=own.SPLITS,
+        check_counts=own.CHECK_COUNTS,
     )
     if own.SELECT_ON != "heldout":
         return task, None

@@ -102,7 +102,7 @@ def _parse(annotation: Path) -> ET.Element:
     except FileNotFoundError as error:
         raise UserError(f"{annotation} does not exist, but its image is listed; is the set complete?") from error
     except ET.ParseError as error:
-        raise UserError(f"{annotation}, line {error.position[0]}: not XML ({error}); is the file cut short?") from error
+        raise UserError(f"{annotation}, line {error.position[0]}: not XML ({error}); is the file truncated?") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {annotation}: {error}") from error
 
