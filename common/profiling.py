@@ -110,7 +110,6 @@ class Profile:
             self._profiler = None
 
     def _synchronize(self) -> None:
-        """Wait for the kernels of the step."""
         import torch
 
         if self.device.type == "cuda":

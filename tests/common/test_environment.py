@@ -62,7 +62,7 @@ def test_describe_names_what_runs() -> None:
     assert block["devices"] and block["host"] and block["commit"]
 
 
-def test_a_package_that_is_not_there_has_no_version() -> None:
+def test_a_missing_package_has_no_version() -> None:
     assert environment.version_of("no-such-package-here") is None
 
 

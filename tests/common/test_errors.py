@@ -17,11 +17,11 @@ def test_the_key_that_was_meant_comes_first(word: str, meant: str) -> None:
     assert nearest(word, KEYS).startswith(f"did you mean {meant}")
 
 
-def test_no_more_hints_than_asked_for() -> None:
+def test_the_number_of_hints_is_limited() -> None:
     assert nearest("voc07", ["voc071", "voc072", "voc073", "voc074"], count=2).count("voc07") == 2
 
 
-def test_where_nothing_is_near_the_valid_names_are_listed_in_order() -> None:
+def test_without_a_similar_name_the_valid_names_are_listed_in_order() -> None:
     assert nearest("zzz", ["b", "a"]) == "valid: a, b"
     listed = nearest("zzz", [f"name{i:02d}" for i in range(13)])
     assert "name11" in listed and "name12" not in listed and listed.endswith("…")

@@ -45,7 +45,7 @@ def test_of_many_processes_the_first_prints(
     assert "torch" in capsys.readouterr().out
 
 
-def test_skipped_is_healthy_and_what_is_normal_stands_before_the_advice() -> None:
+def test_skipped_is_healthy_and_the_normal_value_precedes_the_advice() -> None:
     findings = [Finding("a", "skipped", "1"), Finding("b", "warning", "2", "do this", "3")]
     assert healthy(findings) and not healthy([*findings, Finding("c", "wrong", "4")])
     assert render(findings).splitlines()[1:] == ["warning  b  2", "            normal: 3", "            → do this"]

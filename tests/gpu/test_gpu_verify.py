@@ -76,7 +76,7 @@ def test_all_checks_of_one_gpu(tiny: Tiny, one_gpu: None, monkeypatch: pytest.Mo
     assert memory.found == "images on this GPU of 80 GiB: 4: 3.0 GiB, 8: 3.0 GiB, 16: 3.0 GiB"
 
 
-def test_every_gpu_has_a_process_and_one_that_is_lost_is_wrong(
+def test_every_gpu_has_a_process_and_one_without_result_is_wrong(
     tiny: Tiny, one_gpu: None, exchanged: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)

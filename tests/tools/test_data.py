@@ -32,7 +32,7 @@ def toy(drawn: Path, tmp_path: Path) -> Path:
     return tmp_path / "toy"
 
 
-def test_toy_says_what_it_drew_and_the_second_time_that_it_is_there(
+def test_toy_reports_the_sets_and_a_second_run_draws_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["toy", str(tmp_path / "out"), *SMALL]
@@ -81,7 +81,7 @@ def test_another_seed_in_its_place_is_refused(drawn: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("below", ["", "detection"])
-def test_check_counts_what_is_there(drawn: Path, below: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_counts_images_and_objects(drawn: Path, below: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(main, ["check", str(drawn / below)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines.pop() == "9 splits, nothing wrong"
@@ -130,7 +130,7 @@ def test_help_answers_at_once_and_shows_examples(argv: list[str], root: Path, cp
     assert cpu_clock() - start < 2
 
 
-def test_check_tells_every_fault_of_every_split(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_lists_every_fault_of_every_split(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     voc, coco = toy / "detection" / "VOC2012", toy / "detection" / "coco"
     ids = (voc / "ImageSets" / "Main" / "train.txt").read_text().split()
     first, second, third = (voc / "Annotations" / f"{name}.xml" for name in ids)
@@ -165,7 +165,7 @@ def test_check_decode_finds_a_file_cut_short(toy: Path, capsys: pytest.CaptureFi
     assert f"{image.name} cannot be read as an image" in capsys.readouterr().out
 
 
-def test_check_of_a_task_looks_at_its_splits_alone(
+def test_check_of_a_task_reads_only_its_splits(
     root: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = tmp_path / "own.yaml"
@@ -201,7 +201,7 @@ def test_check_of_a_task_looks_at_its_splits_alone(
         (["check", "x", "--workers", "0"], "'0' is not a whole number from 1"),
     ],
 )
-def test_check_asked_wrongly_is_one_line(argv: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_options_of_check_are_one_line(argv: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(main, argv) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1

@@ -153,7 +153,7 @@ def test_coco_s_three_folders_are_fetched_and_a_second_run_fetches_nothing(
     assert len(small.requested) == requested and out.count("exists already") == 3 and "2 splits, nothing wrong" in out
 
 
-def test_a_folder_that_is_missing_is_fetched_alone(small: Site, toy: Path, tmp_path: Path) -> None:
+def test_only_a_missing_folder_is_fetched(small: Site, toy: Path, tmp_path: Path) -> None:
     words = ["download", "coco", str(tmp_path), "--mirror", small.url]
     assert call(main, words) == 0
     (tmp_path / "coco/val2017").rename(tmp_path / "moved")
@@ -282,7 +282,7 @@ fetch.fetch("voc2012", Path(sys.argv[3]))
 
 
 @pytest.mark.parametrize("files", [1, 7])
-def test_killed_while_unpacking_the_folder_is_not_there_and_a_second_run_completes_it(
+def test_after_a_kill_while_unpacking_a_second_run_completes_the_folder(
     root: Path, toy: Path, tmp_path: Path, files: int
 ) -> None:
     body = tar(toy / "VOC2012", "VOCdevkit/VOC2012")

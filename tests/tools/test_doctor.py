@@ -36,7 +36,7 @@ def test_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"subject": "python", "state": "ok"}.items() <= next(f for f in found if f["subject"] == "python").items()
 
 
-def test_something_missing_is_exit_1_with_what_to_do(
+def test_a_missing_package_is_exit_1_with_advice(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "torchvision.ops", None)
@@ -61,7 +61,7 @@ def test_it_runs_where_nothing_is_installed(root: Path, tmp_path: Path) -> None:
     assert "missing  torch " in done.stdout and "make setup" in done.stdout
 
 
-def test_a_warning_is_no_failure_and_advice_stands_below_its_finding() -> None:
+def test_a_warning_is_no_failure_and_advice_follows_its_finding() -> None:
     findings = [Finding("a", "ok", "1"), Finding("long", "warning", "2", "do this")]
     assert healthy(findings) and not healthy([*findings, Finding("b", "missing", "3", "do that")])
     assert render(findings).splitlines() == ["ok       a     1", "warning  long  2", "               → do this"]
@@ -276,7 +276,7 @@ def test_a_whole_benchmark(voc: Path) -> None:
     assert finding == Finding("data", "ok", f"{voc}: voc_2007_test 4952")
 
 
-def test_an_image_that_is_listed_but_not_there(voc: Path) -> None:
+def test_a_listed_image_that_is_missing(voc: Path) -> None:
     (voc / "VOC2007" / "JPEGImages" / "2.jpg").unlink()
     (finding,) = data_roots.check_data_roots()
     assert finding.state == "warning" and "such as 2.jpg" in finding.found and "data.py check" in finding.advice

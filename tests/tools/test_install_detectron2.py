@@ -129,7 +129,7 @@ def test_a_failing_pip_is_exit_1(
     ("argv", "installed"),
     [([], tool.VERSION), (["--source", "wheel"], tool.VERSION), (["--source", "git"], tool.GIT_COMMIT)],
 )
-def test_the_second_time_nothing_is_done(
+def test_a_second_run_installs_nothing(
     argv: list[str],
     installed: str,
     pip: list[tuple[str, ...]],
@@ -142,7 +142,7 @@ def test_the_second_time_nothing_is_done(
     assert pip == []
 
 
-def test_force_and_another_build_install_again(
+def test_force_or_another_build_reinstalls(
     original: Path, pip: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tool, "installed_build", lambda: tool.VERSION)
@@ -221,7 +221,7 @@ def test_repacking_twice_gives_the_same_bytes(original: Path, tmp_path: Path) ->
     assert first == second
 
 
-def test_it_needs_nothing_but_the_standard_library(root: Path) -> None:
+def test_it_needs_only_the_standard_library(root: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-I", "-S", str(root / "tools" / "install_detectron2.py"), "--help"],
         capture_output=True,

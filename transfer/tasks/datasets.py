@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError, nearest
-from common.formats.splits import SplitEntry
 
 ROOT_VARIABLE = "DETECTRON2_DATASETS"
 DEFAULT_ROOT = "datasets"
@@ -101,6 +100,8 @@ def find_split(name: str, root: Path, own: Mapping[str, Any]) -> Split:
 
 
 def _own_split(name: str, entry: Any) -> Split:
+    from common.formats.splits import SplitEntry  # here: tools/doctor.py imports this module without pydantic
+
     own = SplitEntry.parse(entry, f"TRANSFER.SPLITS.{name}")
     return Split(
         name,

@@ -46,7 +46,6 @@ class Archive:
 
     @property
     def name(self) -> str:
-        """The file's name."""
         return self.url.rsplit("/", 1)[1]
 
 

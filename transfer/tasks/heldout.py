@@ -91,7 +91,6 @@ def hold_out(task: Task, fraction: float, seed: int, folder: Path) -> HeldOut:
 
 
 def held_out_name(split: str) -> str:
-    """Name of the held-out part of a split."""
     return f"{split}:{FILE}"
 
 

@@ -37,13 +37,11 @@ class Box(NamedTuple):
         return not (apart_x or apart_y)
 
     def corners(self) -> Polygon:
-        """The rectangle as a polygon."""
         x, y = [self.x0, self.x1, self.x1, self.x0], [self.y0, self.y0, self.y1, self.y1]
         return np.array([x, y], dtype=np.float64).T
 
 
 def box_of(polygon: Polygon) -> Box:
-    """The bounding box of a polygon."""
     (x0, y0), (x1, y1) = polygon.min(axis=0), polygon.max(axis=0)
     return Box(float(x0), float(y0), float(x1), float(y1))
 
@@ -150,12 +148,10 @@ def background(rng: Generator, width: int, height: int) -> Canvas:
 
 
 def grain(rng: Generator, canvas: Canvas, strength: float = 0.02) -> None:
-    """Add pixel noise, in place."""
     canvas += rng.normal(0, strength, canvas.shape).astype(np.float32)
 
 
 def to_image(canvas: Canvas) -> Image.Image:
-    """Convert the canvas to an 8-bit RGB image."""
     return Image.fromarray((np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8))
 
 

@@ -56,7 +56,6 @@ class SceneObject:
 
     @property
     def box(self) -> Box:
-        """The box of the visible part."""
         return box_of(self.polygon)
 
 
@@ -78,7 +77,6 @@ class Scene:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels."""
         return self.image.size
 
 

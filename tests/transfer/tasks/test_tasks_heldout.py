@@ -48,7 +48,7 @@ def test_the_part_depends_on_ids_and_seed_alone(tmp_path: Path) -> None:
     assert ids_of(first.task.test) == GOLDEN
 
 
-def test_nothing_is_both_learned_and_measured_and_nothing_is_lost() -> None:
+def test_no_image_is_in_training_and_test_and_none_is_lost() -> None:
     names = [str(number) for number in range(40)]
     held = part(made(names)).task
     assert len(held.test.records) == 10 and len(held.train[0].records) == 30
@@ -63,7 +63,7 @@ def test_an_image_that_a_second_split_lists_too_is_held_out_there_as_well() -> N
 
 
 @pytest.mark.parametrize(("count", "fraction", "held"), [(2, 0.01, 1), (2, 0.99, 1), (100, 0.001, 1), (100, 0.5, 50)])
-def test_something_is_always_held_out_and_something_kept(count: int, fraction: float, held: int) -> None:
+def test_at_least_one_image_is_held_out_and_one_remains(count: int, fraction: float, held: int) -> None:
     task = part(made([str(number) for number in range(count)]), fraction).task
     assert (len(task.test.records), len(task.train[0].records)) == (held, count - held)
 

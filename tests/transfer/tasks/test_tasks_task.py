@@ -35,7 +35,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("name", "count"), COUNTS.items())
-def test_a_split_of_another_size_is_refused_unless_asked(toy: Path, name: str, count: int) -> None:
+def test_a_split_of_another_size_is_refused_by_default(toy: Path, name: str, count: int) -> None:
     assert PUBLISHED[name].count == count
     with pytest.raises(UserError, match=f"{name} has .* published with {count}; .* TRANSFER.CHECK_COUNTS False"):
         load_task("own", [name], name, toy, classes=TOY)

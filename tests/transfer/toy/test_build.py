@@ -60,7 +60,7 @@ def test_more_images_change_none_of_the_others(tiny: Path, tmp_path: Path) -> No
     }
 
 
-def test_asked_again_nothing_is_drawn(tiny: Path) -> None:
+def test_a_second_build_draws_nothing(tiny: Path) -> None:
     before = {file: file.stat().st_mtime_ns for file in tiny.rglob("*")}
     assert build(tiny, 0, TINY) is False
     assert {file: file.stat().st_mtime_ns for file in tiny.rglob("*")} == before

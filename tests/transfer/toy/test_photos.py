@@ -21,7 +21,7 @@ def test_torchvision_reads_them_as_an_image_folder(world: Path) -> None:
     assert val.class_to_idx == train.class_to_idx
 
 
-def test_they_are_colour_images_of_several_shapes(world: Path) -> None:
+def test_photos_are_colour_images_of_several_aspect_ratios(world: Path) -> None:
     files = sorted((world / "photos" / "train").rglob("*.jpg"))
     images = [Image.open(file) for file in files]
     assert {image.mode for image in images} == {"RGB"}

@@ -34,7 +34,7 @@ def saturation(scene: Scene) -> NDArray[np.float64]:
     return np.asarray(scene.image.convert("HSV"), dtype=np.float64)[..., 1] / 255
 
 
-def test_all_of_a_polygon_is_seen_and_nothing_of_the_thing_beyond_it(scenes: list[Scene]) -> None:
+def test_a_polygon_is_exactly_the_visible_part_of_its_object(scenes: list[Scene]) -> None:
     """Things are coloured, veils and backgrounds pale: a hidden end in the polygon would show, a lost one too."""
     seen = set()
     for scene, item, inside, ring in each(scenes):
@@ -46,7 +46,7 @@ def test_all_of_a_polygon_is_seen_and_nothing_of_the_thing_beyond_it(scenes: lis
     assert seen == {(False, False), (True, False), (False, True)}
 
 
-def test_a_thing_has_its_classs_hue(scenes: list[Scene]) -> None:
+def test_an_object_has_the_hue_of_its_class(scenes: list[Scene]) -> None:
     hues = {shape.name: shape.hue for shape in SHAPES}
     for scene, item, inside, _ in each(scenes):
         if not item.difficult:
@@ -55,7 +55,7 @@ def test_a_thing_has_its_classs_hue(scenes: list[Scene]) -> None:
             assert abs(np.median(away)) < 0.09
 
 
-def test_difficult_things_are_small_and_added_where_asked_for(scenes: list[Scene]) -> None:
+def test_difficult_objects_are_small_and_optional(scenes: list[Scene]) -> None:
     for index, scene in enumerate(scenes):
         assert sum(item.difficult for item in scene.objects) <= (index % 5 == 0)
     sides = [(max(t.box.x1 - t.box.x0, t.box.y1 - t.box.y0), t.difficult) for s in scenes for t in s.objects]
@@ -66,11 +66,11 @@ def test_difficult_things_are_small_and_added_where_asked_for(scenes: list[Scene
     )
 
 
-def test_the_first_thing_asked_for_is_always_there(scenes: list[Scene]) -> None:
+def test_the_first_object_is_always_drawn(scenes: list[Scene]) -> None:
     assert [scene.objects[0].name for scene in scenes] == [CLASSES[index % 3] for index in range(60)]
 
 
-def test_nothing_asked_for_nothing_annotated() -> None:
+def test_a_scene_without_objects_has_no_annotations() -> None:
     scene = compose(generator(0, "empty", 0), [])
     assert scene.objects == [] and scene.crowd is None
 

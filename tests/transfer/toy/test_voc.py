@@ -38,7 +38,7 @@ def test_the_splits(world: Path, year: int) -> None:
 
 
 @pytest.mark.parametrize(("year", "split"), [(year, split) for year in SPLITS for split in SPLITS[year]])
-def test_every_split_holds_every_class_and_something_difficult(world: Path, year: int, split: str) -> None:
+def test_every_split_has_every_class_and_a_difficult_object(world: Path, year: int, split: str) -> None:
     found = [element for name in listed(world, year, split) for element, _ in objects(world, year, name)]
     assert {element.findtext("name") for element in found} == set(CLASSES)
     assert 0 < sum(element.findtext("difficult") == "1" for element in found) < len(found) / 3
@@ -67,7 +67,7 @@ def test_things_that_are_cut_off_say_so(world: Path) -> None:
     assert seen == {True, False}
 
 
-def test_images_of_both_orientations_are_there(world: Path) -> None:
+def test_there_are_images_of_both_orientations(world: Path) -> None:
     files = (world / "detection" / "VOC2007" / "JPEGImages").iterdir()
     assert {image.width > image.height for image in map(Image.open, files) if image.width != image.height} == {
         True,
