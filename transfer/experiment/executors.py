@@ -124,12 +124,7 @@ def job_environment(experiment: Experiment) -> dict[str, str]:
 
 
 class ReadyQueue:
-    """The jobs that still have to start: those whose inputs exist, and those whose inputs failed.
-
-    Args:
-        plan: what is to be run.
-        outcome: is updated with what ran and what is blocked.
-    """
+    """The jobs that still have to start. `outcome` is updated with what ran and what is blocked."""
 
     def __init__(self, plan: RunPlan, outcome: RunOutcome) -> None:
         self.waiting = plan.to_run()
@@ -253,7 +248,6 @@ class JobAttempt:
 
         Args:
             reason: written to `job.json`.
-            status: what the attempt ends as.
             send: send SIGTERM; False if the command has received it already.
         """
         self._stop_reason, self._stop_status = reason, status

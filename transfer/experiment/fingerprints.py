@@ -52,11 +52,6 @@ class ConfigReader:
 
         Comments, the order of keys, and which file sets a key do not affect it.
 
-        Args:
-            config: the config file.
-            section: `pretrain`, `evaluate` or `transfer`.
-            overrides: dotted keys, laid over the rest.
-
         Raises:
             UserError: a file is missing or is not YAML.
         """

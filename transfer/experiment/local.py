@@ -48,9 +48,7 @@ def visible_gpus(slot: int, count: int) -> dict[str, str]:
 class LocalExecutor(Executor):
     """Runs jobs side by side as children of this process, in its process group: killing the group kills all.
 
-    Args:
-        poll: seconds between polls of the jobs.
-        grace: seconds that a job has to write a checkpoint when the run is stopped, before it is killed.
+    A stopped job has `grace` seconds to save a checkpoint before it is killed.
     """
 
     name = "local"

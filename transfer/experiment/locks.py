@@ -24,9 +24,6 @@ class FileLock:
 
     The kernel releases it when the last process that inherited the descriptor has ended, in whatever way. Pass
     `fileno()` to a child (`pass_fds`), and the lock is held as long as the child lives.
-
-    Args:
-        path: the lock's file; created if missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -116,18 +113,11 @@ def is_local(process: ProcessId) -> bool:
     return process.host == socket.gethostname()
 
 
-def is_alive(process: ProcessId) -> bool:
-    """Whether the process runs, on this machine."""
-    if not is_local(process):
-        return False
-    stat = _read_stat(process.pid)
-    if stat is None:
-        return process.started is None and _exists(process.pid)
-    return stat[0] != "Z" and process.started in (None, stat[2])
-
-
 def send_signal(process: ProcessId, number: int) -> bool:
-    if not is_alive(process):
+    """Send a signal; False if the process has ended, runs elsewhere, or its number belongs to a later process."""
+    stat = _read_stat(process.pid)
+    is_same = (stat[0] != "Z" and process.started in (None, stat[2])) if stat else process.started is None
+    if not is_local(process) or not is_same:
         return False
     with contextlib.suppress(ProcessLookupError):
         os.kill(process.pid, number)
@@ -162,13 +152,3 @@ def _read_stat(pid: int) -> tuple[str, int, int] | None:
         return None
     fields = text.rpartition(")")[2].split()  # the command's name may hold blanks and brackets
     return fields[0], int(fields[1]), int(fields[19])
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -103,10 +103,7 @@ def open_experiment(
 
 
 def open_submitted(path: str, sets: Sequence[str] = ()) -> tuple[Graph, Store, bool]:
-    """What was last submitted of an experiment, from its run folder alone.
-
-    Returns:
-        The graph, the run folder, and whether the experiment file is still the same.
+    """What was last submitted, from the run folder alone, and whether the experiment file is still the same.
 
     Raises:
         UserError: a mistake in the file, or nothing was submitted yet.
@@ -200,9 +197,6 @@ def cancel(graph: Graph, store: Store, names: Sequence[str]) -> list[str]:
     Args:
         graph, store: what was submitted.
         names: the jobs to cancel; empty: all of them.
-
-    Returns:
-        What is being cancelled, as text.
 
     Raises:
         UserError: a named job does not run, or runs on another host.

@@ -23,13 +23,11 @@ class QueueEntry:
         id: `123` or `123_4`.
         state: Slurm's: PENDING, RUNNING, COMPLETED, FAILED, CANCELLED, TIMEOUT, ….
         reason: why it is pending.
-        start: its (expected) start; empty or N/A if unknown.
     """
 
     id: str
     state: str
     reason: str = ""
-    start: str = ""
     nodes: str = ""
 
     @property
@@ -81,7 +79,7 @@ def query_jobs(ids: Collection[str]) -> dict[str, QueueEntry]:
 
 def _squeue(bases: Collection[str]) -> Iterator[QueueEntry]:
     words = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(sorted(bases))}"]
-    done = run_slurm([*words, "--format=%i|%T|%r|%S|%N"])
+    done = run_slurm([*words, "--format=%i|%T|%r|%N"])
     if done.returncode and "Invalid job id" in done.stderr:  # none of them is known any more
         return
     if done.returncode:
@@ -89,7 +87,7 @@ def _squeue(bases: Collection[str]) -> Iterator[QueueEntry]:
         raise UserError(f"squeue failed: {said}; try again when the controller answers")
     for line in done.stdout.splitlines():
         fields = line.strip().split("|")
-        if len(fields) == 5:
+        if len(fields) == 4:
             yield QueueEntry(*fields)
 
 

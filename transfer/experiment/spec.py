@@ -187,12 +187,7 @@ DEFAULT_RESOURCES = StageResources(
 
 
 def resources_for(kind: str, layers: Iterable[StageResources]) -> Resources:
-    """What a job of that kind gets.
-
-    Args:
-        kind: the stage.
-        layers: the weakest first (the site's, the experiment's, the row's), over the defaults.
-    """
+    """What a job of that kind gets by the layers, the weakest first (site, experiment, row), over the defaults."""
     found = Resources()
     for layer in (DEFAULT_RESOURCES, *layers):
         found = layer.of(kind, found)

@@ -34,11 +34,6 @@ def build_graph(
 ) -> Graph:
     """The experiment's graph; reads config files and hashes weights, writes nothing.
 
-    Args:
-        experiment, source: what to run, and where it came from.
-        digests: cached digests of weights; by default those of the run folder.
-        public_weights: the zoo's entries that rows name, by the row's key.
-
     Raises:
         UserError: a config file, the overlay or a checkpoint is missing, or a data root that is needed is not given.
     """
@@ -159,13 +154,7 @@ class JobBuilder:
         return self._job(*(key, row, "convert", name, print_), args=tuple(args), needs=needs, outputs=tuple(outputs))
 
     def evaluate(self, key: str, row: RowSpec, name: str, evaluation: EvaluationSpec, producer: Job) -> Job:
-        """An evaluation of a row's backbone.
-
-        Args:
-            key, row: the row.
-            name, evaluation: what is done.
-            producer: the row's pre-training or conversion, whose last output is a backbone file.
-        """
+        """An evaluation of the backbone file that `producer` writes as its last output."""
         images = self._data_root("images", f"evaluation {name} measures")
         config = config_path(evaluation.config or DEFAULT_EVALUATIONS[evaluation.kind])
         overrides = evaluation.overrides

@@ -282,12 +282,7 @@ def status_table(graph: Graph, store: Store, snapshot: Snapshot, height: int | N
 
 
 class LineReporter:
-    """Reports a run with one line per event, and one line per running job every so often.
-
-    Args:
-        console: where to write.
-        every: seconds between reports of running jobs.
-    """
+    """Reports a run with one line per event, and one line per running job every `every` seconds."""
 
     def __init__(self, console: Console, every: float = 30.0) -> None:
         self.console, self.every = console, every

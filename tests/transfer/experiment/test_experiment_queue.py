@@ -49,8 +49,8 @@ class TestQueries:
     """One squeue for all jobs, sacct for purged ones."""
 
     def test_one_call_for_all_and_sacct_for_the_rest(self, bin_dir: Path, tmp_path: Path) -> None:
-        program(bin_dir, "squeue", f'echo "$@" >> {tmp_path}/asked; echo "7_0|PENDING|Priority|N/A|"; '
-                'echo "8|RUNNING|None|2026-01-01T00:00:00|n[1-2]"; echo "7_1|PENDING|Priority|N/A|"')  # fmt: skip
+        program(bin_dir, "squeue", f'echo "$@" >> {tmp_path}/asked; echo "7_0|PENDING|Priority|"; '
+                'echo "8|RUNNING|None|n[1-2]"; echo "7_1|PENDING|Priority|"')  # fmt: skip
         program(bin_dir, "sacct", 'echo "9|CANCELLED by 1000|n1"; echo "9.batch|CANCELLED|n1"; echo "10|TIMEOUT|n1"')
         found = query_jobs({"7_0", "8", "9", "10", "11"})
         assert {id_: entry.state for id_, entry in found.items()} == {

@@ -318,16 +318,7 @@ def final_state(
     code: int,
     folder: Path,
 ) -> JobState:
-    """The job's state after this start of it.
-
-    Args:
-        before: its `job.json`.
-        errors: the records of processes other than the first one.
-        process: the Slurm job.
-        submission: its submission.
-        code: srun's exit code.
-        folder: the job's folder.
-    """
+    """The job's state after this start of it, by its `job.json`, the workers' error records and srun's exit code."""
     if before is None or before.job_id != process.id:
         return _state_without_start(before, submission, code, folder)
     failed = next((one for one in errors if not one.was_killed), None)

@@ -171,10 +171,7 @@ def _list_gpus() -> list[str]:
 
 
 def submit_check_job() -> tuple[str, Path]:
-    """Submit a one-minute job with the site's resources, one GPU at most.
-
-    Returns:
-        The Slurm job id, and the folder of its findings.
+    """Submit a one-minute job with the site's resources, one GPU at most; its Slurm id and the folder it writes to.
 
     Raises:
         UserError: sbatch refuses it.
@@ -197,15 +194,7 @@ def submit_check_job() -> tuple[str, Path]:
 def wait_for_findings(
     job_id: str, folder: Path, timeout: float, report: Callable[[str], None]
 ) -> dict[str, Any] | None:
-    """Wait for the check job.
-
-    Args:
-        job_id, folder: from `submit_check_job`.
-        timeout: seconds.
-        report: is given the job's state whenever it changes.
-
-    Returns:
-        What it found; None if it has not ended by then.
+    """Wait for what the check job found; None if it has not ended in `timeout` seconds.
 
     Raises:
         UserError: the job ended without findings.

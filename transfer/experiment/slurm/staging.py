@@ -59,12 +59,8 @@ def stage_data(source: str, folder: str, timeout: float = 6 * 3600) -> str:
     size and time are kept.
 
     Args:
-        source: the data root.
-        folder: on the node's own disk; `$VARIABLES` are those of this process.
+        source, folder: the data root, and a folder of the node's disk, in which `$VARIABLES` are expanded.
         timeout: seconds to wait for another process of this node that is copying.
-
-    Returns:
-        The copy's path.
 
     Raises:
         UserError: the folder cannot be written, the disk is full, or the other process takes too long.
