@@ -23,7 +23,7 @@ EXAMPLES = """examples:
   python tools/table.py runs/table5 --output table5.html                one self-contained page: plots, provenance
   python tools/table.py runs/table5 runs/mine --against supervised      two runs in one table, compared with a row
   python tools/table.py runs/mine --expect mine=simsiam_base            the published row to stand beside one's own
-  python tools/table.py runs/mine --import 'MoCo v2' voc0712 metrics.json   a trial run elsewhere, marked imported
+  python tools/table.py runs/mine --import 'MoCo v2' voc0712 metrics.json   a trial run elsewhere, flagged as imported
   python tools/table.py --published rows                                the published Table 5 alone
 """
 
@@ -71,7 +71,7 @@ def parser() -> Parser:
         help="published numbers beside the means, as rows too, or not at all",
     )
     made.add_argument(
-        "--allow-toy", action="store_true", help="show toy results beside real or published ones all the same, marked"
+        "--allow-toy", action="store_true", help="show toy results beside real or published ones, flagged"
     )
     made.add_argument(
         "--against",

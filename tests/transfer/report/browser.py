@@ -32,7 +32,7 @@ class Browser:
 
     Attributes:
         errors: what the console, uncaught exceptions and failed loads said.
-        requests: the addresses the page asked for.
+        requests: the addresses that the page requested.
     """
 
     def __init__(self, program: str, profile: Path) -> None:

@@ -31,7 +31,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def browser(address: str, tmp_path: Path) -> Iterator[Browser]:
-    """The page, opened; afterwards: no console error, and nothing asked for but the page."""
+    """The page, opened; afterwards: no console error, and no request but for the page."""
     program = chromium.find()
     if program is None:
         missing("chromium is not installed: apt-get install chromium")

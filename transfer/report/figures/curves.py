@@ -79,7 +79,7 @@ class Panel:
     """What one set of axes shows.
 
     Attributes:
-        title: a few words.
+        title: the heading.
         y: label of the y axis.
         lines: the curves; those with one label (trials of a row) are named once.
         ideal: output dimension to 1/√d; empty except for the std of pre-training.
@@ -105,11 +105,11 @@ class Panel:
         axes.set(title=self.title, xlabel="iteration", ylabel=self.y)
         named: set[str] = set()
         for label, index, points in self.lines:
-            look = style.series_style(index)
+            line_style = style.series_style(index)
             if len(points) > 1:
-                look.update(markevery=max(1, len(points) // 6), markersize=4)
+                line_style.update(markevery=max(1, len(points) // 6), markersize=4)
             x, y = zip(*points, strict=True)
-            axes.plot(x, y, linewidth=self.width, label=None if label in named else label, **look)
+            axes.plot(x, y, linewidth=self.width, label=None if label in named else label, **line_style)
             named.add(label)
         for dim, level in self.ideal.items():
             axes.axhline(level, color=style.INK, linewidth=1, linestyle=(0, (2, 2)))

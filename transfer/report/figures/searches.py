@@ -43,8 +43,8 @@ def _draw(task: str, found: Labelled) -> Figure:
         points = sorted((p.lr, p.value) for p in record.points if p.value is not None)
         chosen += [point for point in points if point[0] == record.chosen]
         lost += [p.lr for p in record.points if p.value is None]
-        look = style.series_style(index)
-        axes.plot([lr for lr, _ in points], [v for _, v in points], label=label, markersize=5, **look)
+        line_style = style.series_style(index)
+        axes.plot([lr for lr, _ in points], [v for _, v in points], label=label, markersize=5, **line_style)
     ring: dict[str, Any] = {"color": style.INK, "markersize": 11, "markerfacecolor": "none"}
     axes.plot([lr for lr, _ in chosen], [v for _, v in chosen], "o", label="chosen", **ring)
     if lost:

@@ -56,7 +56,7 @@ class Plot:
     Attributes:
         section: the page's section; one of the names above.
         name: its file's stem.
-        title: a few words.
+        title: the heading.
         alt: the content as text, for readers who cannot see it.
         draw: makes the figure; call inside `styled()`.
     """

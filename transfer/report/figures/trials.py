@@ -1,4 +1,4 @@
-"""Every trial as a dot, the mean with its 95 % interval, and the published value beside it."""
+"""Every trial as a dot, the mean with its 95 % interval, and the published value."""
 
 from __future__ import annotations
 
