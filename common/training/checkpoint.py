@@ -59,7 +59,6 @@ class CheckpointFolder:
         self._name = re.compile(rf"{re.escape(prefix)}_(\d{{7,}})\.pth")
 
     def path(self, number: int) -> Path:
-        """The file of the checkpoint with this number."""
         return self.folder / f"{self.prefix}_{number:07d}.pth"
 
     def number(self, name: str) -> int | None:

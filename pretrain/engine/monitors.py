@@ -107,7 +107,6 @@ class Monitor(HookBase):
             _log.info(f"{self.describe_values(values, done / self.steps_per_epoch)} ({seconds:.1f} s)")
 
     def extractor(self, trainer: Trainer) -> Extractor:
-        """The encoder as a feature extractor, in the run's precision and memory format."""
         encoder, engine = trainer.method.encoder, self.cfg.ENGINE
         return Extractor(encoder, feature_width(encoder), normalize, engine.PRECISION, engine.CHANNELS_LAST)
 
@@ -177,7 +176,6 @@ class KnnMonitor(Monitor):
         self.view = FixedView(cfg.DATA.SIZE, cfg.MONITOR.KNN.RESIZE)
 
     def measure(self, trainer: Trainer) -> dict[str, float]:
-        """The share of test images whose neighbors vote for their class."""
         knn, extractor = self.cfg.MONITOR.KNN, self.extractor(trainer)
         step = image_progress(sum(map(own_image_count, self.sets)), "kNN features, images")
         with frozen(trainer.method.encoder):

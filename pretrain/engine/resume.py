@@ -95,7 +95,6 @@ class PeriodicCheckpoint(HookBase):
         comm.synchronize()
 
     def _prune(self) -> None:
-        """Remove the files of this run that are not kept."""
         for name in self._written[: -self.keep]:
             if not self._is_permanent(self.checkpoints.number(name) or 0):
                 (self.checkpoints.folder / name).unlink(missing_ok=True)

@@ -94,5 +94,4 @@ class RunFolder:
         write_json(self.divergence, {"format": DIVERGENCE_FORMAT, "what": what})
 
     def diverged(self) -> str | None:
-        """The reason if the run diverged, else None."""
         return str(read_json(self.divergence)["what"]) if self.divergence.exists() else None

@@ -41,7 +41,6 @@ class LearningRates(HookBase):
         set_lr(self.trainer.optimizer, self.schedule, self.trainer.iter)
 
     def after_step(self) -> None:
-        """Log the learning rates of this iteration and the epochs done."""
         rates = {
             "lr" if group["name"] == BASE else f"lr_{group['name']}": group["lr"]
             for group in self.trainer.optimizer.param_groups

@@ -215,17 +215,14 @@ class Extractor:
 
 
 def chunk_count(images: int) -> int:
-    """The number of chunks of so many images."""
     return -(-images // CHUNK)
 
 
 def chunk_range(chunk: int, images: int) -> range:
-    """The indices of the images in a chunk."""
     return range(chunk * CHUNK, min(images, (chunk + 1) * CHUNK))
 
 
 def own_chunks(images: int) -> range:
-    """The chunks that this process computes."""
     return range(comm.get_rank(), chunk_count(images), comm.get_world_size())
 
 

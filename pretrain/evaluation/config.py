@@ -13,9 +13,6 @@ from common.config import dotted_keys, merge_layers, value_of
 from common.errors import UserError
 from pretrain.rules import Rule, check_rules
 
-KINDS = ("knn", "linear")
-"""The kinds of evaluation."""
-
 SECTIONS = {"knn": ("KNN",), "linear": ("LINEAR", "CHECKPOINT")}
 """Sections that only one kind reads."""
 
@@ -102,7 +99,6 @@ def load_evaluation_config(
 
 
 def keys_read(cfg: CfgNode, kind: str) -> list[str]:
-    """The dotted keys that a kind of evaluation reads."""
     others = {section for name, sections in SECTIONS.items() if name != kind for section in sections}
     return [key for key in dotted_keys(cfg) if key.split(".")[0] not in others]
 
