@@ -56,9 +56,9 @@ def test_a_failure_cancels_its_dependents_and_retry_runs_only_them(
 
 def test_two_submits_at_once_submit_each_job_once(world: SlurmWorld) -> None:
     shells = [world.spawn("submit", "--cluster", "slurm") for _ in range(2)]
-    said = [shell.communicate(timeout=120) for shell in shells]
+    outputs = [shell.communicate(timeout=120) for shell in shells]
     codes = sorted(shell.returncode for shell in shells)
-    assert codes in ([0, 0], [0, 2]), said  # the second waits for nobody: it finds the lock taken, or all filed
+    assert codes in ([0, 0], [0, 2]), outputs  # the second finds the lock held, or all jobs submitted
     assert set(world.wait_until_over().values()) == {"done"}
     assert len(world.started()) == len(set(world.started())) == 10
     assert len(world.submitted_ids()) == 9

@@ -49,15 +49,15 @@ class TestQueries:
     """One squeue for all jobs, sacct for purged ones."""
 
     def test_one_call_for_all_and_sacct_for_the_rest(self, bin_dir: Path, tmp_path: Path) -> None:
-        program(bin_dir, "squeue", f'echo "$@" >> {tmp_path}/asked; echo "7_0|PENDING|Priority|"; '
+        program(bin_dir, "squeue", f'echo "$@" >> {tmp_path}/calls; echo "7_0|PENDING|Priority|"; '
                 'echo "8|RUNNING|None|n[1-2]"; echo "7_1|PENDING|Priority|"')  # fmt: skip
         program(bin_dir, "sacct", 'echo "9|CANCELLED by 1000|n1"; echo "9.batch|CANCELLED|n1"; echo "10|TIMEOUT|n1"')
         found = query_jobs({"7_0", "8", "9", "10", "11"})
         assert {id_: entry.state for id_, entry in found.items()} == {
             "7_0": "PENDING", "8": "RUNNING", "9": "CANCELLED", "10": "TIMEOUT",
         }  # fmt: skip
-        assert (tmp_path / "asked").read_text().count("\n") == 1
-        assert "--jobs=10,11,7,8,9" in (tmp_path / "asked").read_text()
+        assert (tmp_path / "calls").read_text().count("\n") == 1
+        assert "--jobs=10,11,7,8,9" in (tmp_path / "calls").read_text()
         assert query_jobs(()) == {}
 
     def test_without_accounting_purged_jobs_are_left_out(self, bin_dir: Path) -> None:

@@ -161,12 +161,12 @@ def test_the_whole_graph_s_dependencies(world: World, monkeypatch: pytest.Monkey
         tools=opened.tools,
         snapshot=snapshot,
     )
-    filed: dict[str, str] = {}
+    submitted: dict[str, str] = {}
     found = {}
     for number, array in enumerate(job_arrays(plan), start=1):
-        found[array.name] = (number, len(array.jobs), array.dependency(filed))
+        found[array.name] = (number, len(array.jobs), array.dependency(submitted))
         ids = [str(number)] if len(array.jobs) == 1 else [f"{number}_{index}" for index in range(len(array.jobs))]
-        filed.update(zip((job.name for job in array.jobs), ids, strict=True))
+        submitted.update(zip((job.name for job in array.jobs), ids, strict=True))
     assert found == {
         "finetune.scratch.voc07": (1, 2, ""),
         "finetune.scratch.coco.s1": (2, 1, ""),

@@ -70,7 +70,7 @@ def test_a_choice_is_made_without_failed_and_diverged_candidates(world: World) -
     record = json.loads((world.run_dir / graph["choose.simsiam.voc07"].outputs[0]).read_text())
     assert record == {"chosen": 0.02, "missing": 1}
     assert json.loads((world.run_dir / graph[TRIALS[0]].outputs[0]).read_text())["lr"] == 0.02
-    world.forget()  # the choice stands: the failed point would serve nobody
+    world.forget()  # the choice stands: the failed candidate is not needed
     assert world.launch("submit", "--set", wide) == 0
     assert world.events() == []
 

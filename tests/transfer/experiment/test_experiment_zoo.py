@@ -16,12 +16,12 @@ from transfer.weights import checkpoint_zoo
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    """Serves a folder and counts what was asked for."""
+    """Serves a folder and counts requests."""
 
-    asked: list[str]
+    requests: list[str]
 
     def log_message(self, *_: object) -> None:
-        self.asked.append(self.path)
+        self.requests.append(self.path)
 
 
 def small(url: str) -> checkpoint_zoo.ZooCheckpoint:
@@ -32,18 +32,18 @@ def small(url: str) -> checkpoint_zoo.ZooCheckpoint:
 
 @pytest.fixture
 def served(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """A zoo of one checkpoint that lies on a server on this machine; what was asked of the server."""
+    """A zoo of one checkpoint that lies on a server on this machine; the requests to it."""
     folder, cache = tmp_path_factory.mktemp("server"), tmp_path_factory.mktemp("cache")
     torch.save({"state_dict": {"module.encoder.conv1.weight": torch.ones(2)}}, folder / "small.pth")
-    asked: list[str] = []
-    handler = type("Counting", (Quiet,), {"asked": asked})
+    requests: list[str] = []
+    handler = type("Counting", (Quiet,), {"requests": requests})
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/small.pth"
     entry = small(url)
     monkeypatch.setenv(checkpoint_zoo.FOLDER_VARIABLE, str(cache))
     monkeypatch.setattr(checkpoint_zoo, "read_zoo", lambda path=None: {"small": entry})
-    yield asked
+    yield requests
     server.shutdown()
     server.server_close()
 
@@ -73,8 +73,8 @@ def test_submit_downloads_once_and_converts_with_the_zoo_s_layout(
 def test_an_unknown_zoo_name_is_one_line(world: World, served: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     use(world, "zoo:smal")
     assert world.launch("submit") == 2
-    said = capsys.readouterr().err
-    assert "zoo:smal" in said and "did you mean small?" in said and said.count("\n") == 1
+    err = capsys.readouterr().err
+    assert "zoo:smal" in err and "did you mean small?" in err and err.count("\n") == 1
     assert not world.run_dir.exists() and served == []
 
 

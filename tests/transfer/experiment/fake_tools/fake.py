@@ -2,7 +2,7 @@
 
 `$FAKE_DIR/events` gets a line at every start and end. `$FAKE_DIR/orders.json` maps a part of the output's name to what
 to do there: `{"exit": 1}`, `{"raise": "text"}`, `{"again": 2}` (exit 75 so often), `{"diverge": true}`, `{"steps": 9}`,
-`{"hang": true}` (until told; SIGTERM makes it exit 75), `{"silent": true}` (exit 0, write nothing), `{"kill": true}`
+`{"hang": true}` (until SIGTERM, then exit 75), `{"silent": true}` (exit 0, write nothing), `{"kill": true}`
 (SIGKILL), `{"once": {...}}`.
 """
 
@@ -81,7 +81,7 @@ def obey(name: str, out: Path) -> int | None:
     if "raise" in orders:
         raise RuntimeError(orders["raise"])
     if "exit" in orders:
-        sys.stderr.write(f"error: {orders.get('say', 'told to fail')}\n")
+        sys.stderr.write(f"error: {orders.get('say', 'ordered to fail')}\n")
         return int(orders["exit"])
     if orders.get("silent"):
         return 0
