@@ -98,17 +98,17 @@ def _convert(args: argparse.Namespace, path: str, source: str, branch: str | Non
     ignore_torch_warnings()
     trust = args.trust_checkpoint
     with one_thread():  # hashing and copying do not gain from more threads
-        done = convert(path, args.output, source=source, branch=branch, to=args.to, verify=args.verify, trust=trust)
-    manifest, read = done.manifest, done.manifest.source
+        manifest = convert(path, args.output, source=source, branch=branch, to=args.to, verify=args.verify, trust=trust)
+    read = manifest.source
     print(f"{read.path}: {read.layout}, {read.branch} ({read.rule})")
     for item in manifest.left_out:
         print(f"dropped: {item.name} ({item.why})")
     if manifest.converted_up:
         print(f"converted up to float32: {len(manifest.converted_up)} tensors")
-    for warning in done.warnings:
+    for warning in manifest.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(manifest.proof.summary() if manifest.proof else f"{manifest.count} tensors · not verified")
-    print(f"written: {done.out}")
+    print(f"written: {Path(args.output)}")
     return EXIT_OK
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.errors import UserError
@@ -18,21 +17,6 @@ from transfer.weights.resnet import Backbone
 from transfer.weights.verify import resnet_features
 
 
-@dataclass(frozen=True)
-class Conversion:
-    """A finished conversion.
-
-    Attributes:
-        out: the written file.
-        manifest: as written beside and inside it; its proof is None without verification.
-        warnings: what the user should know.
-    """
-
-    out: Path
-    manifest: Manifest
-    warnings: list[str] = field(default_factory=list)
-
-
 def convert(
     path: str | Path,
     out: str | Path,
@@ -42,7 +26,7 @@ def convert(
     to: str | None = None,
     verify: bool = True,
     trust: bool = False,
-) -> Conversion:
+) -> Manifest:
     """Convert a checkpoint; the output and its manifest appear only if everything succeeded.
 
     Args:
@@ -53,6 +37,9 @@ def convert(
         to: an output format's name, or None for the one that the ending of `out` implies.
         verify: compare the written file with the source.
         trust: let the checkpoint's pickle run code.
+
+    Returns:
+        The manifest as written beside and inside the file; its proof is None without verification.
 
     Raises:
         UserError: the input or an option is wrong, or the verification failed.
@@ -66,14 +53,13 @@ def convert(
     with _hidden_folder(out) as folder:
         hidden = Path(folder) / out.name
         manifest = _write(hidden, output, backbone)
-        warnings = backbone.warnings
         del backbone  # verification needs digests and features only: peak memory stays low
         if expected is not None:
             proof = output.verify(hidden, manifest, expected)
             manifest = _write_proof(hidden, output, manifest.model_copy(update={"proof": proof}))
         manifest.write(manifest_path(out))
         _move(hidden, out)
-    return Conversion(out, manifest, warnings)
+    return manifest
 
 
 def _write(path: Path, output: OutputFormat, backbone: Backbone) -> Manifest:
@@ -135,4 +121,6 @@ def ensure_converted(
     if entry is None and Path(path).suffix == ".pkl" and has_manifest(path):
         return Path(path)
     source, branch = (entry.layout, entry.branch) if entry else ("auto", None)
-    return convert(path, Path(folder) / "weights.pkl", source=source, branch=branch).out
+    out = Path(folder) / "weights.pkl"
+    convert(path, out, source=source, branch=branch)
+    return out

@@ -9,20 +9,12 @@ import torch
 from common.errors import UserError, abbreviate, nearest
 from common.formats.backbone import Branch
 from common.formats.manifest import DroppedTensor, SourceFile
+from transfer.weights import resnet
 from transfer.weights.containers import CheckpointFile, read_checkpoint
 from transfer.weights.find_resnets import find_resnets, find_state_dicts
 from transfer.weights.match import Match, Tensors
 from transfer.weights.readers import LAYOUTS, LAYOUTS_BY_NAME
-from transfer.weights.resnet import (
-    BLOCKS,
-    COUNTER,
-    Backbone,
-    Shape,
-    counter_names,
-    explain_mismatch,
-    guess_arch,
-    tensor_shapes,
-)
+from transfer.weights.resnet import Backbone, Shape
 
 HALF_TYPES = (torch.float16, torch.bfloat16)
 SUPPORTED = "the C4 detector needs resnet50, resnet101 or resnet152"
@@ -85,7 +77,7 @@ def _hint(checkpoint: CheckpointFile) -> str:
     found = find_resnets(checkpoint)
     if not found:
         return "run --inspect for details"
-    places = ", ".join(f"a complete {resnet.arch} in {resnet.where}" for resnet in found)
+    places = ", ".join(f"a complete {item.arch} in {item.where}" for item in found)
     return f"there is {places}" + ("; read it with --source any" if len(found) == 1 else "; save one of them alone")
 
 
@@ -149,7 +141,7 @@ def normalize_state_dict(checkpoint: CheckpointFile, match: Match, branch: Branc
         dropped=[*match.dropped, *_other_branches(match, branch), *_list_extra(raw, arch, where)],
         warnings=list(match.warnings),
     )
-    for name, shape in tensor_shapes(arch).items():
+    for name, shape in resnet.tensor_shapes(arch).items():
         backbone.tensors[name] = _normalize_tensor(backbone, name, raw[name], shape, where)
     return backbone
 
@@ -161,13 +153,13 @@ def _other_branches(match: Match, branch: str) -> list[DroppedTensor]:
 
 def _find_arch(raw: Tensors, stated: str | None, where: str) -> str:
     """The architecture of these tensors, of which none is missing."""
-    mismatch = explain_mismatch({name: tuple(tensor.shape) for name, tensor in raw.items()})
+    mismatch = resnet.explain_mismatch({name: tuple(tensor.shape) for name, tensor in raw.items()})
     if mismatch is not None:
         raise UserError(f"{where} is {mismatch}; {SUPPORTED}")
-    if stated is not None and stated not in BLOCKS:
+    if stated is not None and stated not in resnet.BLOCKS:
         raise UserError(f"{where}: its metadata name the architecture {stated}; {SUPPORTED}")
-    guessed = stated or guess_arch(raw)
-    expected = tensor_shapes(guessed or "resnet50")
+    guessed = stated or resnet.guess_arch(raw)
+    expected = resnet.tensor_shapes(guessed or "resnet50")
     missing = [name for name in expected if name not in raw]
     if guessed is None or missing:
         raise UserError(
@@ -179,12 +171,12 @@ def _find_arch(raw: Tensors, stated: str | None, where: str) -> str:
 
 def _list_extra(raw: Tensors, arch: str, where: str) -> list[DroppedTensor]:
     """Tensors of the branch besides the backbone: either all counters or none, and heads."""
-    expected, counters = tensor_shapes(arch), counter_names(arch)
+    expected, counters = resnet.tensor_shapes(arch), resnet.counter_names(arch)
     present = [name for name in counters if name in raw]
     if present and len(present) != len(counters):
         missing = [name for name in counters if name not in raw]
         raise UserError(
-            f"{where}: {len(expected) + len(present)} tensors, neither {len(expected)} nor (with {COUNTER}) "
+            f"{where}: {len(expected) + len(present)} tensors, neither {len(expected)} nor (with {resnet.COUNTER}) "
             f"{len(expected) + len(counters)}; missing: {abbreviate(missing)}"
         )
     for name in present:
@@ -197,7 +189,7 @@ def _list_extra(raw: Tensors, arch: str, where: str) -> list[DroppedTensor]:
     groups = {f"{name.rsplit('.', 1)[0]}.*" if "." in name else name: None for name in heads}
     dropped = [DroppedTensor(name=name, why="not of the backbone") for name in groups]
     if present:
-        dropped.append(DroppedTensor(name=f"*.{COUNTER}", why="counter, not used by the detector"))
+        dropped.append(DroppedTensor(name=f"*.{resnet.COUNTER}", why="counter, not used by the detector"))
     return dropped
 
 

@@ -72,7 +72,7 @@ QUICK = ("simsiam", "caffe2_msra")
 def test_a_recorded_layout_is_converted_and_verified(name: str, tmp_path: Path) -> None:
     source, encoders = write_checkpoint(name, tmp_path)
     done = convert(source, tmp_path / "out.pkl")
-    assert done.manifest.proof is not None and done.manifest.proof.tensors == "265/265"
+    assert done.proof is not None and done.proof.tensors == "265/265"
     got = {to_torchvision(key): value for key, value in read_converted(tmp_path / "out.pkl")[0].items()}
     assert any(same(got, tensors) for tensors in encoders.values())
 
@@ -117,8 +117,8 @@ def test_deeper_nets(arch: str, tmp_path: Path) -> None:
     tensors = resnet(arch)
     source = save(tmp_path / "deep.pth", {**tensors, **heads("fc.weight")})
     done = convert(source, tmp_path / "out.pkl")
-    assert done.manifest.arch == arch and done.manifest.proof is not None
-    assert done.manifest.proof.tensors == f"{len(bare(tensors))}/{len(bare(tensors))}"
+    assert done.arch == arch and done.proof is not None
+    assert done.proof.tensors == f"{len(bare(tensors))}/{len(bare(tensors))}"
 
 
 @pytest.mark.parametrize("suffix", [".pth", pytest.param(".safetensors", marks=pytest.mark.slow)])
@@ -127,10 +127,10 @@ def test_converting_back_gives_the_same_bits(suffix: str, tmp_path: Path) -> Non
     source = save(tmp_path / "checkpoint.pth.tar", simsiam(tensors))
     convert(source, tmp_path / "first.pkl")
     back = convert(tmp_path / "first.pkl", tmp_path / f"back{suffix}")
-    assert back.manifest.proof is not None and back.manifest.proof.torchvision_load == "exact"
+    assert back.proof is not None and back.proof.torchvision_load == "exact"
     assert same(read_backbone(tmp_path / f"back{suffix}").tensors, bare(tensors))
     again = convert(tmp_path / f"back{suffix}", tmp_path / "second.pkl")
-    assert again.manifest.tensors == read_converted(tmp_path / "first.pkl")[1].tensors
+    assert again.tensors == read_converted(tmp_path / "first.pkl")[1].tensors
 
 
 def test_torchvision_itself_loads_the_pth(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_plain_safetensors(tmp_path: Path) -> None:
 def test_half_precision_weights_are_converted_up_and_listed(dtype: torch.dtype, tmp_path: Path) -> None:
     narrow = {k: v.to(dtype) if v.is_floating_point() else v for k, v in resnet().items()}
     done = convert(save(tmp_path / "half.pth.tar", simsiam(narrow)), tmp_path / "out.pkl")
-    assert len(done.manifest.converted_up) == 265
+    assert len(done.converted_up) == 265
     got = {to_torchvision(key): value for key, value in read_converted(tmp_path / "out.pkl")[0].items()}
     assert same(got, {name: tensor.float() for name, tensor in bare(narrow).items()})
 

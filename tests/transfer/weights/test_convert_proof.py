@@ -37,11 +37,11 @@ def converted(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Pat
 
 def test_a_good_file_is_verified(checkpoint: Path, tmp_path: Path, r50: dict[str, torch.Tensor]) -> None:
     done = convert(checkpoint, tmp_path / "out.pkl")
-    assert done.manifest.proof is not None
-    summary = done.manifest.proof.summary()
+    assert done.proof is not None
+    summary = done.proof.summary()
     assert summary.startswith("265/265 tensors · forward max |Δ| ") and summary.endswith(" · detectron2 load exact")
     tensors, manifest = read_converted(tmp_path / "out.pkl")
-    assert manifest == done.manifest and manifest.count == 265
+    assert manifest == done and manifest.count == 265
     assert same({to_torchvision(name): tensor for name, tensor in tensors.items()}, bare(r50))
     assert {p.name for p in tmp_path.iterdir()} == {"out.pkl", "out.manifest.json"}
 

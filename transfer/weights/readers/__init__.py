@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 from transfer.weights.match import Layout
-from transfer.weights.readers import (
-    any,
-    byol_ports,
-    caffe2,
-    detectron2,
-    dino,
-    openmmlab,
-    own,
-    prefixes,
-    pycontrast,
-    same_padding,
-)
+from transfer.weights.readers import any, byol_ports, caffe2, detectron2, dino, openmmlab, own, pycontrast, same_padding
+from transfer.weights.readers.prefixes import PREFIX_LAYOUTS
 
 _AUTOMATIC: tuple[Layout, ...] = (
     own.LAYOUT,
-    prefixes.SIMSIAM,
-    prefixes.LINCLS,
-    prefixes.MOCO,
-    prefixes.MOCO_V3,
-    prefixes.SWAV,
-    dino.LAYOUT,
-    prefixes.BARLOW_TWINS,
-    pycontrast.LAYOUT,
+    *PREFIX_LAYOUTS,
     byol_ports.LAYOUT,
-    same_padding.LAYOUT,
-    prefixes.VISSL,
+    dino.LAYOUT,
+    pycontrast.LAYOUT,
     openmmlab.LAYOUT,
-    prefixes.SOLO,
-    prefixes.LIGHTLY,
-    prefixes.TORCHVISION,
     caffe2.LAYOUT,
     detectron2.LAYOUT,
+    same_padding.LAYOUT,
 )
 
 LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in _AUTOMATIC}

@@ -1,126 +1,133 @@
-"""Layouts that differ in their containers and prefixes only. A new one is an entry here and one in `readers`' list."""
+"""Layouts that differ in their containers and prefixes only. A new one is an entry here."""
 
 from transfer.weights.match import PrefixLayout
 from transfer.weights.tensor_names import from_children
 
-SIMSIAM = PrefixLayout(  # facebookresearch/simsiam: the encoder's `fc` is the projector
-    name="simsiam",
-    title="SimSiam (released)",
-    online=("module.encoder.",),
-    needs=("module.predictor.",),
-    heads={"module.encoder.fc.": "projector", "module.predictor.": "predictor"},
-)
-
-LINCLS = PrefixLayout(
-    name="lincls",
-    title="SimSiam, MoCo linear evaluation; torchvision under DistributedDataParallel",
-    containers=(("state_dict",), (), ("model",)),
-    online=("module.",),
-    lacks=("module.prototypes.", "module.projection_head."),
-    heads={"module.fc.": "classifier"},
-)
-
-MOCO = PrefixLayout(  # facebookresearch/moco
-    name="moco",
-    title="MoCo v1, v2",
-    online=("module.encoder_q.",),
-    target=("module.encoder_k.",),
-    heads={
-        "module.encoder_q.fc.": "projector",
-        "module.encoder_k.fc.": "projector of the momentum branch",
-        "module.queue_ptr": "queue",
-        "module.queue": "queue",
-    },
-)
-
-MOCO_V3 = PrefixLayout(  # facebookresearch/moco-v3
-    name="mocov3",
-    title="MoCo v3",
-    online=("module.base_encoder.",),
-    target=("module.momentum_encoder.",),
-    heads={
-        "module.base_encoder.fc.": "projector",
-        "module.momentum_encoder.fc.": "projector of the momentum branch",
-        "module.predictor.": "predictor",
-    },
-)
-
-SWAV = PrefixLayout(  # facebookresearch/swav: released checkpoints are flat, training's have `state_dict`
-    name="swav",
-    title="SwAV, DeepCluster v2, SeLa v2",
-    containers=((), ("state_dict",)),
-    online=("module.",),
-    needs=("module.prototypes.", "module.projection_head."),
-    heads={"module.projection_head.": "projector", "module.prototypes.": "prototypes"},
-)
-
-BARLOW_TWINS = PrefixLayout(  # their backbone files have torchvision's names without a prefix
-    name="barlowtwins",
-    title="Barlow Twins, VICReg (full checkpoint)",
-    containers=(("model",),),
-    online=("module.backbone.", "backbone."),
-    needs=("module.projector.", "projector."),
-    heads={
-        "module.projector.": "projector",
-        "projector.": "projector",
-        "module.bn.": "norm of the loss",
-        "bn.": "norm of the loss",
-    },
-)
-
-VISSL = PrefixLayout(  # the trunk of a training checkpoint, or a converted state dict
-    name="vissl",
-    title="VISSL",
-    containers=(("classy_state_dict", "base_model", "model", "trunk"), ("model_state_dict",), ()),
-    online=("_feature_blocks.", "trunk._feature_blocks."),
-    heads={"heads.": "projector", "_feature_blocks.fc": "classifier"},
-)
-
-SOLO = PrefixLayout(  # Lightning checkpoints; old versions have `encoder.`
-    name="solo",
-    title="solo-learn",
-    online=("backbone.", "encoder."),
-    target=("momentum_backbone.", "momentum_encoder."),
-    needs=("classifier.", "projector.", "momentum_classifier."),
-    lacks=("neck.",),
-    heads={
-        "backbone.fc.": "projector",
-        "momentum_projector.": "projector of the momentum branch",
-        "projector.": "projector",
-        "predictor.": "predictor",
-        "momentum_classifier.": "classifier",
-        "classifier.": "classifier",
-        "prototypes.": "prototypes",
-        "queue": "queue",
-    },
-)
-
-LIGHTLY = PrefixLayout(  # Lightning checkpoints; the backbone's children have names or numbers
-    name="lightly",
-    title="lightly",
-    online=("backbone.", "student_backbone."),
-    target=("teacher_backbone.", "backbone_momentum.", "key_backbone."),
-    needs=("projection_head.", "student_projection_head.", "student_head.", "online_classifier.", "prediction_head."),
-    heads={
-        "teacher_projection_head.": "projector of the momentum branch",
-        "projection_head_momentum.": "projector of the momentum branch",
-        "teacher_head.": "projector of the momentum branch",
-        "key_projection_head.": "projector of the momentum branch",
-        "student_projection_head.": "projector",
-        "student_head.": "projector",
-        "projection_head.": "projector",
-        "prediction_head.": "predictor",
-        "online_classifier.": "classifier",
-        "prototypes.": "prototypes",
-        "criterion.": "state of the loss",
-    },
-    rename=from_children,
-)
-
-TORCHVISION = PrefixLayout(
-    name="torchvision",
-    title="torchvision, timm resnet50; extracted backbones of DINO, Barlow Twins, VICReg, MMSelfSup",
-    containers=((), ("state_dict",), ("model",)),
-    online=("",),
-    heads={"fc.": "classifier", "head.fc.": "classifier"},
+PREFIX_LAYOUTS = (
+    # facebookresearch/simsiam: the encoder's `fc` is the projector
+    PrefixLayout(
+        name="simsiam",
+        title="SimSiam (released)",
+        online=("module.encoder.",),
+        needs=("module.predictor.",),
+        heads={"module.encoder.fc.": "projector", "module.predictor.": "predictor"},
+    ),
+    PrefixLayout(
+        name="lincls",
+        title="SimSiam, MoCo linear evaluation; torchvision under DistributedDataParallel",
+        containers=(("state_dict",), (), ("model",)),
+        online=("module.",),
+        lacks=("module.prototypes.", "module.projection_head."),
+        heads={"module.fc.": "classifier"},
+    ),
+    # facebookresearch/moco
+    PrefixLayout(
+        name="moco",
+        title="MoCo v1, v2",
+        online=("module.encoder_q.",),
+        target=("module.encoder_k.",),
+        heads={
+            "module.encoder_q.fc.": "projector",
+            "module.encoder_k.fc.": "projector of the momentum branch",
+            "module.queue_ptr": "queue",
+            "module.queue": "queue",
+        },
+    ),
+    # facebookresearch/moco-v3
+    PrefixLayout(
+        name="mocov3",
+        title="MoCo v3",
+        online=("module.base_encoder.",),
+        target=("module.momentum_encoder.",),
+        heads={
+            "module.base_encoder.fc.": "projector",
+            "module.momentum_encoder.fc.": "projector of the momentum branch",
+            "module.predictor.": "predictor",
+        },
+    ),
+    # facebookresearch/swav: released checkpoints are flat, training's have `state_dict`
+    PrefixLayout(
+        name="swav",
+        title="SwAV, DeepCluster v2, SeLa v2",
+        containers=((), ("state_dict",)),
+        online=("module.",),
+        needs=("module.prototypes.", "module.projection_head."),
+        heads={"module.projection_head.": "projector", "module.prototypes.": "prototypes"},
+    ),
+    # their backbone files have torchvision's names without a prefix
+    PrefixLayout(
+        name="barlowtwins",
+        title="Barlow Twins, VICReg (full checkpoint)",
+        containers=(("model",),),
+        online=("module.backbone.", "backbone."),
+        needs=("module.projector.", "projector."),
+        heads={
+            "module.projector.": "projector",
+            "projector.": "projector",
+            "module.bn.": "norm of the loss",
+            "bn.": "norm of the loss",
+        },
+    ),
+    # the trunk of a training checkpoint, or a converted state dict
+    PrefixLayout(
+        name="vissl",
+        title="VISSL",
+        containers=(("classy_state_dict", "base_model", "model", "trunk"), ("model_state_dict",), ()),
+        online=("_feature_blocks.", "trunk._feature_blocks."),
+        heads={"heads.": "projector", "_feature_blocks.fc": "classifier"},
+    ),
+    # Lightning checkpoints; old versions have `encoder.`
+    PrefixLayout(
+        name="solo",
+        title="solo-learn",
+        online=("backbone.", "encoder."),
+        target=("momentum_backbone.", "momentum_encoder."),
+        needs=("classifier.", "projector.", "momentum_classifier."),
+        lacks=("neck.",),
+        heads={
+            "backbone.fc.": "projector",
+            "momentum_projector.": "projector of the momentum branch",
+            "projector.": "projector",
+            "predictor.": "predictor",
+            "momentum_classifier.": "classifier",
+            "classifier.": "classifier",
+            "prototypes.": "prototypes",
+            "queue": "queue",
+        },
+    ),
+    # Lightning checkpoints; the backbone's children have names or numbers
+    PrefixLayout(
+        name="lightly",
+        title="lightly",
+        online=("backbone.", "student_backbone."),
+        target=("teacher_backbone.", "backbone_momentum.", "key_backbone."),
+        needs=(
+            "projection_head.",
+            "student_projection_head.",
+            "student_head.",
+            "online_classifier.",
+            "prediction_head.",
+        ),
+        heads={
+            "teacher_projection_head.": "projector of the momentum branch",
+            "projection_head_momentum.": "projector of the momentum branch",
+            "teacher_head.": "projector of the momentum branch",
+            "key_projection_head.": "projector of the momentum branch",
+            "student_projection_head.": "projector",
+            "student_head.": "projector",
+            "projection_head.": "projector",
+            "prediction_head.": "predictor",
+            "online_classifier.": "classifier",
+            "prototypes.": "prototypes",
+            "criterion.": "state of the loss",
+        },
+        rename=from_children,
+    ),
+    PrefixLayout(
+        name="torchvision",
+        title="torchvision, timm resnet50; extracted backbones of DINO, Barlow Twins, VICReg, MMSelfSup",
+        containers=((), ("state_dict",), ("model",)),
+        online=("",),
+        heads={"fc.": "classifier", "head.fc.": "classifier"},
+    ),
 )
