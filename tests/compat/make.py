@@ -1,9 +1,10 @@
-"""How a release's folder of `tests/compat/` was made: run in a checkout of that release, needs root for its Slurm.
+"""Make the run folder of a release that later releases must read: run in its checkout, as root for a private Slurm.
 
     cd CHECKOUT && PYTHONPATH=$PWD python tests/compat/make.py OUT
 
-OUT is then copied to `tests/compat/<commit>/`. It calls command lines alone (tools/*.py), so that a later release
-needs few changes here. Everything is made below /tmp/compat, whose path stands in the files and in the fingerprints.
+OUT is then copied to `tests/compat/<commit>/`. It calls command lines (tools/*.py) almost alone, so that a later
+release needs few changes here; 54cff5b was made by this file as it stood in the commit that added that folder.
+Everything is made below /tmp/compat, whose path stands in the files and in the fingerprints.
 
     configs/       the recipes and the overlay, without `_BASE_`; measures.yaml and transfers.yaml, the experiments
     toy/           the images
@@ -34,14 +35,14 @@ ROOT = Path.cwd()
 BASE = Path("/tmp/compat")
 METHODS = {
     "simsiam": {},
-    "moco": {"MOCO": {"QUEUE_SIZE": 16}, "MODEL": {"BN_IMAGES": 0}},
+    "moco": {"MOCO": {"QUEUE_SIZE": 16}, "MODEL": {"BN_GROUP_SIZE": 0}},
     "byol": {"SOLVER": {"WARMUP_EPOCHS": 1}},
     "simclr": {"SOLVER": {"WARMUP_EPOCHS": 1}},
     "swav": {
         "SOLVER": {"WARMUP_EPOCHS": 1, "FINAL_LR": 0.0, "WARMUP_START_LR": 0.0},
         "SWAV": {"PROTOTYPES": 6, "QUEUE": 8, "QUEUE_START": 1, "FREEZE_STEPS": 2},
     },
-    "supervised": {"SOLVER": {"STEPS": [2]}, "MODEL": {"BN_IMAGES": 0}},
+    "supervised": {"SOLVER": {"STEPS": [2]}, "MODEL": {"BN_GROUP_SIZE": 0}},
 }
 RECIPES = {
     "simsiam": "simsiam_r50_b256_100ep_base",
