@@ -12,7 +12,7 @@ ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "
 
 
 def build_encoder(arch: str, zero_init_residual: bool = True) -> tuple[ResNet, int]:
-    """A randomly initialised ResNet whose output is the pooled feature (pool5).
+    """A randomly initialized ResNet whose output is the pooled feature (pool5).
 
     Args:
         arch: one of `ARCHITECTURES`. The CIFAR variant has a 3×3 stem of stride 1 and no max-pool (appendix D).

@@ -197,7 +197,7 @@ def narrow_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("narrow_encoder")
 @pytest.mark.parametrize("name", NAMES)
-def test_three_steps_of(name: str, images: Path) -> None:
+def test_three_steps_of_an_ablation(name: str, images: Path) -> None:
     run = _train(name, images)
     assert run.trainer.iter == FIRST + 3 and math.isfinite(run.trainer.latest["loss"])
     assert run.method.views == (4 if name == "asymmetric_2x" else 2)
@@ -208,7 +208,7 @@ def test_three_steps_of(name: str, images: Path) -> None:
 
 
 @pytest.mark.usefixtures("narrow_encoder")
-def test_baselines_are_one_run_and_the_others_are_not(images: Path) -> None:
+def test_only_baselines_have_equal_losses(images: Path) -> None:
     """In the first step's loss, every key shows but for those that act on gradients, on rates or on later steps."""
     losses = {}
     for name in NAMES:
@@ -234,7 +234,7 @@ def test_baselines_are_one_run_and_the_others_are_not(images: Path) -> None:
 )
 @pytest.mark.usefixtures("narrow_encoder")
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("alternation")])  # test_cuda.py has it
-def test_two_steps_stay_on_a_gpu(name: str, images: Path) -> None:
+def test_two_steps_stay_on_the_gpu(name: str, images: Path) -> None:
     """Forward on a fake one: a tensor left on the host fails."""
     cfg = _config(name, images)
     with FakeTensorMode():

@@ -1,4 +1,4 @@
-"""The page's worked example of a new method: its file and its recipe, taken from the page, are all that it needs."""
+"""The worked example of docs/guides/methods.md: a new method needs only its file and its recipe."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_file_and_the_recipe_are_all_it_needs(
-    folder: Path, images: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_method_needs_only_its_file_and_recipe(folder: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe, output = folder / "recipe.yaml", folder / "out"
     recipe.write_text(_block("yaml"))
     words = ["--config-file", str(recipe), "--output", str(output), *WORDS, "DATA.ROOT", str(images)]
@@ -51,7 +49,7 @@ def test_the_file_and_the_recipe_are_all_it_needs(
     assert "did you mean barlow_twins" in capsys.readouterr().err
 
 
-def test_the_recipe_is_whole() -> None:
+def test_recipe_is_complete() -> None:
     assert yaml.safe_load(_block("yaml"))["METHOD"] == "barlow_twins"
 
 
@@ -75,7 +73,7 @@ def _gradients(folder: str) -> None:
     torch.save((output.loss.detach(), gradient), Path(folder) / f"{world}.pt")
 
 
-def test_two_processes_are_one_with_the_joined_batch(folder: Path) -> None:
+def test_two_processes_equal_one_with_the_whole_batch(folder: Path) -> None:
     for count in (1, 2):
         launch(_gradients, (str(folder),), count)
     (one, alone), (two, together) = (torch.load(folder / f"{count}.pt") for count in (1, 2))

@@ -20,7 +20,7 @@ RECIPES = sorted((Path(__file__).resolve().parents[2] / "configs" / "pretrain").
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_is_loaded_and_built(recipe: Path) -> None:
+def test_every_recipe_loads_and_builds(recipe: Path) -> None:
     cfg = config.load_config(recipe)
     with torch.device("meta"):
         method = build_method(cfg)
@@ -29,7 +29,7 @@ def test_every_recipe_is_loaded_and_built(recipe: Path) -> None:
         assert sum(name.endswith("num_batches_tracked") is False for name in method.encoder.state_dict()) == 265
 
 
-def test_base_recipe_has_the_papers_numbers() -> None:
+def test_base_recipe_has_the_numbers_of_the_paper() -> None:
     cfg = config.load_config(next(path for path in RECIPES if path.stem == "simsiam_r50_b256_200ep_base"))
     solver = cfg.SOLVER
     assert (solver.BASE_LR, solver.WEIGHT_DECAY, solver.BATCH_SIZE, solver.EPOCHS) == (0.05, 1e-4, 256, 200)
@@ -41,7 +41,7 @@ def test_base_recipe_has_the_papers_numbers() -> None:
     assert augment.SOLARIZE_PROB == 0 and cfg.DATA.SIZE == 224 and not cfg.TOY
 
 
-def test_optimal_recipe_differs_in_rate_and_decay_alone() -> None:
+def test_optimal_recipe_differs_in_rate_and_decay_only() -> None:
     stems = {path.stem: path for path in RECIPES}
     base, optimal = (config.load_config(stems[f"simsiam_r50_b256_200ep_{name}"]) for name in ("base", "optimal"))
     assert (optimal.SOLVER.BASE_LR, optimal.SOLVER.WEIGHT_DECAY) == (0.5, 1e-5)
@@ -49,7 +49,7 @@ def test_optimal_recipe_differs_in_rate_and_decay_alone() -> None:
     assert changed == ["SOLVER.BASE_LR", "SOLVER.WEIGHT_DECAY"]
 
 
-def test_order_is_base_then_file_then_overlay_then_words(tmp_path: Path) -> None:
+def test_layers_are_merged_in_order_base_file_overlay_overrides(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("SOLVER: {EPOCHS: 1, BASE_LR: 0.1, BATCH_SIZE: 8}\nSEED: 1")
     (tmp_path / "file.yaml").write_text("_BASE_: base.yaml\nSOLVER: {EPOCHS: 2, BASE_LR: 0.2}\nSEED: 2")
     (tmp_path / "overlay.yaml").write_text("pretrain: {SOLVER: {BASE_LR: 0.3}, TOY: True}\ntransfer: {A: 1}")
@@ -89,14 +89,14 @@ def test_order_is_base_then_file_then_overlay_then_words(tmp_path: Path) -> None
         (["MODEL.SYNC_BN", "auto"], "must be of type bool"),
     ],
 )
-def test_wrong_values_name_key_and_remedy(config: Path, words: list[str], said: str) -> None:
+def test_invalid_value_is_refused_with_key_and_remedy(config: Path, words: list[str], said: str) -> None:
     from pretrain.config import load_config
 
     with pytest.raises(UserError, match=said.replace("(", r"\(").replace("?", r"\?")):
         load_config(config, overrides=words)
 
 
-def test_a_dumped_config_has_no_differences(config: Path) -> None:
+def test_dumped_config_has_no_differences(config: Path) -> None:
     cfg = load_config(config)
     stored = yaml.safe_load(cfg.dump())
     assert differences(stored, cfg) == []
@@ -113,7 +113,7 @@ def test_a_dumped_config_has_no_differences(config: Path) -> None:
     assert differences(stored, cfg) == []
 
 
-def test_backbone_is_265_float32_tensors_named_as_torchvision_names_them() -> None:
+def test_backbone_has_265_float32_tensors_with_torchvisions_names() -> None:
     import torchvision
 
     with torch.device("meta"):

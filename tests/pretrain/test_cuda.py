@@ -132,7 +132,7 @@ def test_layerwise_steps_stay_on_the_device(name: str, implementation: str) -> N
 
 
 @pytest.mark.parametrize("method", ["byol", "moco", "simsiam", "swav"])
-def test_what_a_method_does_round_the_optimisers_step_stays_there_and_waits_for_nothing(method: str) -> None:
+def test_hooks_around_the_optimizer_step_stay_on_the_device_without_synchronizing(method: str) -> None:
     cfg = _config(method, "resnet18")
     cfg.SIMSIAM.TARGET_MOMENTUM = 0.9
     with FakeTensorMode():
@@ -171,7 +171,7 @@ def test_every_loss_and_head_stays_on_the_device(similarity: str, symmetry: str,
 
 
 @pytest.mark.parametrize("implementation", ["for-loop", "foreach"])  # torch has no fake kernel for fused
-def test_the_step_after_the_gradients_stays_on_the_device_and_waits_for_nothing(implementation: str) -> None:
+def test_step_after_the_gradients_stays_on_the_device_without_synchronizing(implementation: str) -> None:
     """Whatever waits for the device (`.item()`, `if tensor:`) raises on a fake one."""
     cfg = _config("simsiam", "resnet18")
     cfg.SOLVER.OPTIMIZER_IMPL = implementation
@@ -190,7 +190,7 @@ def test_the_step_after_the_gradients_stays_on_the_device_and_waits_for_nothing(
             float(norm)
 
 
-def test_fp16s_scaler_is_what_waits_once_more() -> None:
+def test_fp16_scaler_synchronizes_once_more() -> None:
     with FakeTensorMode():
         trainer = _trainer(_config("simsiam", "resnet18"), "fp16")
         trainer.scaler.scale(_forward(trainer).loss)
@@ -219,7 +219,7 @@ def _views_on_the_cpu(trainer: Trainer) -> None:
 
 
 @pytest.mark.parametrize("mutate", [_norm_on_the_cpu, _constant_on_the_cpu, _views_on_the_cpu])
-def test_a_tensor_on_the_wrong_device_fails(mutate: Callable[[Trainer], None]) -> None:
+def test_tensor_on_the_wrong_device_fails(mutate: Callable[[Trainer], None]) -> None:
     with FakeTensorMode():
         trainer = _trainer(_config("simsiam", "resnet18"), "fp32")
         _forward(trainer)

@@ -26,11 +26,9 @@ class CropPipeline(OpenCVPipeline):
     needs_params = True
 
     def render(self, pixels: np.ndarray, params: ViewParams, out: np.ndarray) -> None:
-        """Write the crop into `out`."""
         out[:] = resized_crop(pixels, params.box, len(out))
 
     def finish_view(self, views: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
-        """Apply all steps after the crop, then normalize."""
         assert params is not None
         return normalize(augment_batch(views, params))
 

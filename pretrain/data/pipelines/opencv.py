@@ -45,11 +45,9 @@ class OpenCVPipeline(Pipeline):
         return np.array(to_rgb(image))
 
     def image_size(self, pixels: np.ndarray) -> tuple[int, int]:
-        """Width and height."""
         return pixels.shape[1], pixels.shape[0]
 
     def render(self, pixels: np.ndarray, params: ViewParams, out: np.ndarray) -> None:
-        """Write one view into `out`."""
         image = resized_crop(pixels, params.box, len(out))
         for name, factor in params.jitter:
             image = ADJUSTMENTS[name](image, factor)
@@ -66,7 +64,6 @@ class OpenCVPipeline(Pipeline):
         out[:] = image
 
     def finish_view(self, views: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
-        """Normalize."""
         return normalize(views)
 
 

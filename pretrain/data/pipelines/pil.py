@@ -15,17 +15,13 @@ class PILPipeline(Pipeline):
     """All steps in a loader worker, except scaling and normalization."""
 
     def decode(self, image: Image.Image, content: bytes) -> Image.Image:
-        """Convert to RGB with Pillow."""
         return to_rgb(image, content)
 
     def image_size(self, pixels: Image.Image) -> tuple[int, int]:
-        """Width and height."""
         return pixels.size
 
     def render(self, pixels: Image.Image, params: ViewParams, out: np.ndarray) -> None:
-        """Write one view into `out`."""
         np.copyto(out, np.asarray(apply_to_image(pixels, params, len(out))))
 
     def finish_view(self, views: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
-        """Normalize."""
         return normalize(views)

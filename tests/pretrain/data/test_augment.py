@@ -52,7 +52,7 @@ def _quantiles_agree(ours: list[float], theirs: list[float]) -> bool:
 
 
 @pytest.mark.parametrize(("width", "height"), [(400, 300), (500, 120), (90, 400)])
-def test_boxes_are_distributed_as_random_resized_crops(width: int, height: int) -> None:
+def test_box_distribution_equals_random_resized_crop(width: int, height: int) -> None:
     ours = np.array([view.box for view in _draws(AugmentationConfig(224), 3000, width, height)])
     torch.manual_seed(0)
     image = torch.empty(3, height, width)
@@ -64,7 +64,7 @@ def test_boxes_are_distributed_as_random_resized_crops(width: int, height: int) 
     assert (ours[:, :2]).min() >= 0
 
 
-def test_a_shape_that_no_box_fits_gets_the_largest_central_one() -> None:
+def test_extreme_shape_gets_the_largest_central_crop() -> None:
     for width, height in ((1000, 10), (10, 1000)):
         boxes = {view.box for view in _draws(AugmentationConfig(224), 5, width, height)}
         torch.manual_seed(0)
@@ -72,7 +72,7 @@ def test_a_shape_that_no_box_fits_gets_the_largest_central_one() -> None:
         assert boxes == {tuple(theirs)}
 
 
-def test_jitter_is_distributed_as_color_jitter() -> None:
+def test_jitter_distribution_equals_color_jitter() -> None:
     ours = [dict(view.jitter) for view in _draws(AugmentationConfig(224, jitter_prob=1.0), 3000)]
     torch.manual_seed(0)
     ranges = ([0.6, 1.4], [0.6, 1.4], [0.6, 1.4], [-0.1, 0.1])
@@ -88,7 +88,7 @@ def test_all_24_orders_of_the_jitter_are_equally_likely() -> None:
     assert ((counts - 200) ** 2 / 200).sum() < 49.7  # chi-square, 23 degrees of freedom, 0.001
 
 
-def test_how_often_each_step_is_applied() -> None:
+def test_frequency_of_each_step() -> None:
     views = _draws(AugmentationConfig(224), 4000)
     shares = {
         0.8: [bool(view.jitter) for view in views],
@@ -103,12 +103,12 @@ def test_how_often_each_step_is_applied() -> None:
     assert _quantiles_agree(radii, list(np.random.RandomState(0).uniform(0.1, 2.0, len(radii))))
 
 
-def test_no_strength_no_step() -> None:
+def test_zero_strength_disables_jitter() -> None:
     still = AugmentationConfig(224, (1.0, 1.0), (0.0, 0.0, 0.0, 0.0), 1.0, 0.0, 0.0, (0.1, 2.0), 0.0, 0.0)
     assert all(not view.jitter and not view.gray and view.blur is None and not view.flip for view in _draws(still, 50))
 
 
-def test_each_step_does_what_its_transform_does(photo: Image.Image) -> None:
+def test_each_step_equals_its_transform(photo: Image.Image) -> None:
     to_tensor, size = transforms.PILToTensor(), 24
     resize = transforms.Resize((size, size))
     crop = transforms.functional.resized_crop(photo, 3, 5, 20, 25, [size, size])
@@ -127,7 +127,7 @@ def test_each_step_does_what_its_transform_does(photo: Image.Image) -> None:
         assert torch.equal(apply(photo, view, size), to_tensor(image)), view
 
 
-def test_steps_come_in_the_released_order(photo: Image.Image) -> None:
+def test_steps_have_the_order_of_the_released_code(photo: Image.Image) -> None:
     view = ViewParams((3, 5, 20, 25), (("saturation", 0.7), ("brightness", 1.2)), True, 0.9, False, True)
     image = transforms.functional.resized_crop(photo, 3, 5, 20, 25, [24, 24])
     image = transforms.functional.adjust_brightness(transforms.functional.adjust_saturation(image, 0.7), 1.2)
@@ -136,14 +136,14 @@ def test_steps_come_in_the_released_order(photo: Image.Image) -> None:
     assert torch.equal(apply(photo, view, 24), transforms.PILToTensor()(image))
 
 
-def test_solarisation_comes_after_the_blur_as_in_byol(photo: Image.Image) -> None:
+def test_solarization_follows_blur_as_in_byol(photo: Image.Image) -> None:
     view = replace(PLAIN, gray=True, blur=0.9, solarize=True, flip=True)
     image = transforms.Grayscale(3)(transforms.Resize((24, 24))(photo)).filter(ImageFilter.GaussianBlur(radius=0.9))
     image = transforms.functional.solarize(image, 128)
     assert torch.equal(apply(photo, view, 24).flip(-1), transforms.PILToTensor()(image))
 
 
-def test_the_second_views_recipe_is_the_firsts_but_for_its_own_keys() -> None:
+def test_second_view_differs_in_its_own_keys_only() -> None:
     cfg = defaults()
     assert second_augmentation_config(cfg) == augmentation_config(cfg) == AugmentationConfig(224)
     cfg.AUGMENT.SECOND.BLUR_PROB, cfg.AUGMENT.JITTER = 0.1, (0.4, 0.4, 0.2, 0.1)
@@ -156,12 +156,12 @@ def test_the_second_views_recipe_is_the_firsts_but_for_its_own_keys() -> None:
     assert (augmentation_config(cfg).solarize_prob, second_augmentation_config(cfg).solarize_prob) == (0.2, 0.0)
 
 
-def test_normalised_bytes_are_what_to_tensor_and_normalize_give(photo: Image.Image) -> None:
+def test_normalize_equals_to_tensor_and_normalize(photo: Image.Image) -> None:
     theirs = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])(photo)
     assert torch.equal(normalize(transforms.PILToTensor()(photo)[None])[0], theirs)
 
 
-def test_the_block_that_travels_is_on_the_0_to_255_scale() -> None:
+def test_preprocessing_block_is_on_the_0_to_255_scale() -> None:
     assert preprocessing_block() == {
         "channel_order": "RGB",
         "mean": [123.675, 116.28, 103.53],
@@ -170,7 +170,7 @@ def test_the_block_that_travels_is_on_the_0_to_255_scale() -> None:
     }
 
 
-def test_a_sample_is_a_function_of_seed_epoch_index_and_view() -> None:
+def test_sample_depends_on_seed_epoch_index_and_view_only() -> None:
     keys = [(seed, epoch, index, view) for seed in (0, 1) for epoch in (0, 1) for index in (0, 1, 2) for view in (0, 1)]
     draws = [sample_params(AugmentationConfig(224), 400, 300, philox_generator(*key)) for key in keys]
     assert draws == [sample_params(AugmentationConfig(224), 400, 300, philox_generator(*key)) for key in keys]

@@ -39,7 +39,7 @@ def _list_of(folder: Path, text: str) -> str:
         (lambda t: ["DATA.UNREADABLE", "skip"], "DATA.UNREADABLE is 'skip'"),
     ],
 )
-def test_wrong_data_are_named_before_a_folder_is_made(
+def test_invalid_data_is_refused_before_the_folder_is_created(
     pretrain: Command,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -51,7 +51,7 @@ def test_wrong_data_are_named_before_a_folder_is_made(
     assert said in _said(capsys) and not (tmp_path / "run").exists()
 
 
-def test_a_folder_that_may_not_be_read_is_named(
+def test_unreadable_folder_is_refused_by_name(
     pretrain: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "data" / "a").mkdir(parents=True)
@@ -67,7 +67,7 @@ def test_a_folder_that_may_not_be_read_is_named(
     assert f"{tmp_path / 'data' / 'a'}: Permission denied" in _said(capsys)
 
 
-def test_broken_images_stop_the_run_or_are_replaced_and_counted(
+def test_broken_image_stops_the_run_or_is_replaced_and_counted(
     pretrain: Command, draw: Callable[[Path, int], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = draw(tmp_path / "images", 14)

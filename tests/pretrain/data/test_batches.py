@@ -40,7 +40,7 @@ def _equal(ours: list[Batch], theirs: list[Batch]) -> bool:
     )
 
 
-def test_an_epoch_is_a_permutation_without_what_is_left_over() -> None:
+def test_epoch_is_a_permutation_without_the_incomplete_batch() -> None:
     batches = list(ResumableBatchSampler(11, 4, 0, start=0, stop=6))
     for epoch in range(3):
         seen = list(chain(*batches[2 * epoch : 2 * epoch + 2]))
@@ -50,20 +50,20 @@ def test_an_epoch_is_a_permutation_without_what_is_left_over() -> None:
     assert batches[:2] != [[(0, index) for _, index in batch] for batch in batches[2:4]]
 
 
-def test_seeds_give_other_orders() -> None:
+def test_order_depends_on_the_seed() -> None:
     assert list(ResumableBatchSampler(50, 10, 0, start=0, stop=5)) != list(
         ResumableBatchSampler(50, 10, 1, start=0, stop=5)
     )
 
 
-def test_any_start_gives_the_rest_of_the_same_run() -> None:
+def test_later_start_gives_the_remaining_batches() -> None:
     whole = list(ResumableBatchSampler(11, 4, 3, start=0, stop=9))
     for start in range(9):
         assert list(ResumableBatchSampler(11, 4, 3, start=start, stop=9)) == whole[start:]
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_processes_share_each_step_as_distributed_sampler_strides(world: int) -> None:
+def test_processes_split_each_step_like_distributed_sampler(world: int) -> None:
     whole = list(ResumableBatchSampler(16, 8, 0, start=0, stop=4))
     shares = [
         list(ResumableBatchSampler(16, 8, 0, start=0, stop=4, rank=rank, world_size=world)) for rank in range(world)
@@ -75,7 +75,7 @@ def test_processes_share_each_step_as_distributed_sampler_strides(world: int) ->
             assert shares[rank][step] == [batch[place] for place in theirs]
 
 
-def test_workers_change_nothing(images: Path) -> None:
+def test_result_does_not_depend_on_workers(images: Path) -> None:
     alone = _load(images, 0)
     assert _equal(alone, _load(images, 1)) and _equal(alone, _load(images, 2))
     assert _equal(alone[4:], _load(images, 2, start=4))
@@ -83,7 +83,7 @@ def test_workers_change_nothing(images: Path) -> None:
     assert not torch.equal(*alone[0].views)
 
 
-def test_processes_together_have_the_views_of_one(images: Path) -> None:
+def test_processes_together_have_the_views_of_a_single_one(images: Path) -> None:
     alone = _load(images, 0)
     for rank in range(2):
         for batch, whole in zip(_load(images, 0, rank=rank, world=2), alone, strict=True):
@@ -91,7 +91,7 @@ def test_processes_together_have_the_views_of_one(images: Path) -> None:
             assert torch.equal(batch.views[1], whole.views[1][rank::2])
 
 
-def test_a_second_pair_of_views_leaves_the_first_as_it_is(images: Path) -> None:
+def test_second_pair_of_views_does_not_change_the_first(images: Path) -> None:
     index = find_images(str(images))
     two, four = (
         MultiViewDataset(index, AugmentationConfig(32), 5, views=views).__getitems__([(0, i) for i in range(3)])
@@ -103,14 +103,14 @@ def test_a_second_pair_of_views_leaves_the_first_as_it_is(images: Path) -> None:
     assert not any(torch.equal(four.views[i], four.views[j]) for i in range(4) for j in range(i))
 
 
-def test_an_image_comes_in_other_views_in_each_epoch(images: Path) -> None:
+def test_views_differ_between_epochs(images: Path) -> None:
     dataset = MultiViewDataset(find_images(str(images)), AugmentationConfig(32), seed=0)
     first, second = dataset[0, 3], dataset[1, 3]
     assert not isinstance(first, str) and not isinstance(second, str)
     assert not torch.equal(first.views[0], second.views[0])
 
 
-def test_the_runs_random_state_is_left_alone(images: Path) -> None:
+def test_global_random_state_is_not_changed(images: Path) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
     for workers in (0, 1):
@@ -119,7 +119,7 @@ def test_the_runs_random_state_is_left_alone(images: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_image_is_named_in_one_line(tmp_path: Path, workers: int) -> None:
+def test_unreadable_image_is_reported_in_one_line(tmp_path: Path, workers: int) -> None:
     for number in range(4):
         (tmp_path / f"{number}.jpg").write_text("no image")
     with pytest.raises(UserError) as caught:
@@ -128,7 +128,7 @@ def test_an_unreadable_image_is_named_in_one_line(tmp_path: Path, workers: int) 
 
 
 @pytest.mark.parametrize("way", ["opencv", "crops"])
-def test_fast_pipelines_give_the_same_run_too(images: Path, way: str) -> None:
+def test_fast_pipelines_do_not_depend_on_workers_processes_and_start(images: Path, way: str) -> None:
     alone = _load(images, 0, pipeline=way)
     for workers in (1, 3):
         assert _equal(alone, _load(images, workers, pipeline=way))
@@ -142,7 +142,7 @@ def test_fast_pipelines_give_the_same_run_too(images: Path, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["pil", "opencv", "crops"])
-def test_views_lie_as_asked(images: Path, way: str) -> None:
+def test_views_have_the_requested_memory_format(images: Path, way: str) -> None:
     dataset = MultiViewDataset(find_images(str(images)), AugmentationConfig(32), seed=5, pipeline=way)
     for last in (False, True):
         batch = next(
@@ -153,8 +153,8 @@ def test_views_lie_as_asked(images: Path, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["pil", "opencv", "crops"])
-def test_the_second_view_may_be_drawn_otherwise(images: Path, way: str) -> None:
-    """BYOL's: each solarised, blurred or not as its own recipe has it; all else as ever."""
+def test_second_view_may_have_another_augmentation(images: Path, way: str) -> None:
+    """As in BYOL: the views differ in blur and solarization only."""
     index, first = find_images(str(images)), AugmentationConfig(32, blur_prob=0.0, solarize_prob=0.0)
     second = replace(first, solarize_prob=1.0)
 
@@ -173,7 +173,7 @@ def test_the_second_view_may_be_drawn_otherwise(images: Path, way: str) -> None:
     assert _equal(other, load(second_augmentation=second))
 
 
-def test_a_method_of_one_view_gets_the_first(images: Path) -> None:
+def test_single_view_is_the_first_of_two(images: Path) -> None:
     index = find_images(str(images))
     one, two = (
         MultiViewDataset(index, AugmentationConfig(32), 5, views=views).__getitems__([(0, i) for i in range(3)])
@@ -184,7 +184,7 @@ def test_a_method_of_one_view_gets_the_first(images: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_labels_go_with_their_images(images: Path, workers: int) -> None:
+def test_labels_belong_to_their_images(images: Path, workers: int) -> None:
     index = find_images(str(images))
     dataset = MultiViewDataset(index, AugmentationConfig(32), seed=5, labels=index.labels)
     sampler = ResumableBatchSampler(14, 4, 5, start=0, stop=3)
@@ -197,7 +197,7 @@ def test_labels_go_with_their_images(images: Path, workers: int) -> None:
     assert _equal(batches, _load(images, workers, stop=3)) and _load(images, 0, stop=1)[0].labels is None
 
 
-def test_an_image_that_takes_anothers_place_brings_its_own_label(images: Path, tmp_path: Path) -> None:
+def test_replacement_image_has_its_own_label(images: Path, tmp_path: Path) -> None:
     index = find_images(str(_broken(images, tmp_path / "broken", (6,))))  # the last of class0; 7 is of class1
     dataset = MultiViewDataset(index, AugmentationConfig(32), 5, unreadable="replace", labels=index.labels)
     batch = dataset.__getitems__([(0, 5), (0, 6), (0, 7)])
@@ -215,7 +215,7 @@ def _broken(images: Path, folder: Path, broken: tuple[int, ...]) -> Path:
 
 
 @pytest.mark.parametrize("way", ["pil", "crops"])
-def test_an_unreadable_image_is_replaced_by_the_next(images: Path, tmp_path: Path, way: str) -> None:
+def test_unreadable_image_is_replaced_by_the_next(images: Path, tmp_path: Path, way: str) -> None:
     folder = _broken(images, tmp_path / "broken", (3, 4, 13))
     words = {"pipeline": way, "unreadable": "replace"}
     alone = _load(folder, 0, **words)
@@ -232,7 +232,7 @@ def test_an_unreadable_image_is_replaced_by_the_next(images: Path, tmp_path: Pat
         assert met == ("replaced",) and read == taken and np.array_equal(pixels, dataset._read(taken)[0])
 
 
-def test_replacing_has_its_limits(images: Path, tmp_path: Path) -> None:
+def test_replacement_is_limited(images: Path, tmp_path: Path) -> None:
     folder = _broken(images, tmp_path / "broken", tuple(range(14)))
     with pytest.raises(UserError, match="14 images in a row cannot be read; the last: "):
         _load(folder, 0, unreadable="replace")

@@ -60,7 +60,7 @@ KINDS: dict[str, tuple[str, Callable[[Path], None], set[str]]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_is_counted_and_decoded_as_pillow_does(tmp_path: Path, kind: str) -> None:
+def test_each_kind_is_counted_and_decoded_like_pillow(tmp_path: Path, kind: str) -> None:
     name, write, expected = KINDS[kind]
     write(tmp_path / name)
     reference, fast = build_pipeline("pil"), build_pipeline("opencv")
@@ -117,7 +117,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize(("kind", "way"), product(BROKEN, PIPELINES))
-def test_what_is_no_whole_image_is_named_with_the_reason(tmp_path: Path, kind: str, way: str) -> None:
+def test_incomplete_image_is_refused_with_name_and_reason(tmp_path: Path, kind: str, way: str) -> None:
     name, write, why = BROKEN[kind]
     write(tmp_path / name)
     with pytest.raises(UnreadableImage) as caught:
@@ -126,7 +126,7 @@ def test_what_is_no_whole_image_is_named_with_the_reason(tmp_path: Path, kind: s
     assert said.startswith(f"{tmp_path / name} cannot be read as an image (") and why in said and "\n" not in said
 
 
-def test_a_bomb_is_refused_and_a_large_image_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decompression_bomb_is_refused_and_large_image_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _rgb().save(tmp_path / "a.jpg")
     for limit, large in ((40 * 60, ()), (40 * 60 - 1, ("very large",))):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
@@ -138,14 +138,14 @@ def test_a_bomb_is_refused_and_a_large_image_counted(tmp_path: Path, monkeypatch
         decode(tmp_path / "a.jpg", build_pipeline("opencv").decode)
 
 
-def test_what_is_missing_or_forbidden_is_no_unreadable_image(tmp_path: Path) -> None:
+def test_missing_or_forbidden_file_is_not_an_unreadable_image(tmp_path: Path) -> None:
     for name, why in (("gone.jpg", "No such file"), ("", "Is a directory")):
         with pytest.raises(UserError, match=why) as caught:
             decode(tmp_path / name, build_pipeline("pil").decode)
         assert not isinstance(caught.value, UnreadableImage)
 
 
-def test_photos_are_of_the_kinds_that_their_readme_names() -> None:
+def test_photos_have_the_properties_in_their_readme() -> None:
     if not PHOTOS.is_dir():
         pytest.skip(f"{PHOTOS} is not there")
     met: Counter[str] = Counter()

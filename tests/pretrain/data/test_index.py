@@ -20,7 +20,7 @@ def _touch(folder: Path, *names: str) -> None:
         file.write_bytes(b"x")
 
 
-def test_order_is_that_of_image_folder(tmp_path: Path) -> None:
+def test_order_equals_image_folder(tmp_path: Path) -> None:
     _touch(
         tmp_path,
         "train/b-1/2.jpg",
@@ -35,7 +35,7 @@ def test_order_is_that_of_image_folder(tmp_path: Path) -> None:
     assert [index.path(number) for number in range(len(index))] == theirs
 
 
-def test_labels_are_image_folders(tmp_path: Path) -> None:
+def test_labels_equal_image_folder(tmp_path: Path) -> None:
     _touch(tmp_path, "train/b/deep/10.jpg", "train/b/2.png", "train/a/z.jpg", "train/a b/1.webp")
     index, theirs = find_images(str(tmp_path)), ImageFolder(tmp_path / "train")
     assert index.classes == tuple(theirs.classes) and index.labels is not None
@@ -46,7 +46,7 @@ def test_labels_are_image_folders(tmp_path: Path) -> None:
     assert index.classes is None and index.labels is None
 
 
-def test_train_below_the_root_class_folders_and_flat_folders_all_serve(tmp_path: Path) -> None:
+def test_train_folder_class_folders_and_flat_folders_are_indexed(tmp_path: Path) -> None:
     _touch(
         tmp_path, "a/train/x/1.jpg", "a/val/x/2.jpg", "b/x/1.jpg", "b/y/deep/2.jpg", "c/2.jpg", "c/1.jpg", "c/notes.txt"
     )
@@ -55,14 +55,14 @@ def test_train_below_the_root_class_folders_and_flat_folders_all_serve(tmp_path:
     assert find_images(str(tmp_path / "c")).files == ("1.jpg", "2.jpg")
 
 
-def test_hidden_files_are_passed_over_links_followed_loops_ended(tmp_path: Path) -> None:
+def test_hidden_files_are_skipped_and_links_followed_without_loops(tmp_path: Path) -> None:
     _touch(tmp_path, "set/a/1.jpg", "set/a/._1.jpg", "set/.cache/2.jpg", "elsewhere/3.jpg")
     (tmp_path / "set/b").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "set/a/up").symlink_to(tmp_path / "set")
     assert find_images(str(tmp_path / "set")).files == ("a/1.jpg", "b/3.jpg")
 
 
-def test_fingerprint_is_of_the_names_in_order(tmp_path: Path) -> None:
+def test_fingerprint_depends_on_names_and_order(tmp_path: Path) -> None:
     _touch(tmp_path, "one/1.jpg", "one/2.jpg", "two/1.jpg", "two/2.jpg", "three/1.jpg", "three/3.jpg")
     one, two, three = (find_images(str(tmp_path / name)).fingerprint for name in ("one", "two", "three"))
     assert one == two != three
@@ -77,13 +77,13 @@ def test_fingerprint_is_of_the_names_in_order(tmp_path: Path) -> None:
         ("file/x", "cannot be read"),
     ],
 )
-def test_a_root_that_cannot_be(tmp_path: Path, root: str, said: str) -> None:
+def test_invalid_root_is_refused(tmp_path: Path, root: str, said: str) -> None:
     _touch(tmp_path, "file")
     with pytest.raises(UserError, match=said):
         find_images(str(tmp_path / root) if root else "")
 
 
-def test_an_empty_folder_is_named(tmp_path: Path) -> None:
+def test_empty_folder_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"{tmp_path} holds no images"):
         find_images(str(tmp_path))
 

@@ -37,7 +37,7 @@ def _pause() -> None:
 
 
 class Counted:
-    """A scan that counts how often it is asked."""
+    """A scan that counts its calls."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.times = folder, 0
@@ -55,7 +55,7 @@ def _asked(tree: Path, cache: Path) -> tuple[list[str], int]:
     return list(names), counted.times
 
 
-def test_names_are_a_sequence_of_strings() -> None:
+def test_packed_string_array_is_a_sequence_of_strings() -> None:
     words = ["a/1.jpg", "", "ü/\udcff.png", "b\nc.jpg"]
     names = PackedStringArray.from_strings(words)
     assert list(names) == words and names[-1] == words[-1] and names[1:3] == words[1:3] and names == words
@@ -65,7 +65,7 @@ def test_names_are_a_sequence_of_strings() -> None:
 
 
 @pytest.mark.usefixtures("settled")
-def test_a_folder_is_walked_through_once(tree: Path, tmp_path: Path) -> None:
+def test_folder_is_scanned_once(tree: Path, tmp_path: Path) -> None:
     first, walks = _asked(tree, tmp_path / "cache")
     assert walks == 1 and first == ["a/x/1.png", "b/10.jpg", "b/2.jpg", "ü\udcff/3.jpg"]
     assert _asked(tree, tmp_path / "cache") == (first, 0)
@@ -75,7 +75,7 @@ def test_a_folder_is_walked_through_once(tree: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("settled")
 @pytest.mark.parametrize("what", ["add", "remove", "rename", "folder", "deep", "remove folder", "times set back"])
-def test_a_change_is_seen(tree: Path, tmp_path: Path, what: str) -> None:
+def test_change_of_a_folder_is_detected(tree: Path, tmp_path: Path, what: str) -> None:
     before, _ = _asked(tree, tmp_path / "cache")
     facts = (tree / "b").stat()
     changes = {
@@ -97,13 +97,13 @@ def test_a_change_is_seen(tree: Path, tmp_path: Path, what: str) -> None:
     assert _asked(tree, tmp_path / "cache") == (after, 0)
 
 
-def test_a_folder_that_changed_a_moment_ago_is_not_believed(tree: Path, tmp_path: Path) -> None:
+def test_recently_changed_folder_is_scanned_again(tree: Path, tmp_path: Path) -> None:
     assert _asked(tree, tmp_path / "cache")[1] == 1
     assert _asked(tree, tmp_path / "cache")[1] == 1
 
 
 @pytest.mark.usefixtures("settled")
-def test_a_damaged_file_is_made_anew(tree: Path, tmp_path: Path) -> None:
+def test_damaged_cache_file_is_rebuilt(tree: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     _asked(tree, cache)
     file = IndexCache(cache, tree, 0).file
@@ -119,7 +119,7 @@ def test_a_damaged_file_is_made_anew(tree: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("settled")
-def test_another_folders_file_is_not_taken(tree: Path, tmp_path: Path) -> None:
+def test_cache_file_of_another_folder_is_not_used(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     _asked(tree, tmp_path / "cache")
     theirs, ours = (IndexCache(tmp_path / "cache", folder, 0).file for folder in (tree, tmp_path / "other"))
@@ -138,7 +138,7 @@ def _ask_slowly(tree: Path, cache: Path, walks: Path, wait: float) -> None:
 
 
 @pytest.mark.usefixtures("settled")
-def test_of_several_processes_one_walks_and_the_others_wait(tree: Path, tmp_path: Path) -> None:
+def test_one_of_several_processes_scans_and_the_others_wait(tree: Path, tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     words = (tree, tmp_path / "cache", tmp_path / "walks", 0.3)
     children = [context.Process(target=_ask_slowly, args=words) for _ in range(4)]
@@ -151,7 +151,7 @@ def test_of_several_processes_one_walks_and_the_others_wait(tree: Path, tmp_path
 
 
 @pytest.mark.usefixtures("settled")
-def test_a_killed_walk_holds_nobody_up(tree: Path, tmp_path: Path) -> None:
+def test_killed_scan_does_not_block_others(tree: Path, tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     child = context.Process(target=_ask_slowly, args=(tree, tmp_path / "cache", tmp_path / "walks", 60))
     child.start()
@@ -164,7 +164,7 @@ def test_a_killed_walk_holds_nobody_up(tree: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("settled")
-def test_where_nothing_can_be_kept_the_folder_is_walked_through(
+def test_folder_is_scanned_where_no_cache_can_be_written(
     tree: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
@@ -172,7 +172,7 @@ def test_where_nothing_can_be_kept_the_folder_is_walked_through(
     assert "is not cached" in caplog.text
 
 
-def test_where_a_list_is_kept(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_location_of_the_cache(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     find_images(str(tree), "user")
     assert not list((tmp_path / "home").rglob("*.npz"))  # few images: not worth a file

@@ -31,11 +31,11 @@ def _file(mode: str = "RGB", **words: Any) -> bytes:
         {"subsampling": 0, "quality": 100},
     ],
 )
-def test_whole_files_of_the_usual_kind_are_plain(words: dict[str, Any]) -> None:
+def test_complete_common_jpeg_is_plain(words: dict[str, Any]) -> None:
     assert is_plain_jpeg(_file(**words))
 
 
-def test_what_is_cut_added_or_out_of_place_is_not() -> None:
+def test_truncated_extended_or_misplaced_data_is_not_plain() -> None:
     whole = _file()
     frame = whole.index(b"\xff\xc0")
     assert not any(is_plain_jpeg(whole[:length]) for length in range(0, len(whole), 7))
@@ -46,7 +46,7 @@ def test_what_is_cut_added_or_out_of_place_is_not() -> None:
     assert not is_plain_jpeg(b"") and not is_plain_jpeg(b"\xff\xd8\xff\xd9")
 
 
-def test_damage_that_no_decoder_stops_at_is_left_to_them() -> None:
+def test_damaged_coded_data_is_left_to_the_decoder() -> None:
     whole = bytearray(_file())
     whole[-400:-300] = bytes(100)
     assert is_plain_jpeg(bytes(whole))

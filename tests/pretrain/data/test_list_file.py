@@ -23,7 +23,7 @@ def _list(folder: Path, text: str) -> str:
     return str(folder / "list.txt")
 
 
-def test_order_and_paths_are_the_files(folder: Path) -> None:
+def test_order_and_paths_equal_the_list_file(folder: Path) -> None:
     text = f"# two images\n\nimages/b/1.jpg\r\n  images/a/2 of 3.JPEG\n{folder}/images/c.png\n"
     index = find_images(_list(folder, text))
     assert index.files == ("images/b/1.jpg", "images/a/2 of 3.JPEG", f"{folder}/images/c.png")
@@ -31,7 +31,7 @@ def test_order_and_paths_are_the_files(folder: Path) -> None:
     assert index.labels is None and index.classes is None
 
 
-def test_paths_may_be_relative_to_another_folder(folder: Path) -> None:
+def test_paths_are_relative_to_list_root(folder: Path) -> None:
     file = _list(folder, "b/1.jpg\n")
     index = find_images(file, list_root=str(folder / "images"))
     assert index.path(0) == folder / "images/b/1.jpg"
@@ -52,7 +52,7 @@ def test_classes(folder: Path, text: str, classes: tuple[str, ...], labels: list
     assert index.classes == classes and index.labels is not None and index.labels.tolist() == labels
 
 
-def test_fingerprint_is_of_names_order_and_classes(folder: Path) -> None:
+def test_fingerprint_depends_on_names_order_and_classes(folder: Path) -> None:
     texts = ("images/b/1.jpg\nimages/c.png", "images/c.png\nimages/b/1.jpg", "images/b/1.jpg 0\nimages/c.png 1")
     marks = {find_images(_list(folder, text)).fingerprint for text in texts}
     assert len(marks) == 3
@@ -70,13 +70,13 @@ def test_fingerprint_is_of_names_order_and_classes(folder: Path) -> None:
         ("# gone\nimages/gone.jpg\n", "line 2: .*images/gone.jpg does not exist; paths are relative to"),
     ],
 )
-def test_what_is_refused(folder: Path, text: str, said: str) -> None:
+def test_invalid_list_file_is_refused(folder: Path, text: str, said: str) -> None:
     with pytest.raises(UserError, match=said) as caught:
         find_images(_list(folder, text))
     assert str(folder / "list.txt") in str(caught.value)
 
 
-def test_a_root_for_lists_that_cannot_be(folder: Path) -> None:
+def test_invalid_list_root_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match=r"DATA\.LIST_ROOT .*/gone does not exist"):
         find_images(_list(folder, "c.png"), list_root=str(folder / "gone"))
     with pytest.raises(UserError, match=r"DATA\.LIST_ROOT is set, but"):

@@ -27,7 +27,7 @@ FAST = tuple(name for name in PIPELINES if name != "pil")
 
 @pytest.mark.parametrize("name", FAST)
 @pytest.mark.parametrize("step", STEPS)
-def test_each_step_is_pillows_within_its_limit(name: str, step: str) -> None:
+def test_each_step_equals_pillow_within_its_limit(name: str, step: str) -> None:
     view, mean, greatest = STEPS[step]
     images = list(pictures())
     theirs = np.stack([np.asarray(apply_to_image(image, view, SIZE)) for image in images]).astype(float)
@@ -36,7 +36,7 @@ def test_each_step_is_pillows_within_its_limit(name: str, step: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAST)
-def test_away_from_the_edges_a_blur_is_pillows(name: str) -> None:
+def test_blur_equals_pillow_away_from_the_edges(name: str) -> None:
     images = list(pictures())
     for radius in (0.1, 0.5, 1.0, 1.7, 2.0):
         views = [replace(PLAIN, blur=radius)] * len(images)
@@ -44,7 +44,7 @@ def test_away_from_the_edges_a_blur_is_pillows(name: str) -> None:
         assert gaps.max() <= 4, (radius, gaps.max())
 
 
-def test_the_reference_is_the_reference() -> None:
+def test_pil_pipeline_equals_apply_to_image() -> None:
     images = list(pictures())
     views = [
         sample_params(AugmentationConfig(SIZE), *image.size, philox_generator(0, 0, i, 0))
@@ -57,7 +57,7 @@ def test_the_reference_is_the_reference() -> None:
 
 
 @pytest.mark.parametrize("radius", [0.1, 0.3, 1.0, 2.0, 5.5])
-def test_the_kernel_is_what_pillow_makes_of_a_point(radius: float) -> None:
+def test_kernel_equals_pillows_blur_of_a_point(radius: float) -> None:
     kernel = blur_kernel(radius)
     assert len(kernel) % 2 == 1 and abs(kernel.sum() - 1) < 1e-6 and np.allclose(kernel, kernel[::-1])
     place = np.arange(len(kernel)) - len(kernel) // 2
@@ -71,7 +71,7 @@ def test_the_kernel_is_what_pillow_makes_of_a_point(radius: float) -> None:
 
 
 @pytest.mark.parametrize("name", FAST)
-def test_whole_views_are_close_and_drawn_alike(name: str) -> None:
+def test_whole_views_are_close_to_pillow(name: str) -> None:
     images = [pictures()[i % 6] for i in range(60)]
     views = [
         sample_params(AugmentationConfig(SIZE, solarize_prob=0.2), *image.size, philox_generator(3, 1, i, 0))
@@ -83,7 +83,7 @@ def test_whole_views_are_close_and_drawn_alike(name: str) -> None:
     assert np.abs(levels(name, images, wrong) - levels("pil", images, views)).mean() > 15  # the limits tell
 
 
-def test_a_sample_does_not_depend_on_its_batch() -> None:
+def test_sample_does_not_depend_on_its_batch() -> None:
     images = list(pictures())
     views = [
         sample_params(AugmentationConfig(SIZE, solarize_prob=0.5), *image.size, philox_generator(0, 0, i, 0))
@@ -101,7 +101,7 @@ def photos() -> list[Path]:
     return sorted(PHOTOS.rglob("*.*"))
 
 
-def test_decoded_photos_are_pillows_to_the_bit(photos: list[Path]) -> None:
+def test_decoded_photos_equal_pillow_bit_for_bit(photos: list[Path]) -> None:
     fast, reference = build_pipeline("opencv"), build_pipeline("pil")
     for path in photos[::2]:
         ours, met = decode(path, fast.decode)

@@ -43,7 +43,7 @@ def test_every_step_stays_on_the_device() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_a_gpu_gives_the_cpus_levels() -> None:
+def test_gpu_result_equals_cpu_result() -> None:
     draws = _draws(32)
     views = torch.from_numpy(np.random.RandomState(0).randint(0, 256, (32, 3, 24, 24), dtype=np.uint8))
     gaps = (augment_batch(views.cuda(), draws).cpu() - augment_batch(views, draws)).abs()

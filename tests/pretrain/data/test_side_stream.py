@@ -13,12 +13,12 @@ import torch
 from pretrain.data.loader import SideStream
 
 
-def test_on_a_cpu_the_work_is_done_as_it_is() -> None:
+def test_side_stream_calls_work_directly_on_cpu() -> None:
     made = [torch.ones(2)]
     assert SideStream(torch.device("cpu")).run(lambda: made) is made
 
 
-def test_on_a_gpu_work_is_put_on_the_side_and_the_step_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_side_stream_runs_work_and_current_stream_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     current = SimpleNamespace(name="step", wait_stream=lambda other: said.append(f"step waits for {other}"))
 
@@ -42,7 +42,7 @@ def test_on_a_gpu_work_is_put_on_the_side_and_the_step_waits_for_it(monkeypatch:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_what_a_gpu_makes_beside_the_step_is_what_it_makes_in_line() -> None:
+def test_side_stream_result_equals_current_stream_result() -> None:
     device = torch.device("cuda")
     side, pages = SideStream(device), [torch.randint(0, 256, (64, 3, 224, 224), dtype=torch.uint8).pin_memory()] * 20
     busy = torch.rand(4096, 4096, device=device)

@@ -218,7 +218,7 @@ def simclr(lars: ModuleType) -> dict[str, list[float]]:
 
 
 def larc(apex: ModuleType) -> dict[str, list[float]]:
-    """The weights after the steps; LARC is told each step's rate as SwAV tells it."""
+    """The weights after the steps; LARC gets each step's rate as in SwAV."""
     params = {name: torch.nn.Parameter(torch.from_numpy(value)) for name, value in narrow.weights().items()}
     sgd = torch.optim.SGD(params.values(), narrow.LR, momentum=narrow.MOMENTUM, weight_decay=narrow.DECAY)
     optimizer = apex.LARC(sgd, trust_coefficient=narrow.TRUST, clip=False)

@@ -1,4 +1,4 @@
-"""Runs of the command line that break off on the way and are resumed, beside one that does not."""
+"""Runs of the command line that are interrupted and resumed, compared with one that is not."""
 
 from __future__ import annotations
 

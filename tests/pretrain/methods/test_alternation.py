@@ -22,12 +22,12 @@ from tests.pretrain.golden.ours import narrow_method, narrow_simsiam
 
 TOTAL, STEPS_PER_EPOCH = 8, 4
 VIEWS = [narrow.images(step) for step in range(TOTAL)]
-asked: list[int] = []
-"""From which iterations a method asked for batches to look ahead."""
+requested: list[int] = []
+"""Iterations from which a method requested later batches."""
 
 
 def _batches(first: int) -> Iterator[Batch]:
-    asked.append(first)
+    requested.append(first)
     return iter([Batch(views, torch.arange(narrow.BATCH)) for views in VIEWS[first:]])
 
 
@@ -52,7 +52,7 @@ def _online(method: SimSiam) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_one_step_is_simsiam_bit_for_bit(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_step_per_period_equals_simsiam_bit_for_bit(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the CPU the same sums are made in the same order, with and without autograd: nothing is left to round."""
     monkeypatch.setitem(globals(), "VIEWS", [tuple(view.to(dtype) for view in views) for views in VIEWS])
     simsiam, turns = narrow_simsiam().to(dtype), narrow_method(Alternation, 1).to(dtype)
@@ -98,7 +98,7 @@ def _slow(steps: int, symmetry: str) -> tuple[list[float], dict[str, torch.Tenso
 @pytest.mark.parametrize(
     ("steps", "symmetry"), [(3, "symmetric"), (0, "symmetric"), (2, "asymmetric"), (100, "symmetric")]
 )
-def test_k_steps_are_the_slow_loop(steps: int, symmetry: str) -> None:
+def test_k_steps_per_period_equal_a_plain_loop(steps: int, symmetry: str) -> None:
     method = narrow_method(Alternation, steps, pairs=PAIRS[symmetry])
     losses = _train(method)
     expected, weights = _slow(steps or STEPS_PER_EPOCH, symmetry)
@@ -108,7 +108,7 @@ def test_k_steps_are_the_slow_loop(steps: int, symmetry: str) -> None:
     assert losses != pytest.approx(_train(narrow_method(SimSiam, pairs=PAIRS[symmetry])), rel=1e-6)
 
 
-def test_what_is_carried_over_a_stop_is_enough() -> None:
+def test_state_dict_suffices_to_resume() -> None:
     whole = narrow_method(Alternation, 3)
     losses = _train(whole, 0, 5)
     resumed = narrow_method(Alternation, 3)
@@ -117,15 +117,15 @@ def test_what_is_carried_over_a_stop_is_enough() -> None:
     plain.load_state_dict(whole.state_dict())
     with torch.no_grad():
         next(plain.frozen.parameters()).mul_(1.5)
-    asked.clear()
+    requested.clear()
     # Fresh momentum on both sides, so that only the method's own state is compared.
     after = _train(resumed, 5, 6)
-    assert asked == [5, 5], "it looks ahead from where it was stopped, not from the period's start"
+    assert requested == [5, 5], "it reads from where it was stopped, not from the period's start"
     assert after != _train(plain, 5, 6), "the frozen network is what the targets come from"
     assert len(losses) == 5 and not any(p.requires_grad for p in resumed.frozen.parameters())
 
 
-def test_the_frozen_network_is_neither_trained_nor_exported_nor_has_statistics() -> None:
+def test_frozen_network_is_not_trained_nor_exported_and_has_no_statistics() -> None:
     method = narrow_method(Alternation, 3)
     groups = build_sgd(method, defaults()).param_groups
     trained = {id(p) for group in groups for p in group["params"]}
@@ -140,9 +140,7 @@ def test_the_frozen_network_is_neither_trained_nor_exported_nor_has_statistics()
     assert any(not torch.equal(method.frozen.state_dict()[name], before[name]) for name in before)
 
 
-def test_a_long_look_ahead_says_how_far_it_is(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_long_assignment_logs_its_progress(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(alternation, "LOG_SECONDS", 0.0)
     with caplog.at_level("INFO", logger="pretrain"):
         _train(narrow_method(Alternation, 3), 0, 1)

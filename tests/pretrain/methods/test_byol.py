@@ -21,7 +21,7 @@ GOLDEN = json.loads((Path(__file__).resolve().parents[1] / "golden" / "byol.json
 RUN = GOLDEN["run"]
 
 
-def test_losses_gradients_and_both_networks_are_the_originals() -> None:
+def test_losses_gradients_and_both_networks_equal_the_original() -> None:
     method = narrow_byol()
     record = trained(method)
     assert record.losses == pytest.approx(RUN["losses"], rel=1e-9)
@@ -33,7 +33,7 @@ def test_losses_gradients_and_both_networks_are_the_originals() -> None:
 
 
 @pytest.mark.parametrize("source", GOLDEN["loss"])
-def test_the_loss_and_its_gradient_are_the_originals(source: str) -> None:
+def test_loss_and_gradient_equal_the_original(source: str) -> None:
     golden = GOLDEN["loss"][source]
     p, z = (narrow.normal(kind, (5, narrow.DIM)) for kind in ("prediction", "target"))
     loss = regression_loss(p.requires_grad_(), z)
@@ -44,7 +44,7 @@ def test_the_loss_and_its_gradient_are_the_originals(source: str) -> None:
 
 
 @pytest.mark.parametrize("name", GOLDEN["momentum"])
-def test_the_targets_momentum_is_the_originals(name: str) -> None:
+def test_target_momentum_equals_the_original(name: str) -> None:
     base, total = float(name.split()[0]), int(name.split()[1])
     steps = [0, 1, total // 3, total // 2, total - 1, total]
     ours = [cosine_momentum(base, step, total) for step in steps]
@@ -92,12 +92,14 @@ def _half_the_loss(monkeypatch: pytest.MonkeyPatch) -> BYOL:
         _half_the_loss,
     ],
 )
-def test_the_losses_notice(monkeypatch: pytest.MonkeyPatch, mutate: Callable[[pytest.MonkeyPatch], BYOL]) -> None:
+def test_a_change_is_detected_by_the_losses(
+    monkeypatch: pytest.MonkeyPatch, mutate: Callable[[pytest.MonkeyPatch], BYOL]
+) -> None:
     assert trained(mutate(monkeypatch)).losses != pytest.approx(RUN["losses"], rel=1e-5)
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
-def test_in_half_precision_loss_and_gradients_are_finite_and_float32(half: torch.dtype) -> None:
+def test_loss_and_gradients_are_finite_and_float32_in_half_precision(half: torch.dtype) -> None:
     method = narrow_byol().float()
     with torch.autocast("cpu", half):
         output = method(*(view.float() for view in narrow.images(0)))
@@ -119,7 +121,7 @@ def _config(**keys: object) -> object:
 
 
 @pytest.mark.parametrize("start", byol.STARTS)
-def test_the_target_starts_as_it_is_told(start: str) -> None:
+def test_target_start_is_random_or_a_copy(start: str) -> None:
     cfg = _config(BYOL__TARGET_START=start)
     check_config(cfg)
     torch.manual_seed(0)
@@ -143,7 +145,7 @@ def test_the_target_starts_as_it_is_told(start: str) -> None:
         ({"MODEL__PREDICTOR": "none"}, ["MODEL.PREDICTOR", "mlp"]),
     ],
 )
-def test_what_cannot_be_is_one_line_that_names_the_key(keys: dict[str, object], named: list[str]) -> None:
+def test_invalid_value_is_refused_in_one_line_with_its_key(keys: dict[str, object], named: list[str]) -> None:
     with pytest.raises(UserError) as error:
         check_config(_config(**keys))
     assert "\n" not in str(error.value) and all(word in str(error.value) for word in named)

@@ -101,7 +101,7 @@ def _apart(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> fl
 
 
 @pytest.mark.parametrize("name", ["simclr", "simclr_predictor", "swav", "swav_queue", "swav_nostopgrad"])
-def test_two_processes_are_one_with_the_joined_batch(ends: Path, name: str) -> None:
+def test_two_processes_equal_one_with_the_whole_batch(ends: Path, name: str) -> None:
     """In float64; the queue holds each step's rows in another order, which no assignment depends on."""
     one, two, other = (torch.load(ends / f"{name}_{place}.pt") for place in ("1_0", "2_0", "2_1"))
     for key in (key for key in one if key.endswith(".keys")):
@@ -114,12 +114,12 @@ def _sorted(rows: torch.Tensor) -> torch.Tensor:
     return rows[rows[:, 0].argsort()]
 
 
-def test_without_the_gradient_through_the_gather_they_are_not(ends: Path) -> None:
+def test_gather_without_gradient_is_detected(ends: Path) -> None:
     one, mutant = torch.load(ends / "simclr_1_0.pt"), torch.load(ends / "mutant_2_0.pt")
     assert _apart(mutant, one) > 1e-4
 
 
-def test_gathered_rows_get_the_sum_of_all_processes_gradients(ends: Path) -> None:
+def test_gathered_rows_get_the_summed_gradient(ends: Path) -> None:
     one, first, second = (torch.load(ends / f"pieces_{place}.pt") for place in ("1_0", "2_0", "2_1"))
     order = [0, 2, 4, 1, 3, 5]  # rank 0's rows come first
     assert torch.equal(one["joined"], fixed.outputs()[0]) and torch.equal(one["z"], 1 + torch.arange(30).view(6, 5))
@@ -130,7 +130,7 @@ def test_gathered_rows_get_the_sum_of_all_processes_gradients(ends: Path) -> Non
     assert torch.equal(torch.cat([first["z"], second["z"]]), expected)
 
 
-def test_codes_of_uneven_parts_are_the_wholes_with_their_gradients(ends: Path) -> None:
+def test_codes_of_uneven_parts_equal_those_of_the_whole_batch(ends: Path) -> None:
     one, first, second = (torch.load(ends / f"pieces_{place}.pt") for place in ("1_0", "2_0", "2_1"))
     for key in ("codes", "scores"):
         torch.testing.assert_close(torch.cat([first[key], second[key]]), one[key], rtol=1e-10, atol=1e-13)
@@ -152,7 +152,7 @@ SWAV = ["METHOD", "swav", "MODEL.HEAD_BN", "hidden", "SWAV.PROTOTYPES", "7", "SW
 @pytest.mark.parametrize(
     "words", [["METHOD", "simclr"], SWAV, [*SWAV, "SWAV.QUEUE", "8", "SWAV.QUEUE_START", "1"]], ids=lambda w: w[-2]
 )
-def test_a_stopped_run_ends_bit_for_bit_the_same(pretrain: Command, tmp_path: Path, words: list[str]) -> None:
+def test_resumed_run_ends_bit_for_bit_the_same(pretrain: Command, tmp_path: Path, words: list[str]) -> None:
     """Of 6 steps, 3 an epoch: stopped with prototypes frozen, and with the queue half filled."""
     words = [*words, "SOLVER.BASE_LR", "0.8", "CHECKPOINT.PERIOD", "1", "CHECKPOINT.KEEP", "1"]
     ours = assert_ends_the_same(pretrain, tmp_path, words, (2, 4))

@@ -47,7 +47,7 @@ def narrow_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
         ([*AVERAGE, "first"], "0"),
     ],
 )
-def test_stopped_within_a_period_it_ends_bit_for_bit_the_same(
+def test_run_resumed_within_a_period_ends_bit_for_bit_the_same(
     pretrain: Command, tmp_path: Path, words: list[str], workers: str
 ) -> None:
     words = [*words, "CHECKPOINT.PERIOD", "1", "CHECKPOINT.KEEP", "1"]
@@ -85,7 +85,7 @@ def _train_each(folder: str) -> None:
         torch.save({**method.state_dict(), "latest": latest}, f"{folder}/{name}_{world}_{comm.get_rank()}.pt")
 
 
-def test_two_processes_are_one(tmp_path: Path) -> None:
+def test_two_processes_equal_one(tmp_path: Path) -> None:
     """In float64: sums in another order show in the last digits (2e-11 was measured); both hold the same bank."""
     for count in (1, 2):
         launch(_train_each, (str(tmp_path),), count)

@@ -25,7 +25,7 @@ GOLDEN = json.loads((Path(__file__).resolve().parents[1] / "golden" / "moco.json
 
 
 @pytest.mark.parametrize("symmetry", GOLDEN)
-def test_losses_gradients_weights_and_queue_are_the_originals(symmetry: str) -> None:
+def test_losses_gradients_weights_and_queue_equal_the_original(symmetry: str) -> None:
     golden, method = GOLDEN[symmetry], narrow_moco(symmetry)
     record = trained(method)
     assert record.losses == pytest.approx(golden["losses"], rel=1e-9)
@@ -77,11 +77,13 @@ def _buffers_too(monkeypatch: pytest.MonkeyPatch) -> MoCo:
 @pytest.mark.parametrize(
     "mutate", [_momentum_one_per_cent_off, _temperature_one_per_cent_off, _mean, _frozen_queue, _gradient_to_keys]
 )
-def test_the_losses_notice(monkeypatch: pytest.MonkeyPatch, mutate: Callable[[pytest.MonkeyPatch], MoCo]) -> None:
+def test_a_change_is_detected_by_the_losses(
+    monkeypatch: pytest.MonkeyPatch, mutate: Callable[[pytest.MonkeyPatch], MoCo]
+) -> None:
     assert trained(mutate(monkeypatch)).losses != pytest.approx(GOLDEN["symmetric"]["losses"], rel=1e-5)
 
 
-def test_the_key_encoders_statistics_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_encoder_has_its_own_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training does not read them, the exported target backbone does."""
     golden = GOLDEN["symmetric"]["target"]
     method = _buffers_too(monkeypatch)
@@ -91,7 +93,7 @@ def test_the_key_encoders_statistics_are_its_own(monkeypatch: pytest.MonkeyPatch
     assert ours["encoder.bn1.running_mean"] != pytest.approx(golden["encoder.bn1.running_mean"], rel=1e-5)
 
 
-def test_info_nce_is_the_definition() -> None:
+def test_info_nce_equals_the_definition() -> None:
     generator = torch.Generator().manual_seed(0)
     q, k, old = (nn.functional.normalize(torch.randn(n, 6, generator=generator).double()) for n in (4, 4, 9))
     terms = []
@@ -102,8 +104,8 @@ def test_info_nce_is_the_definition() -> None:
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
-def test_in_half_precision_the_loss_stays_float32(half: torch.dtype) -> None:
-    """Cosines that differ in the fourth digit are told apart although autocast would round them to the third."""
+def test_loss_is_float32_in_half_precision(half: torch.dtype) -> None:
+    """Cosines that differ in the fourth digit stay different, although autocast would round them to the third."""
     method = narrow_moco().float()
     method.before_step(0, next(batches()))
     with torch.autocast("cpu", half):
@@ -118,7 +120,7 @@ def test_in_half_precision_the_loss_stays_float32(half: torch.dtype) -> None:
     assert all(grad is not None and torch.isfinite(grad).all() for grad in grads)
 
 
-def test_in_parts_the_key_encoder_moves_once_and_the_queue_takes_all() -> None:
+def test_accumulated_step_updates_the_key_encoder_once_and_enqueues_all_keys() -> None:
     """Without batch normalisation the parts make the whole."""
 
     def method() -> MoCo:
@@ -177,14 +179,14 @@ def _config(**keys: object) -> object:
         ({"MOCO__TEMPERATURE": 0.0}, ["MOCO.TEMPERATURE"]),
     ],
 )
-def test_what_cannot_be_is_one_line_that_names_the_key(keys: dict[str, object], named: list[str]) -> None:
+def test_invalid_value_is_refused_in_one_line_with_its_key(keys: dict[str, object], named: list[str]) -> None:
     check_config(_config(MOCO__QUEUE_SIZE=65536))
     with pytest.raises(UserError) as error:
         check_config(_config(**keys))
     assert "\n" not in str(error.value) and all(word in str(error.value) for word in named)
 
 
-def test_a_queue_of_another_size_is_refused_by_the_command_line(
+def test_invalid_queue_size_is_refused_by_the_command_line(
     pretrain: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["METHOD", "moco", "MODEL.PREDICTOR", "none", "MODEL.SYNC_BN", "False", "MOCO.QUEUE_SIZE", "12"]
@@ -195,13 +197,13 @@ def test_a_queue_of_another_size_is_refused_by_the_command_line(
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_one_process_that_shuffles_with_nobody_says_so(caplog: pytest.LogCaptureFixture, shuffle: bool) -> None:
+def test_single_process_warns_that_shuffling_has_no_effect(caplog: pytest.LogCaptureFixture, shuffle: bool) -> None:
     with caplog.at_level("WARNING", logger="pretrain"):
         narrow_moco(shuffle=shuffle).prepare(TrainingInfo(8, 1, 1, batches))
     assert ("MOCO.SHUFFLE has no effect" in caplog.text) == shuffle
 
 
-def test_one_process_with_groups_shuffles_between_them() -> None:
+def test_single_process_shuffles_between_groups() -> None:
     """The keys' groups are not the queries', and a row's key is still its own."""
     seen: list[torch.Tensor] = []
     method = narrow_moco()
@@ -220,7 +222,7 @@ def test_one_process_with_groups_shuffles_between_them() -> None:
     torch.testing.assert_close(method._keys[1], expected, rtol=1e-12, atol=1e-12)
 
 
-def test_a_recipe_with_groups_says_nothing_and_one_without_does(
+def test_only_a_recipe_without_groups_warns(
     pretrain: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["METHOD", "moco", "MODEL.PREDICTOR", "none", "MODEL.SYNC_BN", "False", "MOCO.QUEUE_SIZE", "16"]
@@ -238,7 +240,7 @@ def test_a_recipe_with_groups_says_nothing_and_one_without_does(
         (["MODEL.BN_GROUP_SIZE", "2", "MODEL.SYNC_BN", "True"], ["MODEL.BN_GROUP_SIZE is 2", "MODEL.SYNC_BN"]),
     ],
 )
-def test_groups_that_cannot_be_are_one_line(
+def test_invalid_groups_are_refused_in_one_line(
     pretrain: Callable[..., int],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

@@ -47,7 +47,7 @@ def narrow_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
         ([*BYOL, "BYOL.TARGET_START", "online", "SOLVER.GRAD_ACCUM_STEPS", "2"], "0"),
     ],
 )
-def test_stopped_on_the_way_it_ends_bit_for_bit_the_same(
+def test_interrupted_run_ends_bit_for_bit_the_same(
     pretrain: Command, tmp_path: Path, words: list[str], workers: str
 ) -> None:
     words = [*words, "CHECKPOINT.PERIOD", "1", "CHECKPOINT.KEEP", "9", "MONITOR.COLLAPSE.THRESHOLD", "0.0"]
@@ -87,7 +87,7 @@ def _in_order(queue: torch.Tensor, step: int) -> torch.Tensor:
     return torch.cat([block[block[:, 0].argsort()] for block in queue.split(step)])
 
 
-def test_two_processes_are_one(tmp_path: Path) -> None:
+def test_two_processes_equal_one(tmp_path: Path) -> None:
     """In float64, batch normalisation over both: sums in another order show in the last digits."""
     for count in (1, 2):
         launch(_train_each, (str(tmp_path),), count)
@@ -105,7 +105,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [narrow_moco, narrow_byol])
-def test_compiled_it_is_one_graph_and_the_same_run(monkeypatch: pytest.MonkeyPatch, make: Callable[[], Method]) -> None:
+def test_compiled_run_is_one_graph_and_equal(monkeypatch: pytest.MonkeyPatch, make: Callable[[], Method]) -> None:
     """What the queue and the targets keep from step to step gets through torch.compile; its code generator aside."""
     expected = trained(make()).losses
     compiler, graphs = torch.compile, CompileCounter()
@@ -115,7 +115,7 @@ def test_compiled_it_is_one_graph_and_the_same_run(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-def test_shuffled_between_two_processes_a_resumed_run_ends_bit_for_bit_the_same(
+def test_resumed_run_with_shuffling_between_two_processes_is_bit_for_bit_the_same(
     pretrain: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The order of a shuffle is drawn from the first process's generator, whose state the checkpoint holds."""

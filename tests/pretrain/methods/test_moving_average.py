@@ -30,7 +30,7 @@ def _views(step: int, count: int) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("symmetry", PAIRS)
 @pytest.mark.parametrize("start", ["random", "first"])
-def test_losses_and_bank_are_the_definition(start: str, symmetry: str) -> None:
+def test_losses_and_bank_equal_the_definition(start: str, symmetry: str) -> None:
     method = _method(start, symmetry)
     plain = narrow_method(SimSiam, predict=False).train()
     bank: dict[int, torch.Tensor] = {}
@@ -58,7 +58,7 @@ def test_losses_and_bank_are_the_definition(start: str, symmetry: str) -> None:
             torch.testing.assert_close(method.bank[image], bank[image], rtol=1e-11, atol=1e-12)
 
 
-def test_the_first_epoch_of_a_first_start_is_simsiam_without_predictor() -> None:
+def test_first_epoch_with_first_start_equals_simsiam_without_predictor() -> None:
     method, plain = _method("first"), narrow_method(SimSiam, predict=False).train()
     method.before_step(0, Batch(narrow.images(0), torch.arange(narrow.BATCH)))
     ours, theirs = method(*narrow.images(0)).loss, plain(*narrow.images(0)).loss
@@ -68,13 +68,13 @@ def test_the_first_epoch_of_a_first_start_is_simsiam_without_predictor() -> None
         assert (mine.grad is None) == (other.grad is None) and (mine.grad is None or torch.equal(mine.grad, other.grad))
 
 
-def test_momentum_zero_is_simsiam_without_predictor_from_any_bank() -> None:
+def test_momentum_zero_equals_simsiam_without_predictor() -> None:
     method, plain = _method("random", momentum=0.0), narrow_method(SimSiam, predict=False).train()
     method.before_step(0, Batch(narrow.images(0), torch.arange(narrow.BATCH)))
     assert method(*narrow.images(0)).loss.item() == pytest.approx(plain(*narrow.images(0)).loss.item(), rel=1e-13)
 
 
-def test_the_bank_is_state_and_no_parameter() -> None:
+def test_bank_is_a_buffer() -> None:
     method, other = _method("random"), _method("first")
     assert {"bank", "seen"} <= method.state_dict().keys() and method.bank.shape == (IMAGES, narrow.DIM)
     assert "bank" not in dict(method.named_parameters())

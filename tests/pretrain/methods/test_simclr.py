@@ -42,7 +42,7 @@ def _furthest(method: SimCLR, source: str) -> float:
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_value_and_gradients_are_those_of(source: str) -> None:
+def test_value_and_gradients_equal(source: str) -> None:
     assert _furthest(_bare(temperature=fixed.TEMPERATURE), source) < 1e-10
 
 
@@ -50,11 +50,11 @@ def test_value_and_gradients_are_those_of(source: str) -> None:
 @pytest.mark.parametrize(
     "mutation", [{"temperature": 1.01 * fixed.TEMPERATURE}, {"stop_gradient": True}, {"reduction": "sum"}]
 )
-def test_the_comparison_notices(source: str, mutation: dict[str, Any]) -> None:
+def test_a_change_is_detected_by_the_comparison(source: str, mutation: dict[str, Any]) -> None:
     assert _furthest(_bare(**mutation), source) > 1e-3
 
 
-def test_the_released_codes_reduction_is_the_sum_of_both_views() -> None:
+def test_sum_reduction_equals_the_released_code() -> None:
     views = fixed.outputs()
     assert _bare(reduction="sum")(*views).loss.item() == pytest.approx(2 * _bare()(*views).loss.item(), rel=1e-14)
 
@@ -71,7 +71,7 @@ def _written_out(p: torch.Tensor, z: torch.Tensor, stop_gradient: bool) -> torch
 
 
 @pytest.mark.parametrize(("predict", "stop_gradient"), [(False, False), (True, False), (True, True)])
-def test_loss_and_gradients_are_the_definition(predict: bool, stop_gradient: bool) -> None:
+def test_loss_and_gradients_equal_the_definition(predict: bool, stop_gradient: bool) -> None:
     """Both views are one batch to batch normalisation; the predictor is the anchors', the gradient the others'."""
     method, written = (narrow_simclr(predict, stop_gradient=stop_gradient).train() for _ in range(2))
     output = method(*narrow.images(0))
@@ -86,7 +86,7 @@ def test_loss_and_gradients_are_the_definition(predict: bool, stop_gradient: boo
             torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-8, atol=1e-12, msg=name)
 
 
-def test_accuracy_is_how_often_the_positive_is_nearest() -> None:
+def test_accuracy_counts_the_nearest_positives() -> None:
     one = torch.eye(4)
     other = torch.eye(4)[[0, 1, 3, 2]]
     method = SimCLR(nn.Identity(), nn.Identity(), None, 4)  # type: ignore[arg-type]
@@ -104,14 +104,14 @@ def test_similarities_are_float32_in_half_precision(half: torch.dtype) -> None:
     assert loss.item() == pytest.approx(_bare()(z1.double(), z2.double()).loss.item(), rel=1e-5)
 
 
-def test_two_images_alike_are_no_trouble() -> None:
+def test_two_equal_images_give_a_finite_loss() -> None:
     z = torch.ones(4, 3, requires_grad=True)
     loss = _bare(temperature=0.01)(z, z).loss
     loss.backward()
     assert loss.item() == pytest.approx(math.log(7)) and z.grad is not None and bool(z.grad.isfinite().all())
 
 
-def test_the_output_norm_has_a_scale_and_no_offset() -> None:
+def test_output_norm_has_a_scale_and_no_offset() -> None:
     cfg = defaults()
     cfg.METHOD = "simclr"
     cfg.MODEL.update(ARCH="resnet18", PROJ_HIDDEN=8, DIM=4, PREDICTOR="none", PROJ_BN_AFFINE=True)
@@ -123,7 +123,7 @@ def test_the_output_norm_has_a_scale_and_no_offset() -> None:
 
 
 @pytest.mark.parametrize(("key", "value"), [("TEMPERATURE", 0.0), ("REDUCTION", "total")])
-def test_values_that_cannot_be(key: str, value: Any) -> None:
+def test_invalid_values_are_refused(key: str, value: Any) -> None:
     cfg = defaults()
     cfg.METHOD, cfg.SIMCLR[key] = "simclr", value
     with pytest.raises(UserError, match=f"SIMCLR.{key}"):

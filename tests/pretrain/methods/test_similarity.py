@@ -21,7 +21,7 @@ def _softmax(row: list[float]) -> list[float]:
     return [weight / sum(weights) for weight in weights]
 
 
-def test_negative_cosine_is_its_definition_with_both_gradients() -> None:
+def test_negative_cosine_and_both_gradients_equal_the_definition() -> None:
     p, z = _pair()
     loss = negative_cosine(p, z)
     loss.backward()
@@ -37,7 +37,7 @@ def test_negative_cosine_is_its_definition_with_both_gradients() -> None:
     assert loss.item() == pytest.approx(value, rel=1e-13)
 
 
-def test_cross_entropy_is_its_definition_with_both_gradients() -> None:
+def test_cross_entropy_and_both_gradients_equal_the_definition() -> None:
     p, z = _pair()
     loss = cross_entropy(p, z)
     loss.backward()
@@ -61,7 +61,7 @@ def test_half_precision_is_computed_in_float32(name: str) -> None:
     assert loss.item() == SIMILARITIES[name](p.float(), z.float()).item()
 
 
-def test_cross_entropy_is_least_where_both_are_one_and_then_the_entropy() -> None:
+def test_cross_entropy_is_minimal_for_equal_arguments() -> None:
     _, z = _pair()
     entropy = torch.distributions.Categorical(logits=z).entropy().mean()
     assert cross_entropy(z, z).item() == pytest.approx(entropy.item(), rel=1e-12)

@@ -64,7 +64,7 @@ def _relative(ours: list[float], theirs: list[float]) -> float:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_losses_rates_and_weights_are_the_originals(name: str) -> None:
+def test_losses_rates_and_weights_equal_the_original(name: str) -> None:
     golden, method = RUNS[name], narrow_simsiam()
     assert narrow.checksums(method) == {key: pytest.approx(value, rel=1e-12) for key, value in golden["start"].items()}
     record = _train(method, _config(name == "fixed predictor lr"))
@@ -95,7 +95,7 @@ def _decayed_predictor(_monkeypatch: pytest.MonkeyPatch, cfg: Any) -> None:
 
 
 @pytest.mark.parametrize("mutate", [_no_stop_gradient, _rate_one_per_cent_off, _no_decay, _decayed_predictor])
-def test_the_comparison_notices(monkeypatch: pytest.MonkeyPatch, mutate: Callable[..., None]) -> None:
+def test_a_change_is_detected_by_the_comparison(monkeypatch: pytest.MonkeyPatch, mutate: Callable[..., None]) -> None:
     cfg = _config(True)
     mutate(monkeypatch, cfg)
     assert _relative(_train(narrow_simsiam(), cfg).losses, RUNS["fixed predictor lr"]["losses"]) > 1e-6

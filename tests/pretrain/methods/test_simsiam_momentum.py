@@ -55,14 +55,14 @@ def _online(method: SimSiam) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in method.state_dict().items() if not name.startswith("target_")}
 
 
-def test_zero_is_simsiam_bit_for_bit() -> None:
+def test_target_momentum_zero_equals_simsiam_bit_for_bit() -> None:
     plain, none = narrow_simsiam(), narrow_method(SimSiam, target_momentum=0.0)
     assert plain.state_dict().keys() == none.state_dict().keys() and not hasattr(none, "target_encoder")
     assert _train(plain) == _train(none)
     assert all(torch.equal(mine, other) for mine, other in zip(plain.parameters(), none.parameters(), strict=True))
 
 
-def test_a_second_network_without_inertia_is_simsiam_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_target_network_without_inertia_equals_simsiam_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     """θ' = θ after every step: what is left of the momentum encoder is that it is computed a second time."""
     monkeypatch.setattr(simsiam, "cosine_momentum", lambda *_: 0.0)
     plain, second = narrow_simsiam(), _with_momentum(0.5)
@@ -72,7 +72,7 @@ def test_a_second_network_without_inertia_is_simsiam_bit_for_bit(monkeypatch: py
 
 
 @pytest.mark.parametrize("symmetry", ["symmetric", "asymmetric"])
-def test_it_is_the_slow_loop(symmetry: str) -> None:
+def test_run_equals_a_plain_loop(symmetry: str) -> None:
     pairs, method = PAIRS[symmetry], narrow_simsiam().train()
     target = copy.deepcopy(torch.nn.ModuleList([method.encoder, method.projector]))
     optimizer = narrow_momentum.sgd([p for p in method.parameters() if p.requires_grad])
@@ -108,7 +108,7 @@ def _config(**keys: Any) -> Any:
     return cfg
 
 
-def test_from_the_config_it_starts_as_a_copy_that_is_not_trained() -> None:
+def test_target_network_starts_as_an_untrained_copy() -> None:
     cfg = _config(TARGET_MOMENTUM=0.996)
     check_config(cfg)
     method = build_method(cfg)
@@ -125,14 +125,14 @@ def test_from_the_config_it_starts_as_a_copy_that_is_not_trained() -> None:
         ({"TARGET_MOMENTUM": 0.9, "STOP_GRADIENT": False}, "SIMSIAM.STOP_GRADIENT is False"),
     ],
 )
-def test_what_cannot_be_is_one_line_that_names_the_key(words: dict[str, Any], named: str) -> None:
+def test_invalid_value_is_refused_in_one_line_with_its_key(words: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError, match=named) as error:
         check_config(_config(**words))
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("method", ["alternation", "moving_average"])
-def test_other_methods_refuse_it(method: str) -> None:
+def test_other_methods_refuse_the_key(method: str) -> None:
     cfg = _config(TARGET_MOMENTUM=0.9)
     cfg.METHOD = method
     with pytest.raises(UserError, match=r"SIMSIAM.TARGET_MOMENTUM is 0.9; with METHOD"):

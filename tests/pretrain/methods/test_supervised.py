@@ -117,7 +117,7 @@ def apart(method: Supervised, reference: nn.Module) -> float:
 
 
 @pytest.mark.parametrize("faster", [1.0, 1.01])
-def test_four_steps_are_the_reference_classifiers(faster: float) -> None:
+def test_four_steps_equal_the_reference_classifier(faster: float) -> None:
     """pytorch/examples imagenet main.py: torchvision's ResNet, mean cross-entropy, SGD with momentum and decay."""
     method, reference = method_and_reference()
     cfg = defaults()
@@ -143,7 +143,7 @@ def test_four_steps_are_the_reference_classifiers(faster: float) -> None:
         assert trainer.latest[f"train_top{k}"] == pytest.approx(100 * np.mean(right))
 
 
-def test_in_parts_the_loss_and_the_metrics_are_means_too() -> None:
+def test_accumulated_loss_and_metrics_are_means() -> None:
     method, _ = method_and_reference()
     method.eval()
     batch = batches()[0]
@@ -158,7 +158,7 @@ def test_in_parts_the_loss_and_the_metrics_are_means_too() -> None:
         assert whole.metrics[name] == (first.metrics[name] + second.metrics[name]) / 2
 
 
-def test_hits_count_the_k_highest() -> None:
+def test_topk_correct_counts_the_k_highest() -> None:
     logits = torch.tensor([[0.1, 0.5, 0.4, 0.3, 0.2, 0.0, 0.6], [6.0, 5, 4, 3, 2, 1, 0]])
     for labels, top1, top5 in (([6, 0], 2, 2), ([1, 6], 0, 1), ([5, 4], 0, 1), ([0, 5], 0, 0)):
         found = topk_correct(logits, torch.tensor(labels))
@@ -167,16 +167,14 @@ def test_hits_count_the_k_highest() -> None:
     assert int(topk_correct(logits[:0], torch.tensor([], dtype=torch.int64))["top1"]) == 0
 
 
-def test_the_layer_is_a_function_of_the_seed_alone() -> None:
+def test_layer_depends_on_the_seed_only() -> None:
     first, second = method_and_reference()[0], method_and_reference()[0]
     assert torch.equal(first.classifier.weight, second.classifier.weight)
     bound = WIDTH**-0.5  # torch's own initialisation of a linear layer
     assert 0.9 * bound < float(first.classifier.weight.abs().max()) <= bound
 
 
-def test_a_run_measures_the_validation_set_and_exports_backbone_and_classifier(
-    train: Command, world: Path, tmp_path: Path
-) -> None:
+def test_run_validates_and_exports_backbone_and_classifier(train: Command, world: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert train(out) == 0
     measured = [row for row in rows(out) if "val_top1" in row]
@@ -209,7 +207,7 @@ def _by_torchvision(run: Path, world: Path) -> dict[str, float]:
     return {f"val_top{k}": 100 * np.mean([label in order[:k].tolist() for order, label in found]) for k in (1, 5)}
 
 
-def test_the_run_does_not_notice_that_it_is_measured(train: Command, tmp_path: Path) -> None:
+def test_validation_does_not_change_the_run(train: Command, tmp_path: Path) -> None:
     assert train(tmp_path / "watched") == 0
     assert train(tmp_path / "plain", "MONITOR.VALIDATION.PERIOD", "0") == 0
     assert equal(tmp_path / "watched", tmp_path / "plain")
@@ -218,7 +216,7 @@ def test_the_run_does_not_notice_that_it_is_measured(train: Command, tmp_path: P
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "lars", "larc"])
-def test_killed_and_resumed_it_ends_the_same(
+def test_killed_and_resumed_run_ends_the_same(
     train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -245,7 +243,7 @@ def test_killed_and_resumed_it_ends_the_same(
 
 
 @pytest.mark.slow
-def test_two_processes_measure_each_image_once(train: Command, tmp_path: Path) -> None:
+def test_two_processes_evaluate_each_image_once(train: Command, tmp_path: Path) -> None:
     """At the start the weights are the same: so are the accuracies, to the last image."""
     words = ["SOLVER.BATCH_SIZE", "14"]
     assert train(tmp_path / "one", *words) == 0
@@ -265,7 +263,7 @@ def _unlabelled(folder: Path, world: Path) -> Path:
     return folder
 
 
-def test_what_is_missing_is_said_in_one_line_before_anything_is_written(
+def test_missing_data_is_reported_in_one_line_before_anything_is_written(
     train: Command, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flat, single, other = _unlabelled(tmp_path / "flat", world), tmp_path / "single", tmp_path / "other"
@@ -291,14 +289,14 @@ def test_what_is_missing_is_said_in_one_line_before_anything_is_written(
 @pytest.mark.parametrize(
     ("key", "value"), [("MODEL.DIM", "128"), ("SOLVER.FIX_PRED_LR", "False"), ("AUGMENT.SECOND.BLUR_PROB", "0.1")]
 )
-def test_keys_of_heads_and_second_views_are_not_read(tmp_path: Path, key: str, value: str) -> None:
+def test_keys_of_heads_and_second_views_are_refused(tmp_path: Path, key: str, value: str) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE)
     with pytest.raises(UserError, match=f"{key} is .*; METHOD supervised does not read it"):
         load_config(recipe, overrides=[key, value])
 
 
-def test_a_method_without_classifier_has_no_validation(
+def test_validation_needs_a_classifier(
     config: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words: list[Any] = ["DATA.ROOT", str(images), "MONITOR.VALIDATION.PERIOD", "1"]

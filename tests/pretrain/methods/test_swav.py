@@ -60,7 +60,7 @@ def _furthest(losses: list[float], name: str) -> float:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_losses_and_weights_are_the_originals(name: str) -> None:
+def test_losses_and_weights_equal_the_original(name: str) -> None:
     method = narrow_swav(**ARGUMENTS[name])
     assert _furthest(_train(method).losses, name) < 1e-9
     ends = narrow.checksums(method)
@@ -78,7 +78,7 @@ def _moved_though_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("mutate", [_no_unit_prototypes, _moved_though_frozen])
-def test_the_comparison_notices_a_missing_hook(monkeypatch: pytest.MonkeyPatch, mutate: Callable[..., None]) -> None:
+def test_missing_hook_is_detected(monkeypatch: pytest.MonkeyPatch, mutate: Callable[..., None]) -> None:
     mutate(monkeypatch)
     assert _furthest(_train(narrow_swav(**ARGUMENTS["queue"])).losses, "queue") > 1e-4
 
@@ -97,7 +97,7 @@ def test_the_comparison_notices_a_missing_hook(monkeypatch: pytest.MonkeyPatch, 
         {"queue_start": 0},
     ],
 )
-def test_the_comparison_notices(mutation: dict[str, Any]) -> None:
+def test_a_change_is_detected_by_the_comparison(mutation: dict[str, Any]) -> None:
     assert _furthest(_train(narrow_swav(**{**ARGUMENTS["queue"], **mutation})).losses, "queue") > 1e-4
 
 
@@ -125,15 +125,15 @@ def _from_lightly(steps: int = fixed.SINKHORN_STEPS) -> float:
     return max(apart)
 
 
-def test_the_swapped_prediction_is_lightlys() -> None:
+def test_swapped_loss_equals_lightly() -> None:
     assert _from_lightly() < 1e-10
 
 
-def test_a_sinkhorn_step_fewer_is_not() -> None:
+def test_one_sinkhorn_step_fewer_is_detected() -> None:
     assert _from_lightly(steps=2) > 1e-3
 
 
-def test_frozen_prototypes_are_left_by_momentum_and_decay_too() -> None:
+def test_momentum_and_decay_do_not_change_frozen_prototypes() -> None:
     seen = _train(narrow_swav(**ARGUMENTS["plain"])).prototypes
     for step in range(1, fixed.FREEZE):
         torch.testing.assert_close(seen[step], seen[0], rtol=1e-14, atol=1e-14)
@@ -158,7 +158,7 @@ def _written_out(method: SwAV, views: tuple[torch.Tensor, ...], stop_gradient: b
 
 
 @pytest.mark.parametrize(("predict", "stop_gradient"), [(False, True), (True, True), (False, False)])
-def test_loss_and_gradients_are_the_definition(predict: bool, stop_gradient: bool) -> None:
+def test_loss_and_gradients_equal_the_definition(predict: bool, stop_gradient: bool) -> None:
     """The predictor is on the branch that predicts; without stop-gradient the gradient flows through Sinkhorn."""
     method, written = (narrow_swav(predict, prototypes=10, stop_gradient=stop_gradient).train() for _ in range(2))
     for one in (method, written):
@@ -201,7 +201,7 @@ def _small(**keys: Any) -> Any:
     not torch.cuda.is_available() and torch.__version__ < (2, 14),
     reason="torch 2.9 asks the driver for a GPU even under FakeTensorMode; 2.14 does not",
 )
-def test_the_queue_stays_on_the_device_and_waits_for_nothing() -> None:
+def test_queue_stays_on_the_device_without_synchronizing() -> None:
     """Forward on a fake GPU, the queue empty, filled and full."""
     with FakeTensorMode():
         with torch.device("cuda"):
@@ -227,7 +227,7 @@ def test_the_queue_stays_on_the_device_and_waits_for_nothing() -> None:
         ({"FREEZE_STEPS": -1}, "SWAV.FREEZE_STEPS"),
     ],
 )
-def test_values_that_cannot_be(keys: dict[str, Any], said: str) -> None:
+def test_invalid_values_are_refused(keys: dict[str, Any], said: str) -> None:
     cfg = _small()
     check_config(cfg)
     cfg.SWAV.update(keys)
@@ -235,14 +235,14 @@ def test_values_that_cannot_be(keys: dict[str, Any], said: str) -> None:
         check_config(cfg)
 
 
-def test_a_queue_is_not_compiled() -> None:
+def test_queue_with_compile_is_refused() -> None:
     cfg = _small()
     cfg.ENGINE.COMPILE = True
     with pytest.raises(UserError, match=r"ENGINE.COMPILE is True; with SWAV.QUEUE it must be False"):
         check_config(cfg)
 
 
-def test_nothing_but_the_method_reads_its_keys() -> None:
+def test_other_methods_refuse_the_keys() -> None:
     cfg = defaults()
     cfg.SWAV.PROTOTYPES = 100
     with pytest.raises(UserError, match=r"SWAV.PROTOTYPES is 100; METHOD simsiam does not read it"):

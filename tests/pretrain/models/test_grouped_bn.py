@@ -20,7 +20,7 @@ def _inputs() -> tuple[torch.Tensor, torch.Tensor]:
     return x, torch.randn(GROUPS * IMAGES, 8, generator=generator, dtype=torch.float64)
 
 
-def test_outputs_gradients_and_statistics_are_those_of_as_many_processes() -> None:
+def test_outputs_gradients_and_statistics_equal_those_of_processes() -> None:
     x, weights = _inputs()
     ours = convert_grouped_batch_norm(small_network(), IMAGES)
     y = ours(x)
@@ -38,18 +38,18 @@ def test_outputs_gradients_and_statistics_are_those_of_as_many_processes() -> No
         torch.testing.assert_close(buffer.double(), theirs, rtol=1e-12, atol=1e-12)
 
 
-def test_groups_matter() -> None:
+def test_groups_change_the_result() -> None:
     x, _ = _inputs()
     assert not torch.allclose(convert_grouped_batch_norm(small_network(), IMAGES)(x), small_network()(x), atol=1e-3)
 
 
 @pytest.mark.parametrize("images", [GROUPS * IMAGES, 100])
-def test_a_batch_of_one_group_is_ordinary_batch_normalisation(images: int) -> None:
+def test_one_group_equals_plain_batch_norm(images: int) -> None:
     x, _ = _inputs()
     assert torch.equal(convert_grouped_batch_norm(small_network(), images)(x), small_network()(x))
 
 
-def test_state_and_evaluation_are_the_ordinary_ones() -> None:
+def test_state_and_evaluation_mode_equal_plain_batch_norm() -> None:
     x, _ = _inputs()
     plain = small_network()
     plain(x)
@@ -61,7 +61,7 @@ def test_state_and_evaluation_are_the_ordinary_ones() -> None:
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
-def test_layout_and_precision_go_through(half: torch.dtype) -> None:
+def test_memory_format_and_dtype_are_kept(half: torch.dtype) -> None:
     x = _inputs()[0].float().contiguous(memory_format=torch.channels_last)
     norm = convert_grouped_batch_norm(nn.Sequential(nn.BatchNorm2d(3)), IMAGES)
     y = norm(x.to(half))
@@ -71,6 +71,6 @@ def test_layout_and_precision_go_through(half: torch.dtype) -> None:
     assert norm[0].running_mean.dtype is torch.float32
 
 
-def test_a_batch_that_makes_no_groups_is_an_error() -> None:
+def test_batch_that_is_no_multiple_of_the_group_is_an_error() -> None:
     with pytest.raises(ValueError, match="12 samples do not make groups of 5"):
         convert_grouped_batch_norm(small_network(), 5)(_inputs()[0])

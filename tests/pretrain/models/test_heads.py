@@ -10,7 +10,7 @@ from pretrain.models.encoder import ARCHITECTURES, backbone_tensors, build_encod
 from pretrain.models.heads import build_predictor, build_projector
 
 
-def test_projector_is_the_released_one() -> None:
+def test_projector_equals_the_released_code() -> None:
     layers = list(build_projector(20, 20, 12))
     kinds = [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear, nn.BatchNorm1d]
     assert [type(layer) for layer in layers] == kinds
@@ -20,7 +20,7 @@ def test_projector_is_the_released_one() -> None:
     assert (layers[6].in_features, layers[6].out_features) == (20, 12)
 
 
-def test_two_layers_for_cifar() -> None:
+def test_cifar_projector_has_two_layers() -> None:
     layers = [layer for layer in build_projector(512, 2048, 2048, layers=2) if isinstance(layer, nn.Linear)]
     assert [(layer.in_features, layer.out_features) for layer in layers] == [(512, 2048), (2048, 2048)]
 
@@ -33,7 +33,7 @@ def test_predictor_is_a_bottleneck_with_bn_on_the_hidden_layer_only() -> None:
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_encoders_give_pooled_features(arch: str) -> None:
+def test_encoders_return_pooled_features(arch: str) -> None:
     with torch.device("meta"):
         encoder, width = build_encoder(arch)
         assert encoder(torch.empty(2, 3, 32, 32)).shape == (2, width)

@@ -38,7 +38,7 @@ def _one_of_two(folder: str) -> None:
     torch.save(_gradients(model, x[share], weights[share]), Path(folder) / f"{rank}.pt")
 
 
-def test_statistics_and_gradients_are_those_of_the_whole_batch(tmp_path: Path) -> None:
+def test_statistics_and_gradients_equal_those_of_the_whole_batch(tmp_path: Path) -> None:
     launch(_one_of_two, (str(tmp_path),), num_processes=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     whole = _gradients(small_network(), *_inputs())
@@ -64,11 +64,11 @@ def test_conversion_keeps_names_parameters_and_mode() -> None:
     torch.testing.assert_close(converted(x), small_network().eval()(x))  # evaluation needs no process group
 
 
-def test_on_gpus_torchs_own_is_used() -> None:
+def test_sync_batch_norm_of_torch_is_used_on_gpus() -> None:
     converted = convert_sync_batch_norm(small_network(), torch.device("cuda"))
     assert sum(isinstance(module, nn.SyncBatchNorm) for module in converted.modules()) == 2
 
 
-def test_one_number_a_channel_cannot_be_normalised() -> None:
+def test_single_value_per_channel_is_an_error() -> None:
     with pytest.raises(ValueError, match="expected"):
         CPUSyncBatchNorm(3)(torch.zeros(3))

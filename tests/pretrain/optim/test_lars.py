@@ -68,11 +68,11 @@ def gap(ours: Arrays, theirs: Arrays) -> float:
 
 @pytest.mark.parametrize("foreach", [False, True, None])
 @pytest.mark.parametrize("name", ["lars", "larc"])
-def test_every_step_is_the_originals(name: str, foreach: bool | None) -> None:
+def test_every_step_equals_the_original(name: str, foreach: bool | None) -> None:
     assert gap(trained(name, narrow.falling, foreach=foreach), golden(ORIGINAL[name])) < 1e-13
 
 
-def test_simclrs_momentum_is_the_same_while_the_rate_is_constant() -> None:
+def test_simclrs_momentum_is_equal_at_a_constant_rate() -> None:
     """Its rate enters the buffer."""
     assert gap(trained("lars", constant), golden("simclr")) < 1e-13
     assert gap(trained("lars", narrow.falling), golden("simclr")) > 1e-3
@@ -80,7 +80,7 @@ def test_simclrs_momentum_is_the_same_while_the_rate_is_constant() -> None:
 
 @pytest.mark.parametrize("name", ["lars", "larc"])
 @pytest.mark.parametrize("change", [{"eta": 0.00101}, {"decay": 0.0505}, {"momentum": 0.909}, {"decay": 0.0}], ids=str)
-def test_a_change_of_the_recipe_is_noticed(name: str, change: dict[str, float]) -> None:
+def test_a_changed_argument_is_detected(name: str, change: dict[str, float]) -> None:
     assert gap(trained(name, narrow.falling, **change), golden(ORIGINAL[name])) > 1e-6
 
 
@@ -98,14 +98,14 @@ def _timms(spare_vectors: bool) -> Arrays:
     return {key: p.detach().numpy() for key, p in params.items()}
 
 
-def test_neither_is_the_other_nor_timms_own_lars() -> None:
+def test_lars_larc_and_timms_lars_differ() -> None:
     assert gap(trained("larc", narrow.falling), golden("byol")) > 1e-3
     assert gap(trained("lars", narrow.falling), golden("larc")) > 1e-3
     assert gap(_timms(spare_vectors=True), golden("byol")) > 1e-5  # ‖g‖ + decay·‖w‖ is not ‖g + decay·w‖
     assert gap(_timms(spare_vectors=False), golden("byol")) > 1e-3
 
 
-def test_the_schedule_is_byols() -> None:
+def test_schedule_equals_byol() -> None:
     cfg = defaults()
     cfg.SOLVER.update(SCHEDULE="cosine_by_step", WARMUP_ENDS="first", WARMUP_EPOCHS=narrow.WARMUP, EPOCHS=narrow.EPOCHS)
     cfg.SOLVER.update(BASE_LR=narrow.BASE_LR, BATCH_SIZE=narrow.BATCH)
@@ -124,7 +124,7 @@ def _method(predictor: bool = True) -> Any:
 
 
 @pytest.mark.parametrize("predictor", [True, False])
-def test_what_is_spared_is_batch_normalisation_and_the_biases(predictor: bool) -> None:
+def test_lars_skips_batch_norm_and_biases(predictor: bool) -> None:
     method, cfg = _method(predictor), defaults()
     cfg.SOLVER.update(OPTIMIZER="lars", WEIGHT_DECAY=1e-6, BASE_LR=0.3, BATCH_SIZE=4096)
     groups = build_optimizer(method, cfg).param_groups
@@ -142,14 +142,14 @@ def test_what_is_spared_is_batch_normalisation_and_the_biases(predictor: bool) -
     assert {group["lr"] for group in groups} == {4.8}
 
 
-def test_larc_spares_nothing_even_without_decay() -> None:
+def test_larc_scales_every_tensor_even_without_decay() -> None:
     cfg = defaults()
     cfg.SOLVER.update(OPTIMIZER="larc", WEIGHT_DECAY=0.0)
     groups = build_optimizer(_method(), cfg).param_groups
     assert {(group["always_adapt"], group["weight_decay"], group["eps"]) for group in groups} == {(True, 0.0, 1e-8)}
 
 
-def test_both_halves_of_a_group_follow_the_schedule_and_the_predictor_may_not() -> None:
+def test_both_halves_of_a_group_get_the_scheduled_rate() -> None:
     cfg = defaults()
     cfg.SOLVER.OPTIMIZER = "lars"
     schedule = CosineByStep(0.05, epochs=2, steps_per_epoch=5)
@@ -162,7 +162,7 @@ def test_both_halves_of_a_group_follow_the_schedule_and_the_predictor_may_not() 
 
 
 @pytest.mark.parametrize("name", ["lars", "larc"])
-def test_a_tensor_without_gradient_stays(name: str) -> None:
+def test_tensor_without_gradient_is_not_changed(name: str) -> None:
     """As SwAV's prototypes in their first iterations."""
     params, before = parameters(), narrow.weights()
     optimizer = optimizer_of(name, params)
@@ -173,7 +173,7 @@ def test_a_tensor_without_gradient_stays(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["lars", "larc"])
-def test_a_stored_state_goes_on_exactly(name: str) -> None:
+def test_loaded_state_continues_exactly(name: str) -> None:
     half = parameters()
     optimizer, stop = optimizer_of(name, half), 3
 

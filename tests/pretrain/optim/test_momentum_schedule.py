@@ -7,7 +7,7 @@ import pytest
 from pretrain.optim.schedule import cosine_momentum
 
 
-def test_it_goes_from_the_base_to_one() -> None:
+def test_momentum_rises_from_the_base_to_one() -> None:
     assert cosine_momentum(0.99, 0, 100) == pytest.approx(0.99, abs=1e-15)
     assert cosine_momentum(0.99, 50, 100) == pytest.approx(0.995, abs=1e-15)
     assert cosine_momentum(0.99, 100, 100) == cosine_momentum(0.99, 101, 100) == 1
@@ -15,7 +15,7 @@ def test_it_goes_from_the_base_to_one() -> None:
     assert values == sorted(values) and len(set(values)) == 101
 
 
-def test_a_quarter_and_a_third_of_the_way() -> None:
+def test_momentum_at_a_quarter_and_a_third() -> None:
     """cos(π/4) = √½ and cos(π/3) = ½."""
     assert cosine_momentum(0.996, 25, 100) == pytest.approx(1 - 0.004 * (0.5**0.5 + 1) / 2, rel=1e-14)
     assert cosine_momentum(0.996, 10, 30) == pytest.approx(1 - 0.004 * 0.75, rel=1e-14)

@@ -15,7 +15,7 @@ from pretrain.optim.optimizer import build_sgd, param_groups, set_lr
 from pretrain.optim.schedule import CosineByEpoch, build_schedule, peak_lr
 
 
-def test_cosine_falls_once_an_epoch() -> None:
+def test_cosine_falls_once_per_epoch() -> None:
     schedule = CosineByEpoch(0.4, epochs=5, steps_per_epoch=3)
     for iteration in range(15):
         expected = 0.4 * 0.5 * (1 + math.cos(math.pi * (iteration // 3) / 5))
@@ -23,7 +23,7 @@ def test_cosine_falls_once_an_epoch() -> None:
     assert schedule.at(0) == 0.4 and schedule.at(14) > 0
 
 
-def test_warm_up_grows_to_the_peak_then_the_cosine_takes_the_rest() -> None:
+def test_warm_up_rises_to_the_peak_before_the_cosine() -> None:
     schedule = CosineByEpoch(2.0, epochs=10, steps_per_epoch=4, warmup_epochs=2)
     assert [schedule.at(i) for i in range(8)] == pytest.approx([0.25 * (i + 1) for i in range(8)])
     assert schedule.at(8) == 2.0
@@ -81,7 +81,7 @@ def test_swavs_cosine() -> None:
         assert _apart(_rates(_solver(**{**SWAV, **other}), steps), theirs) > 9e-4
 
 
-def test_supervised_training_falls_in_steps() -> None:
+def test_learning_rate_falls_in_steps() -> None:
     steps = {"BASE_LR": 0.1, "EPOCHS": 90, "SCHEDULE": "steps", "STEPS": (30, 60, 80)}
     rates = _rates(_solver(**steps), 3)
     expected = [0.1] * 90 + [0.01] * 90 + [0.001] * 60 + [0.0001] * 30
@@ -112,7 +112,7 @@ def _method() -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("fixed", [True, False])
-def test_the_predictor_keeps_its_rate_only_when_asked(fixed: bool) -> None:
+def test_predictor_keeps_its_rate_only_with_fix_pred_lr(fixed: bool) -> None:
     cfg = defaults()
     cfg.SOLVER.FIX_PRED_LR = fixed
     optimizer = build_sgd(_method(), cfg)
@@ -124,7 +124,7 @@ def test_the_predictor_keeps_its_rate_only_when_asked(fixed: bool) -> None:
         assert predictor == (0.05 if fixed else base)
 
 
-def test_groups_hold_each_trained_parameter_once_and_decay_all() -> None:
+def test_groups_contain_each_trained_parameter_once_with_decay() -> None:
     method = _method()
     groups = param_groups(method, True)
     held = [id(p) for group in groups for p in group["params"]]
@@ -136,7 +136,7 @@ def test_groups_hold_each_trained_parameter_once_and_decay_all() -> None:
     assert {group["momentum"] for group in optimizer.param_groups} == {0.9}
 
 
-def test_a_method_without_predictor_has_one_group() -> None:
+def test_method_without_predictor_has_one_group() -> None:
     method = _method()
     method.predictor = None
     assert [group["name"] for group in param_groups(method, True)] == ["base"]

@@ -37,14 +37,14 @@ def _gap(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> floa
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("implementation", "tolerance"), [("foreach", 0.0), ("fused", 1e-6)])
-def test_all_forms_make_the_same_steps(implementation: str, tolerance: float, device: str) -> None:
+def test_all_implementations_make_equal_steps(implementation: str, tolerance: float, device: str) -> None:
     reference = _trained("for-loop", device)
     assert _gap(_trained(implementation, device), reference) <= (tolerance if device == "cpu" else 1e-6)
     assert _gap(_trained(implementation, device, WEIGHT_DECAY=2e-4), reference) > 1e-5  # the comparison can fail
 
 
 @pytest.mark.parametrize(("name", "flags"), [("for-loop", (False, False)), ("foreach", (True, False))])
-def test_the_form_is_the_one_asked_for(name: str, flags: tuple[bool, bool]) -> None:
+def test_configured_implementation_is_used(name: str, flags: tuple[bool, bool]) -> None:
     cfg = defaults()
     cfg.SOLVER.OPTIMIZER_IMPL = name
     groups = build_sgd(narrow_simsiam(), cfg).param_groups

@@ -40,7 +40,7 @@ STEPS = "SOLVER.SCHEDULE steps SOLVER.STEPS [1]"
         ("SOLVER.WARMUP_EPOCHS 1 SOLVER.WARMUP_START_LR 1.0", "SOLVER.WARMUP_START_LR is 1; the peak learning rate"),
     ],
 )
-def test_what_cannot_be_or_is_not_read(config: Path, words: str, said: str) -> None:
+def test_invalid_or_unused_key_is_refused(config: Path, words: str, said: str) -> None:
     with pytest.raises(UserError) as caught:
         load_config(config, overrides=words.split())
     assert said in str(caught.value) and "\n" not in str(caught.value)
@@ -54,11 +54,11 @@ def test_what_cannot_be_or_is_not_read(config: Path, words: str, said: str) -> N
         f"{STEPS} SOLVER.GAMMA 0.5 SOLVER.EPOCHS 3 SOLVER.WARMUP_EPOCHS 1 SOLVER.WARMUP_ENDS both",
     ],
 )
-def test_what_goes_together(config: Path, words: str) -> None:
+def test_valid_combinations_are_accepted(config: Path, words: str) -> None:
     load_config(config, overrides=words.split())
 
 
-def test_by_the_command_line_it_is_one_line_and_exit_2(
+def test_command_line_refuses_in_one_line_with_exit_2(
     config: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"

@@ -64,18 +64,18 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
-def test_gathered_is_in_rank_order_without_gradient(both: list[dict[str, Any]]) -> None:
+def test_all_gather_is_in_rank_order_without_gradient(both: list[dict[str, Any]]) -> None:
     for facts in both:
         assert facts["gathered"].tolist() == [[0, 1], [1, 1]] and not facts["gathered"].requires_grad
 
 
-def test_each_process_holds_the_queue_of_all_in_rank_order(both: list[dict[str, Any]]) -> None:
+def test_queue_is_equal_in_all_processes_and_in_rank_order(both: list[dict[str, Any]]) -> None:
     for facts in both:
         assert facts["queue"][:6, 0].tolist() == [0, 0, 1, 1, 5, 6] and int(facts["pointer"]) == 6
     assert torch.equal(both[0]["queue"], both[1]["queue"])
 
 
-def test_keys_are_normalised_with_a_shuffled_batchs_statistics_and_come_back_in_order(
+def test_shuffled_keys_are_returned_in_order(
     both: list[dict[str, Any]],
 ) -> None:
     torch.manual_seed(7)
@@ -96,7 +96,7 @@ def test_shuffling_keeps_channels_last(both: list[dict[str, Any]]) -> None:
     assert all(bool(facts["laid"].all()) for facts in both)
 
 
-def test_one_process_shuffles_its_own_batch() -> None:
+def test_single_process_shuffles_its_own_batch() -> None:
     x, seen = _images(), []
     network = _network()
     network.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))

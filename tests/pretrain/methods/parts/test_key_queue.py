@@ -10,7 +10,7 @@ import torch
 from pretrain.methods.parts.momentum import FeatureQueue
 
 
-def test_it_is_first_in_first_out_and_its_size_stays() -> None:
+def test_queue_is_first_in_first_out_with_a_fixed_size() -> None:
     queue = FeatureQueue(6, 3)
     start = queue.keys.clone()
     assert start.norm(dim=1).tolist() == pytest.approx([1.0] * 6)
@@ -24,7 +24,7 @@ def test_it_is_first_in_first_out_and_its_size_stays() -> None:
         assert turned.tolist() == list(expected), "the pointer is at the oldest"
 
 
-def test_keys_and_pointer_are_state_and_no_parameters() -> None:
+def test_keys_and_pointer_are_buffers() -> None:
     queue, other = FeatureQueue(4, 2), FeatureQueue(4, 2)
     queue.enqueue(torch.ones(2, 2))
     assert queue.state_dict().keys() == {"keys", "pointer"} and not list(queue.parameters())
@@ -34,7 +34,7 @@ def test_keys_and_pointer_are_state_and_no_parameters() -> None:
     assert other.keys.tolist() == [[1, 1], [1, 1], [0, 0], [0, 0]]
 
 
-def test_half_precision_keys_are_stored_as_float32_without_gradient() -> None:
+def test_half_precision_features_are_stored_as_float32_without_gradient() -> None:
     queue = FeatureQueue(4, 2)
     queue.enqueue(torch.full((4, 2), 0.5, dtype=torch.bfloat16, requires_grad=True))
     assert queue.keys.dtype == torch.float32 and not queue.keys.requires_grad

@@ -15,7 +15,7 @@ def _network() -> nn.Sequential:
 
 
 @pytest.mark.parametrize("m", [0.0, 0.3, 0.999, 1.0])
-def test_parameters_follow_by_the_definition(m: float) -> None:
+def test_update_ema_equals_the_definition(m: float) -> None:
     online = _network()
     target = momentum_copy(online)
     assert all(torch.equal(a, b) for a, b in zip(target.parameters(), online.parameters(), strict=True))
@@ -30,7 +30,7 @@ def test_parameters_follow_by_the_definition(m: float) -> None:
         torch.testing.assert_close(ours, nn.Parameter(theirs.detach(), requires_grad=False), rtol=1e-14, atol=1e-15)
 
 
-def test_a_copy_takes_no_gradient_and_keeps_its_own_statistics() -> None:
+def test_momentum_copy_has_no_gradient_and_its_own_statistics() -> None:
     online = _network()
     target = momentum_copy(online)
     assert not any(p.requires_grad for p in target.parameters()) and all(p.requires_grad for p in online.parameters())
@@ -42,7 +42,7 @@ def test_a_copy_takes_no_gradient_and_keeps_its_own_statistics() -> None:
     assert not torch.equal(before["1.running_mean"], dict(target.named_buffers())["1.running_mean"])
 
 
-def test_the_copys_parameters_are_other_tensors() -> None:
+def test_momentum_copy_has_its_own_parameters() -> None:
     online = _network()
     target = momentum_copy(online)
     update_ema(target, _network(), 0.0)

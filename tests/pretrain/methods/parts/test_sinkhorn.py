@@ -21,16 +21,16 @@ def _furthest(epsilon: float, steps: int, theirs: str) -> float:
 
 
 @pytest.mark.parametrize("steps", GOLDEN)
-def test_codes_are_the_originals(steps: str) -> None:
+def test_codes_equal_the_original(steps: str) -> None:
     assert _furthest(fixed.EPSILON, int(steps), steps) < 1e-12
 
 
 @pytest.mark.parametrize(("epsilon", "steps"), [(fixed.EPSILON, 2), (fixed.EPSILON, 4), (1.01 * fixed.EPSILON, 3)])
-def test_the_comparison_notices(epsilon: float, steps: int) -> None:
+def test_a_change_is_detected_by_the_comparison(epsilon: float, steps: int) -> None:
     assert _furthest(epsilon, steps, "3") > 1e-4
 
 
-def test_rows_are_distributions_and_prototypes_are_filled_equally() -> None:
+def test_rows_are_distributions_and_prototypes_are_used_equally() -> None:
     codes = sinkhorn(fixed.scores()[0].detach(), fixed.EPSILON, 200)
     torch.testing.assert_close(codes.sum(1), torch.ones(fixed.IMAGES, dtype=torch.float64))
     share = fixed.IMAGES / fixed.PROTOTYPES
@@ -45,7 +45,7 @@ def _by_division(scores: torch.Tensor) -> torch.Tensor:
     return q
 
 
-def test_the_gradient_is_that_of_the_divisions() -> None:
+def test_gradient_equals_that_of_plain_divisions() -> None:
     ours, theirs = (fixed.scores()[0] for _ in range(2))
     (sinkhorn(ours, fixed.EPSILON, fixed.SINKHORN_STEPS) * fixed.scores()[1].detach()).sum().backward()
     (_by_division(theirs) * fixed.scores()[1].detach()).sum().backward()
@@ -54,8 +54,8 @@ def test_the_gradient_is_that_of_the_divisions() -> None:
 
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("epsilon", [0.05, 0.005])
-def test_the_ends_of_the_range_are_finite_in_any_precision(half: torch.dtype, epsilon: float) -> None:
-    """At ±1/ε, where exp() of ±200 leaves even float32; and with a prototype that nobody is near."""
+def test_extreme_scores_are_finite_in_any_precision(half: torch.dtype, epsilon: float) -> None:
+    """At ±1/ε, where exp() of ±200 leaves even float32; and with a prototype far from all samples."""
     scores = torch.ones(8, 6).to(half)
     scores[:, 0], scores[4:, 1:3] = -1, -1
     scores.requires_grad_()
