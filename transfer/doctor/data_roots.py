@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.files import read_json
-from transfer.doctor.finding import Finding
+from transfer.doctor.finding import Finding, ok, warning
 from transfer.tasks.datasets import DEFAULT_ROOT, PUBLISHED, ROOT_VARIABLE, Split
 from transfer.tasks.voc import image_list
 
@@ -65,7 +65,7 @@ def check_data_roots(given: Path | None = None) -> list[Finding]:
         f"for a toy set: {DRAW}"
     )
     where = ", ".join(f"{root}{'' if root.is_dir() else ' (does not exist)'}" for root in roots)
-    return [Finding("data", "warning", f"no VOC2007, VOC2012 or coco in {where}", advice)]
+    return [warning("data", f"no VOC2007, VOC2012 or coco in {where}", advice)]
 
 
 def count_splits(root: Path) -> list[SplitCount]:
@@ -103,13 +103,11 @@ def _finding(root: Path, counts: list[SplitCount]) -> Finding:
     counted = ", ".join(f"{count.split.name} {count.listed}" for count in counts)
     faults = [f"{count.split.name}: {count.fault}" for count in counts if count.fault]
     if faults:
-        return Finding(
-            "data", "warning", f"{root}: {faults[0]}", f"complete the set; then python tools/data.py check {root}"
-        )
+        return warning("data", f"{root}: {faults[0]}", f"complete the set; then python tools/data.py check {root}")
     if toy_classes(root):
-        return Finding("data", "ok", f"{root}: a toy set: {counted}")
+        return ok("data", f"{root}: a toy set: {counted}")
     partial = [count for count in counts if not count.is_complete]
     if partial:
         less = f"{partial[0].split.name} was published with {partial[0].split.count} images"
-        return Finding("data", "warning", f"{root}: {counted}", f"{less}: results on it are not comparable")
-    return Finding("data", "ok", f"{root}: {counted}")
+        return warning("data", f"{root}: {counted}", f"{less}: results on it are not comparable")
+    return ok("data", f"{root}: {counted}")

@@ -31,6 +31,18 @@ class Finding:
         return asdict(self)
 
 
+def ok(subject: str, found: str) -> Finding:
+    return Finding(subject, "ok", found)
+
+
+def warning(subject: str, found: str, advice: str) -> Finding:
+    return Finding(subject, "warning", found, advice)
+
+
+def missing(subject: str, found: str, advice: str) -> Finding:
+    return Finding(subject, "missing", found, advice)
+
+
 def render(findings: list[Finding]) -> str:
     """Findings as text: state, subject and result, followed by the normal value and the advice."""
     width = max(len(finding.subject) for finding in findings)

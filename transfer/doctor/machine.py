@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from transfer.doctor.finding import Finding
+from transfer.doctor.finding import Finding, ok, warning
 from transfer.doctor.software import one_line
 
 GIB = 1 << 30
@@ -28,37 +28,25 @@ def gpus() -> Finding:
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         sizes = [torch.cuda.get_device_properties(index).total_memory // GIB for index in range(len(names))]
     except Exception as error:
-        return Finding("gpus", "warning", f"cannot query torch: {one_line(error)}", "repair torch first (above)")
+        return warning("gpus", f"cannot query torch: {one_line(error)}", "repair torch first (above)")
     if names:
         listed = ", ".join(
             f"{index}: {name} ({size} GiB)" for index, (name, size) in enumerate(zip(names, sizes, strict=True))
         )
-        return Finding("gpus", "ok", listed)
+        return ok("gpus", listed)
     if torch.version.cuda is None and shutil.which("nvidia-smi"):
-        return Finding(
-            "gpus", "warning", "this torch is a CPU build, but nvidia-smi is here", "install a CUDA build of torch"
-        )
+        return warning("gpus", "this torch is a CPU build, but nvidia-smi is here", "install a CUDA build of torch")
     if shutil.which("nvidia-smi"):
         advice = f"run nvidia-smi: the driver may be too old for CUDA {torch.version.cuda}, or CUDA_VISIBLE_DEVICES set"
-        return Finding("gpus", "warning", "nvidia-smi is here, but torch sees no GPU", advice)
-    return Finding(
-        "gpus",
-        "warning",
-        "none",
-        "toy and small runs work on the CPU; Table 5 needs GPUs: try a GPU node",
-    )
+        return warning("gpus", "nvidia-smi is here, but torch sees no GPU", advice)
+    return warning("gpus", "none", "toy and small runs work on the CPU; Table 5 needs GPUs: try a GPU node")
 
 
 def slurm() -> Finding:
     """Check for Slurm's commands and its controller."""
     absent = [name for name in ("sbatch", "sinfo", "squeue") if shutil.which(name) is None]
     if absent:
-        return Finding(
-            "slurm",
-            "warning",
-            f"no {', '.join(absent)}",
-            "launch with --cluster local, or try a login node",
-        )
+        return warning("slurm", f"no {', '.join(absent)}", "launch with --cluster local, or try a login node")
     try:
         words = ["sinfo", "--noheader", "--format", "%P %D %G"]
         done = subprocess.run(words, capture_output=True, text=True, timeout=SLURM_TIMEOUT, check=True)
@@ -66,26 +54,20 @@ def slurm() -> Finding:
             ["sinfo", "--version"], capture_output=True, text=True, timeout=SLURM_TIMEOUT, check=True
         )
     except subprocess.TimeoutExpired:
-        return Finding(
+        return warning(
             "slurm",
-            "warning",
             f"the controller did not answer in {SLURM_TIMEOUT} s",
             "run sinfo yourself; launch with --cluster local meanwhile",
         )
     except (OSError, subprocess.CalledProcessError) as error:
         said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1]
-        return Finding(
-            "slurm", "warning", f"sinfo failed: {said}", "run sinfo yourself; launch with --cluster local meanwhile"
-        )
+        return warning("slurm", f"sinfo failed: {said}", "run sinfo yourself; launch with --cluster local meanwhile")
     partitions = sorted({line.split()[0].rstrip("*") for line in done.stdout.splitlines() if line.strip()})
     if not partitions:
-        return Finding(
-            "slurm",
-            "warning",
-            f"{version.stdout.strip()}, no partition for you",
-            "request one from the cluster's staff",
+        return warning(
+            "slurm", f"{version.stdout.strip()}, no partition for you", "request one from the cluster's staff"
         )
-    return Finding("slurm", "ok", f"{version.stdout.strip()}, partitions {', '.join(partitions)}")
+    return ok("slurm", f"{version.stdout.strip()}, partitions {', '.join(partitions)}")
 
 
 def usable_cores() -> int:
@@ -99,8 +81,8 @@ def cores() -> Finding:
     quota = cpu_quota(CGROUP)
     found = f"{count}" + (f", limited to {quota:g} by the container" if quota and quota < count else "")
     if min(count, quota or count) < 2:
-        return Finding("cores", "warning", found, "the demo's times are for 2 cores: expect twice as long")
-    return Finding("cores", "ok", found)
+        return warning("cores", found, "the demo's times are for 2 cores: expect twice as long")
+    return ok("cores", found)
 
 
 def cpu_quota(cgroup: Path) -> float | None:
@@ -116,8 +98,8 @@ def memory() -> Finding:
     usable = min(total, limit or total)
     found = f"{usable / GIB:.1f} GiB" + (" (the container's limit)" if usable < total else "")
     if usable < LEAST_MEMORY * 0.95:  # a machine with 8 GiB reports a little less
-        return Finding("memory", "warning", found, "the demo was measured to fit 8 GiB: close other programs")
-    return Finding("memory", "ok", found)
+        return warning("memory", found, "the demo was measured to fit 8 GiB: close other programs")
+    return ok("memory", found)
 
 
 def memory_limit(cgroup: Path) -> int | None:
@@ -138,7 +120,7 @@ def disk(folder: Path) -> Finding:
     free = shutil.disk_usage(folder).free
     found = f"{free / GIB:.1f} GiB free at {folder}"
     if free < LEAST_DISK:
-        return Finding("disk", "warning", found, "write runs to a larger disk, or free some space for checkpoints")
+        return warning("disk", found, "write runs to a larger disk, or free some space for checkpoints")
     if not os.access(folder, os.W_OK):
-        return Finding("disk", "warning", f"{found}, not writable", "run from a writable folder")
-    return Finding("disk", "ok", found)
+        return warning("disk", f"{found}, not writable", "run from a writable folder")
+    return ok("disk", found)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from common.environment import version_of
-from transfer.doctor.finding import Finding
+from transfer.doctor.finding import Finding, missing, ok, warning
 
 LEAST_PYTHON = (3, 10)
 PROJECT = "ssl-detection-transfer"
@@ -21,47 +21,40 @@ def python() -> Finding:
     """Check the version of the interpreter."""
     found = f"{platform.python_version()} at {sys.executable}"
     if sys.version_info[:2] < LEAST_PYTHON:
-        return Finding(
-            "python", "missing", found, f"make setup PYTHON=python3.11 (at least {'.'.join(map(str, LEAST_PYTHON))})"
-        )
-    return Finding("python", "ok", found)
+        return missing("python", found, f"make setup PYTHON=python3.11 (at least {'.'.join(map(str, LEAST_PYTHON))})")
+    return ok("python", found)
 
 
 def torch() -> Finding:
     """Check that torch imports and computes."""
     version = version_of("torch")
     if version is None:
-        return Finding("torch", "missing", "not installed", SETUP)
+        return missing("torch", "not installed", SETUP)
     try:
         module = importlib.import_module("torch")
         module.ones(2) @ module.ones(2)
     except Exception as error:  # a broken build raises anything from OSError (a missing library) to RuntimeError
-        return Finding("torch", "missing", f"{version} does not work: {one_line(error)}", f"remove .venv, then {SETUP}")
-    return Finding("torch", "ok", f"{version}, CUDA {module.version.cuda or 'none (a CPU build)'}")
+        return missing("torch", f"{version} does not work: {one_line(error)}", f"remove .venv, then {SETUP}")
+    return ok("torch", f"{version}, CUDA {module.version.cuda or 'none (a CPU build)'}")
 
 
 def torchvision() -> Finding:
     """Check that torchvision fits torch: its operators load only into the torch they were built for."""
     version = version_of("torchvision")
     if version is None:
-        return Finding("torchvision", "missing", "not installed", SETUP)
+        return missing("torchvision", "not installed", SETUP)
     try:
         tensor = importlib.import_module("torch").tensor
         ops = importlib.import_module("torchvision.ops")
         kept = ops.nms(tensor([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 3.9]]), tensor([0.5, 0.9]), 0.5)
     except Exception as error:
         advice = "install the torchvision made for this torch: make setup TORCH=… TORCHVISION=…"
-        return Finding(
-            "torchvision", "missing", f"{version} does not fit torch {version_of('torch')}: {one_line(error)}", advice
-        )
+        return missing("torchvision", f"{version} does not fit torch {version_of('torch')}: {one_line(error)}", advice)
     if kept.tolist() != [1]:
-        return Finding(
-            "torchvision",
-            "missing",
-            f"{version}: nms kept boxes {kept.tolist()}, not [1]",
-            f"remove .venv, then {SETUP}",
+        return missing(
+            "torchvision", f"{version}: nms kept boxes {kept.tolist()}, not [1]", f"remove .venv, then {SETUP}"
         )
-    return Finding("torchvision", "ok", f"{version}, its operators fit torch {version_of('torch')}")
+    return ok("torchvision", f"{version}, its operators fit torch {version_of('torch')}")
 
 
 def detectron2(pinned_version: str, pinned_commit: str) -> Finding:
@@ -75,18 +68,16 @@ def detectron2(pinned_version: str, pinned_commit: str) -> Finding:
     try:
         distribution = importlib.metadata.distribution("detectron2")
     except importlib.metadata.PackageNotFoundError:
-        return Finding("detectron2", "missing", "not installed", install)
+        return missing("detectron2", "not installed", install)
     origin, pinned = _origin(distribution, pinned_version, pinned_commit)
     try:
         importlib.import_module("detectron2.modeling")
         importlib.import_module("detectron2.engine")
     except Exception as error:
-        return Finding("detectron2", "missing", f"{origin}, does not import: {one_line(error)}", f"{install} --force")
+        return missing("detectron2", f"{origin}, does not import: {one_line(error)}", f"{install} --force")
     if not pinned:
-        return Finding(
-            "detectron2", "warning", origin, f"results were checked with the pinned build: {install} --force"
-        )
-    return Finding("detectron2", "ok", origin)
+        return warning("detectron2", origin, f"results were checked with the pinned build: {install} --force")
+    return ok("detectron2", origin)
 
 
 def _origin(distribution: importlib.metadata.Distribution, version: str, commit: str) -> tuple[str, bool]:
@@ -107,16 +98,14 @@ def packages() -> Finding:
     try:
         needs = importlib.metadata.requires(PROJECT) or []
     except importlib.metadata.PackageNotFoundError:
-        return Finding("packages", "missing", f"{PROJECT} itself is not installed", SETUP)
+        return missing("packages", f"{PROJECT} itself is not installed", SETUP)
     try:
         faults = [fault for need in needs if (fault := _fault(need))]
     except ImportError:  # packaging, which Detectron2 brings
-        return Finding("packages", "missing", "packaging is not installed", SETUP)
+        return missing("packages", "packaging is not installed", SETUP)
     if faults:
-        return Finding("packages", "missing", ", ".join(faults), SETUP)
-    return Finding(
-        "packages", "ok", f"all {sum('extra ==' not in need for need in needs)} are installed in suitable versions"
-    )
+        return missing("packages", ", ".join(faults), SETUP)
+    return ok("packages", f"all {sum('extra ==' not in need for need in needs)} are installed in suitable versions")
 
 
 def _fault(need: str) -> str:
@@ -143,17 +132,11 @@ def one_line(error: BaseException) -> str:
 def checkout(folder: Path, commit: str) -> Finding:
     """Check the commit of the checkout."""
     if commit == "unknown":
-        return Finding(
-            "checkout",
-            "warning",
-            f"{folder}, no git checkout",
-            "results will record no commit; clone the repository with git",
+        return warning(
+            "checkout", f"{folder}, no git checkout", "results will record no commit; clone the repository with git"
         )
     if commit.endswith("-dirty"):
-        return Finding(
-            "checkout",
-            "warning",
-            f"{commit[:8]} with changed files",
-            "commit before important runs: results record the commit",
+        return warning(
+            "checkout", f"{commit[:8]} with changed files", "commit before important runs: results record the commit"
         )
-    return Finding("checkout", "ok", commit[:8])
+    return ok("checkout", commit[:8])

@@ -64,43 +64,39 @@ class SetFolder:
     archives: tuple[Archive, ...]
 
 
-PUBLIC: dict[str, tuple[SetFolder, ...]] = {
+def _folder(target: str, inside: str, *archives: tuple[str, int, str]) -> SetFolder:
+    return SetFolder(target, inside, tuple(Archive(*archive) for archive in archives))
+
+
+PUBLIC = {
     "voc2007": (
-        SetFolder(
+        _folder(
             "VOC2007",
             "VOCdevkit/VOC2007",
-            (
-                Archive(f"{_VOC}/voc2007/VOCtrainval_06-Nov-2007.tar", 460032000, "c52e279531787c972589f7e41ab4ae64"),
-                Archive(f"{_VOC}/voc2007/VOCtest_06-Nov-2007.tar", 451020800, "b6e924de25625d8de591ea690078ad9f"),
-            ),
+            (f"{_VOC}/voc2007/VOCtrainval_06-Nov-2007.tar", 460032000, "c52e279531787c972589f7e41ab4ae64"),
+            (f"{_VOC}/voc2007/VOCtest_06-Nov-2007.tar", 451020800, "b6e924de25625d8de591ea690078ad9f"),
         ),
     ),
     "voc2012": (
-        SetFolder(
+        _folder(
             "VOC2012",
             "VOCdevkit/VOC2012",
-            (Archive(f"{_VOC}/voc2012/VOCtrainval_11-May-2012.tar", 1999639040, "6cd6e144f989b92b3379bac3b3de84fd"),),
+            (f"{_VOC}/voc2012/VOCtrainval_11-May-2012.tar", 1999639040, "6cd6e144f989b92b3379bac3b3de84fd"),
         ),
     ),
     "coco": (
-        SetFolder(
+        _folder(
             "coco/annotations",
             "annotations",
-            (
-                Archive(
-                    f"{_COCO}/annotations/annotations_trainval2017.zip", 252907541, "f4bbac642086de4f52a3fdda2de5fa2c"
-                ),
-            ),
+            (f"{_COCO}/annotations/annotations_trainval2017.zip", 252907541, "f4bbac642086de4f52a3fdda2de5fa2c"),
         ),
-        SetFolder(
-            "coco/val2017",
-            "val2017",
-            (Archive(f"{_COCO}/zips/val2017.zip", 815585330, "442b8da7639aecaf257c1dceb8ba8c80"),),
+        _folder(
+            "coco/val2017", "val2017", (f"{_COCO}/zips/val2017.zip", 815585330, "442b8da7639aecaf257c1dceb8ba8c80")
         ),
-        SetFolder(
+        _folder(
             "coco/train2017",
             "train2017",
-            (Archive(f"{_COCO}/zips/train2017.zip", 19336861798, "cced6f7f71b7629ddf16f17bbcfab6b2"),),
+            (f"{_COCO}/zips/train2017.zip", 19336861798, "cced6f7f71b7629ddf16f17bbcfab6b2"),
         ),
     ),
 }
