@@ -185,7 +185,12 @@ def measure(root: Path) -> list[Measure]:
         _cycles_and_layers(source),
         _positional(source),
         _run_only_lists(source),
-        Measure("file reads for a job filed with Slurm, per decision", "7", at_most=(2,), note="counted by a test"),
+        Measure(
+            "file reads for a job filed with Slurm, per decision",
+            "7",
+            at_most=(2,),
+            note="tests/compat/test_file_reads.py",
+        ),
         _markdown(root),
         Measure("`make test` on two free cores, minutes", "up to 15", at_most=(10,), note="timed by hand"),
         *_lengths(source),
