@@ -29,7 +29,7 @@ def words(root: Path, narrow_overlay: Path, toy_detection: Path, tmp_path: Path)
     return make
 
 
-def test_a_trial_prints_its_numbers_and_asked_again_says_so(
+def test_a_trial_prints_its_numbers_and_a_second_call_does_nothing(
     words: Words, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = words()

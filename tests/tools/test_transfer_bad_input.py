@@ -24,7 +24,7 @@ def data(toy_detection: Path, tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def ask(root: Path, narrow_overlay: Path, data: Path, task: str, *more: str) -> list[str]:
+def command_line(root: Path, narrow_overlay: Path, data: Path, task: str, *more: str) -> list[str]:
     words = ["--config-file", str(root / f"configs/transfer/{task}.yaml"), "--overlay", str(narrow_overlay)]
     words += ["--weights", "scratch", "--seed", "1", "--output", str(data.parent / "trial"), *more]
     return [*words, "TRANSFER.DATA_ROOT", str(data)]
@@ -127,7 +127,7 @@ def test_broken_voc_is_named(
 ) -> None:
     breaks, more = VOC[case]
     named = (*breaks(data), *more)
-    line = refused(ask(root, narrow_overlay, data, "voc07"), data.parent / "trial", capsys)
+    line = refused(command_line(root, narrow_overlay, data, "voc07"), data.parent / "trial", capsys)
     assert all(word in line for word in named), line
 
 
@@ -170,17 +170,17 @@ def test_broken_coco_is_named(
     change, named = COCO[case]
     file = data / "coco/annotations/instances_train2017.json"
     change(file)
-    line = refused(ask(root, narrow_overlay, data, "coco"), data.parent / "trial", capsys)
+    line = refused(command_line(root, narrow_overlay, data, "coco"), data.parent / "trial", capsys)
     assert all(word in line for word in named), line
     if "image" not in case and "mask" not in case:
         assert str(file) in line
 
 
-def test_the_images_are_looked_at_where_the_trial_begins_and_may_be_left_alone(
+def test_images_are_checked_when_a_trial_begins_unless_turned_off(
     root: Path, narrow_overlay: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A finished trial is not held up by its images; a slow disk may be spared."""
-    asked = ask(root, narrow_overlay, data, "voc07")
+    asked = command_line(root, narrow_overlay, data, "voc07")
     assert call(main, asked) == EXIT_OK
     image_unreadable(data)
     assert call(main, [*asked, "--resume"]) == EXIT_OK

@@ -87,7 +87,7 @@ def get(config: dict[str, Any], key: str) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("row", BLOCKS)
-def test_a_row_trains_with_the_block_of_its_weights(words: Words, tmp_path: Path, row: str) -> None:
+def test_a_trial_uses_the_preprocessing_of_its_weights(words: Words, tmp_path: Path, row: str) -> None:
     assert call(main, words(row)) == EXIT_OK
     config = yaml.safe_load((tmp_path / "trial/config.yaml").read_text())
     assert {key: get(config, key) for key in BLOCKS[row]} == BLOCKS[row]
@@ -117,7 +117,7 @@ def test_a_row_trains_with_the_block_of_its_weights(words: Words, tmp_path: Path
         ("scratch", "INPUT.FORMAT", "BGR", "RGB"),
     ],
 )
-def test_a_part_of_the_block_cannot_be_set_apart(
+def test_a_part_of_the_preprocessing_cannot_be_changed(
     words: Words,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

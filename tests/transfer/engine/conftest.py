@@ -9,12 +9,12 @@ import pytest
 
 from transfer.engine.prepare import TrialRequest
 
-Ask = Callable[..., TrialRequest]
+RequestFactory = Callable[..., TrialRequest]
 
 
 @pytest.fixture
-def ask(root: Path, toy_detection: Path, narrow_overlay: Path, tmp_path: Path) -> Ask:
-    """A request for a small trial: `ask(*overrides, task="voc07", weights="scratch", seed=1, output=…, …)`."""
+def make_request(root: Path, toy_detection: Path, narrow_overlay: Path, tmp_path: Path) -> RequestFactory:
+    """A request for a small trial: `make_request(*overrides, task="voc07", weights="scratch", seed=1, output=…, …)`."""
 
     def make(
         *overrides: str,

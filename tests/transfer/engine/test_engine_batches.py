@@ -23,7 +23,7 @@ from transfer.engine.prepare import TrialRequest, load_task_of, prepare
 from transfer.engine.seeding import AUGMENT, PRECISE_BN, numpy_seeded, sampler_seeds, seed_torch
 from transfer.tasks.task import load_task
 
-Ask = Callable[..., TrialRequest]
+RequestFactory = Callable[..., TrialRequest]
 
 
 def images(count: int) -> list[dict[str, Any]]:
@@ -64,16 +64,16 @@ def test_the_order_equals_detectron2_s_for_the_same_seed(
     assert ours(0) == theirs and ours(17) == theirs[17:]
 
 
-def test_with_grouping_detectron2_s_order_depends_on_its_workers() -> None:
+def test_with_grouping_the_order_depends_on_the_number_of_workers() -> None:
     """So whose order is replayed must be said; ours does not depend on the workers that replay it."""
     wide = [bool(i % 3) for i in range(20)]
     orders = [[i for _, i in Sampler(20, 5, 4, wide, stop=20, order_of_workers=n)] for n in (0, 1, 2, 4)]
     assert orders[0] == orders[1] and orders[0] != orders[2] != orders[3] != orders[0]
 
 
-def test_training_reads_in_the_order_of_detectron2_s_four_workers_and_precise_bn_in_that_of_none(ask: Ask) -> None:
+def test_training_replays_four_workers_and_precise_bn_none(make_request: RequestFactory) -> None:
     """Four is Detectron2's default, which MoCo's configs leave as it is; for precise BN it takes none."""
-    prepared, task = prepare(ask("SOLVER.IMS_PER_BATCH", "2", task="voc0712"))
+    prepared, task = prepare(make_request("SOLVER.IMS_PER_BATCH", "2", task="voc0712"))
     dicts = training_dicts(task, prepared.cfg)
     numbers = {image["file_name"]: index for index, image in enumerate(dicts)}
     wide = [image["width"] > image["height"] for image in dicts]
@@ -83,7 +83,7 @@ def test_training_reads_in_the_order_of_detectron2_s_four_workers_and_precise_bn
         assert found == [i for _, i in Sampler(len(dicts), 3, 2, wide, stop=8, order_of_workers=workers)]
 
 
-def test_the_second_seed_is_the_one_that_precise_bn_s_loader_draws() -> None:
+def test_the_second_sampler_seed_is_precise_bn_s() -> None:
     seed_all_rng(5)
     assert sampler_seeds(5, 2) == [comm.shared_random_seed(), comm.shared_random_seed()]
 
@@ -103,8 +103,8 @@ def test_the_ranks_share_each_epoch_between_them() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_augmentation_depends_on_seed_rank_iteration_and_slot_alone(ask: Ask, workers: int) -> None:
-    prepared, task = prepare(ask(task="coco"))
+def test_augmentation_depends_only_on_seed_rank_iteration_and_slot(make_request: RequestFactory, workers: int) -> None:
+    prepared, task = prepare(make_request(task="coco"))
     dicts = training_dicts(task, prepared.cfg)
     whole = list(training_batches(dicts, prepared.cfg, 3, stop=6, workers=0))
     np.random.seed(99)  # whatever the generators were doing before
@@ -121,7 +121,7 @@ def test_augmentation_depends_on_seed_rank_iteration_and_slot_alone(ask: Ask, wo
     )
 
 
-def test_numpy_s_generator_is_put_back() -> None:
+def test_numpy_s_generator_is_restored() -> None:
     np.random.seed(1)
     expected = np.random.rand(3)
     np.random.seed(1)
@@ -130,7 +130,7 @@ def test_numpy_s_generator_is_put_back() -> None:
     assert np.array_equal(np.random.rand(3), expected)
 
 
-def test_places_in_a_run_draw_different_numbers() -> None:
+def test_positions_in_a_run_draw_different_numbers() -> None:
     drawn = set()
     for where in itertools.product((0, 1), (1, 3), (0, 1), (0, 1, 2)):
         seed_torch(*where)
@@ -154,8 +154,8 @@ def test_the_dicts_equal_those_of_detectron2_s_own_readers(
     assert [to_detectron2(record, "coco") for record in task.train[0].records] == theirs
 
 
-def test_images_with_nothing_but_crowds_are_not_trained_on_but_tested(ask: Ask) -> None:
-    prepared, task = prepare(ask(task="coco"))
+def test_images_with_only_crowds_are_tested_and_not_trained_on(make_request: RequestFactory) -> None:
+    prepared, task = prepare(make_request(task="coco"))
     usable = [r for r in task.train[0].records if any(not thing.crowd for thing in r.annotations)]
     assert 0 < len(training_dicts(task, prepared.cfg)) == len(usable) < len(task.train[0].records)
     tested = [image["image_id"] for batch in batches_for_test(task.test, prepared.cfg) for image in batch]

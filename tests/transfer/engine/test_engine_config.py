@@ -68,13 +68,13 @@ def resolved(root: Path, task: str, *words: str) -> CfgNode:
     return load_config(root / f"configs/transfer/{task}.yaml", overrides=(*CPU, *words)).cfg
 
 
-def test_there_is_a_config_for_each_task_and_no_other(root: Path) -> None:
+def test_there_is_one_config_for_each_task(root: Path) -> None:
     files = {file.stem for file in (root / "configs/transfer").glob("*.yaml")}
     assert files == {*TASKS, "base_rcnn_c4"}
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_task_is_the_protocol_s_and_detectron2_s_defaults_for_the_rest(root: Path, task: str) -> None:
+def test_a_task_is_the_protocol_over_detectron2_s_defaults(root: Path, task: str) -> None:
     mask, train, test, iterations, steps, warmup, scales, classes = TASKS[task]
     expected: dict[str, Any] = {
         **BASE,
@@ -99,7 +99,7 @@ def test_the_scales_are_those_of_the_papers() -> None:
 
 
 @pytest.mark.parametrize("overlay", ["cpu"])
-def test_the_overlay_marks_what_is_made_with_it_as_toy(root: Path, overlay: str) -> None:
+def test_the_overlay_marks_results_as_toy(root: Path, overlay: str) -> None:
     file, over = root / "configs/transfer/coco.yaml", root / f"configs/overlays/{overlay}.yaml"
     loaded = load_config(file, over, ("SOLVER.MAX_ITER", "7"))
     assert loaded.cfg.TRANSFER.TOY and loaded.cfg.MODEL.DEVICE == "cpu" and loaded.cfg.SOLVER.MAX_ITER == 7

@@ -16,18 +16,18 @@ from tests.transfer.engine.broken_off import assert_same_end, command, iteration
 from transfer.engine.prepare import TrialRequest
 from transfer.engine.trial import run_trial
 
-Ask = Callable[..., TrialRequest]
+RequestFactory = Callable[..., TrialRequest]
 WORDS = ("SOLVER.MAX_ITER", "40", "SOLVER.CHECKPOINT_PERIOD", "3", "SOLVER.STEPS", "[30]", "TEST.EVAL_PERIOD", "20")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("task", "workers"), [("coco", 0), ("voc07", 2)])
-def test_killed_with_minus_9_it_ends_bit_for_bit_the_same(
-    ask: Ask, root: Path, tmp_path: Path, task: str, workers: int
+def test_killed_with_sigkill_it_resumes_bit_for_bit(
+    make_request: RequestFactory, root: Path, tmp_path: Path, task: str, workers: int
 ) -> None:
     """Killed while it starts, between checkpoints, inside the writing of one, and while it measures."""
     words = (*WORDS, "DATALOADER.NUM_WORKERS", str(workers))
-    whole, broken = (ask(*words, task=task, output=tmp_path / name) for name in ("whole", "broken"))
+    whole, broken = (make_request(*words, task=task, output=tmp_path / name) for name in ("whole", "broken"))
     run_trial(whole)
     moments = random.Random(workers)
     folder = broken.output

@@ -27,7 +27,7 @@ def batches(count: int = 4) -> list[Tensor]:
     return [torch.randn((1 + i % 3, 3, 8 + i, 10), generator=generator) * 3 + 1 for i in range(count)]
 
 
-def test_the_statistics_are_those_of_all_that_entered_the_layer(model: nn.Sequential) -> None:
+def test_statistics_are_those_of_all_inputs(model: nn.Sequential) -> None:
     update_synchronised(model, batches())
     with torch.no_grad():
         entered = torch.cat([model[0](batch).transpose(0, 1).flatten(1) for batch in batches()], dim=1)
@@ -35,7 +35,7 @@ def test_the_statistics_are_those_of_all_that_entered_the_layer(model: nn.Sequen
     torch.testing.assert_close(model[1].running_var, entered.var(dim=1, correction=0))
 
 
-def test_one_process_gets_what_fvcore_gives(model: nn.Sequential) -> None:
+def test_a_single_process_equals_fvcore(model: nn.Sequential) -> None:
     """On one rank fvcore's definition is the same; its arithmetic, in float32, is a little less exact."""
     theirs = copy.deepcopy(model)
     update_synchronised(model, batches())
@@ -45,7 +45,7 @@ def test_one_process_gets_what_fvcore_gives(model: nn.Sequential) -> None:
             torch.testing.assert_close(dict(model.named_buffers())[name], value, rtol=1e-4, atol=1e-5)
 
 
-def test_weights_momentum_and_hooks_are_as_before(model: nn.Sequential) -> None:
+def test_weights_momentum_and_hooks_are_unchanged(model: nn.Sequential) -> None:
     before = {name: value.clone() for name, value in model.named_parameters()}
     update_synchronised(model, batches())
     assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
@@ -53,7 +53,7 @@ def test_weights_momentum_and_hooks_are_as_before(model: nn.Sequential) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_a_layer_that_nothing_enters_keeps_its_statistics(model: nn.Sequential) -> None:
+def test_a_layer_without_input_keeps_its_statistics(model: nn.Sequential) -> None:
     model.add_module("unused", nn.Identity())
     model[5].add_module("norm", nn.BatchNorm2d(2))
     model[5].norm.running_mean.fill_(5)
@@ -61,7 +61,7 @@ def test_a_layer_that_nothing_enters_keeps_its_statistics(model: nn.Sequential) 
     assert model[5].norm.running_mean.tolist() == [5, 5]
 
 
-def test_layers_in_eval_mode_are_left_alone(model: nn.Sequential) -> None:
+def test_layers_in_eval_mode_are_unchanged(model: nn.Sequential) -> None:
     model[1].eval()
     update_synchronised(model, batches())
     assert model[1].running_mean.abs().sum() == 0 and model[4].running_mean.abs().sum() > 0
@@ -85,7 +85,7 @@ def test_moments_of_nothing_and_of_large_means() -> None:
     ("period", "expected"),
     [(0, {9: (0, 5)}), (3, {2: (0, 5), 5: (5, 10), 8: (10, 15), 9: (15, 20)}), (5, {4: (0, 5), 9: (5, 10)})],
 )
-def test_it_runs_before_each_evaluation_and_at_the_end_and_reads_on(
+def test_it_runs_before_each_evaluation_and_at_the_end(
     model: nn.Sequential, monkeypatch: pytest.MonkeyPatch, period: int, expected: dict[int, tuple[int, int]]
 ) -> None:
     asked: dict[int, tuple[int, int]] = {}
@@ -102,7 +102,7 @@ def test_it_runs_before_each_evaluation_and_at_the_end_and_reads_on(
     assert asked == expected
 
 
-def test_fvcore_s_own_is_the_named_option(model: nn.Sequential, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fvcore_is_an_option(model: nn.Sequential, monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[int] = []
     monkeypatch.setattr(
         "transfer.engine.precise_bn.update_bn_stats", lambda _model, _batches, count: called.append(count)

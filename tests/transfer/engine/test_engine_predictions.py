@@ -18,7 +18,7 @@ from transfer.engine.trial import build_seeded_detector
 from transfer.tasks.datasets import Annotation, DatasetDict, Split
 from transfer.tasks.task import Dataset
 
-Ask = Callable[..., TrialRequest]
+RequestFactory = Callable[..., TrialRequest]
 
 
 def records(count: int, every: int = 1) -> list[DatasetDict]:
@@ -28,7 +28,7 @@ def records(count: int, every: int = 1) -> list[DatasetDict]:
     return [DatasetDict("x", index, 10, 10, hard if index % every else things) for index in range(count)]
 
 
-def test_images_are_evenly_spaced_over_those_with_something_to_find() -> None:
+def test_images_are_evenly_spaced_over_those_with_objects() -> None:
     assert [record.image_id for record in chosen(records(100), 4)] == [12, 37, 62, 87]
     assert [record.image_id for record in chosen(records(100, every=10), 2)] == [20, 70]
     assert [record.image_id for record in chosen(records(3), 9)] == [0, 1, 2]
@@ -83,12 +83,12 @@ def test_a_mask_is_filled(drawn: Callable[..., np.ndarray]) -> None:
     assert changed.sum() == pytest.approx(30 * 30 * (LONGEST_SIDE / 100) ** 2, rel=0.05)
 
 
-def test_boxes_beyond_the_image_or_without_size_are_no_trouble(drawn: Callable[..., np.ndarray]) -> None:
+def test_boxes_beyond_the_image_or_empty_are_drawn(drawn: Callable[..., np.ndarray]) -> None:
     drawn([[-20.0, -20, 300, 300], [50, 50, 50, 50], [60, 60, 40, 40], [99, 79, 100, 80]], [0.9, 0.8, 0.7, 0.6])
 
 
-def test_drawing_leaves_detector_and_randomness_as_they_were(ask: Ask, tmp_path: Path) -> None:
-    prepared, task = prepare(ask(task="coco"))
+def test_drawing_changes_neither_detector_nor_random_state(make_request: RequestFactory, tmp_path: Path) -> None:
+    prepared, task = prepare(make_request(task="coco"))
     model = build_seeded_detector(prepared.cfg)
     model.train()
     state = {name: value.clone() for name, value in model.state_dict().items()}
@@ -106,6 +106,6 @@ def test_drawing_leaves_detector_and_randomness_as_they_were(ask: Ask, tmp_path:
     assert after[2] == numpy_before[2] and np.array_equal(after[1], numpy_before[1])
 
 
-def test_a_number_below_zero_is_refused(ask: Ask) -> None:
+def test_a_negative_number_is_refused(make_request: RequestFactory) -> None:
     with pytest.raises(UserError, match=r"TRANSFER.PREDICTIONS must be at least 0"):
-        prepare(ask("TRANSFER.PREDICTIONS", "-1"))
+        prepare(make_request("TRANSFER.PREDICTIONS", "-1"))

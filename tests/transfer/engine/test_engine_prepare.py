@@ -16,7 +16,7 @@ from transfer.engine.guards import check_model, images_per_statistic, resolve_no
 from transfer.engine.prepare import TrialRequest, prepare, resolve_preprocessing
 from transfer.engine.result import comparable
 
-Ask = Callable[..., TrialRequest]
+RequestFactory = Callable[..., TrialRequest]
 CPU = ("MODEL.DEVICE", "cpu")
 
 
@@ -24,13 +24,13 @@ def loaded(root: Path, *words: str, task: str = "voc07") -> LoadedConfig:
     return load_config(root / f"configs/transfer/{task}.yaml", overrides=(*CPU, *words))
 
 
-def test_scratch_is_rgb_with_the_stride_on_the_3x3(ask: Ask) -> None:
-    cfg = prepare(ask())[0].cfg
+def test_scratch_is_rgb_with_the_stride_on_the_3x3(make_request: RequestFactory) -> None:
+    cfg = prepare(make_request())[0].cfg
     assert cfg.INPUT.FORMAT == "RGB" and not cfg.MODEL.RESNETS.STRIDE_IN_1X1 and cfg.MODEL.WEIGHTS == ""
     assert cfg.MODEL.PIXEL_MEAN == [123.675, 116.28, 103.53] and cfg.MODEL.PIXEL_STD == [58.395, 57.12, 57.375]
 
 
-def test_the_block_goes_in_as_a_whole(root: Path) -> None:
+def test_the_preprocessing_block_is_set_as_a_whole(root: Path) -> None:
     found = loaded(root)
     resolve_preprocessing(found.cfg, MSRA, found.set_keys)
     assert found.cfg.INPUT.FORMAT == "BGR" and found.cfg.MODEL.RESNETS.STRIDE_IN_1X1
@@ -46,18 +46,20 @@ def test_the_block_goes_in_as_a_whole(root: Path) -> None:
         (("MODEL.RESNETS.STRIDE_IN_1X1", "True"), "STRIDE_IN_1X1 is True, but the weights need False"),
     ],
 )
-def test_a_config_that_contradicts_the_weights_stops_the_run(ask: Ask, words: tuple[str, ...], key: str) -> None:
+def test_a_config_that_contradicts_the_weights_is_refused(
+    make_request: RequestFactory, words: tuple[str, ...], key: str
+) -> None:
     with pytest.raises(UserError, match=f"command line: .*{key}"):
-        prepare(ask(*words))
+        prepare(make_request(*words))
 
 
-def test_a_config_that_agrees_with_the_weights_may_say_so(root: Path) -> None:
+def test_a_config_may_repeat_the_weights_preprocessing(root: Path) -> None:
     found = loaded(root, "INPUT.FORMAT", "RGB", "MODEL.RESNETS.STRIDE_IN_1X1", "False")
     resolve_preprocessing(found.cfg, TORCHVISION, found.set_keys)
     assert list(TORCHVISION.std) == found.cfg.MODEL.PIXEL_STD
 
 
-def test_one_process_trains_plain_bn_and_says_so(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_single_process_trains_plain_bn_and_logs_it(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     cfg = loaded(root).cfg
     with caplog.at_level("INFO", logger="transfer"):
         resolve_norm(cfg, 1)
@@ -88,9 +90,9 @@ def test_a_norm_that_trains_no_batch_norm_is_refused(root: Path, norm: str) -> N
     ],
 )
 def test_what_the_protocol_forbids_is_refused_before_the_first_step(
-    ask: Ask, words: tuple[str, ...], message: str
+    make_request: RequestFactory, words: tuple[str, ...], message: str
 ) -> None:
-    request = ask(*words)
+    request = make_request(*words)
     with pytest.raises(UserError, match=message):
         prepare(request)
     assert not request.output.exists()
@@ -107,24 +109,26 @@ def test_what_the_protocol_forbids_is_refused_before_the_first_step(
         ({"weights": "zoo:moco_v2"}, "no such checkpoint"),
     ],
 )
-def test_a_request_that_cannot_be_is_refused(ask: Ask, more: dict[str, object], message: str) -> None:
+def test_a_request_that_cannot_be_is_refused(
+    make_request: RequestFactory, more: dict[str, object], message: str
+) -> None:
     with pytest.raises(UserError, match=message):
-        prepare(ask(**more))
+        prepare(make_request(**more))
 
 
-def test_weights_that_were_not_converted_name_the_converter(ask: Ask, tmp_path: Path) -> None:
+def test_weights_that_were_not_converted_name_the_converter(make_request: RequestFactory, tmp_path: Path) -> None:
     torch.save({"state_dict": {"conv1.weight": torch.zeros(1)}}, tmp_path / "raw.pth")
     with pytest.raises(UserError, match=r"raw\.pth.*tools/convert\.py"):
-        prepare(ask(weights=str(tmp_path / "raw.pth")))
+        prepare(make_request(weights=str(tmp_path / "raw.pth")))
 
 
-def test_a_folder_that_is_a_file_is_refused(ask: Ask, tmp_path: Path) -> None:
+def test_a_folder_that_is_a_file_is_refused(make_request: RequestFactory, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="file is a file"):
-        prepare(ask(output=tmp_path / "file"))
+        prepare(make_request(output=tmp_path / "file"))
 
 
-def test_masks_as_rle_ask_for_bitmasks(ask: Ask, toy_detection: Path, tmp_path: Path) -> None:
+def test_masks_as_rle_ask_for_bitmasks(make_request: RequestFactory, toy_detection: Path, tmp_path: Path) -> None:
     import json
 
     shutil.copytree(toy_detection / "coco", tmp_path / "coco")
@@ -134,14 +138,14 @@ def test_masks_as_rle_ask_for_bitmasks(ask: Ask, toy_detection: Path, tmp_path: 
     crowd["iscrowd"] = 0
     file.write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"is an RLE, not polygons; set INPUT.MASK_FORMAT bitmask"):
-        prepare(ask("TRANSFER.DATA_ROOT", str(tmp_path), task="coco"))
-    prepare(ask("TRANSFER.DATA_ROOT", str(tmp_path), "INPUT.MASK_FORMAT", "bitmask", task="coco"))
+        prepare(make_request("TRANSFER.DATA_ROOT", str(tmp_path), task="coco"))
+    prepare(make_request("TRANSFER.DATA_ROOT", str(tmp_path), "INPUT.MASK_FORMAT", "bitmask", task="coco"))
 
 
-def test_the_walk_finds_a_norm_of_another_type(ask: Ask) -> None:
+def test_a_norm_of_another_type_is_found(make_request: RequestFactory) -> None:
     from transfer.engine.trial import build_seeded_detector
 
-    prepared, _ = prepare(ask())
+    prepared, _ = prepare(make_request())
     model = build_seeded_detector(prepared.cfg)
     assert check_model(model, prepared.cfg)["norms"] == 54  # 53 of a ResNet-50 and the extra one
     model.backbone.res3[0].conv1.norm = torch.nn.SyncBatchNorm(8)  # type: ignore[index, union-attr]
@@ -163,7 +167,7 @@ def test_fewer_gpus_change_batch_rate_and_schedule_together(root: Path) -> None:
     assert "total batch is 8, not 16" in comparable(scaled, cfg, 4)["reasons"]
 
 
-def test_as_many_gpus_as_the_recipe_s_change_nothing(root: Path) -> None:
+def test_the_recipe_s_number_of_gpus_changes_nothing(root: Path) -> None:
     cfg = loaded(root).cfg
     scaled = scale_to_processes(cfg, reference_gpus=8, processes=8)
     scaled.SOLVER.REFERENCE_WORLD_SIZE = 0
@@ -192,9 +196,7 @@ def test_as_many_gpus_as_the_recipe_s_change_nothing(root: Path) -> None:
         ),
     ],
 )
-def test_what_compares_and_what_does_not(
-    root: Path, words: tuple[str, ...], processes: int, reasons: list[str]
-) -> None:
+def test_comparable_and_its_reasons(root: Path, words: tuple[str, ...], processes: int, reasons: list[str]) -> None:
     found = loaded(root, *words)
     resolve_norm(found.cfg, processes)
     assert comparable(found.cfg, found.protocol, processes) == {"ok": not reasons, "reasons": reasons}

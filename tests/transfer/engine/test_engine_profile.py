@@ -27,9 +27,9 @@ def trained(folder: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def test_a_profiled_trial_is_the_same_trial(ask: Any, tmp_path: Path) -> None:
-    without = run_trial(ask(output=tmp_path / "without"))
-    profiled = run_trial(ask(output=tmp_path / "with", profile=2))
+def test_a_profiled_trial_is_the_same_trial(make_request: Any, tmp_path: Path) -> None:
+    without = run_trial(make_request(output=tmp_path / "without"))
+    profiled = run_trial(make_request(output=tmp_path / "with", profile=2))
     first, second = trained(tmp_path / "without"), trained(tmp_path / "with")
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
     assert without.content["metrics"] == profiled.content["metrics"]
@@ -45,20 +45,20 @@ def test_a_profiled_trial_is_the_same_trial(ask: Any, tmp_path: Path) -> None:
     assert all(found.parts[name].host > 0 for name in (DATA, FORWARD, BACKWARD, "optimiser"))
 
 
-def test_too_short_a_trial_is_refused_before_anything_is_written(ask: Any, tmp_path: Path) -> None:
+def test_a_trial_too_short_to_profile_is_refused(make_request: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--profile 4 needs 5 steps, but this run makes 4 more; ask for --profile 3"):
-        run_trial(ask(profile=4))
+        run_trial(make_request(profile=4))
     assert not (tmp_path / "trial").exists()
 
 
-def test_evaluation_is_not_profiled(ask: Any) -> None:
+def test_evaluation_is_not_profiled(make_request: Any) -> None:
     with pytest.raises(UserError, match="--profile"):
-        run_trial(ask(profile=1, eval_only=True))
+        run_trial(make_request(profile=1, eval_only=True))
 
 
-def test_a_diverged_trial_leaves_no_marks(ask: Any, tmp_path: Path) -> None:
+def test_a_diverged_trial_removes_the_profiler_s_marks(make_request: Any, tmp_path: Path) -> None:
     backward = torch.autograd.backward
-    outcome = run_trial(ask("SOLVER.BASE_LR", "1e30", "SOLVER.WARMUP_ITERS", "0", profile=3))
+    outcome = run_trial(make_request("SOLVER.BASE_LR", "1e30", "SOLVER.WARMUP_ITERS", "0", profile=3))
     assert outcome.status == "diverged"
     assert torch.autograd.backward is backward and not torch.autograd._profiler_enabled()
     assert not (tmp_path / "trial/profile").exists()

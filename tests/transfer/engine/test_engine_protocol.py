@@ -27,7 +27,7 @@ def reasons(found: LoadedConfig) -> list[str]:
     return list(comparable(found.cfg, found.protocol, 8)["reasons"])
 
 
-def test_a_file_of_one_s_own_that_says_voc07_must_be_voc07(root: Path, tmp_path: Path) -> None:
+def test_a_user_file_named_voc07_is_compared_with_voc07(root: Path, tmp_path: Path) -> None:
     assert reasons(own(root, tmp_path, {})) == []
     assert reasons(own(root, tmp_path, {"SOLVER": {"BASE_LR": 0.1}})) == []  # searched for each method
     (changed,) = reasons(own(root, tmp_path, {"SOLVER": {"MAX_ITER": 10}}))
@@ -41,7 +41,7 @@ def test_a_task_of_another_name_is_its_own_protocol(root: Path, tmp_path: Path) 
     assert reasons(own(root, tmp_path, {"TRANSFER": {"TASK": "mine"}, "SOLVER": {"MAX_ITER": 10}})) == []
 
 
-def test_the_result_says_whose_ap_it_is(root: Path, tmp_path: Path) -> None:
+def test_the_result_names_the_definition_of_ap(root: Path, tmp_path: Path) -> None:
     kinds = {task: metric(load_config(root / f"configs/transfer/{task}.yaml", overrides=CPU).cfg) for task in TASKS}
     assert kinds == {task: "coco" if task.startswith("coco") else "voc2007" for task in TASKS}
     splits = {"mine": {"LAYOUT": "voc", "FOLDER": "x", "IMAGE_SET": "test", "YEAR": 2012}}
@@ -59,14 +59,14 @@ FINETUNE = {
 }
 
 
-def test_there_is_a_file_for_each_row_with_evidence(root: Path) -> None:
+def test_each_row_with_a_source_has_a_file(root: Path) -> None:
     assert {file.stem for file in (root / "configs/transfer/finetune").glob("*.yaml")} == set(FINETUNE)
     assert set(FINETUNE) <= set(published("table5").row_by_key)
 
 
 @pytest.mark.parametrize("row", FINETUNE)
 @pytest.mark.parametrize("task", TASKS)
-def test_a_row_s_evidence_changes_the_rate_and_its_warm_up_alone(root: Path, row: str, task: str) -> None:
+def test_a_row_file_changes_only_lr_and_warm_up(root: Path, row: str, task: str) -> None:
     file = root / f"configs/transfer/{task}.yaml"
     overlay = root / f"configs/transfer/finetune/{row}.yaml"
     plain, found = (load_config(file, which, CPU) for which in (None, overlay))
@@ -87,7 +87,7 @@ def test_an_evaluation_may_use_another_number_of_processes_but_no_other_task() -
 
 
 @pytest.mark.parametrize(("key", "other"), [("CHANNELS_LAST", True), ("ROI_ALIGN", "separable")])
-def test_how_it_was_computed_binds_a_training_and_no_evaluation(key: str, other: object) -> None:
+def test_layout_keys_are_part_of_a_training_not_of_an_evaluation(key: str, other: object) -> None:
     from transfer.engine.trial_folder import FORMAT, differences
 
     settings = flatten_config(defaults())
@@ -100,7 +100,7 @@ def test_how_it_was_computed_binds_a_training_and_no_evaluation(key: str, other:
     assert differences(theirs, mine) == [said]
 
 
-def test_a_trial_begun_before_a_key_existed_goes_on_with_its_default() -> None:
+def test_a_trial_from_before_a_key_existed_resumes_with_its_default() -> None:
     from transfer.engine.trial_folder import FORMAT, differences
 
     old = {"SOLVER.BASE_LR": 0.02, "TRANSFER.PRECISE_BN": "fvcore"}

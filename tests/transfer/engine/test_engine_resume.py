@@ -18,23 +18,23 @@ from transfer.engine.prepare import TrialRequest
 from transfer.engine.trial import run_trial
 from transfer.engine.trial_hooks import Stopwatch
 
-Ask = Callable[..., TrialRequest]
+RequestFactory = Callable[..., TrialRequest]
 # Precise BN and an evaluation in the middle draw random numbers too; masks make the sampler draw more.
 WORDS = ("SOLVER.MAX_ITER", "6", "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "2", "SOLVER.STEPS", "[4]")
 
 
 @pytest.fixture
-def unbroken(ask: Ask, tmp_path: Path) -> Path:
-    request = ask(*WORDS, task="coco", output=tmp_path / "unbroken")
+def unbroken(make_request: RequestFactory, tmp_path: Path) -> Path:
+    request = make_request(*WORDS, task="coco", output=tmp_path / "unbroken")
     run_trial(request)
     return request.output
 
 
 @pytest.mark.parametrize("breaks_at", [0, 2, 3, 5])
-def test_broken_off_at_any_step_it_ends_the_same(
-    ask: Ask, unbroken: Path, monkeypatch: pytest.MonkeyPatch, breaks_at: int
+def test_interrupted_at_any_step_it_resumes_to_the_same_end(
+    make_request: RequestFactory, unbroken: Path, monkeypatch: pytest.MonkeyPatch, breaks_at: int
 ) -> None:
-    request = ask(*WORDS, task="coco")
+    request = make_request(*WORDS, task="coco")
 
     def power_cut(self: Stopwatch) -> None:
         if self.trainer.iter == breaks_at:
@@ -50,22 +50,24 @@ def test_broken_off_at_any_step_it_ends_the_same(
     assert len(logged) == len(set(logged)) and max(logged) == max(iterations(unbroken))  # none is logged twice
 
 
-def test_two_runs_of_one_seed_are_the_same_and_of_two_seeds_are_not(ask: Ask, unbroken: Path, tmp_path: Path) -> None:
-    again = ask(*WORDS, "DATALOADER.NUM_WORKERS", "2", task="coco", output=tmp_path / "again")
+def test_runs_are_equal_for_one_seed_and_differ_for_two(
+    make_request: RequestFactory, unbroken: Path, tmp_path: Path
+) -> None:
+    again = make_request(*WORDS, "DATALOADER.NUM_WORKERS", "2", task="coco", output=tmp_path / "again")
     run_trial(again)  # with two workers instead of none
     assert_same_end(unbroken, again.output)
-    other = ask(*WORDS, task="coco", output=tmp_path / "other", seed=2)
+    other = make_request(*WORDS, task="coco", output=tmp_path / "other", seed=2)
     run_trial(other)
     assert not all(torch.equal(value, final(other.output)[name]) for name, value in final(unbroken).items())
 
 
-def test_with_the_separable_roi_align_it_ends_the_same(
-    ask: Ask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_separable_roi_align_resumes_to_the_same_end(
+    make_request: RequestFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     words = (*WORDS, "TRANSFER.ROI_ALIGN", "separable", "TRANSFER.CHANNELS_LAST", "True")
-    whole = ask(*words, task="coco", output=tmp_path / "whole")
+    whole = make_request(*words, task="coco", output=tmp_path / "whole")
     run_trial(whole)
-    request = ask(*words, task="coco")
+    request = make_request(*words, task="coco")
 
     def power_cut(self: Stopwatch) -> None:
         if self.trainer.iter == 3:
@@ -79,10 +81,10 @@ def test_with_the_separable_roi_align_it_ends_the_same(
     assert_same_end(whole.output, request.output)
 
 
-def test_a_signal_to_the_group_leaves_the_loader_to_the_trainer(
-    ask: Ask, unbroken: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_signal_to_the_group_does_not_end_the_loader_workers(
+    make_request: RequestFactory, unbroken: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = ask(*WORDS, "SOLVER.CHECKPOINT_PERIOD", "100", "DATALOADER.NUM_WORKERS", "2", task="coco")
+    request = make_request(*WORDS, "SOLVER.CHECKPOINT_PERIOD", "100", "DATALOADER.NUM_WORKERS", "2", task="coco")
 
     def preempted(self: Stopwatch) -> None:
         if self.trainer.iter == 2:
@@ -98,10 +100,10 @@ def test_a_signal_to_the_group_leaves_the_loader_to_the_trainer(
     assert_same_end(unbroken, request.output)
 
 
-def test_sigterm_stops_after_a_checkpoint_and_resume_goes_on(
-    ask: Ask, unbroken: Path, monkeypatch: pytest.MonkeyPatch
+def test_sigterm_stops_after_a_checkpoint_and_resume_continues(
+    make_request: RequestFactory, unbroken: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = ask(*WORDS, "SOLVER.CHECKPOINT_PERIOD", "100", task="coco")
+    request = make_request(*WORDS, "SOLVER.CHECKPOINT_PERIOD", "100", task="coco")
 
     def preempted(self: Stopwatch) -> None:
         if self.trainer.iter == 2:

@@ -54,20 +54,18 @@ def test_a_task_runs_from_its_command_line_to_its_result(
     assert not result["comparable"]["ok"] and "total batch is 2, not 16" in result["comparable"]["reasons"]
 
 
-def test_the_shell_gets_the_same_and_a_user_without_data_one_line(
-    root: Path, real_data: Path, narrow_overlay: Path, tmp_path: Path
-) -> None:
+def test_the_shell_command_and_missing_data(root: Path, real_data: Path, narrow_overlay: Path, tmp_path: Path) -> None:
     import sys
 
     words = ["--config-file", "configs/transfer/voc07.yaml", "--overlay", narrow_overlay, "--weights", "scratch"]
     words += ["--seed", "1", "--output", tmp_path / "trial", "TRANSFER.CLASSES", "[]"]
     command = [sys.executable, "tools/transfer.py", *map(str, words)]
 
-    def ask(*more: str) -> subprocess.CompletedProcess[str]:
+    def make_request(*more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*command, *more], cwd=root, capture_output=True, text=True, timeout=300)
 
-    refused = ask("TRANSFER.DATA_ROOT", str(tmp_path))
+    refused = make_request("TRANSFER.DATA_ROOT", str(tmp_path))
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and str(tmp_path / "VOC2007") in refused.stderr
     assert not (tmp_path / "trial").exists()
-    done = ask("TRANSFER.DATA_ROOT", str(real_data / "detection"))
+    done = make_request("TRANSFER.DATA_ROOT", str(real_data / "detection"))
     assert done.returncode == 0 and "AP50" in done.stdout and (tmp_path / "trial/result.json").exists()

@@ -15,7 +15,7 @@ from common.files import read_json
 from tests.transfer.engine.broken_off import assert_same_end, command
 from transfer.engine.prepare import TrialRequest
 
-Ask = Callable[..., TrialRequest]
+RequestFactory = Callable[..., TrialRequest]
 pytestmark = pytest.mark.slow
 WORDS = ("SOLVER.IMS_PER_BATCH", "4", "SOLVER.CHECKPOINT_PERIOD", "2")
 
@@ -35,15 +35,15 @@ def result_of(request: TrialRequest, processes: list[subprocess.Popen[str]]) -> 
     return result
 
 
-def test_however_it_is_started_two_processes_train_the_same_detector(
-    ask: Ask, root: Path, tmp_path: Path, environment: dict[str, str]
+def test_every_launcher_trains_the_same_detector(
+    make_request: RequestFactory, root: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     def start(words: list[str], **more: str) -> subprocess.Popen[str]:
         pipe = subprocess.PIPE
         return subprocess.Popen(words, cwd=root, env={**environment, **more}, stdout=pipe, stderr=pipe, text=True)
 
     spawned, torchrun, slurm, nodes = (
-        ask(*WORDS, task="coco", output=tmp_path / name) for name in ("spawned", "torchrun", "slurm", "nodes")
+        make_request(*WORDS, task="coco", output=tmp_path / name) for name in ("spawned", "torchrun", "slurm", "nodes")
     )
     results = [result_of(spawned, [start(command(root, spawned, "--num-gpus", "2"))])]
 
@@ -68,10 +68,10 @@ def test_however_it_is_started_two_processes_train_the_same_detector(
         assert_same_end(spawned.output, request.output)
 
 
-def test_a_diverged_trial_of_two_processes_exits_0_and_stays_as_it_is(
-    ask: Ask, root: Path, environment: dict[str, str]
+def test_a_diverged_trial_of_two_processes_exits_0(
+    make_request: RequestFactory, root: Path, environment: dict[str, str]
 ) -> None:
-    request = ask(*WORDS, "SOLVER.BASE_LR", "1e30", "SOLVER.WARMUP_ITERS", "0")
+    request = make_request(*WORDS, "SOLVER.BASE_LR", "1e30", "SOLVER.WARMUP_ITERS", "0")
     words = command(root, request, "--num-gpus", "2")
     done = subprocess.run(words, cwd=root, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0 and "diverged at iteration" in done.stdout and "Traceback" not in done.stderr

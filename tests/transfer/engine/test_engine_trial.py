@@ -18,7 +18,7 @@ from transfer.engine.prepare import TrialRequest
 from transfer.engine.trial import run_trial
 from transfer.engine.trial_folder import TrialCheckpoints
 
-Ask = Callable[..., TrialRequest]
+RequestFactory = Callable[..., TrialRequest]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def voc(
     return request, outcome.content
 
 
-def test_the_result_is_as_formats_md_says(voc: tuple[TrialRequest, dict[str, Any]], root: Path) -> None:
+def test_the_result_has_the_documented_content(voc: tuple[TrialRequest, dict[str, Any]], root: Path) -> None:
     request, result = voc
     assert (result["format"], result["status"], result["task"], result["seed"], result["toy"]) == (
         "transfer-result/1",
@@ -89,7 +89,7 @@ def test_the_result_is_as_formats_md_says(voc: tuple[TrialRequest, dict[str, Any
     assert result == read_json(request.output / "result.json")
 
 
-def test_the_folder_holds_what_detectron2_s_users_expect(voc: tuple[TrialRequest, dict[str, Any]]) -> None:
+def test_the_folder_has_detectron2_s_files(voc: tuple[TrialRequest, dict[str, Any]]) -> None:
     request, _ = voc
     folder = request.output
     assert yaml.safe_load((folder / "config.yaml").read_text())["MODEL"]["ROI_HEADS"]["NUM_CLASSES"] == 3
@@ -125,7 +125,7 @@ def test_a_finished_trial_stays_finished(voc: tuple[TrialRequest, dict[str, Any]
     assert {file: file.stat().st_mtime_ns for file in request.output.iterdir()} == before
 
 
-def test_another_trial_is_not_mixed_into_a_folder(voc: tuple[TrialRequest, dict[str, Any]]) -> None:
+def test_a_folder_of_another_trial_is_refused(voc: tuple[TrialRequest, dict[str, Any]]) -> None:
     request, _ = voc
     with pytest.raises(UserError, match="holds another trial: SEED 1 there, 2 requested; choose another --output"):
         run_trial(replace(request, seed=2))
@@ -134,7 +134,7 @@ def test_another_trial_is_not_mixed_into_a_folder(voc: tuple[TrialRequest, dict[
         run_trial(replace(request, overrides=other, resume=True))
 
 
-def test_settings_that_change_no_number_may_differ(voc: tuple[TrialRequest, dict[str, Any]]) -> None:
+def test_run_only_settings_may_differ(voc: tuple[TrialRequest, dict[str, Any]]) -> None:
     request, _ = voc
     other = (*request.overrides, "DATALOADER.NUM_WORKERS", "1", "SOLVER.CHECKPOINT_PERIOD", "9")
     assert run_trial(replace(request, overrides=other)).status == "already"
@@ -158,13 +158,13 @@ def test_the_two_voc_evaluators_agree(voc: tuple[TrialRequest, dict[str, Any]]) 
     )
 
 
-def test_eval_only_needs_a_trial(ask: Ask) -> None:
+def test_eval_only_needs_a_trial(make_request: RequestFactory) -> None:
     with pytest.raises(UserError, match=r"--eval-only: .* holds no trial"):
-        run_trial(ask(eval_only=True))
+        run_trial(make_request(eval_only=True))
 
 
-def test_coco_measures_boxes_and_masks(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
-    outcome = run_trial(ask(task="coco"))
+def test_coco_measures_boxes_and_masks(make_request: RequestFactory, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = run_trial(make_request(task="coco"))
     assert set(outcome.content["metrics"]) == {"bbox", "segm"}
     assert set(outcome.content["metrics"]["segm"]["per_class"]) == {"bus", "cat", "sheep"}
     assert outcome.content["settings"]["evaluator"] == "hotcoco"
@@ -173,8 +173,8 @@ def test_coco_measures_boxes_and_masks(ask: Ask, capsys: pytest.CaptureFixture[s
     assert len(list((outcome.file.parent / "predictions").glob("*.jpg"))) == 4
 
 
-def test_an_unfinished_trial_asks_for_resume(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    request = ask("SOLVER.CHECKPOINT_PERIOD", "1")
+def test_an_unfinished_trial_requires_resume(make_request: RequestFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = make_request("SOLVER.CHECKPOINT_PERIOD", "1")
 
     def power_cut(*_: object) -> None:
         raise RuntimeError("power cut")
@@ -189,8 +189,8 @@ def test_an_unfinished_trial_asks_for_resume(ask: Ask, monkeypatch: pytest.Monke
     assert run_trial(replace(request, resume=True)).status == "done"
 
 
-def test_foreign_checkpoints_are_left_alone(ask: Ask) -> None:
-    request = ask(resume=True)
+def test_foreign_checkpoints_are_not_touched(make_request: RequestFactory) -> None:
+    request = make_request(resume=True)
     request.output.mkdir()
     (request.output / "last_checkpoint").write_text("model_0000005.pth")
     with pytest.raises(UserError, match="holds checkpoints of something else"):
@@ -198,8 +198,8 @@ def test_foreign_checkpoints_are_left_alone(ask: Ask) -> None:
     assert [file.name for file in request.output.iterdir()] == ["last_checkpoint"]
 
 
-def test_a_torn_checkpoint_is_named(ask: Ask) -> None:
-    request = ask("SOLVER.CHECKPOINT_PERIOD", "1", resume=True)
+def test_a_damaged_checkpoint_is_named(make_request: RequestFactory) -> None:
+    request = make_request("SOLVER.CHECKPOINT_PERIOD", "1", resume=True)
     run_trial(request)
     (request.output / "result.json").unlink()
     file = request.output / "model_final.pth"

@@ -16,7 +16,7 @@ from transfer.engine.prepare import TrialRequest, prepare
 from transfer.engine.trial import run_trial
 from transfer.toy.build import Size, build
 
-Ask = Callable[..., TrialRequest]
+RequestFactory = Callable[..., TrialRequest]
 TESTED = {"voc07": 7, "coco": 5}
 """Test images: a number that two processes cannot share evenly."""
 
@@ -42,7 +42,7 @@ def ranks(root: Path, narrow_overlay: Path, tmp_path_factory: pytest.TempPathFac
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-def test_precise_bn_is_the_same_on_both_ranks_and_the_population_s(ranks: list[dict[str, Any]]) -> None:
+def test_precise_bn_equals_the_population_on_both_ranks(ranks: list[dict[str, Any]]) -> None:
     first, second = (rank["precise"] for rank in ranks)
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
     # The first norm's input does not depend on any norm: its population can be put together by hand.
@@ -64,9 +64,7 @@ def test_fvcore_s_precise_bn_leaves_each_rank_with_its_own_statistics(ranks: lis
 
 
 @pytest.mark.parametrize("task", ["voc07", "coco"])
-def test_a_detector_s_step_on_two_halves_is_one_process_s_on_the_whole(
-    root: Path, ranks: list[dict[str, Any]], task: str
-) -> None:
+def test_a_step_on_two_half_batches_equals_one_on_the_whole(root: Path, ranks: list[dict[str, Any]], task: str) -> None:
     whole = two_detectors.step(two_detectors.unsampled(root, task, "BN"), two_detectors.prescribed(task == "coco"))
     first, second = (rank["detector"][task] for rank in ranks)
     assert ("roi_heads.mask_head.predictor" in whole["outputs"]) == (task == "coco")
@@ -116,7 +114,7 @@ def test_evaluation_gathers_every_image_once(ranks: list[dict[str, Any]], task: 
     assert second["all"] == {}  # the answer is rank 0's
 
 
-def test_two_halves_of_a_batch_make_the_step_of_the_whole(ranks: list[dict[str, Any]]) -> None:
+def test_gradients_of_two_half_batches_equal_the_whole(ranks: list[dict[str, Any]]) -> None:
     model = two_processes.net(nn.BatchNorm2d)
     output = model(two_processes.equal_batches())
     output.square().mean().backward()
@@ -131,14 +129,14 @@ def test_two_halves_of_a_batch_make_the_step_of_the_whole(ranks: list[dict[str, 
         torch.testing.assert_close(first[f"{layer}.running_mean"], dict(model.named_buffers())[f"{layer}.running_mean"])
 
 
-def test_both_ranks_learn_of_one_rank_s_divergence(ranks: list[dict[str, Any]]) -> None:
+def test_divergence_of_one_rank_raises_on_both(ranks: list[dict[str, Any]]) -> None:
     assert [rank["diverged"] for rank in ranks] == ["b is infinite"] * 2
 
 
 @pytest.mark.slow
-def test_a_trial_of_two_processes(ask: Ask, tmp_path: Path) -> None:
+def test_a_trial_of_two_processes(make_request: RequestFactory, tmp_path: Path) -> None:
     words = ("SOLVER.IMS_PER_BATCH", "4", "SOLVER.CHECKPOINT_PERIOD", "2")
-    outcome = run_trial(ask(*words, task="coco", num_gpus=2))
+    outcome = run_trial(make_request(*words, task="coco", num_gpus=2))
     assert outcome.status == "done" and set(outcome.content["metrics"]) == {"bbox", "segm"}
     settings = outcome.content["settings"]
     assert (settings["num_processes"], settings["norm"], settings["total_batch"]) == (2, "naiveSyncBN", 4)
@@ -149,10 +147,10 @@ def test_a_trial_of_two_processes(ask: Ask, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_process_s_user_error_is_one_line_here_too(ask: Ask) -> None:
+def test_a_user_error_of_a_spawned_process_is_raised_here(make_request: RequestFactory) -> None:
     from common.errors import UserError
 
-    request = ask("SOLVER.CHECKPOINT_PERIOD", "1", num_gpus=2, resume=True)
+    request = make_request("SOLVER.CHECKPOINT_PERIOD", "1", num_gpus=2, resume=True)
     run_trial(request)
     (request.output / "result.json").unlink()
     (request.output / "model_final.pth").write_bytes(b"torn")

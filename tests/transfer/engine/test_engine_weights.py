@@ -17,7 +17,7 @@ from transfer.engine.trial import build_seeded_detector, run_trial
 from transfer.engine.weights import find_weights, load_weights
 from transfer.weights.converted import read_converted
 
-Ask = Callable[..., TrialRequest]
+RequestFactory = Callable[..., TrialRequest]
 WHOLE = ("MODEL.RESNETS.STEM_OUT_CHANNELS", "64", "MODEL.RESNETS.RES2_OUT_CHANNELS", "256")
 WHOLE += ("MODEL.RESNETS.WIDTH_PER_GROUP", "64", "SOLVER.MAX_ITER", "1", "SOLVER.STEPS", "[]")
 pytestmark = pytest.mark.slow  # a whole ResNet-50 is written, proven, and trained for one step
@@ -34,8 +34,8 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "own.pkl"
 
 
-def test_a_trial_starts_from_exactly_these_tensors_and_says_so(ask: Ask, converted: Path) -> None:
-    outcome = run_trial(ask(*WHOLE, weights=str(converted)))
+def test_a_trial_starts_from_exactly_these_tensors(make_request: RequestFactory, converted: Path) -> None:
+    outcome = run_trial(make_request(*WHOLE, weights=str(converted)))
     assert outcome.content["guards"]["weights_loaded"] == "265/265 exact"
     weights = outcome.content["weights"]
     assert weights["path"] == str(converted) and len(weights["sha256"]) == 64
@@ -43,8 +43,10 @@ def test_a_trial_starts_from_exactly_these_tensors_and_says_so(ask: Ask, convert
     assert weights["name"] == "own"
 
 
-def test_a_tensor_that_did_not_arrive_stops_the_run(ask: Ask, converted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepared, _ = prepare(ask(*WHOLE, weights=str(converted)))
+def test_a_tensor_that_was_not_loaded_is_an_error(
+    make_request: RequestFactory, converted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared, _ = prepare(make_request(*WHOLE, weights=str(converted)))
     model = build_seeded_detector(prepared.cfg)
     assert load_weights(model, prepared.weights) == "265/265 exact"
     monkeypatch.setattr("transfer.engine.weights.DetectionCheckpointer.load", lambda self, path: None)
@@ -58,13 +60,13 @@ def test_another_depth_is_refused(converted: Path, tmp_path: Path) -> None:
         find_weights(str(converted), 101, tmp_path)
 
 
-def test_a_contradicting_key_stops_the_run(ask: Ask, converted: Path) -> None:
+def test_a_contradicting_key_stops_the_run(make_request: RequestFactory, converted: Path) -> None:
     with pytest.raises(UserError, match=r"INPUT\.FORMAT is BGR, but the weights need RGB"):
-        prepare(ask(*WHOLE, "INPUT.FORMAT", "BGR", weights=str(converted)))
+        prepare(make_request(*WHOLE, "INPUT.FORMAT", "BGR", weights=str(converted)))
 
 
-def test_other_weights_are_another_trial(ask: Ask, converted: Path) -> None:
-    request = ask(*WHOLE, weights=str(converted))
+def test_other_weights_are_another_trial(make_request: RequestFactory, converted: Path) -> None:
+    request = make_request(*WHOLE, weights=str(converted))
     prepare(request)
     with pytest.raises(UserError, match=r"holds another trial: weights [0-9a-f]{64} there, scratch"):
         prepare(replace(request, weights="scratch"))

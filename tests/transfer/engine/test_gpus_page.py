@@ -15,7 +15,7 @@ PAGE = Path(__file__).resolve().parents[3] / "docs/guides/gpus.md"
 ROWS = re.findall(r"^\| (\d) \| `(.*?)` \| (\d+) \| (\w+).*? \| (.*?) \|$", PAGE.read_text(), re.MULTILINE)
 
 
-def test_the_table_was_read() -> None:
+def test_the_table_has_lines() -> None:
     assert [int(row[0]) for row in ROWS] == [8, 4, 2, 1, 4, 2, 1]
 
 

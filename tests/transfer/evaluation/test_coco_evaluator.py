@@ -63,7 +63,7 @@ def test_the_digits_equal_pycocotools_on_the_real_annotations(real_data: Path, t
         assert 0 < mine["segm"]["AP"] < 100
 
 
-def test_boxes_alone_are_measured_where_no_masks_are_predicted(tmp_path: Path) -> None:
+def test_only_boxes_are_evaluated_where_no_masks_are_predicted(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     dataset = cases.made_annotations(tmp_path, rng)
     found = cases.detections(dataset, rng, 5, 2, masks=False)
@@ -105,7 +105,7 @@ def test_a_trial_that_predicts_nothing_has_detectron2_s_nan_and_a_result_of_zero
     assert coco.detections_of(1, found[0][1]["instances"], masks=True).masks == []
 
 
-def test_a_class_that_is_alone_has_no_ap_of_its_own_and_one_without_objects_none() -> None:
+def test_ap_per_class_of_a_single_class_and_of_one_without_objects() -> None:
     precision = np.full((10, 101, 2, 4, 3), 0.5)
     precision[:, :, 1] = -1
     both = coco.summarize(precision, ["cat", "dog"])

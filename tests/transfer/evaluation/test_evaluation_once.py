@@ -31,7 +31,7 @@ def test_an_image_too_many_or_too_few_is_refused(tmp_path: Path, name: str, wron
     assert evaluator.seen == []
 
 
-def test_the_check_takes_each_image_once() -> None:
+def test_each_image_must_come_once() -> None:
     check_each_once(["a", "b"], ["b", "a"])
     with pytest.raises(RuntimeError, match="'a' was measured 2 times"):
         check_each_once(["a", "b", "a"], ["a", "b"])

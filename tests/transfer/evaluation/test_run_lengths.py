@@ -57,7 +57,7 @@ def test_strings_at_the_borders(top: int, bottom: int, left: int, right: int) ->
     assert encode_masks(mask[None], box) == theirs(mask[None])
 
 
-def test_a_run_that_goes_on_in_the_next_column_is_one_run() -> None:
+def test_a_run_that_continues_in_the_next_column_is_one_run() -> None:
     mask = np.zeros((6, 4), dtype=bool)
     mask[4:, 1], mask[:2, 2] = True, True
     (counts,) = encode_masks(mask[None], np.array([[1, 0, 2, 6]], dtype=np.float32))
@@ -65,7 +65,7 @@ def test_a_run_that_goes_on_in_the_next_column_is_one_run() -> None:
     assert [counts] == theirs(mask[None]) == [rle.frPyObjects({"size": [6, 4], "counts": [10, 4, 10]}, 6, 4)["counts"]]
 
 
-def test_pixels_beside_the_box_are_not_lost() -> None:
+def test_pixels_outside_the_box_are_encoded() -> None:
     masks = np.zeros((2, 30, 40), dtype=bool)
     masks[0, 3:9, 4:12], masks[1, 3:9, 4:12], masks[1, 20, 30] = True, True, True
     boxes = np.array([[4, 3, 8, 6]] * 2, dtype=np.float32)

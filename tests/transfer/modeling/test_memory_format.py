@@ -30,7 +30,7 @@ def _gradients(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
-def test_gradients_are_the_same_but_for_rounding(model: nn.Module) -> None:
+def test_gradients_are_the_same_up_to_rounding(model: nn.Module) -> None:
     plain, last = copy.deepcopy(model), channels_last(copy.deepcopy(model))
     mine, other = _gradients(last), _gradients(plain)
     assert mine.keys() == other.keys()
@@ -38,7 +38,7 @@ def test_gradients_are_the_same_but_for_rounding(model: nn.Module) -> None:
     assert max(float((mine[name] - other[name]).abs().max()) for name in other) < 1e-3 * scale
 
 
-def test_pooled_regions_are_put_in_order_once(model: nn.Module) -> None:
+def test_pooled_regions_are_converted_once(model: nn.Module) -> None:
     seen: list[bool] = []
     for made in (channels_last(copy.deepcopy(model)), copy.deepcopy(model).to(memory_format=torch.channels_last)):  # type: ignore[call-overload]
         res5 = made.get_submodule("roi_heads.res5.0")
@@ -49,7 +49,7 @@ def test_pooled_regions_are_put_in_order_once(model: nn.Module) -> None:
     assert seen == [True, False]
 
 
-def test_the_gradient_of_pooled_regions_means_is_put_in_order(model: nn.Module) -> None:
+def test_the_gradient_of_pooled_regions_means_is_converted(model: nn.Module) -> None:
     seen: list[bool] = []
 
     def look(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
@@ -63,13 +63,13 @@ def test_the_gradient_of_pooled_regions_means_is_put_in_order(model: nn.Module) 
     assert seen == [True, False]
 
 
-def test_the_rpns_head_stays_in_the_default_order_on_a_cpu_alone(model: nn.Module) -> None:
+def test_the_rpn_head_keeps_the_default_format_on_a_cpu(model: nn.Module) -> None:
     head = "proposal_generator.rpn_head.conv.weight"
     assert channels_last(copy.deepcopy(model)).state_dict()[head].is_contiguous()
     assert not channels_last(copy.deepcopy(model).to("meta")).state_dict()[head].is_contiguous()
 
 
-def test_a_state_dict_goes_from_one_order_to_the_other(model: nn.Module) -> None:
+def test_a_state_dict_loads_into_the_other_memory_format(model: nn.Module) -> None:
     last = channels_last(copy.deepcopy(model))
     assert list(last.state_dict()) == list(model.state_dict())
     plain = copy.deepcopy(model)
@@ -79,7 +79,7 @@ def test_a_state_dict_goes_from_one_order_to_the_other(model: nn.Module) -> None
 
 
 @pytest.mark.parametrize("asked", [False, True])
-def test_tf32_is_off_unless_asked_for(asked: bool) -> None:
+def test_tf32_is_off_by_default(asked: bool) -> None:
     cfg = c4.small_config("voc0712_trainval", 2, 16)
     cfg.MODEL.RESNETS.update({"STEM_OUT_CHANNELS": 8, "RES2_OUT_CHANNELS": 16, "WIDTH_PER_GROUP": 4})
     assert cfg.TRANSFER.TF32 is False
@@ -90,7 +90,7 @@ def test_tf32_is_off_unless_asked_for(asked: bool) -> None:
         assert torch.get_float32_matmul_precision() == ("high" if asked else "highest")
 
 
-def test_the_order_is_a_key() -> None:
+def test_channels_last_is_a_config_key() -> None:
     cfg = c4.small_config("voc0712_trainval", 2, 16)
     cfg.MODEL.RESNETS.update({"STEM_OUT_CHANNELS": 8, "RES2_OUT_CHANNELS": 16, "WIDTH_PER_GROUP": 4})
     for asked in (False, True):

@@ -36,7 +36,7 @@ def detector(root: Path, task: str) -> tuple[nn.Module, Any]:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_config_builds_what_the_guards_ask_for(root: Path, task: str) -> None:
+def test_every_config_passes_the_guards(root: Path, task: str) -> None:
     model, cfg = detector(root, task)
     assert check_model(model, cfg) == {"extra_norm": True, "frozen": 0, "norm": "NaiveSyncBatchNorm", "norms": 54}
 

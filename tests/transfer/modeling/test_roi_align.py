@@ -76,7 +76,7 @@ def test_values_and_gradients_are_torchvision_s(ratio: int, aligned: bool, order
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_alone(kind: str) -> None:
+def test_each_case_alone(kind: str) -> None:
     rois = _rois(1 / 16)[[list(KINDS).index(kind)]]
     (pooled, gradient), (reference, its_gradient) = _both(_features(), rois, (7, 7), 1 / 16, 0, True)
     torch.testing.assert_close(pooled, reference, rtol=0, atol=1e-11)
@@ -98,7 +98,7 @@ def test_the_gradient_is_that_of_the_values() -> None:
     assert torch.autograd.gradcheck(lambda x: separable_roi_align(x, rois, (3, 2), 1.0, 0, True), (leaf,))
 
 
-def test_another_sampling_is_seen() -> None:
+def test_another_sampling_is_detected() -> None:
     """The comparison can fail: half a cell's shift and another number of points are no rounding."""
     (pooled, _), _ = _both(_features(), _rois(1 / 16), (7, 7), 1 / 16, 0, True)
     for ratio, aligned in ((0, False), (1, True)):
@@ -106,7 +106,7 @@ def test_another_sampling_is_seen() -> None:
         assert float((pooled - reference).abs().max()) > 1e-2
 
 
-def test_it_works_on_one_thread_and_gives_the_others_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_runs_on_one_thread_and_restores_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     before, seen = torch.get_num_threads(), []
     product = torch.mm
 
@@ -124,7 +124,7 @@ def test_it_works_on_one_thread_and_gives_the_others_back(monkeypatch: pytest.Mo
         torch.set_num_threads(before)
 
 
-def test_without_a_roi_there_is_nothing_and_no_gradient() -> None:
+def test_without_rois_output_and_gradient_are_empty() -> None:
     (pooled, gradient), (reference, _) = _both(_features(), _rois(1.0)[:0], (7, 7), 1.0, 0, True)
     assert pooled.shape == reference.shape == (0, 3, 7, 7) and not gradient.any()
 
@@ -141,7 +141,7 @@ def test_half_precision_is_computed_in_float32_as_torchvision_does_under_autocas
     torch.testing.assert_close(gradient, its_gradient, rtol=step, atol=step)
 
 
-def test_autocast_leaves_float32_alone() -> None:
+def test_autocast_does_not_change_float32() -> None:
     features, rois = _features().float(), _rois(1 / 16).float()
     ours, _ = _both(features, rois, (7, 7), 1 / 16, 0, True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -150,12 +150,12 @@ def test_autocast_leaves_float32_alone() -> None:
 
 
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
-def test_pooled_regions_lie_in_the_features_order(order: torch.memory_format) -> None:
+def test_pooled_regions_have_the_features_memory_format(order: torch.memory_format) -> None:
     pooled = separable_roi_align(_features(order=order), _rois(1.0), (7, 7), 1.0, 0, True)
     assert pooled.is_contiguous(memory_format=order)
 
 
-def test_the_layer_takes_detectron2_s_arguments_and_leaves_other_devices_to_torchvision(
+def test_the_layer_has_detectron2_s_arguments_and_uses_torchvision_on_other_devices(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ours, theirs = SeparableROIAlign(7, 1 / 16, 0, True), ROIAlign(7, 1 / 16, 0, True)
@@ -196,7 +196,7 @@ def _gradients(model: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
-def test_a_detector_s_gradients_are_the_same_but_for_rounding_and_twice_the_same_bits(model: nn.Module) -> None:
+def test_a_detector_s_gradients_are_the_same_up_to_rounding_and_deterministic(model: nn.Module) -> None:
     other = make_separable(copy.deepcopy(model))
     mine, again, plain = _gradients(other), _gradients(copy.deepcopy(other)), _gradients(copy.deepcopy(model))
     assert mine.keys() == plain.keys() and all(torch.equal(mine[name], again[name]) for name in mine)
@@ -213,7 +213,7 @@ def test_a_detector_keeps_its_tensors_and_its_pooler_s_arguments(model: nn.Modul
 
 
 @pytest.mark.parametrize(("name", "layer"), [("torchvision", ROIAlign), ("separable", SeparableROIAlign)])
-def test_the_layer_is_a_key(name: str, layer: type[nn.Module]) -> None:
+def test_roi_align_is_a_config_key(name: str, layer: type[nn.Module]) -> None:
     cfg = c4.small_config("voc0712_trainval", 2, 16)
     assert cfg.TRANSFER.ROI_ALIGN == "torchvision"
     cfg.MODEL.RESNETS.update({"STEM_OUT_CHANNELS": 8, "RES2_OUT_CHANNELS": 16, "WIDTH_PER_GROUP": 4})

@@ -61,7 +61,7 @@ def test_the_highest_value_wins_and_a_tie_goes_to_the_smaller_rate(tmp_path: Pat
     assert (content["split"], content["seed"], content["metric"]) == ("voc_2007_test", 1000, "bbox/AP")
 
 
-def test_the_record_says_what_diverged_and_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_record_lists_diverged_and_missing_candidates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [write(tmp_path, 0.02, 50.0), write(tmp_path, 0.05, 49.0), write(tmp_path, 0.5, None)]
     begun = tmp_path / "begun"
     begun.mkdir()
@@ -86,7 +86,7 @@ def test_the_record_says_what_diverged_and_what_is_missing(tmp_path: Path, capsy
 
 
 @pytest.mark.parametrize(("best", "side"), [(0.01, "smallest"), (0.1, "largest")])
-def test_a_choice_at_the_grid_s_edge_is_said(tmp_path: Path, best: float, side: str) -> None:
+def test_a_choice_at_the_edge_of_the_grid_is_a_warning(tmp_path: Path, best: float, side: str) -> None:
     folders = [write(tmp_path, lr, 50.0 + (lr == best)) for lr in (0.01, 0.02, 0.1)]
     assert any(f"{side} of the grid" in line for line in choose(folders, row="r", task="t").warnings)
 
@@ -121,7 +121,7 @@ def test_a_value_that_is_no_number_is_not_chosen(tmp_path: Path) -> None:
         ({"settings__lr": 0.02}, "at lr 0.02"),
     ],
 )
-def test_what_is_no_point_of_the_search_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_what_is_no_candidate_of_the_search_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     folders = [write(tmp_path, 0.02, 50.0), write(tmp_path, 0.1, 51.0, **changes)]
     with pytest.raises(UserError, match=message):
         choose(folders, row="r", task="t")
@@ -153,14 +153,14 @@ def test_wrong_use_is_one_line_and_nothing_is_written(
     assert {file: file.read_bytes() for file in tmp_path.glob("*.json")} == before
 
 
-def test_an_empty_folder_needs_a_grid_to_be_a_missing_point(tmp_path: Path) -> None:
+def test_an_empty_folder_needs_a_grid_to_be_a_missing_candidate(tmp_path: Path) -> None:
     folders = [write(tmp_path, 0.02, 50.0), tmp_path / "nobody"]
     with pytest.raises(UserError, match=r"nobody holds neither result\.json nor trial\.json"):
         choose(folders, row="r", task="t")
     assert choose(folders, row="r", task="t", grid=[0.02, 0.1]).record.points[1].status == "missing"
 
 
-def test_no_point_that_ended_is_refused(tmp_path: Path) -> None:
+def test_a_search_without_results_is_refused(tmp_path: Path) -> None:
     (tmp_path / "trial.json").write_text(json.dumps({"settings": {"SOLVER.BASE_LR": 0.1}}))
     with pytest.raises(UserError, match="no candidate has ended"):
         choose([tmp_path], row="r", task="t")
@@ -185,7 +185,7 @@ def test_choosing_again_replaces_the_record_of_the_same_search(tmp_path: Path) -
         ({"seed": 1000}, "the search used the seed 1000"),
     ],
 )
-def test_a_record_serves_the_trials_it_was_made_for(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_a_record_is_refused_for_another_kind_of_trial(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     file = tmp_path / "out.json"
     words = ["--row", "r", "--task", "t", "--output", str(file)]
     assert call(main, ["choose", str(write(tmp_path, 0.02, 50.0)), *words]) == EXIT_OK

@@ -51,7 +51,7 @@ def searched(words: Words, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def test_a_point_says_what_it_is_and_what_it_was_measured_on(searched: Path) -> None:
+def test_a_candidate_s_result_names_role_and_split(searched: Path) -> None:
     found = result(searched / "0.02")
     assert (found["role"], found["select_on"], found["seed"]) == ("lr_search", "heldout", 9)
     assert found["heldout"]["split"] == "voc_2007_trainval" and found["heldout"]["images"] == 3
@@ -62,7 +62,7 @@ def test_a_point_says_what_it_is_and_what_it_was_measured_on(searched: Path) -> 
     assert len((searched / "0.02/heldout.txt").read_text().split()) == 3
 
 
-def test_the_record_holds_the_points_and_the_choice(searched: Path) -> None:
+def test_the_record_lists_candidates_and_choice(searched: Path) -> None:
     record = json.loads((searched / "lr_search.json").read_text())
     assert [(point["lr"], point["status"]) for point in record["points"]] == [
         (0.001, "done"),
@@ -75,7 +75,7 @@ def test_the_record_holds_the_points_and_the_choice(searched: Path) -> None:
     assert (record["split"], record["select_on"]) == ("voc_2007_trainval:heldout", "heldout")
 
 
-def test_a_point_is_in_no_cell_and_the_choice_beside_it(
+def test_a_candidate_is_in_no_cell_and_the_choice_is_collected(
     words: Words, searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = words(searched / "trial", "--lr-from", str(searched / "lr_search.json"))
@@ -93,7 +93,7 @@ def test_a_point_is_in_no_cell_and_the_choice_beside_it(
 
 
 @pytest.mark.parametrize("evaluator", ["exact", "detectron2"])
-def test_both_voc_evaluators_measure_the_held_out_part_alike(words: Words, searched: Path, evaluator: str) -> None:
+def test_both_voc_evaluators_agree_on_the_held_out_part(words: Words, searched: Path, evaluator: str) -> None:
     more = (*POINT, "heldout", "--eval-only", "SOLVER.BASE_LR", "0.02", "SOLVER.WARMUP_ITERS", "0")
     asked = words(searched / "0.02", *more, "TRANSFER.EVALUATOR", evaluator, seed=9)
     assert call(transfer, asked) == EXIT_OK
@@ -114,7 +114,7 @@ def test_coco_is_searched_on_a_part_of_train2017(words: Words, tmp_path: Path) -
     assert len(content["images"]) == 6
 
 
-def test_a_point_on_the_test_split_is_as_the_paper_s(words: Words, tmp_path: Path) -> None:
+def test_a_candidate_on_the_test_split_as_in_the_paper(words: Words, tmp_path: Path) -> None:
     assert call(transfer, words(tmp_path / "point", *POINT, "test", seed=9)) == EXIT_OK
     found = result(tmp_path / "point")
     assert (found["role"], found["select_on"]) == ("lr_search", "test") and "heldout" not in found
@@ -122,7 +122,7 @@ def test_a_point_on_the_test_split_is_as_the_paper_s(words: Words, tmp_path: Pat
     assert not list((tmp_path / "point").glob("heldout*"))
 
 
-def test_a_trial_does_not_take_a_point_s_folder(
+def test_a_trial_does_not_use_a_candidate_s_folder(
     words: Words, searched: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = ("SOLVER.BASE_LR", "0.02", "SOLVER.WARMUP_ITERS", "0")
@@ -163,7 +163,7 @@ def test_a_contradiction_is_one_line_and_exit_2(
 
 
 @pytest.mark.parametrize("task", ["voc07", "coco"])
-def test_who_finds_every_held_out_object_and_no_other_has_an_ap_of_100(
+def test_a_perfect_detector_has_an_ap_of_100_on_the_held_out_part(
     root: Path, narrow_overlay: Path, toy_detection: Path, tmp_path: Path, task: str
 ) -> None:
     """By Detectron2's own evaluators, which read the files that were written for them."""
