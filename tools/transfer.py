@@ -1,4 +1,4 @@
-"""Fine-tune a detector from pre-trained weights and measure it: one trial."""
+"""Fine-tune a detector from pre-trained weights and evaluate it: one trial."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ EXAMPLES = """examples:
   python tools/transfer.py --config-file configs/transfer/voc07.yaml --weights scratch --seed 1 --output runs/toy \\
       --overlay configs/overlays/cpu.yaml TRANSFER.DATA_ROOT datasets/toy/detection SOLVER.MAX_ITER 20
 
-exit codes: 0 done (a trial that diverged is done, too: its result says so), 1 failed, 2 wrong use,
-75 stopped by SIGTERM after a checkpoint: the same command with --resume goes on.
-torchrun and srun start it as well: one process a GPU.
+exit codes: 0 done (also a trial that diverged: its result says so), 1 failed, 2 wrong use,
+75 stopped by SIGTERM after a checkpoint: the same command with --resume continues it.
+torchrun and srun also start it: one process a GPU.
 """
 
 
@@ -63,7 +63,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="the recipe is for N GPUs: scale batch, lr and schedule together to those used (default: never)",
     )
     parser.add_argument(
-        "--resume", action="store_true", help="go on from the newest checkpoint in DIR, if there is one"
+        "--resume", action="store_true", help="continue from the newest checkpoint in DIR, if there is one"
     )
     parser.add_argument(
         "--eval-only", action="store_true", help="evaluate the newest checkpoint in DIR; writes evaluation.json"
@@ -72,23 +72,23 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--role",
         choices=("trial", "lr_search"),
         default="trial",
-        help="lr_search: a point of an lr search, not reported",
+        help="lr_search: a candidate of an lr search, not reported",
     )
     parser.add_argument(
         "--select-on",
         choices=("test", "heldout"),
-        help="with --role lr_search: measure on the test split, as the paper did, or on held-out training images",
+        help="with --role lr_search: evaluate on the test split, as the paper did, or on held-out training images",
     )
     parser.add_argument(
-        "--lr-from", type=Path, metavar="F", help="take the lr that tools/lr_search.py choose recorded in F"
+        "--lr-from", type=Path, metavar="F", help="use the lr that tools/lr_search.py choose recorded in F"
     )
     add_option(parser)
-    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="any key of the config, last word")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="any config key; merged last")
     return parser.parse_intermixed_args(argv)
 
 
 def _summary(outcome: Any) -> str:
-    """The outcome in a few lines."""
+    """The outcome in a few lines of text."""
     content = outcome.content
     lines = [f"{outcome.file}"]
     if outcome.status == "already":
