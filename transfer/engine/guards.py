@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d, get_norm
-from detectron2.utils import comm
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.training.collectives import sum_over_processes
 from common.training.divergence import Diverged
 
 logger = logging.getLogger(__name__)
@@ -127,9 +127,7 @@ def require_finite(values: Mapping[str, Tensor]) -> None:
         Diverged: names the first such value and what it is.
     """
     stacked = torch.stack([value.detach().float() for value in values.values()])
-    found = torch.stack([torch.isnan(stacked), torch.isinf(stacked)]).float()
-    if comm.get_world_size() > 1:
-        torch.distributed.all_reduce(found)
+    found = sum_over_processes(torch.stack([torch.isnan(stacked), torch.isinf(stacked)]).float())
     if not found.any():
         return
     nan, inf = found.bool().tolist()

@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 from detectron2.engine import HookBase
-from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import Tensor, nn
+
+from common.training.collectives import sum_over_processes
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def update_synchronised(model: nn.Module, batches: Iterable[Any]) -> None:
     if not layers:
         return
     packed = [moment.packed() for moment in moments]
-    gathered = _summed(torch.cat(packed))
+    gathered = sum_over_processes(torch.cat(packed))
     for layer, piece in zip(layers, gathered.split([len(p) for p in packed]), strict=True):
         found = population(piece)
         if found is not None:
@@ -99,13 +100,6 @@ def _recording_inputs(layers: list[nn.Module], moments: list[Moments]) -> Iterat
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _summed(values: Tensor) -> Tensor:
-    """`values` summed over all ranks; the same bits on each."""
-    if comm.get_world_size() > 1:
-        torch.distributed.all_reduce(values)
-    return values
 
 
 class PreciseBN(HookBase):

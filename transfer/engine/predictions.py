@@ -83,8 +83,8 @@ def picture(record: DatasetDict, found: Instances, dataset: Dataset) -> Image.Im
     view = Visualizer(np.pad(pixels, ((0, CAPTION_HEIGHT), (0, 0), (0, 0))))
     shown = found[found.scores >= THRESHOLD]
     shown = shown[torch.argsort(shown.scores, stable=True)]  # the highest score on top
-    _draw_annotations(view, record, dataset, scale)
     _draw_detections(view, shown, dataset, scale)
+    _draw_annotations(view, record, dataset, scale)  # last: filled masks do not hide the dashes
     caption = _caption(found, len(shown), len(record.annotations))
     points = min(FONT_POINTS, (width - 12) / (0.85 * len(caption)))
     view.draw_text(caption, (6, height + 4), font_size=points, color=ANNOTATED, horizontal_alignment="left")
