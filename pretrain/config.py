@@ -152,7 +152,7 @@ RULES: tuple[Rule, ...] = (
     ("MONITOR.KNN.T", lambda v: v > 0, "above 0"),
     ("MONITOR.KNN.TRAIN MONITOR.KNN.VAL", lambda v: bool(v), "the name of a folder below MONITOR.KNN.ROOT"),
     ("MONITOR.COLLAPSE.THRESHOLD", lambda v: 0 <= v < 1, "a fraction of 1/√d, at least 0 and below 1"),
-    ("SOLVER.BATCH_SIZE", lambda v: v >= 2, "2 or more (batch normalisation needs two samples)"),
+    ("SOLVER.BATCH_SIZE", lambda v: v >= 2, "2 or more (batch normalization needs two samples)"),
     ("SOLVER.BASE_LR", lambda v: v > 0, "above 0"),
     ("SOLVER.WEIGHT_DECAY", lambda v: v >= 0, "0 or more"),
     ("SOLVER.MOMENTUM", lambda v: 0 <= v < 1, "at least 0 and below 1"),
