@@ -1,1 +1,1 @@
-"""The search of the fine-tuning learning rate: from the points' results to a recorded choice; no torch."""
+"""The search of the fine-tuning learning rate: from the candidates' results to a recorded choice; no torch."""
