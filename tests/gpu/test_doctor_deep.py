@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -49,3 +50,9 @@ def test_skipped_is_healthy_and_the_normal_value_precedes_the_advice() -> None:
     findings = [Finding("a", "skipped", "1"), Finding("b", "warning", "2", "do this", "3")]
     assert healthy(findings) and not healthy([*findings, Finding("c", "wrong", "4")])
     assert render(findings).splitlines()[1:] == ["warning  b  2", "            normal: 3", "            → do this"]
+
+
+def test_without_a_checkout_deep_is_skipped_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.environment.ROOT", tmp_path)
+    (finding,) = doctor.examine_deeply()
+    assert finding.state == "skipped" and "doctor.py --deep" in finding.advice
