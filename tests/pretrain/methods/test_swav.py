@@ -115,7 +115,7 @@ def _from_lightly(steps: int = fixed.SINKHORN_STEPS) -> float:
     method, theirs = _identity(fixed.PROTOTYPES), GOLDEN["swapped"]
     method.sinkhorn_steps = steps
     q1, q2 = (method._codes(scores, view) for view, scores in enumerate((first, second)))
-    loss = (method._swapped_loss(first, q2) + method._swapped(second, q1)) / 2
+    loss = (method._swapped_loss(first, q2) + method._swapped_loss(second, q1)) / 2
     loss.backward()
     apart = [abs(loss.item() / theirs["loss"] - 1)]
     gradients = torch.tensor(theirs["gradients"], dtype=torch.float64)
