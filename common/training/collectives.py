@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -107,6 +108,20 @@ def wrap_distributed(module: nn.Module) -> nn.Module:
         warnings.simplefilter("ignore", FutureWarning)  # newer versions of torch rename the last argument
         device_ids = [device.index] if device.type == "cuda" else None
         return DistributedDataParallel(module, device_ids=device_ids, broadcast_buffers=False)
+
+
+@contextlib.contextmanager
+def rank0_buffers(module: nn.Module) -> Iterator[None]:
+    """Give every process rank 0's buffers while the block runs; afterwards each has its own again, bit for bit."""
+    buffers = list(module.buffers()) if is_distributed() else []
+    own = [buffer.clone() for buffer in buffers]
+    try:
+        for buffer in buffers:
+            dist.broadcast(buffer, 0)
+        yield
+    finally:
+        for buffer, value in zip(buffers, own, strict=True):
+            buffer.copy_(value)
 
 
 def run_on_main_process(action: Callable[[], T]) -> T:

@@ -16,6 +16,7 @@ from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 
 from common.errors import UserError
+from common.training.collectives import rank0_buffers
 from common.training.logs import METRICS
 from pretrain.data.augment import normalize
 from pretrain.data.index import ImageIndex
@@ -62,7 +63,10 @@ class Monitor(HookBase):
         self._board: SummaryWriter | None = None
 
     def measure(self, trainer: Trainer) -> dict[str, float]:
-        """The values by name, the same on all processes; every process must call it."""
+        """The values by name, the same on all processes; every process must call it.
+
+        The encoder is in evaluation mode, on every process with rank 0's running statistics, which are the saved ones.
+        """
         raise NotImplementedError
 
     def describe_values(self, values: dict[str, float], epoch: float) -> str:
@@ -99,8 +103,9 @@ class Monitor(HookBase):
         return done % (self.period * self.steps_per_epoch) == 0 or done == self._total
 
     def _measure(self, trainer: Trainer, done: int) -> None:
-        start = time.perf_counter()
-        values = self.measure(trainer)
+        start, encoder = time.perf_counter(), trainer.method.encoder
+        with rank0_buffers(encoder), frozen(encoder):
+            values = self.measure(trainer)
         if comm.is_main_process():
             self._write(values, done)
             seconds = time.perf_counter() - start
@@ -178,10 +183,9 @@ class KnnMonitor(Monitor):
     def measure(self, trainer: Trainer) -> dict[str, float]:
         knn, extractor = self.cfg.MONITOR.KNN, self.extractor(trainer)
         step = image_progress(sum(map(own_image_count, self.sets)), "kNN features, images")
-        with frozen(trainer.method.encoder):
-            value = knn_accuracy(
-                extractor, *self.sets, self.view, k=knn.K, temperature=knn.T, workers=self.cfg.DATA.WORKERS, step=step
-            )
+        value = knn_accuracy(
+            extractor, *self.sets, self.view, k=knn.K, temperature=knn.T, workers=self.cfg.DATA.WORKERS, step=step
+        )
         return {KNN_TOP1: value}
 
     def describe_values(self, values: dict[str, float], epoch: float) -> str:
@@ -247,8 +251,7 @@ class ValidationMonitor(Monitor):
     def measure(self, trainer: Trainer) -> dict[str, float]:
         """The share of images whose class has the highest score, or one of the five highest."""
         step = image_progress(own_image_count(self.images), "validation, images")
-        with frozen(trainer.method.encoder):
-            shard = extract_shard(self.extractor(trainer), self.images, self.view, self.cfg.DATA.WORKERS, step)
+        shard = extract_shard(self.extractor(trainer), self.images, self.view, self.cfg.DATA.WORKERS, step)
         return {f"val_{name}": value for name, value in accuracy(trainer.method.classifier, shard).items()}
 
     def describe_values(self, values: dict[str, float], epoch: float) -> str:

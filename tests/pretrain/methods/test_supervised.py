@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from detectron2.utils import comm
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -20,9 +21,14 @@ from torchvision.datasets import ImageFolder
 
 from common.console import call
 from common.errors import UserError
+from common.training.distributed import launch
 from pretrain.config import defaults, load_config
 from pretrain.data.dataset import Batch
+from pretrain.data.index import find_images
+from pretrain.engine.build_trainer import build_trainer
+from pretrain.engine.monitors import KnnMonitor, Monitor, ValidationMonitor, knn_sets, validation_set
 from pretrain.engine.trainer import Trainer
+from pretrain.evaluation import backbone_features
 from pretrain.methods.base import TrainingInfo
 from pretrain.methods.parts.losses import topk_correct
 from pretrain.methods.supervised import Supervised
@@ -254,6 +260,47 @@ def test_two_processes_evaluate_each_image_once(train: Command, tmp_path: Path) 
     for a, b in zip(*steps, strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-3)
     assert steps[0][0]["train_top5"] == pytest.approx(steps[1][0]["train_top5"])
+
+
+def _trainer_and_monitors(folder: Path, world: Path) -> tuple[Trainer, list[Monitor]]:
+    """Before the first step; validation and kNN sets are distributed over the processes in chunks of 4 images."""
+    backbone_features.CHUNK = 4
+    words = ["DATA.ROOT", str(world), "MODEL.SYNC_BN", "False", "SOLVER.BATCH_SIZE", "14"]
+    words += ["MONITOR.KNN.PERIOD", "1", "MONITOR.KNN.K", "3", "MONITOR.KNN.RESIZE", "0"]
+    cfg, index = load_config(folder / "recipe.yaml", overrides=words), find_images(world)
+    sets, validation = knn_sets(cfg), validation_set(cfg, index)
+    assert sets and validation
+    trainer = build_trainer(cfg, index, torch.device("cpu"), start=0, total=2)
+    return trainer, [ValidationMonitor(cfg, validation, folder, 1), KnnMonitor(cfg, sets, folder, 1)]
+
+
+def _measure_with_own_statistics(folder: Path, world: Path) -> None:
+    trainer, monitors = _trainer_and_monitors(folder, world)
+    for buffer in trainer.method.encoder.buffers():
+        buffer += comm.get_rank()
+    own = {name: tensor.clone() for name, tensor in trainer.method.state_dict().items()}
+    for monitor in monitors:
+        monitor.catch_up(trainer, 0)
+    after = trainer.method.state_dict()
+    assert all(torch.equal(after[name], own[name]) for name in own)
+    if comm.is_main_process():
+        torch.save(own, folder / "saved.pth")
+
+
+def test_processes_with_own_statistics_measure_the_saved_network(world: Path, tmp_path: Path) -> None:
+    """With SYNC_BN off each has its own, and rank 0's are saved: a resumed process, which has them, measures the same.
+
+    The processes' own statistics are afterwards what they were.
+    """
+    for folder in (tmp_path, tmp_path / "resumed"):
+        folder.mkdir(exist_ok=True)
+        (folder / "recipe.yaml").write_text(RECIPE)
+    launch(_measure_with_own_statistics, (tmp_path, world), 2)
+    trainer, monitors = _trainer_and_monitors(tmp_path / "resumed", world)
+    trainer.method.load_state_dict(torch.load(tmp_path / "saved.pth"))
+    for monitor in monitors:
+        monitor.catch_up(trainer, 0)
+    assert rows(tmp_path) == rows(tmp_path / "resumed") and len(rows(tmp_path)) == 2
 
 
 def _unlabelled(folder: Path, world: Path) -> Path:
