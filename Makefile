@@ -17,7 +17,7 @@ help:
 	@echo "make setup      create $(VENV) and install torch $(TORCH), torchvision $(TORCHVISION), detectron2 and this project"
 	@echo "make demo       the whole way on a toy set: pre-train, convert, fine-tune, table (12 minutes on 2 cores)"
 	@echo "make demo-full  the same with more rows, tasks and trials (12 minutes on 2 free cores, 42 on busy ones)"
-	@echo "make test       unit tests and one whole way (15 minutes on 2 cores)"
+	@echo "make test       unit tests and one whole way (10 minutes on 2 free cores)"
 	@echo "make test-all   make test, then the slow tests (45 minutes on 2 cores)"
 	@echo "make test-numeric  tests of numbers, with the plainest CPU kernels (4 minutes on 2 cores)"
 	@echo "make lint       ruff and mypy"
