@@ -36,7 +36,7 @@ $(READY): pyproject.toml tools/install_detectron2.py
 	$(BIN)/python -m pip install -q -e '.[dev]' torch==$(TORCH) torchvision==$(TORCHVISION)
 	@rm -f $(VENV)/.ready-*
 	@touch $@
-	@echo "== set up; ask $(BIN)/python tools/doctor.py what this machine has"
+	@echo "== set up; $(BIN)/python tools/doctor.py lists what this machine has"
 
 demo: $(READY)
 	@echo "== demo: SimSiam and scratch on a toy set, 2 trials of VOC07 and 1 of COCO each; up to 12 minutes on 2 cores, in 8 GiB"

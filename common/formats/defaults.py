@@ -19,7 +19,7 @@ from common.formats.run_only import STAGES, is_run_only
 
 DEFAULTS_FILE = Path(__file__).with_name("defaults.json")
 SCHEMA = 1
-"""Version of what a fingerprint of settings is made of; another one runs every job anew."""
+"""Version of what a fingerprint of settings is made of; another one runs every job again."""
 
 
 @lru_cache(maxsize=1)

@@ -36,7 +36,7 @@ class PublishedRow(FileFormat):
 
     key: str = Field(description="the row's name in this file and for `expected` and `--expect`")
     label: str = Field(description="printed name")
-    group: str | None = Field(default=None, description="heading that the row stands under")
+    group: str | None = Field(default=None, description="heading above the row")
     note: str | None = Field(default=None, description="remark, printed below the table")
     source: str | None = Field(default=None, description="where the numbers come from, if not from the table's source")
     values: dict[str, Numbers] = Field(default={}, description="column to values; null without a number")

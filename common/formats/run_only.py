@@ -25,7 +25,7 @@ RUN_ONLY: dict[str, tuple[str, ...]] = {
 }
 """Keys, and sections with all their keys, of each stage.
 
-- `MONITOR` measures a pre-training and may stop it; the weights of a run that goes on are the same. A finished run
+- `MONITOR` measures a pre-training and may stop it; the weights of a run that continues are the same. A finished run
   keeps the measurements that it was made with.
 - `TRANSFER.CHECK_IMAGES` reads the images before the first step, `VIS_PERIOD` draws training images: neither draws a
   random number.

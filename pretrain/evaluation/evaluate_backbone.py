@@ -218,7 +218,7 @@ def _load_state(path: Path) -> dict[str, Any] | None:
     """
     if not run_on_main_process(path.exists):
         return None
-    return load_checkpoint(path, _reject, "move it away to start anew")
+    return load_checkpoint(path, _reject, "move it away to start again")
 
 
 def _reject(content: dict[str, Any]) -> str | None:

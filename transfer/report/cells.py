@@ -168,7 +168,7 @@ def _outlier_flags(cell: Cell) -> list[Flag]:
     for metric, value in cell.values.items():
         for position in value.outliers:
             found.setdefault(position, []).append(metric)
-    text = "seed {} lies far from the others in {} (it is counted all the same)"
+    text = "seed {} is far from the others in {} (it is still counted)"
     return [
         Flag(model.OUTLIER, text.format(cell.counted[i].seed, ", ".join(names))) for i, names in sorted(found.items())
     ]

@@ -25,7 +25,7 @@ class Options:
     Attributes:
         layout: `auto`, or one of the published layouts.
         published: `beside` each mean, as `rows` of their own too, or `none`.
-        allow_toy: show toys beside real or published results all the same, flagged.
+        allow_toy: show toys beside real or published results, flagged.
         against: key of the row to compare with; `auto` takes scratch if there is one; None compares nothing.
         expect: row key to the published row to compare with, over what the experiment says.
         sort: `COLUMN.METRIC` to sort rows by, best first; None keeps the order.
@@ -88,7 +88,7 @@ def _check_options(found: Collection, options: Options) -> None:
 def _report_notes(found: Collection, toys_alone: bool) -> list[str]:
     notes = []
     if toys_alone:
-        notes.append("All results are toy: no published number stands beside them (--allow-toy shows them).")
+        notes.append("All results are toy: no published number is shown beside them (--allow-toy shows them).")
     if found.pretraining and not found.trials and not found.requested:
         runs = ", ".join(f"{run.name} ({run.status})" for run in found.pretraining)
         notes.append(f"Pre-training alone, so no table: {runs}. Plots (--plots DIR) show its curves.")
