@@ -19,15 +19,18 @@ from pretrain.methods.base import Method, MethodOutput, TrainingInfo, l2_normali
 from pretrain.methods.parts.losses import sinkhorn
 from pretrain.methods.parts.momentum import FeatureQueue
 from pretrain.models.heads import build_encoder_and_projector, build_optional_predictor
-from pretrain.rules import Rule, check_rules, reject_unused_keys
+from pretrain.rules import Rule, check_choices, check_rules, reject_unused_keys
+
+NORMALIZED, WEIGHT_NORM = "normalized", "weight_norm"
 
 
 class SwAV(Method):
     """Siamese network, f as encoder and projector, with K prototypes in place of negative images.
 
-    Both views pass through f as one batch, as in the released code. Scores are cosines with the prototypes, which are
-    scaled to unit length before each step. In the first steps their gradient is dropped, so neither momentum nor weight
-    decay changes them.
+    Both views pass through f as one batch, as in the released code. Scores are cosines with the prototypes. These are
+    scaled to unit length before each step, outside the gradient (the released code), or inside the gradient: zᵀc/‖c‖,
+    where c is not rescaled (footnote 8 of the SimSiam paper). In the first steps their gradient is dropped, so neither
+    momentum nor weight decay changes them.
 
     The queue, for batches that are small compared with K, holds the outputs of earlier steps, separately for each view.
     It takes part in the assignments once it is full. Every process stores all of it and uses a part in assignments.
@@ -38,6 +41,7 @@ class SwAV(Method):
         predictor: h, (N, d) → (N, d), on the predicting branch; None for the identity.
         dim: d.
         prototypes: K.
+        prototype_norm: NORMALIZED (before each step) or WEIGHT_NORM (inside the gradient).
         temperature: τ of the prediction.
         epsilon: ε of the assignment.
         sinkhorn_steps: number of scaling steps of the assignment.
@@ -56,6 +60,7 @@ class SwAV(Method):
         dim: int,
         *,
         prototypes: int = 3000,
+        prototype_norm: str = NORMALIZED,
         temperature: float = 0.1,
         epsilon: float = 0.05,
         sinkhorn_steps: int = 3,
@@ -67,7 +72,7 @@ class SwAV(Method):
     ) -> None:
         super().__init__()
         self.encoder, self.projector, self.predictor = encoder, projector, predictor
-        self.prototypes = nn.Linear(dim, prototypes, bias=False)
+        self.prototypes, self.prototype_norm = nn.Linear(dim, prototypes, bias=False), prototype_norm
         self.dim, self.temperature, self.freeze_steps = dim, temperature, freeze_steps
         self.epsilon, self.sinkhorn_steps, self.stop_gradient = epsilon, sinkhorn_steps, stop_gradient
         self.queues = nn.ModuleList(FeatureQueue(queue, dim) for _ in range(2 if queue else 0))  # one per view
@@ -80,8 +85,9 @@ class SwAV(Method):
 
     @torch.no_grad()
     def before_step(self, iteration: int, batch: Batch) -> None:
-        """Scale the prototypes to unit length, and count the steps that have entered the queue."""
-        self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
+        """Scale the prototypes to unit length if NORMALIZED, and count the steps that have entered the queue."""
+        if self.prototype_norm == NORMALIZED:
+            self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
         self._queue_age = iteration - self.queue_start * self._steps_per_epoch
 
     def after_backward(self, iteration: int) -> None:
@@ -100,14 +106,19 @@ class SwAV(Method):
             loss = (self._swapped_loss(p1, q2) + self._swapped_loss(p2, q1)) / 2
         return MethodOutput(loss, z.chunk(2)[0].detach())
 
+    def _scores(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Cosines (N, K) of outputs (N, d), of unit length, with the prototypes."""
+        weight = self.prototypes.weight
+        return F.linear(outputs, F.normalize(weight, dim=1) if self.prototype_norm == WEIGHT_NORM else weight)
+
     def _swapped_loss(self, outputs: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         """ℓ(z, q) = −Σ_k q_k log softmax_k(zᵀc_k / τ), averaged over the rows of z (N, d) and q (N, K)."""
-        return -(codes * F.log_softmax(self.prototypes(outputs) / self.temperature, dim=1)).sum(1).mean()
+        return -(codes * F.log_softmax(self._scores(outputs) / self.temperature, dim=1)).sum(1).mean()
 
     def _codes(self, outputs: torch.Tensor, view: int) -> torch.Tensor:
         """Assignments (N, K) of a view's outputs, together with the view's queue, which the outputs then enter."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.stop_gradient):
-            scores = self.prototypes(torch.cat([outputs, *self._queued(view)]))
+            scores = self._scores(torch.cat([outputs, *self._queued(view)]))
             codes = sinkhorn(scores, self.epsilon, self.sinkhorn_steps)[: len(outputs)]
         if self.queues and self._queue_age >= 0:
             self._queue(view).enqueue(outputs)
@@ -131,6 +142,9 @@ def keys() -> CfgNode:
     node = CfgNode()
     # K, the number of prototypes.
     node.PROTOTYPES = 3000
+    # How prototypes get unit length: normalized (before each step, outside the gradient, as in the released code) or
+    # weight_norm (inside the gradient, as in the SimSiam paper's reproduction, its footnote 8; the recipes' value).
+    node.PROTOTYPE_NORM = "normalized"
     # Number of first iterations with fixed prototypes.
     node.FREEZE_STEPS = 313
     # τ: the divisor of scores in the prediction.
@@ -156,6 +170,7 @@ _RULES: tuple[Rule, ...] = (
 
 def check(cfg: CfgNode) -> None:
     """Raise UserError for values that SwAV does not support."""
+    check_choices(cfg, {"SWAV.PROTOTYPE_NORM": (NORMALIZED, WEIGHT_NORM)})
     check_rules(cfg, _RULES)
     queue, batch = cfg.SWAV.QUEUE, cfg.SOLVER.BATCH_SIZE
     if queue % batch:

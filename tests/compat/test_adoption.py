@@ -9,6 +9,7 @@ import yaml
 
 from common.formats import defaults
 from tests.compat.kept import ACTIONS, Kept, words_of
+from transfer.experiment.service import open_experiment
 
 
 def plan(kept: Kept, run: str, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
@@ -105,6 +106,15 @@ def test_a_decisive_value_runs_what_depends_on_it_again(
     after = plan(kept, run, capsys)
     assert {before[name] for name in again.split()} <= {"done", "diverged"}
     assert {after[name] for name in again.split()} == {"run"}
+
+
+@pytest.mark.parametrize(("form", "found"), [("normalized", True), ("weight_norm", False)])
+def test_a_swav_run_of_before_its_key_is_found_by_the_form_that_it_had(kept: Kept, form: str, found: bool) -> None:
+    override(kept, "measures", "rows/swav/pretrain/overrides", SWAV__PROTOTYPE_NORM=form)
+    sets = [f"run_dir={kept.run('measures')}"]
+    jobs = {job.name: job for job in open_experiment(str(kept.path / "configs/measures.yaml"), sets).graph}
+    assert (kept.job("measures", "pretrain.swav").name[-8:] == jobs["pretrain.swav"].fingerprint[:8]) is found
+    assert kept.job("measures", "pretrain.simclr").name[-8:] == jobs["pretrain.simclr"].fingerprint[:8]
 
 
 def test_another_default_in_the_code_runs_again(

@@ -69,6 +69,15 @@ def test_a_killed_pretraining_resumes_to_the_same_end(kept: Kept, row: str) -> N
     kept.assert_ends_as_recorded("measures", name)
 
 
+def test_a_killed_swav_run_does_not_resume_in_another_form(kept: Kept, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its record lacks the key, which stands for the former value."""
+    command = ["--config-file", str(kept.path / "configs/swav.yaml"), "--overlay", kept.overlay, "--resume"]
+    command += ["--output", str(kept.job("measures", "pretrain.swav")), "DATA.ROOT", str(kept.source / "toy/photos")]
+    assert call(pretrain.main, [*command, "SWAV.PROTOTYPE_NORM", "weight_norm"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert "SWAV.PROTOTYPE_NORM" in error and "normalized" in error and "\n" not in error
+
+
 @pytest.mark.usefixtures("narrow")
 def test_a_killed_evaluation_resumes_to_the_same_end(kept: Kept) -> None:
     name = "evaluate.simsiam.sgd"

@@ -161,6 +161,7 @@ SWAV: Values = {
     "MODEL.ZERO_INIT_RESIDUAL": False,
     "MODEL.HEAD_BN": "hidden",
     "SWAV.PROTOTYPES": 3000,
+    "SWAV.PROTOTYPE_NORM": "weight_norm",
     "SWAV.FREEZE_STEPS": 313,
     "SWAV.TEMPERATURE": 0.1,
     "SWAV.EPSILON": 0.05,

@@ -10,7 +10,7 @@ lightly's SwaVLoss computes the gradients of the swapped prediction, including t
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -136,10 +136,17 @@ class Parallel(nn.Module):
         return self.module(inputs)
 
 
-def run(original: Any, queue_length: int | None) -> dict[str, Any]:
-    """Train for a few epochs and write down every loss and where the weights end."""
+def run(original: Any, queue_length: int | None, change: Callable[[Narrow], None] = lambda _: None) -> dict[str, Any]:
+    """Train for a few epochs and write down every loss and where the weights end.
+
+    Args:
+        original: main_swav.py.
+        queue_length: images in the queue; None for no queue.
+        change: changes the model before its first step.
+    """
     model = Narrow(original.resnet_models.ResNet).double()
     narrow.fill(model)
+    change(model)
     losses: list[float] = []
     original.AverageMeter = recording_meter(original.AverageMeter, losses, lambda _meter, n: n == narrow.BATCH)
     optimizer = torch.optim.SGD(

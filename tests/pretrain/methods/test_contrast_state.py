@@ -36,7 +36,7 @@ def _methods() -> dict[str, Method]:
         "simclr_predictor": narrow_simclr(predict=True, stop_gradient=True),
         "swav": narrow_swav(**few),
         "swav_queue": narrow_swav(**{**FROZEN_AND_QUEUED, "queue_start": 0}),
-        "swav_nostopgrad": narrow_swav(predict=True, stop_gradient=False, **few),
+        "swav_nostopgrad": narrow_swav(predict=True, stop_gradient=False, prototype_norm="weight_norm", **few),
     }
 
 

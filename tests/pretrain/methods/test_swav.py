@@ -20,15 +20,23 @@ from pretrain.data.dataset import Batch
 from pretrain.engine.trainer import Trainer
 from pretrain.methods import build_method
 from pretrain.methods.base import TrainingInfo
-from pretrain.methods.swav import SwAV
+from pretrain.methods.swav import NORMALIZED, WEIGHT_NORM, SwAV
 from tests.pretrain.golden import narrow
 from tests.pretrain.golden import narrow_contrast as fixed
 from tests.pretrain.golden.ours_contrast import FROZEN_AND_QUEUED, narrow_swav
 
-GOLDEN = json.loads((Path(__file__).resolve().parents[1] / "golden" / "swav.json").read_text())
-RUNS = GOLDEN["runs"]  # of facebookresearch/swav at 06b1b7c, main_swav.py: train
+FOLDER = Path(__file__).resolve().parents[1] / "golden"
+GOLDEN, INSIDE = (json.loads((FOLDER / f"{name}.json").read_text()) for name in ("swav", "swav_weight_norm"))
+# Of facebookresearch/swav at 06b1b7c, main_swav.py: train; the second with torch's weight norm on the prototypes.
+RUNS = {**GOLDEN["runs"], **{f"{name}, {WEIGHT_NORM}": run for name, run in INSIDE["runs"].items()}}
 TOTAL = narrow.STEPS_PER_EPOCH * narrow.EPOCHS
-ARGUMENTS = {"plain": {k: FROZEN_AND_QUEUED[k] for k in ("prototypes", "freeze_steps")}, "queue": FROZEN_AND_QUEUED}
+PLAIN = {k: FROZEN_AND_QUEUED[k] for k in ("prototypes", "freeze_steps")}
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "plain": PLAIN,
+    "queue": FROZEN_AND_QUEUED,
+    f"plain, {WEIGHT_NORM}": {**PLAIN, "prototype_norm": WEIGHT_NORM},
+    f"queue, {WEIGHT_NORM}": {**FROZEN_AND_QUEUED, "prototype_norm": WEIGHT_NORM},
+}
 
 
 class _Record(HookBase):
@@ -83,6 +91,59 @@ def test_missing_hook_is_detected(monkeypatch: pytest.MonkeyPatch, mutate: Calla
     assert _furthest(_train(narrow_swav(**ARGUMENTS["queue"])).losses, "queue") > 1e-4
 
 
+def _detached_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    def scores(self: SwAV, outputs: torch.Tensor) -> torch.Tensor:
+        weight = self.prototypes.weight
+        return F.linear(outputs, weight / weight.detach().norm(dim=1, keepdim=True))
+
+    monkeypatch.setattr(SwAV, "_scores", scores)
+
+
+def _scaled_in_place_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = SwAV.before_step
+
+    def scale(self: SwAV, iteration: int, batch: Batch) -> None:
+        before(self, iteration, batch)
+        self.prototypes.weight.data = F.normalize(self.prototypes.weight.detach(), dim=1)
+
+    monkeypatch.setattr(SwAV, "before_step", scale)
+
+
+@pytest.mark.parametrize("mutate", [_detached_length, _scaled_in_place_too, _moved_though_frozen])
+def test_the_comparison_of_weight_norm_notices(
+    monkeypatch: pytest.MonkeyPatch, mutate: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    name = f"queue, {WEIGHT_NORM}"
+    mutate(monkeypatch)
+    assert _furthest(_train(narrow_swav(**ARGUMENTS[name])).losses, name) > 1e-4
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_comparison_tells_the_forms_apart(name: str) -> None:
+    other = NORMALIZED if name.endswith(WEIGHT_NORM) else WEIGHT_NORM
+    method = narrow_swav(**{**ARGUMENTS[name], "prototype_norm": other})
+    assert _furthest(_train(method).losses, name) > 1e-4
+
+
+@pytest.mark.parametrize(("stop_gradient", "expected"), [(True, 0.35), (False, 0.25)])
+def test_prototypes_gradients_differ_between_the_forms(stop_gradient: bool, expected: float) -> None:
+    """At the same unit prototypes the values are equal; the gradient loses its part along each prototype."""
+    arguments = {"prototypes": 10, "stop_gradient": stop_gradient}
+    outer, inner = (narrow_swav(**arguments, prototype_norm=norm) for norm in (NORMALIZED, WEIGHT_NORM))
+    losses = []
+    for method in (outer, inner):
+        method.prototypes.weight.data = F.normalize(method.prototypes.weight.detach(), dim=1)
+        losses.append(method(*narrow.images(0)).loss)
+        losses[-1].backward()
+    assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-12)
+    gradient, inside = outer.prototypes.weight.grad, inner.prototypes.weight.grad
+    assert gradient is not None and inside is not None
+    unit = inner.prototypes.weight.detach()
+    along = (gradient * unit).sum(1, keepdim=True) * unit
+    torch.testing.assert_close(inside, gradient - along, rtol=1e-9, atol=1e-12)
+    assert (inside - gradient).norm() > expected * gradient.norm()
+
+
 @pytest.mark.parametrize(
     "mutation",
     [
@@ -133,8 +194,9 @@ def test_one_sinkhorn_step_fewer_is_detected() -> None:
     assert _from_lightly(steps=2) > 1e-3
 
 
-def test_momentum_and_decay_do_not_change_frozen_prototypes() -> None:
-    seen = _train(narrow_swav(**ARGUMENTS["plain"])).prototypes
+@pytest.mark.parametrize("name", ["plain", f"plain, {WEIGHT_NORM}"])
+def test_momentum_and_decay_do_not_change_frozen_prototypes(name: str) -> None:
+    seen = _train(narrow_swav(**ARGUMENTS[name])).prototypes
     for step in range(1, fixed.FREEZE):
         torch.testing.assert_close(seen[step], seen[0], rtol=1e-14, atol=1e-14)
     assert not torch.allclose(seen[fixed.FREEZE], seen[0], rtol=1e-3)
@@ -145,6 +207,7 @@ def _written_out(method: SwAV, views: tuple[torch.Tensor, ...], stop_gradient: b
     z = method.projector(method.encoder(torch.cat(views)))
     p = z if method.predictor is None else method.predictor(z)
     weight = method.prototypes.weight
+    weight = weight / weight.pow(2).sum(1, keepdim=True).sqrt() if method.prototype_norm == WEIGHT_NORM else weight
     loss = torch.zeros((), dtype=torch.float64)
     for own, other in ((0, 1), (1, 0)):
         q = (F.normalize(z, dim=1).chunk(2)[own] @ weight.t() / 0.05).exp()
@@ -157,10 +220,12 @@ def _written_out(method: SwAV, views: tuple[torch.Tensor, ...], stop_gradient: b
     return loss
 
 
+@pytest.mark.parametrize("norm", [NORMALIZED, WEIGHT_NORM])
 @pytest.mark.parametrize(("predict", "stop_gradient"), [(False, True), (True, True), (False, False)])
-def test_loss_and_gradients_equal_the_definition(predict: bool, stop_gradient: bool) -> None:
+def test_loss_and_gradients_equal_the_definition(predict: bool, stop_gradient: bool, norm: str) -> None:
     """The predictor is on the branch that predicts; without stop-gradient the gradient flows through Sinkhorn."""
-    method, written = (narrow_swav(predict, prototypes=10, stop_gradient=stop_gradient).train() for _ in range(2))
+    arguments: dict[str, Any] = {"prototypes": 10, "prototype_norm": norm, "stop_gradient": stop_gradient}
+    method, written = (narrow_swav(predict, **arguments).train() for _ in range(2))
     for one in (method, written):
         one.before_step(0, Batch(narrow.images(0), torch.arange(narrow.BATCH)))
     output, loss = method(*narrow.images(0)), _written_out(written, narrow.images(0), stop_gradient)
@@ -225,6 +290,7 @@ def test_queue_stays_on_the_device_without_synchronizing() -> None:
         ({"TEMPERATURE": 0.0}, "SWAV.TEMPERATURE is 0.0; it must be above 0"),
         ({"EPSILON": -1.0}, "SWAV.EPSILON"),
         ({"FREEZE_STEPS": -1}, "SWAV.FREEZE_STEPS"),
+        ({"PROTOTYPE_NORM": "weightnorm"}, "SWAV.PROTOTYPE_NORM is 'weightnorm', which does not exist"),
     ],
 )
 def test_invalid_values_are_refused(keys: dict[str, Any], said: str) -> None:
