@@ -10,15 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TextIO
 
-from common.errors import (
-    EXIT_FAILURE,
-    EXIT_INTERRUPTED,
-    EXIT_OK,
-    EXIT_REQUEUE,
-    EXIT_USAGE,
-    Preempted,
-    UserError,
-)
+from common.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, EXIT_REQUEUE, EXIT_USAGE, Preempted, UserError
 
 
 class Parser(argparse.ArgumentParser):

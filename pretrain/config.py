@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from fvcore.common.config import CfgNode
@@ -11,6 +11,7 @@ from fvcore.common.config import CfgNode
 from common.config import dotted_keys, merge_layers, merge_strict, value_of
 from common.errors import UserError
 from common.formats.run_only import may_change_on_resume
+from pretrain.data.augment import BOX_SAMPLERS
 from pretrain.data.dataset import UNREADABLE
 from pretrain.data.pipelines import PIPELINES
 from pretrain.keys import KEY_CHANGES, defaults
@@ -64,6 +65,8 @@ def check_config(cfg: CfgNode) -> None:
         epochs, warmup = cfg.SOLVER.EPOCHS, cfg.SOLVER.WARMUP_EPOCHS
         raise UserError(f"SOLVER.WARMUP_EPOCHS is {warmup}; it must be less than SOLVER.EPOCHS, which is {epochs}")
     _check_solver(cfg)
+    if cfg.AUGMENT.STYLE != "torchvision" and cfg.DATA.PIPELINE == "crops":
+        raise UserError(f"DATA.PIPELINE is crops, which AUGMENT.STYLE {cfg.AUGMENT.STYLE} lacks; set pil or opencv")
     for section in method_keys():
         if section not in config_sections(cfg.METHOD):
             reject_unused_keys(cfg, [key for key in dotted_keys(cfg) if key.startswith(f"{section}.")])
@@ -116,7 +119,8 @@ def _check_steps(cfg: CfgNode) -> None:
         raise UserError(f"SOLVER.STEPS begins at {solver.STEPS[0]}, within SOLVER.WARMUP_EPOCHS {solver.WARMUP_EPOCHS}")
 
 
-_CHOICES = {
+_CHOICES: dict[str, Collection[str]] = {
+    "AUGMENT.STYLE": BOX_SAMPLERS,
     "DATA.PIPELINE": PIPELINES,
     "DATA.UNREADABLE": UNREADABLE,
     "ENGINE.PRECISION": ("fp32", "bf16", "fp16"),
@@ -142,19 +146,17 @@ def _is_ascending(epochs: Sequence[int]) -> bool:
 RULES: tuple[Rule, ...] = (
     ("SEED DATA.WORKERS SOLVER.WARMUP_EPOCHS CHECKPOINT.PERIOD CHECKPOINT.KEEP_EVERY", lambda v: v >= 0, "0 or more"),
     ("DATA.SIZE MODEL.PROJ_HIDDEN MODEL.DIM MODEL.PRED_DIM SOLVER.EPOCHS", lambda v: v >= 1, "1 or more"),
-    ("CHECKPOINT.KEEP LOG.PERIOD MODEL.PROJ_LAYERS", lambda v: v >= 1, "1 or more"),
+    ("CHECKPOINT.KEEP LOG.PERIOD MODEL.PROJ_LAYERS MONITOR.KNN.K", lambda v: v >= 1, "1 or more"),
     ("SOLVER.GRAD_ACCUM_STEPS MONITOR.COLLAPSE.STEPS", lambda v: v >= 1, "1 or more"),
     ("MONITOR.GRAD_NORM_LIMIT MONITOR.KNN.PERIOD MONITOR.KNN.RESIZE", lambda v: v >= 0, "0 or more"),
     ("MONITOR.VALIDATION.PERIOD MONITOR.VALIDATION.RESIZE", lambda v: v >= 0, "0 or more"),
     ("MONITOR.VALIDATION.FOLDER", bool, "the name of a folder below MONITOR.VALIDATION.ROOT"),
-    ("MONITOR.KNN.K", lambda v: v >= 1, "1 or more"),
     ("MODEL.BN_GROUP_SIZE", lambda v: v == 0 or v >= 2, "0 (all), or 2 or more"),
-    ("MONITOR.KNN.T", lambda v: v > 0, "above 0"),
     ("MONITOR.KNN.TRAIN MONITOR.KNN.VAL", lambda v: bool(v), "the name of a folder below MONITOR.KNN.ROOT"),
     ("MONITOR.COLLAPSE.THRESHOLD", lambda v: 0 <= v < 1, "a fraction of 1/√d, at least 0 and below 1"),
     ("SOLVER.BATCH_SIZE", lambda v: v >= 2, "2 or more (batch normalization needs two samples)"),
-    ("SOLVER.BASE_LR", lambda v: v > 0, "above 0"),
-    ("SOLVER.WEIGHT_DECAY", lambda v: v >= 0, "0 or more"),
+    ("SOLVER.BASE_LR SOLVER.LARS_ETA MONITOR.KNN.T", lambda v: v > 0, "above 0"),
+    ("SOLVER.WEIGHT_DECAY SOLVER.FINAL_LR SOLVER.WARMUP_START_LR", lambda v: v >= 0, "0 or more"),
     ("SOLVER.MOMENTUM", lambda v: 0 <= v < 1, "at least 0 and below 1"),
     ("AUGMENT.JITTER_PROB AUGMENT.GRAY_PROB AUGMENT.BLUR_PROB", lambda v: 0 <= v <= 1, "a probability (0 … 1)"),
     ("AUGMENT.SOLARIZE_PROB AUGMENT.FLIP_PROB", lambda v: 0 <= v <= 1, "a probability (0 … 1)"),
@@ -163,8 +165,6 @@ RULES: tuple[Rule, ...] = (
     ("AUGMENT.BLUR_SIGMA", _is_range_within(0, 1000), "two radii (low, high), 0 < low ≤ high"),
     ("AUGMENT.JITTER", lambda v: len(v) == 4 and min(v) >= 0 and v[3] <= 0.5, "four strengths ≥ 0, the last ≤ 0.5"),
     ("DATA.INDEX_CACHE", bool, "user, none, or a folder"),
-    ("SOLVER.LARS_ETA", lambda v: v > 0, "above 0"),
-    ("SOLVER.FINAL_LR SOLVER.WARMUP_START_LR", lambda v: v >= 0, "0 or more"),
     ("SOLVER.STEPS", _is_ascending, "epochs in ascending order, such as [30, 60, 80]"),
     ("SOLVER.GAMMA", lambda v: 0 < v < 1, "above 0 and below 1"),
 )

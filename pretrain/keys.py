@@ -84,6 +84,9 @@ def _data() -> CfgNode:
 def _augment() -> CfgNode:
     """MoCo v2's augmentation, as in the released SimSiam."""
     node = CfgNode()
+    # Arithmetic of crop, resize, jitter, blur and normalization: torchvision, or that of the released code of byol or
+    # simclr (docs/guides/methods.md), in float, with DATA.PIPELINE pil or opencv.
+    node.STYLE = "torchvision"
     # Fraction of the image's area that a random crop covers; its aspect ratio is log-uniform in 3/4 … 4/3.
     node.CROP_SCALE = (0.2, 1.0)
     # Strengths of the colour jitter (brightness, contrast, saturation, hue) and its probability.

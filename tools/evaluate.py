@@ -76,10 +76,7 @@ def _parser() -> Parser:
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes: one per GPU, gloo on a CPU")
     parser.add_argument("--name", metavar="NAME", help="name of the weights; by default their file's name")
     parser.add_argument(
-        "--pretrain-epochs",
-        type=_positive,
-        metavar="E",
-        help="epochs of pre-training, if not in the file",
+        "--pretrain-epochs", type=_positive, metavar="E", help="epochs of pre-training, if not in the file"
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="single keys, override everything else")
     return parser

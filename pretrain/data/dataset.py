@@ -29,8 +29,8 @@ class Batch(NamedTuple):
     """A batch of training samples.
 
     Attributes:
-        views: two tensors (N, 3, H, W) (one or four, for a method that takes so many): uint8 from a loader worker,
-            normalized floats in the trainer.
+        views: two tensors (N, 3, H, W) (one or four, for a method that takes so many): levels 0…255 from a loader
+            worker, normalized floats in the trainer.
         indices: (N,) int64, the samples' positions in the image index.
         labels: (N,) int64 classes, for a method that needs them; on the training device in the trainer.
         condition_counts: (len(CONDITIONS),) int64, number of images that meet each condition; set by loader workers.
@@ -76,7 +76,7 @@ class MultiViewDataset(Dataset[Batch | str]):
         self.purposes = (*VIEWS, *SECOND_PAIR)[:views]
         pair = (augmentation, second_augmentation or augmentation)
         self.augmentations = (*pair, *pair)[:views]
-        self.pipeline, self.replace = build_pipeline(pipeline), unreadable == "replace"
+        self.pipeline, self.replace = build_pipeline(pipeline, augmentation.style), unreadable == "replace"
 
     def __len__(self) -> int:
         return len(self.index)

@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,7 +114,8 @@ class Monitor(HookBase):
 
     def extractor(self, trainer: Trainer) -> Extractor:
         encoder, engine = trainer.method.encoder, self.cfg.ENGINE
-        return Extractor(encoder, feature_width(encoder), normalize, engine.PRECISION, engine.CHANNELS_LAST)
+        scaled = partial(normalize, style=self.cfg.AUGMENT.STYLE)
+        return Extractor(encoder, feature_width(encoder), scaled, engine.PRECISION, engine.CHANNELS_LAST)
 
     def _write(self, values: dict[str, float], done: int) -> None:
         iteration = max(done - 1, 0)

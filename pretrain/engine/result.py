@@ -47,9 +47,8 @@ def write_result(
     """
     versions = environment.describe()
     origin = _describe_origin(cfg, recipe, trainer.iter, versions)
-    write_backbone(
-        folder.backbone, backbone_tensors(trainer.method.encoder), cfg.MODEL.ARCH, preprocessing_block(), origin
-    )
+    block = preprocessing_block(cfg.AUGMENT.STYLE)
+    write_backbone(folder.backbone, backbone_tensors(trainer.method.encoder), cfg.MODEL.ARCH, block, origin)
     digest = sha256_of(folder.backbone)
     if classes:
         write_classifier(folder.classifier, trainer.method.classifier, classes, cfg.MODEL.ARCH, digest)
@@ -77,8 +76,8 @@ def _write_target(cfg: CfgNode, folder: RunFolder, trainer: Trainer, origin: dic
     encoder = getattr(trainer.method, "target_encoder", None)
     if encoder is None:
         return {}
-    path = folder.target_backbone
-    write_backbone(path, backbone_tensors(encoder), cfg.MODEL.ARCH, preprocessing_block(), origin, branch="target")
+    path, block = folder.target_backbone, preprocessing_block(cfg.AUGMENT.STYLE)
+    write_backbone(path, backbone_tensors(encoder), cfg.MODEL.ARCH, block, origin, branch="target")
     return {"backbone_target": path.name, "backbone_target_sha256": sha256_of(path)}
 
 

@@ -89,13 +89,7 @@ def _build_monitors(cfg: CfgNode, folder: RunFolder, index: ImageIndex) -> list[
 
 
 def _train(
-    cfg: CfgNode,
-    folder: RunFolder,
-    index: ImageIndex,
-    *,
-    device: torch.device,
-    monitors: list[Monitor],
-    profile: int,
+    cfg: CfgNode, folder: RunFolder, index: ImageIndex, *, device: torch.device, monitors: list[Monitor], profile: int
 ) -> tuple[Trainer, dict[str, Any]]:
     """Build the trainer, restore the newest checkpoint, train to the last iteration.
 

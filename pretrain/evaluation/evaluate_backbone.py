@@ -27,13 +27,7 @@ from pretrain.evaluation.backbone_features import (
 )
 from pretrain.evaluation.config import flat_settings
 from pretrain.evaluation.knn import check_k, knn_accuracy
-from pretrain.evaluation.labelled_images import (
-    FixedView,
-    LabelledSet,
-    RandomView,
-    crop_and_flip,
-    labelled_sets,
-)
+from pretrain.evaluation.labelled_images import FixedView, LabelledSet, RandomView, crop_and_flip, labelled_sets
 from pretrain.evaluation.linear import (
     LinearProbe,
     build_classifier,

@@ -15,7 +15,7 @@ from torchvision.transforms import functional as F
 
 from common.errors import UserError
 from common.training.distributed import ignore_stop_signals, start_workers
-from pretrain.data.augment import AugmentationConfig, apply, sample_params
+from pretrain.data.augment import AugmentationConfig, apply_to_image, sample_params
 from pretrain.data.decode import decode_rgb
 from pretrain.data.index import ImageIndex, find_images
 from pretrain.data.sampler import VIEWS, philox_generator
@@ -115,19 +115,14 @@ class RandomView:
     def __call__(self, image: Image.Image, epoch: int, index: int) -> torch.Tensor:
         """uint8 (3, size, size) of an RGB image."""
         rng = philox_generator(self.seed, epoch, index, VIEWS[0])
-        return apply(image, sample_params(self.augmentation, *image.size, rng), self.augmentation.size)
+        params = sample_params(self.augmentation, *image.size, rng)
+        return F.pil_to_tensor(apply_to_image(image, params, self.augmentation.size))
 
 
 def crop_and_flip(size: int, crop_scale: tuple[float, float], flip_prob: float) -> AugmentationConfig:
     """RandomResizedCrop and RandomHorizontalFlip, nothing else."""
     return AugmentationConfig(
-        size,
-        crop_scale=crop_scale,
-        jitter_prob=0.0,
-        gray_prob=0.0,
-        blur_prob=0.0,
-        solarize_prob=0.0,
-        flip_prob=flip_prob,
+        size, crop_scale=crop_scale, jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0, flip_prob=flip_prob
     )
 
 

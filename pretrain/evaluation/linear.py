@@ -25,13 +25,7 @@ from common.training.collectives import run_on_main_process, sum_over_processes,
 from common.training.divergence import Diverged
 from pretrain.data.sampler import ResumableBatchSampler
 from pretrain.evaluation.backbone_features import Extractor, chunk_range, extract_chunks
-from pretrain.evaluation.labelled_images import (
-    FixedView,
-    ImageDataset,
-    LabelledSet,
-    RandomView,
-    load_images,
-)
+from pretrain.evaluation.labelled_images import FixedView, ImageDataset, LabelledSet, RandomView, load_images
 from pretrain.methods.parts.losses import topk_correct
 from pretrain.optim.optimizer import build_larc
 from pretrain.optim.schedule import CosineByEpoch

@@ -21,11 +21,7 @@ from pretrain.models.heads import build_encoder_and_projector, build_optional_pr
 from pretrain.optim.schedule import cosine_momentum
 from pretrain.rules import Rule, check_choices, check_rules, reject_unused_keys
 
-PAIRS = {
-    "symmetric": ((0, 1), (1, 0)),
-    "asymmetric": ((0, 1),),
-    "asymmetric_2x": ((0, 1), (2, 3)),
-}
+PAIRS = {"symmetric": ((0, 1), (1, 0)), "asymmetric": ((0, 1),), "asymmetric_2x": ((0, 1), (2, 3))}
 """Values of SIMSIAM.SYMMETRY: the pairs (i, j) of the loss terms D(p_i, z_j) (section 4.6).
 
 The paper's "2×" samples two pairs of views of an image. Inferred: the two terms are averaged, and each view is

@@ -141,8 +141,9 @@ def differences(now: Any, then: Any, tolerance: float, at: str = "") -> Iterator
 
 
 def of_today(config: dict[str, Any]) -> dict[str, Any]:
-    """A pre-training's recorded config with today's names of the keys."""
-    return KEY_CHANGES.apply(config, "config.yaml", recorded=True)
+    """A pre-training's recorded config with today's names of the keys, and those that it lacked."""
+    today = KEY_CHANGES.apply(config, "config.yaml", recorded=True)
+    return {**today, "AUGMENT": {"STYLE": "torchvision", **today["AUGMENT"]}}
 
 
 def words(text: str) -> str:

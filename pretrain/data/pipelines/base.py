@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch.utils.data import get_worker_info
 
-from pretrain.data.augment import ADJUSTMENTS, ViewParams
+from pretrain.data.augment import ADJUSTMENTS, ViewParams, normalize
 
 STEPS = tuple(ADJUSTMENTS)
 """Names of the colour jitter steps; packed parameters hold the index of a name."""
@@ -27,7 +27,7 @@ class CollatedBatch(NamedTuple):
     """What a loader worker sends to the training process.
 
     Attributes:
-        views: one uint8 tensor (N, 3, size, size) per view.
+        views: one tensor (N, 3, size, size) of the pipeline's `dtype` per view.
         params: one float32 tensor (N, 12) per view (`pack_params`), if the pipeline augments on the device.
     """
 
@@ -40,33 +40,37 @@ class Pipeline(ABC):
 
     Attributes:
         needs_params: whether `finish_view` needs the sampled parameters.
+        dtype: of rendered views, levels 0…255. uint8 is a quarter of the bytes between processes.
+        style: value of AUGMENT.STYLE.
     """
 
     needs_params = False
+    dtype = torch.uint8
+    style = "torchvision"
 
     @abstractmethod
     def decode(self, image: Image.Image, content: bytes) -> Any:
         """RGB pixels, in the form that `render` takes, of an opened image or of its file's content."""
 
-    @abstractmethod
     def image_size(self, pixels: Any) -> tuple[int, int]:
         """Width and height of decoded pixels."""
+        return pixels.shape[1], pixels.shape[0]
 
     @abstractmethod
     def render(self, pixels: Any, params: ViewParams, out: np.ndarray) -> None:
-        """Write one view into `out`, uint8 (size, size, 3)."""
+        """Write one view into `out`, (size, size, 3) of `dtype`."""
 
-    @abstractmethod
     def finish_view(self, views: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
         """Apply on the training device what `render` left out.
 
         Args:
-            views: uint8 (N, 3, size, size).
+            views: (N, 3, size, size) of `dtype`.
             params: (N, 12) float32 on the CPU (`pack_params`), if `needs_params`.
 
         Returns:
             Normalized float32 tensor of the same shape.
         """
+        return normalize(views, self.style)
 
     def finish(self, batch: CollatedBatch, device: torch.device) -> list[torch.Tensor]:
         """Move each view to the device and finish it.
@@ -91,7 +95,9 @@ class BatchBuffer:
 
     def __init__(self, pipeline: Pipeline, count: int, views: int, size: int) -> None:
         self.pipeline = pipeline
-        self.tensors = [_shared_bytes(count * size * size * 3).view(count, size, size, 3) for _ in range(views)]
+        nbytes = count * size * size * 3 * pipeline.dtype.itemsize
+        shape = (count, size, size, 3)
+        self.tensors = [_shared_bytes(nbytes).view(pipeline.dtype).view(shape) for _ in range(views)]
         self.arrays = [tensor.numpy() for tensor in self.tensors]
         self.params: list[Sequence[ViewParams]] = []
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from pretrain.data.augment import SOLARIZE_THRESHOLD, ViewParams, normalize
+from pretrain.data.augment import SOLARIZE_THRESHOLD, ViewParams
 from pretrain.data.decode import is_plain_jpeg, to_rgb
 from pretrain.data.pipelines.base import Pipeline
 
@@ -44,9 +44,6 @@ class OpenCVPipeline(Pipeline):
                     return array
         return np.array(to_rgb(image))
 
-    def image_size(self, pixels: np.ndarray) -> tuple[int, int]:
-        return pixels.shape[1], pixels.shape[0]
-
     def render(self, pixels: np.ndarray, params: ViewParams, out: np.ndarray) -> None:
         image = resized_crop(pixels, params.box, len(out))
         for name, factor in params.jitter:
@@ -62,9 +59,6 @@ class OpenCVPipeline(Pipeline):
         if image.ndim == 2:
             image = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
         out[:] = image
-
-    def finish_view(self, views: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
-        return normalize(views)
 
 
 def resized_crop(pixels: np.ndarray, box: tuple[int, int, int, int], size: int) -> np.ndarray:

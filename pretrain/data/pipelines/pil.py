@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from PIL import Image
 
-from pretrain.data.augment import ViewParams, apply_to_image, normalize
+from pretrain.data.augment import ViewParams, apply_to_image
 from pretrain.data.decode import to_rgb
 from pretrain.data.pipelines.base import Pipeline
 
@@ -22,6 +21,3 @@ class PILPipeline(Pipeline):
 
     def render(self, pixels: Image.Image, params: ViewParams, out: np.ndarray) -> None:
         np.copyto(out, np.asarray(apply_to_image(pixels, params, len(out))))
-
-    def finish_view(self, views: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
-        return normalize(views)

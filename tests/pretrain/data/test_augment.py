@@ -17,7 +17,7 @@ from pretrain.data.augment import (
     STD,
     AugmentationConfig,
     ViewParams,
-    apply,
+    apply_to_image,
     augmentation_config,
     normalize,
     preprocessing_block,
@@ -33,6 +33,10 @@ PLAIN = ViewParams(box=(0, 0, 30, 40), jitter=(), gray=False, blur=None, solariz
 def photo() -> Image.Image:
     pixels = np.random.RandomState(0).randint(0, 256, (30, 40, 3), dtype=np.uint8)
     return Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(1))
+
+
+def apply(image: Image.Image, view: ViewParams, size: int) -> torch.Tensor:
+    return transforms.functional.pil_to_tensor(apply_to_image(image, view, size))
 
 
 def _draws(

@@ -79,6 +79,16 @@ def test_the_backbone_file_describes_itself(pretrain: Command, tmp_path: Path) -
     assert not any(name.startswith("fc.") for name in names)
 
 
+def test_the_backbone_file_names_its_views(pretrain: Command, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert pretrain(out, "AUGMENT.STYLE", "simclr", "DATA.PIPELINE", "opencv", "SOLVER.EPOCHS", "1") == 0
+    with safetensors.safe_open(out / "backbone.safetensors", "pt") as file:
+        metadata = file.metadata()
+    preprocessing = json.loads(metadata["preprocessing"])
+    assert (preprocessing["mean"], preprocessing["std"]) == ([0, 0, 0], [255, 255, 255])
+    assert "STYLE: simclr" in json.loads(metadata["origin"])["config"]
+
+
 def test_the_last_checkpoints_are_kept(pretrain: Command, tmp_path: Path) -> None:
     assert pretrain(tmp_path / "out", "CHECKPOINT.PERIOD", "2", "CHECKPOINT.KEEP", "3") == 0
     found = sorted(path.name for path in (tmp_path / "out").glob("checkpoint_*"))

@@ -97,11 +97,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
 def _value(value: Value) -> dict[str, Any]:
     numbers = asdict(value)
     keys = ("mean", "std", "published", "published_std", "difference", "bold", "outliers", "against")
-    return {
-        **{key: numbers[key] for key in keys},
-        "word": value.published_text,
-        "printed": printed(value.mean),
-    }
+    return {**{key: numbers[key] for key in keys}, "word": value.published_text, "printed": printed(value.mean)}
 
 
 def _finite(value: Any) -> Any:

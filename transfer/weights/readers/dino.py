@@ -31,11 +31,7 @@ class Dino:
         if not branches:
             return None
         return Match(
-            layout=self.name,
-            rule=" and ".join(rules),
-            branches=branches,
-            default="target",
-            dropped=tuple(dropped),
+            layout=self.name, rule=" and ".join(rules), branches=branches, default="target", dropped=tuple(dropped)
         )
 
     def describe(self) -> str:
