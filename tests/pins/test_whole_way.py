@@ -20,8 +20,9 @@ import torchvision
 import yaml
 from safetensors import safe_open
 
+from common.config import merge_strict
 from common.console import call
-from pretrain.keys import KEY_CHANGES
+from pretrain.keys import KEY_CHANGES, defaults
 from tests.compat.ends import machine
 from tests.compat.kept import MADE_AT
 from tests.compat.narrow_resnet import NarrowResNet
@@ -141,9 +142,11 @@ def differences(now: Any, then: Any, tolerance: float, at: str = "") -> Iterator
 
 
 def of_today(config: dict[str, Any]) -> dict[str, Any]:
-    """A pre-training's recorded config with today's names of the keys, and those that it lacked."""
-    today = KEY_CHANGES.apply(config, "config.yaml", recorded=True)
-    return {**today, "AUGMENT": {"STYLE": "torchvision", **today["AUGMENT"]}}
+    """A pre-training's recorded config with today's names of the keys, and the defaults of those that it lacked."""
+    today = defaults()
+    merge_strict(today, config, "config.yaml", KEY_CHANGES, recorded=True)
+    values: dict[str, Any] = yaml.safe_load(today.dump())
+    return values
 
 
 def words(text: str) -> str:
