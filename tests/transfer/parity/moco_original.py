@@ -29,25 +29,38 @@ SHA256 = {
 """Of the files under `detection/` at COMMIT, as `git show COMMIT:detection/FILE | sha256sum` gives them."""
 CONFIGS = {"voc0712_trainval": "pascal_voc_R_50_C4_24k_moco.yaml", "coco_2x": "coco_R_50_C4_2x_moco.yaml"}
 """Our task: the original's config of the same protocol, for weights of MoCo's kind."""
+DENSECL = {
+    "train_net.py": "759a2015c8714e9b9f32750b6e57085579b4fd37eaa5ff0381464addb4359d80",
+    "configs/Base-RCNN-C4-BN.yaml": "4e0d460b1517c9e462fdf2539e2533d5eac021dd3996e1ec250a6222892bd250",
+    "configs/pascal_voc_R_50_C4_24k.yaml": "aff65a6b7465137b4d0bcff1fde4f1b7af7c72311ea1a8b7031db06d2b644722",
+    "configs/pascal_voc_R_50_C4_24k_moco.yaml": "1422dfc436881beda81a338616a6c6f80fd050a25f922638ea391d230d811957",
+}
+"""The same of WXinlong/DenseCL at b64bbb6, under `benchmarks/detection/`."""
+ORIGINALS = {
+    "moco": ("detection", SHA256, CONFIGS),
+    "densecl": ("benchmarks/detection", DENSECL, {"voc0712_trainval": "pascal_voc_R_50_C4_24k_moco.yaml"}),
+}
+"""Folder of the detection code, digests of its files, and configs by our tasks."""
 
 
-def load(checkout: Path) -> ModuleType:
+def load(checkout: Path, original: str = "moco") -> ModuleType:
     """The original's `train_net`, after a look at what it is; exits where a file is another."""
-    detection = checkout / "detection"
-    for name, expected in SHA256.items():
-        found = hashlib.sha256((detection / name).read_bytes()).hexdigest()
+    folder, digests, _ = ORIGINALS[original]
+    for name, expected in digests.items():
+        found = hashlib.sha256((checkout / folder / name).read_bytes()).hexdigest()
         if found != expected:
-            sys.exit(f"{detection / name} is not that of {REPOSITORY} at {COMMIT}: sha256 {found}")
-    spec = importlib.util.spec_from_file_location("moco_train_net", detection / "train_net.py")
+            sys.exit(f"{checkout / folder / name} is not that of the recorded commit: sha256 {found}")
+    spec = importlib.util.spec_from_file_location(f"{original}_train_net", checkout / folder / "train_net.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def config_file(checkout: Path, task: str) -> Path:
+def config_file(checkout: Path, task: str, original: str = "moco") -> Path:
     """The original's YAML of one of our tasks."""
-    return checkout / "detection" / "configs" / CONFIGS[task]
+    folder, _, configs = ORIGINALS[original]
+    return checkout / folder / "configs" / configs[task]
 
 
 class Enough(Exception):
@@ -94,4 +107,4 @@ def train_original(trainer: Any, batches: Sequence[Any], seed: Callable[[int], N
 
 def state_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """A copy of the state dict, without the prefix of a wrapper."""
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+    return {name.removeprefix("module."): value.detach().clone() for name, value in model.state_dict().items()}
