@@ -43,10 +43,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Original:
-    """A commit of a repository; its checkout is the folder of the repository's name."""
+    """A commit of a repository; its clone is the folder of the repository's name.
+
+    Attributes:
+        repository: owner and name.
+        commit: in full.
+        part: the folder that is run, where the rest is large; empty: all of it.
+    """
 
     repository: str
     commit: str
+    part: str = ""
 
     @property
     def folder(self) -> str:

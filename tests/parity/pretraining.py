@@ -12,7 +12,17 @@ import torch.nn.functional as F
 from tests.parity import compare_simsiam
 from tests.parity.compare_table import close_values
 from tests.parity.comparison import Check, Outcome, Sources
-from tests.pretrain.golden import make_linear, make_moco, make_swav, narrow, narrow_momentum, ours_momentum
+from tests.pretrain.golden import (
+    make_byol,
+    make_lars,
+    make_linear,
+    make_moco,
+    make_simclr,
+    make_swav,
+    narrow,
+    narrow_momentum,
+    ours_momentum,
+)
 from tests.pretrain.golden import narrow_contrast as contrast
 from tests.pretrain.golden.harness import load_module
 from tests.pretrain.golden.ours_contrast import narrow_swav
@@ -141,3 +151,60 @@ def swav(sources: Sources) -> Outcome:
         return found
 
     return Outcome(check(), check(temperature=0.101), "temperature 0.101")
+
+
+def byol(sources: Sources) -> Outcome:
+    """Eight steps with the released loss and solo-learn's update of the target, and the target's momentum."""
+    from pretrain.optim.schedule import cosine_momentum
+
+    theirs = make_byol.values(sources.files, make_byol.files(sources.files))
+
+    def check(momentum: float) -> list[Check]:
+        method = ours_momentum.narrow_byol(momentum)
+        record = ours_momentum.trained(method)
+        ours = {"losses": record.losses, "gradients": record.gradients, **ours_momentum.ends(method)}
+        run = {key: theirs["run"][key] for key in ours}
+        return [close_values("losses, gradients, both networks", ours, run, 1e-7)]
+
+    momenta = {}
+    for name in theirs["momentum"]:
+        base, total = float(name.split()[0]), int(name.split()[1])
+        momenta[name] = [cosine_momentum(base, int(step), total) for step in make_byol.steps(total)]
+    first = check(narrow_momentum.TARGET_MOMENTUM)
+    first.append(close_values("momentum of the target", momenta, theirs["momentum"], 1e-12))
+    return Outcome(first, check(narrow_momentum.TARGET_MOMENTUM * 1.01), "momentum × 1.01")
+
+
+def simclr(sources: Sources) -> Outcome:
+    """NT-Xent of fixed outputs and its gradients, float64."""
+    from tests.pretrain.methods import test_simclr as ours
+
+    theirs = make_simclr.values(sources.files, make_simclr.files(sources.files))["nt_xent"]
+
+    def check(temperature: float) -> list[Check]:
+        z1, z2 = contrast.outputs()
+        value = ours._bare(temperature=temperature)(z1, z2).loss
+        value.backward()
+        assert z1.grad is not None and z2.grad is not None
+        found = {"loss": value.item(), "gradients": [z1.grad.tolist(), z2.grad.tolist()]}
+        return [close_values(name, found, other, EXACT) for name, other in theirs.items()]
+
+    return Outcome(check(contrast.TEMPERATURE), check(1.01 * contrast.TEMPERATURE), "temperature × 1.01")
+
+
+def lars(sources: Sources) -> Outcome:
+    """Six steps each of BYOL's LARS, SimCLR's LARS and apex's LARC, float64."""
+    from tests.pretrain.optim import test_lars as ours
+
+    theirs = make_lars.values(sources.files, make_lars.files(sources.files))
+
+    def check(**change: Any) -> list[Check]:
+        found = {
+            "byol": ours.trained("lars", ours.narrow.falling, **change),
+            "simclr": ours.trained("lars", ours.constant, **change),
+            "larc": ours.trained("larc", ours.narrow.falling, **change),
+        }
+        runs = {name: {key: value.ravel().tolist() for key, value in run.items()} for name, run in found.items()}
+        return [close_values(f"weights, {name}", run, theirs[name], 1e-12) for name, run in runs.items()]
+
+    return Outcome(check(), check(eta=0.00101), "trust 0.00101")

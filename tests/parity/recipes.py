@@ -198,6 +198,23 @@ def _schedule_of_main(original: Any, words: Sequence[str]) -> Any:
     raise AssertionError("main ended before it trained")
 
 
+def byol_schedules(sources: Sources) -> Outcome:
+    """`learning_schedule` of byol/utils/schedules.py for the recipes of batch 4096."""
+    from pretrain.optim.schedule import build_schedule
+    from tests.pretrain.golden import make_lars
+    from tests.pretrain.golden.harness import load_module
+
+    cfgs = {epochs: recipe(f"byol_r50_b4096_{epochs}ep") for epochs in EPOCHS}
+    per_epoch = IMAGES // 4096
+    ours = {f"{e}": rates(build_schedule(cfg, per_epoch).at, e * per_epoch) for e, cfg in cfgs.items()}
+    make_lars.name_numpy_as_jax()
+    schedule, theirs = load_module(sources.files[0] / "byol/utils/schedules.py").learning_schedule, {}
+    for epochs, cfg in cfgs.items():
+        total, base = epochs * per_epoch, cfg.SOLVER.BASE_LR
+        theirs[f"{epochs}"] = schedule(np.arange(total), 4096, base, total, 10 * per_epoch).tolist()
+    return outcome(ours, theirs)
+
+
 def detection_schedules(sources: Sources) -> Outcome:
     """The scheduler that the original's Trainer builds, beside ours, for every iteration of both schedules."""
     from detectron2.solver import build_lr_scheduler

@@ -2,10 +2,11 @@
 
     python tests/parity/run.py ORIGINALS [--only WORD …] [--output FILE]
 
-ORIGINALS is a folder of clones named simsiam, moco, swav, DenseCL, apex (bare or with a work tree, at any commit: the
-recorded commit's files are read from git). Each comparison runs the original's own code and ours on the CPU, and ours
-again with one change that must be told apart: a comparison that cannot see it proves nothing. A comparison whose
-original is not there is named as missing.
+ORIGINALS is a folder of clones named simsiam, moco, swav, DenseCL, apex, deepmind-research, simclr, lightly, solo-learn
+(bare or with a work tree, at any commit: the recorded commit's files are read from git). Each comparison runs the
+original's own code and ours on the CPU, and ours again with one change that must be told apart: a comparison that
+cannot see it proves nothing. A comparison whose original is not there is named as missing. docs/notes/parity.md has
+the table as last measured.
 
 Exits 1 where something differs, a changed variant is not told apart or a comparison fails, 2 where nothing could run.
 """
@@ -41,7 +42,11 @@ MOCO = Original("facebookresearch/moco", "132aea9da9bb995a411c915c0420be3db62052
 NOTEBOOK = Original("facebookresearch/moco", "f7364915bc4e9161427d7c6bb4f454fa0f171337")
 SWAV = Original("facebookresearch/swav", "06b1b7cbaf6ba2a792300d79c7299db98b93b7f9")
 DENSECL = Original("WXinlong/DenseCL", "b64bbb6e267f729d16ca558233b0ef3028857381")
-APEX = Original("NVIDIA/apex", "e13873debc4699d39c6861074b9a3b2a02327f92")
+APEX = Original("NVIDIA/apex", "e13873debc4699d39c6861074b9a3b2a02327f92", "apex/parallel")
+DEEPMIND = Original("google-deepmind/deepmind-research", "f5de0ede8430809180254ee957abf36ed62579ef", "byol")
+SIMCLR = Original("google-research/simclr", "383d4143fd8cf7879ae10f1046a9baeb753ff438")
+LIGHTLY = Original("lightly-ai/lightly", "e8d317fc5a87f4387a85a35e689869039ec249ee", "lightly")
+SOLO = Original("vturrisi/solo-learn", "9187ea39c2c3f43c455ab06664d2b019a9802954", "solo")
 
 PRETRAINING, DETECTION, RECIPES = "tests.parity.pretraining", "tests.parity.detection", "tests.parity.recipes"
 COMPARISONS = (
@@ -51,6 +56,9 @@ COMPARISONS = (
     Comparison("kNN vote", f"{PRETRAINING}:knn", (NOTEBOOK,)),
     Comparison("MoCo: pre-training, both losses", f"{PRETRAINING}:moco", (MOCO, NOTEBOOK)),
     Comparison("SwAV: pre-training, with and without queue", f"{PRETRAINING}:swav", (SWAV,)),
+    Comparison("BYOL: pre-training, loss, momentum", f"{PRETRAINING}:byol", (DEEPMIND, SOLO)),
+    Comparison("SimCLR: loss and gradients", f"{PRETRAINING}:simclr", (LIGHTLY, SOLO)),
+    Comparison("LARS and LARC", f"{PRETRAINING}:lars", (DEEPMIND, SIMCLR, APEX)),
     Comparison("MoCo detection: VOC", f"{DETECTION}:moco_voc", (MOCO,)),
     Comparison("MoCo detection: VOC, two processes", f"{DETECTION}:moco_voc_two", (MOCO,)),
     Comparison("MoCo detection: COCO", f"{DETECTION}:moco_coco", (MOCO,)),
@@ -60,6 +68,7 @@ COMPARISONS = (
     Comparison("Schedules: SimSiam, linear, all iterations", f"{RECIPES}:simsiam_schedules", (SIMSIAM,)),
     Comparison("Schedule: MoCo, all iterations", f"{RECIPES}:moco_schedule", (MOCO,)),
     Comparison("Schedules: SwAV, all iterations", f"{RECIPES}:swav_schedules", (SWAV,)),
+    Comparison("Schedules: BYOL, all iterations", f"{RECIPES}:byol_schedules", (DEEPMIND,)),
     Comparison("Schedules: MoCo detection, all iterations", f"{RECIPES}:detection_schedules", (MOCO,)),
     Comparison("Configs: SimSiam, linear", f"{RECIPES}:simsiam_configs", (SIMSIAM,)),
     Comparison("Config: MoCo", f"{RECIPES}:moco_config", (MOCO,)),
@@ -162,7 +171,8 @@ def extract(folder: Path, original: Original, into: Path) -> str:
     clone = folder / original.folder
     if not clone.is_dir():
         return f"{clone} (git clone https://github.com/{original.repository} {clone})"
-    archive = subprocess.run(["git", "-C", str(clone), "archive", original.commit], capture_output=True, check=False)
+    command = ["git", "-C", str(clone), "archive", original.commit, *filter(None, [original.part])]
+    archive = subprocess.run(command, capture_output=True, check=False)
     if archive.returncode:
         return f"commit {original.commit[:7]} in {clone} (git -C {clone} fetch origin {original.commit})"
     into.mkdir(parents=True)
