@@ -25,7 +25,8 @@ def compare_steps(
     worst, same_names = 0.0, len(ours) == len(theirs)
     for step, (a, b) in enumerate(zip(ours, theirs, strict=False)):
         same_names &= a.keys() == b.keys()
-        differences = {name: abs(a[name] - b[name]) / max(abs(b[name]), 1e-30) for name in a.keys() & b.keys()}
+        shared = a.keys() & b.keys()
+        differences = {name: _number(abs(a[name] - b[name]) / max(abs(b[name]), 1e-30)) for name in shared}
         name = max(differences, key=lambda key: differences[key])
         worst = max(worst, differences[name])
         where = f"{differences[name]:.3g}" + (f" ({name})" if differences[name] else "")
@@ -50,15 +51,22 @@ def close(
         if ours[name].shape != value.shape:
             return same(what, False, f"{name} has shape {tuple(ours[name].shape)}, not {tuple(value.shape)}")
         found = relative(ours[name], value, floor)
-        if not found <= worst:
+        if found > worst:
             worst, where = found, name
     return Check(what, worst <= limit, f"{worst:.3g} (limit {limit:g}; {where}; {len(theirs)} tensors)", worst)
 
 
 def relative(ours: torch.Tensor, theirs: torch.Tensor, floor: float = 1e-30) -> float:
     """The largest difference of two tensors relative to the largest value of the second."""
+    if not theirs.numel():
+        return 0.0
     ours, theirs = ours.double(), theirs.double()
-    return float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=floor)) if theirs.numel() else 0.0
+    return _number(float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=floor)))
+
+
+def _number(difference: float) -> float:
+    """A NaN is as far apart as can be."""
+    return math.inf if math.isnan(difference) else difference
 
 
 def close_values(what: str, ours: Any, theirs: Any, limit: float, floor: float = 1e-30) -> Check:

@@ -106,6 +106,7 @@ def main(argv: Sequence[str] | None = None, comparisons: Sequence[Comparison] = 
     parser.add_argument("--only", nargs="+", default=[""], metavar="WORD", help="comparisons whose name has a WORD")
     parser.add_argument("--output", type=Path, help="also write the table there")
     args = parser.parse_args(argv)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes below: two threads on a busy machine take minutes
     if not args.originals.is_dir():
         parser.error(f"{args.originals} is not a folder; give the one that holds the clones")
     rows = []
