@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ RESULT = ("status", "final", "metrics", "iterations", "epochs", "std_alarm", "cl
 
 def machine() -> dict[str, Any]:
     """What the bits of a result depend on, apart from the code: equal machines must give equal bits."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    first = dict(re.findall(r"^([\w ]+?)\s*: (.*)$", text.partition("\n\n")[0], re.MULTILINE))
+    # A virtual machine's model name is that of a whole family, and the size of the caches decides how work is cut.
+    names = ("model name", "cpu family", "model", "stepping", "cache size")
     return {
-        "cpu": f"{platform.machine()} {model}",
+        "cpu": " ".join([platform.machine(), *(first.get(name, "") for name in names)]),
         "kernels": torch.backends.cpu.get_cpu_capability(),
         "onednn": os.environ.get("ONEDNN_MAX_CPU_ISA", ""),
         "threads": torch.get_num_threads(),
