@@ -6,7 +6,7 @@ import ast
 import copy
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -221,7 +221,9 @@ def merge_strict(
         UserError: an unknown key (with similar valid ones), a removed key, or a value of another type.
     """
     valid = dotted_keys(cfg)
-    for key, value in _leaves(changes.apply(values, where, recorded=recorded), set(valid)):
+    for key, value in flatten(changes.apply(values, where, recorded=recorded), set(valid)).items():
+        if value == {} and key not in valid:
+            continue  # an empty section sets nothing
         _set(cfg, key, value, where, valid)
 
 
@@ -254,24 +256,49 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def dotted_keys(cfg: Any, prefix: str = "") -> list[str]:
+def dotted_keys(cfg: Any) -> list[str]:
     """List the leaves of a nested mapping as `A.B.C`."""
-    keys: list[str] = []
-    for key, value in cfg.items():
-        name = f"{prefix}{key}"
-        keys += dotted_keys(value, name + ".") if isinstance(value, dict) and value else [name]
-    return keys
+    return list(flatten(cfg))
 
 
-def _leaves(values: dict[str, Any], valid: set[str], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
+def flatten(values: Mapping[str, Any], leaves: Container[str] = (), prefix: str = "") -> dict[str, Any]:
+    """Nested values as `{A.B.C: value}`.
+
+    Args:
+        values: a CfgNode or another nested mapping; an empty mapping in it is a value.
+        leaves: keys whose mappings are values.
+        prefix: of all keys.
+    """
+    found: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
-        if isinstance(value, dict) and name not in valid:
-            found += _leaves(value, valid, name + ".")
+        if isinstance(value, Mapping) and value and name not in leaves:
+            found |= flatten(value, leaves, f"{name}.")
         else:
-            found.append((name, value))
+            found[name] = value
     return found
+
+
+def flatten_config(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves of a config as `{A.B.C: value}` in the types of JSON: tuples become lists."""
+    return {key: _as_json(value) for key, value in flatten(cfg).items()}
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _as_json(item) for key, item in value.items()}
+    return [_as_json(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def is_within(key: str, names: Iterable[str]) -> bool:
+    """Whether a dotted key is one of `names`, or in a section among them."""
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def list_changes(before: Mapping[str, Any], now: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
+    """`KEY is A there and B here` for each of `keys` whose values differ; None stands for a missing one."""
+    pairs = [(key, before.get(key), now.get(key)) for key in keys]
+    return [f"{key} is {old!r} there and {new!r} here" for key, old, new in pairs if old != new]
 
 
 def _set(cfg: Any, key: str, value: Any, where: str, valid: list[str]) -> None:

@@ -49,7 +49,7 @@ def nearest(word: str, valid: Iterable[str], count: int = 3) -> str:
     return f"valid: {', '.join(names[:12])}{more}"
 
 
-def abbreviate(names: Sequence[str], count: int = 3) -> str:
+def abbreviate(names: Sequence[str], count: int = 3, separator: str = ", ") -> str:
     """The first `count` names, and how many more there are."""
     more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more
+    return separator.join(names[:count]) + more

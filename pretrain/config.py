@@ -8,7 +8,7 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from common.config import dotted_keys, merge_layers, merge_strict, value_of
+from common.config import dotted_keys, flatten, list_changes, merge_layers, merge_strict, value_of
 from common.errors import UserError
 from common.formats.run_only import may_change_on_resume
 from pretrain.data.augment import BOX_SAMPLERS
@@ -47,9 +47,8 @@ def differences(stored: dict[str, Any], cfg: CfgNode) -> list[str]:
     """
     before = defaults()
     merge_strict(before, stored, "the stored config", KEY_CHANGES, recorded=True)
-    keys = [key for key in dotted_keys(cfg) if not may_change_on_resume("pretrain", key)]
-    pairs = [(key, value_of(before, key), value_of(cfg, key)) for key in keys]
-    return [f"{key} is {old!r} there and {new!r} here" for key, old, new in pairs if old != new]
+    now = flatten(cfg)
+    return list_changes(flatten(before), now, [key for key in now if not may_change_on_resume("pretrain", key)])
 
 
 def check_config(cfg: CfgNode) -> None:

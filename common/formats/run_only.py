@@ -7,6 +7,8 @@ trial, opens no new job folder (`transfer/experiment`), and does not keep trials
 
 from __future__ import annotations
 
+from common.config import is_within
+
 STAGES = ("pretrain", "evaluate", "transfer")
 """The stages that have a configuration, named as the sections of an overlay."""
 
@@ -63,17 +65,17 @@ FORMER_RUN_ONLY: dict[str, tuple[str, ...]] = {
 
 def is_run_only(stage: str, key: str) -> bool:
     """Whether a dotted config key says only how the stage runs."""
-    return _is_within(key, RUN_ONLY[stage])
+    return is_within(key, RUN_ONLY[stage])
 
 
 def was_run_only(stage: str, key: str) -> bool:
     """Whether the fingerprints of commit 54cff5b left a key out, by its name of that time."""
-    return _is_within(key, FORMER_RUN_ONLY[stage])
+    return is_within(key, FORMER_RUN_ONLY[stage])
 
 
 def may_change_on_resume(stage: str, key: str) -> bool:
     """Whether a folder that was begun with another value of the key may be resumed."""
-    return is_run_only(stage, key) or _is_within(key, LOCATIONS[stage])
+    return is_run_only(stage, key) or is_within(key, LOCATIONS[stage])
 
 
 def may_differ_in_average(name: str) -> bool:
@@ -83,7 +85,3 @@ def may_differ_in_average(name: str) -> bool:
         name: a key of `settings` in the `result.json` of a trial (its own names) or of an evaluation (config keys).
     """
     return name in RESULT_SETTINGS or any(may_change_on_resume(stage, name) for stage in ("evaluate", "transfer"))
-
-
-def _is_within(key: str, keys: tuple[str, ...]) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in keys)

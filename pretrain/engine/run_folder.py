@@ -8,7 +8,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from common.config import load_yaml
-from common.errors import UserError
+from common.errors import UserError, abbreviate
 from common.files import read_json, remove_partial_files, write_json, write_text
 from common.training.checkpoint import LAST
 from common.training.logs import LOG, METRICS
@@ -78,8 +78,7 @@ class RunFolder:
         changed = differences(load_yaml(self.config), cfg)
         if changed:
             raise UserError(
-                f"{self.path} holds a run with another config: {'; '.join(changed[:3])}"
-                f"{f' and {len(changed) - 3} more' if len(changed) > 3 else ''}; name another --output, "
+                f"{self.path} holds a run with another config: {abbreviate(changed, 3, '; ')}; name another --output, "
                 "or give the config it was started with"
             )
 

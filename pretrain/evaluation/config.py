@@ -9,7 +9,7 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from common.config import dotted_keys, merge_layers, value_of
+from common.config import dotted_keys, flatten_config, merge_layers
 from common.errors import UserError
 from pretrain.rules import Rule, check_rules
 
@@ -105,8 +105,8 @@ def keys_read(cfg: CfgNode, kind: str) -> list[str]:
 
 def flat_settings(cfg: CfgNode, kind: str) -> dict[str, Any]:
     """The keys that a kind of evaluation reads, dotted, with JSON values."""
-    values = {key: value_of(cfg, key) for key in keys_read(cfg, kind)}
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+    values = flatten_config(cfg)
+    return {key: values[key] for key in keys_read(cfg, kind)}
 
 
 def check_evaluation_config(cfg: CfgNode) -> None:

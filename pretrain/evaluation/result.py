@@ -12,7 +12,8 @@ from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 
 from common import environment
-from common.errors import UserError
+from common.config import list_changes
+from common.errors import UserError, abbreviate
 from common.files import read_json, remove_partial_files, write_json, write_text
 from common.formats.results import EvaluationResult
 from common.formats.run_only import may_change_on_resume
@@ -105,21 +106,13 @@ class EvaluationFolder:
 
     def _check_identity(self, identity: dict[str, Any]) -> None:
         stored = read_json(self.settings)
-        changed = [
-            f"{name} is {stored.get(name)!r} there and {identity[name]!r} here"
-            for name in ("kind", "weights_sha256", "images")
-            if name in identity and stored.get(name) != identity[name]
-        ]
         before, now = stored.get("config", {}), identity["config"]
-        changed += [
-            f"{key} is {before.get(key)!r} there and {now.get(key)!r} here"
-            for key in sorted(before.keys() | now.keys())
-            if not may_change_on_resume("evaluate", key) and before.get(key) != now.get(key)
-        ]
+        keys = [key for key in sorted(before.keys() | now.keys()) if not may_change_on_resume("evaluate", key)]
+        changed = list_changes(stored, identity, [n for n in ("kind", "weights_sha256", "images") if n in identity])
+        changed += list_changes(before, now, keys)
         if changed:
-            more = f" and {len(changed) - 2} more" if len(changed) > 2 else ""
             raise UserError(
-                f"{self.path} holds another evaluation: {'; '.join(changed[:2])}{more}; name another --output, or give "
+                f"{self.path} holds another evaluation: {abbreviate(changed, 2, '; ')}; name another --output, or give "
                 "what it was started with"
             )
 

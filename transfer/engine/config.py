@@ -17,7 +17,6 @@ from common.config import (
     merge_overrides,
     merge_strict,
     overlay_section,
-    value_of,
 )
 from common.environment import ROOT
 from common.errors import UserError, nearest
@@ -178,12 +177,6 @@ def evaluator_name(cfg: CfgNode, layout: str) -> str:
     if name not in valid:
         raise UserError(f"TRANSFER.EVALUATOR: {name!r} does not measure the layout {layout}; {nearest(name, valid)}")
     return name
-
-
-def flatten_config(cfg: CfgNode) -> dict[str, Any]:
-    """Dotted key → value; tuples as lists."""
-    found = {key: value_of(cfg, key) for key in dotted_keys(cfg)}
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
 
 
 def scale_to_processes(cfg: CfgNode, reference_gpus: int, processes: int) -> CfgNode:

@@ -7,9 +7,10 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from common.config import flatten_config
 from common.environment import describe
+from common.errors import abbreviate
 from common.formats.results import RESULT_FILE, TRANSFER, TransferResult
-from transfer.engine.config import flatten_config
 from transfer.engine.guards import images_per_statistic
 from transfer.engine.prepare import PreparedTrial
 from transfer.tasks.datasets import find_split
@@ -128,8 +129,7 @@ def comparable(cfg: CfgNode, protocol: CfgNode, processes: int) -> dict[str, Any
         reasons.append(f"measured on {measured_split(cfg)}, not on {cfg.DATASETS.TEST[0]}")
     changed = changed_protocol(cfg, protocol)
     if changed:
-        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        reasons.append(f"the task's protocol was changed: {', '.join(changed[:3])}{more}")
+        reasons.append(f"the task's protocol was changed: {abbreviate(changed)}")
     return {"ok": not reasons, "reasons": reasons}
 
 

@@ -13,8 +13,8 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from common.config import dotted_keys, load_yaml, value_of
-from common.errors import UserError
+from common.config import flatten_config, list_changes, load_yaml
+from common.errors import UserError, abbreviate
 from common.files import read_json, write_json
 from common.formats.results import RESULT_FILE
 from common.formats.run_only import may_change_on_resume
@@ -91,18 +91,12 @@ class TrialCheckpoints(CheckpointFolder):
 def trial_identity(cfg: CfgNode, weights_sha256: str | None, processes: int) -> dict[str, Any]:
     """The trial's identity as plain JSON types: resolved settings, digest of the weights, number of processes."""
     settings: dict[str, Any] = {}
-    for key in dotted_keys(cfg):
+    for key, value in flatten_config(cfg).items():
         if key == "TRANSFER.CHANNELS_LAST":
             settings[ORDER_KEY] = ORDER_OF_WORKERS  # where it stood as a key: the file's bytes stay the same
-        if not may_change_on_resume("transfer", key) and (key != EVALUATOR_KEY or value_of(cfg, key)):
-            settings[key] = _plain(value_of(cfg, key))
+        if not may_change_on_resume("transfer", key) and (key != EVALUATOR_KEY or value):
+            settings[key] = value
     return {"format": FORMAT, "settings": settings, "weights": weights_sha256 or "scratch", "processes": processes}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def check_folder(
@@ -154,8 +148,8 @@ def _claim(folder: Path, mine: dict[str, Any], writes: bool, trains: bool) -> No
         return
     differing = differences(_recorded(folder), mine, trains)
     if differing:
-        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-        raise UserError(f"{folder} holds another trial: {'; '.join(differing[:3])}{more}; choose another --output")
+        found = abbreviate(differing, separator="; ")
+        raise UserError(f"{folder} holds another trial: {found}; choose another --output")
 
 
 def _recorded(folder: Path) -> Any:
@@ -179,21 +173,16 @@ def differences(theirs: Any, mine: dict[str, Any], trains: bool = True) -> list[
     """
     if not isinstance(theirs, dict) or theirs.get("format") != FORMAT or not isinstance(theirs.get("settings"), dict):
         return [f"{IDENTITY_FILE} is not of format {FORMAT}"]
-    found = []
-    for key in ("weights", "processes") if trains else ("weights",):
-        if theirs.get(key) != mine[key]:
-            found.append(f"{key} {theirs.get(key)} there, {mine[key]} requested")
     now = mine["settings"]
     before = {**_defaults_of(now), **theirs["settings"]}
-    for key in sorted({*before, *now}):
-        if before.get(key) != now.get(key) and (trains or not key.startswith((*TRAINING, EVALUATOR_KEY))):
-            found.append(f"{key} {before.get(key)} there, {now.get(key)} requested")
-    return found
+    compared = [key for key in sorted({*before, *now}) if trains or not key.startswith((*TRAINING, EVALUATOR_KEY))]
+    found = list_changes(theirs, mine, ("weights", "processes") if trains else ("weights",))
+    return found + list_changes(before, now, compared)
 
 
 def _defaults_of(settings: dict[str, Any]) -> dict[str, Any]:
     """The defaults of the TRANSFER keys among them: a trial that began before a key existed ran with its default."""
     usual = defaults()
-    values = {key: _plain(value_of(usual, key)) for key in dotted_keys(usual) if key.startswith("TRANSFER.")}
+    values = flatten_config({"TRANSFER": usual.TRANSFER})
     values[ORDER_KEY] = ORDER_OF_WORKERS
     return {key: value for key, value in values.items() if key in settings}

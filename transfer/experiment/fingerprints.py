@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from common.config import load_with_base, load_yaml, merge_dict, overlay_section
+from common.config import flatten, is_within, load_with_base, load_yaml, merge_dict, overlay_section
 from common.errors import UserError
 from common.files import read_json, sha256_of, write_json
 from common.formats.defaults import SCHEMA, decisive_settings, first_name
@@ -59,11 +59,11 @@ class ConfigReader:
             merged = load_with_base(config)
             if self.overlay is not None:
                 merge_dict(merged, overlay_section(self.overlay, section))
-            self._merged[config, section] = flat(merged)
+            self._merged[config, section] = flatten(merged)
         found = dict(self._merged[config, section])
         for key, value in overrides.items():
-            found = {name: old for name, old in found.items() if not _within(name, key)}
-            found.update(flat({key: value}))
+            found = {name: old for name, old in found.items() if not is_within(name, (key,))}
+            found.update(flatten({key: value}))
         return found
 
     def fingerprint(
@@ -138,7 +138,7 @@ def _comparable(
         parts: of the job's fingerprint; of a trial its seed and the options of its lr search.
     """
     if section == "pretrain":
-        record = flat(content)
+        record = flatten(content)
         if "DATA.ROOT" not in written:
             record.pop("DATA.ROOT", None)  # the command line's, compared as the job's data
         return record, dict(written)
@@ -159,22 +159,6 @@ def former_settings(section: str, written: Mapping[str, Any]) -> list[dict[str, 
     named = {first_name(section, key): value for key, value in written.items()}
     kept = {key: value for key, value in named.items() if not was_run_only(section, key)}
     return [kept, {key: value for key, value in kept.items() if not is_run_only(section, key)}]
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values as `{A.B.C: value}`."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            found.update(flat(value, name + "."))
-        else:
-            found[name] = value
-    return found
-
-
-def _within(name: str, key: str) -> bool:
-    return name == key or name.startswith(key + ".")
 
 
 def fingerprint(**parts: Any) -> str:

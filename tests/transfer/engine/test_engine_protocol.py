@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from transfer.engine.config import LoadedConfig, defaults, flatten_config, load_config
+from common.config import flatten_config
+from transfer.engine.config import LoadedConfig, defaults, load_config
 from transfer.engine.guards import resolve_norm
 from transfer.engine.result import comparable, metric, settings
 from transfer.report.published import load_expected as published

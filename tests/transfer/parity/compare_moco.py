@@ -187,7 +187,7 @@ def seeded(batches: list[Any]) -> Any:
 
 def settings_of(cfg: Any, processes: int = 1) -> dict[str, Any]:
     """Every setting that may change a number; with one process each synchronised norm is BN."""
-    from transfer.engine.config import flatten_config
+    from common.config import flatten_config
 
     skipped = ("TRANSFER.", "OUTPUT_DIR", "VERSION", "MODEL.WEIGHTS")
     settings = {key: value for key, value in flatten_config(cfg).items() if not key.startswith(skipped)}

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from common.config import flatten
 from transfer.report.collection import DONE, PretrainingRun, Trial
 from transfer.report.figures.style import slug
 from transfer.report.model import Cell, Column, Flag, Report, Row, Table
@@ -64,7 +65,7 @@ def cell_details(table: Table, report: Report) -> list[CellDetails]:
 
 
 def _details(table: Table, row: Row, column: Column, cell: Cell, report: Report) -> CellDetails:
-    facts = [flatten(_remaining_facts(trial.provenance())) for trial in cell.trials]
+    facts = [flat_texts(_remaining_facts(trial.provenance())) for trial in cell.trials]
     shared = {key: value for key, value in facts[0].items() if all(f.get(key) == value for f in facts)} if facts else {}
     name = details_id(table, row, column)
     trials = []
@@ -75,7 +76,7 @@ def _details(table: Table, row: Row, column: Column, cell: Cell, report: Report)
         own = [(key, value) for key, value in found.items() if key not in shared]
         trials.append(TrialFacts(f"{name}-{index + 1}", trial, status, own))
     search = report.search_of(row.key, column.task)
-    chosen = flatten({"lr search": search.provenance() if search else {}})
+    chosen = flat_texts({"lr search": search.provenance() if search else {}})
     return CellDetails(name, row, column, trials, [*chosen.items(), *shared.items()], cell.flags)
 
 
@@ -86,16 +87,9 @@ def _remaining_facts(facts: dict[str, Any]) -> dict[str, Any]:
     return remaining
 
 
-def flatten(facts: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def flat_texts(facts: Mapping[str, Any]) -> dict[str, str]:
     """Nested facts as `weights.sha256` → text; what is empty is left out."""
-    found: dict[str, str] = {}
-    for key, value in facts.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            found.update(flatten(value, f"{name}."))
-        elif value not in (None, [], "", ()):
-            found[name] = _fact_text(value)
-    return found
+    return {name: _fact_text(value) for name, value in flatten(facts).items() if value not in (None, [], "", (), {})}
 
 
 def _fact_text(value: Any) -> str:
@@ -145,5 +139,5 @@ def environments(report: Report) -> list[tuple[str, Sequence[tuple[str, str]]]]:
     """(number of results made with it, its facts) of every distinct environment, the most frequent first."""
     found = [trial.environment for trial in report.trials]
     found += [run.result.environment for run in report.pretraining if run.result]
-    counts = Counter(tuple(flatten(facts).items()) for facts in found if facts)
+    counts = Counter(tuple(flat_texts(facts).items()) for facts in found if facts)
     return [(f"{count} result{'s' if count > 1 else ''}", key) for key, count in counts.most_common()]
