@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 from benchmarks.isolated import Benchmark, Measurement, machine, measure_benchmark
 from benchmarks.paired import PairedBenchmark, PairedMeasurement, measure_pairs
-from common.console import Parser, ignore_torch_warnings, run
+from common.console import Parser, ignore_torch_warnings, run_main
 from common.errors import EXIT_FAILURE, EXIT_OK
 
 
@@ -134,4 +134,4 @@ def _print_tables(pairs: list[PairedMeasurement], rows: list[Measurement]) -> No
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

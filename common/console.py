@@ -25,12 +25,12 @@ class Parser(argparse.ArgumentParser):
         self.exit(EXIT_USAGE, f"{self.prog}: error: {message}; see {self.prog} --help\n")
 
 
-def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> NoReturn:
+def run_main(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> NoReturn:
     """Run a command line's `main` and exit with the code that `call` returns."""
-    sys.exit(call(main, argv))
+    sys.exit(call_main(main, argv))
 
 
-def call(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
+def call_main(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
     """Run a command line's `main` and return its exit code; a UserError is printed as one line."""
     try:
         code = main(argv)

@@ -19,7 +19,7 @@ class UserError(Exception):
     """Wrong use or bad input.
 
     The message is one line that says what is wrong, where (file, key, line) and what to do.
-    `common.console.run` prints it and exits with `EXIT_USAGE`. Any other exception is a bug and keeps its traceback.
+    `common.console.run_main` prints it and exits with `EXIT_USAGE`. Other exceptions are bugs and keep their traceback.
     """
 
 

@@ -83,8 +83,8 @@ def narrow_overlay(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def toy_detection(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root with VOC2007, VOC2012 and COCO of a few drawn images; not to be changed."""
-    from transfer.toy.build import Size, build
+    from transfer.toy.build import Size, build_toy_sets
 
     folder = tmp_path_factory.mktemp("sets") / "toy"
-    build(folder, size=Size(photos=8, voc2007=(16, 8), voc2012=(8, 8), coco=(12, 8)))
+    build_toy_sets(folder, size=Size(photos=8, voc2007=(16, 8), voc2012=(8, 8), coco=(12, 8)))
     return folder / "detection"

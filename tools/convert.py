@@ -10,7 +10,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common.console import Parser, ignore_torch_warnings, megabytes, run
+from common.console import Parser, ignore_torch_warnings, megabytes, run_main
 from common.errors import EXIT_OK
 
 EPILOG = """examples:
@@ -113,4 +113,4 @@ def _convert(args: argparse.Namespace, path: str, source: str, branch: str | Non
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

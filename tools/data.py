@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common.console import Parser, run
+from common.console import Parser, run_main
 from common.errors import EXIT_FAILURE, EXIT_OK, UserError
 
 if TYPE_CHECKING:
@@ -112,10 +112,10 @@ def _positive(text: str) -> int:
 
 
 def _toy(args: Namespace) -> int:
-    from transfer.toy.build import Size, build
+    from transfer.toy.build import Size, build_toy_sets
 
     size = Size(args.photos, tuple(args.voc2007), tuple(args.voc2012), tuple(args.coco))
-    drawn = build(args.out, args.seed, size)
+    drawn = build_toy_sets(args.out, args.seed, size)
     print(f"{'drew' if drawn else 'exists already:'} the toy sets, seed {args.seed}, in {args.out}")
     print(f"  photos     {size.photos} train, {size.photos_val} val")
     print(f"  VOC2007    {size.voc2007[0]} trainval, {size.voc2007[1]} test")
@@ -160,4 +160,4 @@ def _report(splits: list[SplitToCheck], args: Namespace) -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

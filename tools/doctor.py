@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common.console import Parser, run
+from common.console import Parser, run_main
 from common.errors import EXIT_FAILURE, EXIT_OK
 
 if TYPE_CHECKING:
@@ -69,10 +69,10 @@ def examine(data_root: Path | None = None) -> list[Finding]:
 
     return [
         software.checkout(ROOT, commit()),
-        software.python(),
-        software.torch(),
-        software.torchvision(),
-        software.detectron2(VERSION, GIT_COMMIT),
+        software.check_python(),
+        software.check_torch(),
+        software.check_torchvision(),
+        software.check_detectron2(VERSION, GIT_COMMIT),
         software.packages(),
         machine.gpus(),
         machine.slurm(),
@@ -105,4 +105,4 @@ def first_process() -> bool:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -11,7 +11,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common.console import Parser, run
+from common.console import Parser, run_main
 from common.environment import ROOT
 from common.errors import EXIT_FAILURE, EXIT_OK, UserError
 
@@ -109,4 +109,4 @@ def _caveat(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

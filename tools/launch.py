@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common.console import Parser, megabytes, run
+from common.console import Parser, megabytes, run_main
 from common.errors import EXIT_FAILURE, EXIT_OK, UserError
 
 if TYPE_CHECKING:
@@ -270,4 +270,4 @@ def _console(stderr: bool) -> Console:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

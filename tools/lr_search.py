@@ -10,7 +10,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common.console import Parser, run
+from common.console import Parser, run_main
 from common.errors import EXIT_FAILURE, EXIT_OK
 
 EXAMPLES = """examples:
@@ -62,4 +62,4 @@ def _choose(args: Namespace) -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

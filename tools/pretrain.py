@@ -9,7 +9,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # tools/ holds a pretrain.py: it must not hide the package
 
-from common.console import Parser, ignore_torch_warnings, run
+from common.console import Parser, ignore_torch_warnings, run_main
 from common.errors import EXIT_FAILURE, EXIT_OK
 from common.profiling import add_option
 
@@ -80,4 +80,4 @@ def _summary(result: dict) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common.console import Parser, run
+from common.console import Parser, run_main
 from common.errors import EXIT_OK, UserError
 
 if TYPE_CHECKING:
@@ -152,4 +152,4 @@ def format_of(output: Path | None) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

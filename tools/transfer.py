@@ -11,7 +11,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common.console import Parser, ignore_torch_warnings, run
+from common.console import Parser, ignore_torch_warnings, run_main
 from common.errors import EXIT_OK
 from common.profiling import add_option
 
@@ -114,4 +114,4 @@ def _number(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

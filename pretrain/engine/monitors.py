@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import time
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -35,7 +36,7 @@ KNN_TOP1, VAL_TOP1 = "knn_top1", "val_top1"
 _log = logging.getLogger(__name__)
 
 
-class Monitor(HookBase):
+class Monitor(HookBase, ABC):
     """Measures before the first step, every `period` epochs and at the end.
 
     The run is the same with and without it: a subclass changes no weight, running statistic, mode or random state.
@@ -63,16 +64,16 @@ class Monitor(HookBase):
         self._total = steps_per_epoch * cfg.SOLVER.EPOCHS
         self._board: SummaryWriter | None = None
 
+    @abstractmethod
     def measure(self, trainer: Trainer) -> dict[str, float]:
         """The values by name, the same on all processes; every process must call it.
 
         The encoder is in evaluation mode, on every process with rank 0's running statistics, which are the saved ones.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def describe_values(self, values: dict[str, float], epoch: float) -> str:
         """The values as text, for the log."""
-        raise NotImplementedError
 
     def before_train(self) -> None:
         """Measure at the start, or what an interrupted run did not measure."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -50,7 +51,7 @@ class TrainingInfo:
     num_classes: int = 0
 
 
-class Method(nn.Module):
+class Method(nn.Module, ABC):
     """Base class of methods: networks and their loss; `forward(view1, view2)` returns a `MethodOutput`.
 
     State that a method carries between steps belongs in its state dict. Most methods need none of the hooks: `prepare`
@@ -84,9 +85,9 @@ class Method(nn.Module):
     def after_step(self, iteration: int) -> None:
         """Called after the optimizer step."""
 
+    @abstractmethod
     def forward(self, *views: torch.Tensor) -> MethodOutput:
         """Compute the loss on the views."""
-        raise NotImplementedError
 
 
 def full_precision(x: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ WARMUP_ENDS = ("last", "first", "both")
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(ABC):
     """Linear warm-up, then the decay of a subclass over the remaining epochs.
 
     The n warm-up iterations go from `warmup_start` to `peak`. With `ends` "last", the first one is a step above the
@@ -56,9 +57,9 @@ class Schedule:
         }[self.ends]
         return self.warmup_start + (self.peak - self.warmup_start) * step / steps
 
+    @abstractmethod
     def decayed(self, iteration: int) -> float:
         """The learning rate of an iteration after the warm-up, counted from the run's start."""
-        raise NotImplementedError
 
     def _cosine(self, done: float, total: float) -> float:
         return self.final + (self.peak - self.final) * 0.5 * (1 + math.cos(math.pi * done / total))

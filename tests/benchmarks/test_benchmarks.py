@@ -15,7 +15,7 @@ from benchmarks import evaluators, input_pipelines
 from benchmarks import simsiam_step as steps
 from benchmarks.__main__ import isolated_benchmarks, main, paired_benchmarks
 from benchmarks.paired import PairedBenchmark
-from common.console import call
+from common.console import call_main
 from pretrain.config import defaults
 from pretrain.methods import build_method
 
@@ -24,12 +24,12 @@ from pretrain.methods import build_method
     "words", [["--pairs", "0"], ["--only", "no such row", "--no-comparisons"], ["--no-comparisons", "--no-costs"]]
 )
 def test_wrong_use_is_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(main, words) == 2
+    assert call_main(main, words) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("python -m benchmarks: error:")
 
 
 def test_costs_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(main, ["--no-comparisons", "--only", "lr_search", "--json"]) == 0
+    assert call_main(main, ["--no-comparisons", "--only", "lr_search", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["comparisons"] == [] and found["machine"]["cores"] >= 1
     (row,) = found["costs"]

@@ -24,49 +24,49 @@ def raising(error: BaseException):  # type: ignore[no-untyped-def]
 
 @pytest.mark.parametrize("code", [EXIT_OK, EXIT_FAILURE])
 def test_the_code_of_main_is_the_exit_code(code: int) -> None:
-    assert console.call(lambda argv: code) == code
+    assert console.call_main(lambda argv: code) == code
 
 
 def test_a_user_error_is_one_line_on_stderr_and_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
-    assert console.call(raising(UserError("bad key\n in file.yaml"))) == 2
+    assert console.call_main(raising(UserError("bad key\n in file.yaml"))) == 2
     out, err = capsys.readouterr()
     assert (out, err) == ("", "error: bad key in file.yaml\n")
 
 
 def test_stopped_on_purpose_is_75(capsys: pytest.CaptureFixture[str]) -> None:
-    assert console.call(raising(Preempted("at iteration 20"))) == 75
+    assert console.call_main(raising(Preempted("at iteration 20"))) == 75
     assert "at iteration 20" in capsys.readouterr().err
 
 
 def test_ctrl_c_is_130() -> None:
-    assert console.call(raising(KeyboardInterrupt())) == 130
+    assert console.call_main(raising(KeyboardInterrupt())) == 130
 
 
 def test_a_bug_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
-        console.call(raising(ZeroDivisionError()))
+        console.call_main(raising(ZeroDivisionError()))
 
 
 @pytest.mark.parametrize(("code", "expected"), [(None, 0), (0, 0), (2, 2), ("words", 1)])
 def test_system_exit_means_what_it_means_to_python(
     code: object, expected: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert console.call(raising(SystemExit(code))) == expected
+    assert console.call_main(raising(SystemExit(code))) == expected
     assert ("words" in capsys.readouterr().err) == (code == "words")
 
 
 def test_run_exits(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leave:
-        console.run(raising(UserError("x")))
+        console.run_main(raising(UserError("x")))
     assert leave.value.code == 2
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_who_leaves_is_no_error(root: Path, unbuffered: str) -> None:
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from common.console import run\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); from common.console import run_main\n"
         "def main(argv):\n    sys.stdin.readline(); print('x' * 100); return 0\n"
-        "run(main)"
+        "run_main(main)"
     )
     command = [sys.executable, "-c", code, str(root)]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)

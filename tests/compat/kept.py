@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from common.console import call
+from common.console import call_main
 from tests.compat.ends import end_of, machine
 from tools import launch
 
@@ -63,7 +63,7 @@ class Kept:
     def launch(self, verb: str, run: str, *words: str) -> int:
         """launch.py on the copy."""
         file = str(self.path / f"configs/{run}.yaml")
-        return call(launch.main, [verb, file, "--set", f"run_dir={self.run(run)}", *words])
+        return call_main(launch.main, [verb, file, "--set", f"run_dir={self.run(run)}", *words])
 
     def assert_ends_as_recorded(self, run: str, name: str, tolerance: float = TOLERANCE) -> None:
         """The job ended as the one that was not interrupted: to the bit on the machine that recorded it."""

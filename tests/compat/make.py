@@ -98,7 +98,7 @@ sys.path[:0] = [{root!r}, {here!r}]
 import torchvision
 from narrow_resnet import NarrowResNet
 torchvision.models.resnet18 = NarrowResNet
-from common.console import call
+from common.console import call_main
 from tools import launch
 if {kill} < 0:
     from pathlib import Path
@@ -118,7 +118,7 @@ if {kill} > 0:
             os.kill(os.getpid(), signal.SIGKILL)
         step(self)
     Trainer.run_step = run_step
-sys.exit(call(launch.main, sys.argv[1:]))
+sys.exit(call_main(launch.main, sys.argv[1:]))
 """
 """Runs launch.py in one process, so that the narrow network is everywhere; killed at an iteration of pre-training,
 after that many checkpoints of a linear evaluation where it is below 0, or not where it is 0."""

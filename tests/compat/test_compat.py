@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torchvision
 
-from common.console import call
+from common.console import call_main
 from tests.compat.kept import ACTIONS, FOLDERS, STATES, Kept, words_of
 from tests.compat.narrow_resnet import NarrowResNet
 from tools import convert, evaluate, pretrain, table, transfer
@@ -65,7 +65,7 @@ def test_a_killed_pretraining_resumes_to_the_same_end(kept: Kept, row: str) -> N
     command = ["--config-file", str(kept.path / f"configs/{recipe}.yaml"), "--overlay", kept.overlay, "--resume"]
     command += ["--output", str(folder), "DATA.ROOT", str(kept.source / "toy/photos")]
     command += ["SEED", "1"] if row == "killed" else []
-    assert call(pretrain.main, command) == 0
+    assert call_main(pretrain.main, command) == 0
     kept.assert_ends_as_recorded("measures", name)
 
 
@@ -73,7 +73,7 @@ def test_a_killed_swav_run_does_not_resume_in_another_form(kept: Kept, capsys: p
     """Its record lacks the key, which stands for the former value."""
     command = ["--config-file", str(kept.path / "configs/swav.yaml"), "--overlay", kept.overlay, "--resume"]
     command += ["--output", str(kept.job("measures", "pretrain.swav")), "DATA.ROOT", str(kept.source / "toy/photos")]
-    assert call(pretrain.main, [*command, "SWAV.PROTOTYPE_NORM", "weight_norm"]) == 2
+    assert call_main(pretrain.main, [*command, "SWAV.PROTOTYPE_NORM", "weight_norm"]) == 2
     error = capsys.readouterr().err.strip()
     assert "SWAV.PROTOTYPE_NORM" in error and "normalized" in error and "\n" not in error
 
@@ -85,7 +85,7 @@ def test_a_killed_evaluation_resumes_to_the_same_end(kept: Kept) -> None:
     command = ["linear", "--config-file", str(kept.path / "configs/linear.yaml"), "--overlay", kept.overlay]
     command += ["--weights", str(weights), "--name", "simsiam", "--data", str(kept.source / "toy/photos"), "--resume"]
     command += ["--output", str(kept.job("measures", name)), "LINEAR.OPTIMIZER", "sgd"]
-    assert call(evaluate.main, command) == 0
+    assert call_main(evaluate.main, command) == 0
     kept.assert_ends_as_recorded("measures", name)
 
 
@@ -93,14 +93,14 @@ def test_a_killed_trial_resumes_to_the_same_end(kept: Kept) -> None:
     name = "finetune.scratch.coco.s1"
     command = ["--config-file", str(kept.path / "configs/coco.yaml"), "--overlay", kept.overlay, "--resume"]
     command += ["--weights", "scratch", "--seed", "1", "--output", str(kept.job("transfers", name))]
-    assert call(transfer.main, [*command, "TRANSFER.DATA_ROOT", str(kept.source / "toy/detection")]) == 0
+    assert call_main(transfer.main, [*command, "TRANSFER.DATA_ROOT", str(kept.source / "toy/detection")]) == 0
     # On another machine a proposal more or less decides: with AVX2's kernels single biases end 45 % away.
     kept.assert_ends_as_recorded("transfers", name, tolerance=math.inf)
 
 
 @pytest.mark.parametrize("run", ["measures", "transfers"])
 def test_the_table_has_the_same_numbers(kept: Kept, run: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(table.main, [str(kept.run(run)), "--format", "json"]) == 0
+    assert call_main(table.main, [str(kept.run(run)), "--format", "json"]) == 0
     now = json.loads(capsys.readouterr().out)
     then = json.loads((kept.source / f"{run}.table.json").read_text())
     numbers = dict(leaves(now))
@@ -136,7 +136,7 @@ def constants(kept: Kept) -> Callable[[str], Path]:
 @pytest.mark.parametrize("ending", ["pkl", "safetensors"])
 def test_converted_weights_are_read_whole(kept: Kept, constants: Callable[[str], Path], ending: str) -> None:
     out = kept.path / "again.pkl"
-    assert call(convert.main, [str(constants(ending)), str(out), "--no-verify"]) == 0
+    assert call_main(convert.main, [str(constants(ending)), str(out), "--no-verify"]) == 0
     then = json.loads((kept.source / "weights/constants_pkl.manifest.json").read_text())
     now = json.loads(out.with_suffix(".manifest.json").read_text())
     for key in ("arch", "preprocessing", "tensors", "count"):
@@ -150,5 +150,5 @@ def test_a_trial_reads_the_converted_weights_manifest(
     command = ["--config-file", str(kept.path / "configs/voc07.yaml"), "--overlay", kept.overlay]
     command += ["--weights", str(constants("pkl")), "--seed", "1", "--output", str(kept.path / "trial")]
     command += ["MODEL.RESNETS.DEPTH", "101", "TRANSFER.DATA_ROOT", str(kept.source / "toy/detection")]
-    assert call(transfer.main, command) == 2
+    assert call_main(transfer.main, command) == 2
     assert "resnet50" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.console import call
+from common.console import call_main
 from tools import doctor
 from transfer.doctor.finding import Finding, healthy, render
 
@@ -17,19 +17,19 @@ def test_deep_findings_stand_below_the_others_and_in_json(
 ) -> None:
     monkeypatch.setattr(doctor, "examine", lambda _root: [Finding("torch", "ok", "2")])
     monkeypatch.setattr(doctor, "examine_deeply", lambda: [Finding("C4", "skipped", "no GPU here", "", "unknown")])
-    assert call(doctor.main, ["--deep"]) == 0
+    assert call_main(doctor.main, ["--deep"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["ok       torch  2", "skipped  C4     no GPU here", "                normal: unknown"]
-    assert call(doctor.main, ["--deep", "--json"]) == 0
+    assert call_main(doctor.main, ["--deep", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[1]["normal"] == "unknown"
-    assert call(doctor.main, []) == 0
+    assert call_main(doctor.main, []) == 0
     assert "C4" not in capsys.readouterr().out
 
 
 def test_wrong_numbers_are_exit_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(doctor, "examine", lambda _root: [])
     monkeypatch.setattr(doctor, "examine_deeply", lambda: [Finding("C4 fp32 on cuda:0", "wrong", "loss 1e-02", "stop")])
-    assert call(doctor.main, ["--deep"]) == 1
+    assert call_main(doctor.main, ["--deep"]) == 1
     assert capsys.readouterr().out.splitlines()[1].strip() == "→ stop"
 
 
@@ -39,10 +39,10 @@ def test_of_many_processes_the_first_prints(
     monkeypatch.setattr(doctor, "examine", lambda _root: [Finding("torch", "ok", "2")])
     for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
-    assert call(doctor.main, []) == 0
+    assert call_main(doctor.main, []) == 0
     assert capsys.readouterr().out == ""
     monkeypatch.setenv("RANK", "0")
-    assert call(doctor.main, []) == 0
+    assert call_main(doctor.main, []) == 0
     assert "torch" in capsys.readouterr().out
 
 

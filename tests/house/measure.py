@@ -385,6 +385,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--details", action="store_true", help="list what each measure counted")
     parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parents[2], help="the checkout")
     arguments = parser.parse_args(argv)
+    if not (arguments.root / "transfer" / "experiment").is_dir():
+        parser.error(f"--root {arguments.root} is no checkout of this project")
     measures = measure(arguments.root)
     print(render(measures))
     for entry in measures if arguments.details else ():

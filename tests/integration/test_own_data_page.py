@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from common.console import call
+from common.console import call_main
 from common.errors import EXIT_FAILURE, EXIT_OK
 from tools.data import main as data
 from transfer.engine.config import load_config
 from transfer.engine.result import metric
-from transfer.toy.build import Size, build
+from transfer.toy.build import Size, build_toy_sets
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/guides/own_data.md"
 ON = 'ON="--overlay configs/overlays/cpu.yaml"'
@@ -68,16 +68,16 @@ def place(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_page_s_tasks_are_what_it_says(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    build(place / "own/toy", size=Size(photos=8, voc2007=(6, 3), voc2012=(3, 3), coco=(5, 5)))
+    build_toy_sets(place / "own/toy", size=Size(photos=8, voc2007=(6, 3), voc2012=(3, 3), coco=(5, 5)))
     for name, target in (("voc", "toy/detection/VOC2007"), ("coco", "toy/detection/coco")):
         (place / "own" / name).symlink_to(target)
     for task, kind in (("own_voc", "voc2012"), ("own_coco", "coco")):
         cfg = load_config(Path(f"own/{task}.yaml"), overrides=("MODEL.DEVICE", "cpu")).cfg
         assert task == cfg.TRANSFER.TASK and metric(cfg) == kind and cfg.SOLVER.MAX_ITER == 4000
-        assert call(data, ["check", "--config-file", f"own/{task}.yaml"]) == EXIT_OK
+        assert call_main(data, ["check", "--config-file", f"own/{task}.yaml"]) == EXIT_OK
     assert "own_voc_train" in capsys.readouterr().out
     (place / "own/voc/Annotations").rename(place / "own/voc/elsewhere")
-    assert call(data, ["check", "--config-file", "own/own_voc.yaml"]) == EXIT_FAILURE
+    assert call_main(data, ["check", "--config-file", "own/own_voc.yaml"]) == EXIT_FAILURE
 
 
 def test_the_page_is_read_whole() -> None:

@@ -50,9 +50,9 @@ def drawn_data(folder: Path) -> Path:
     """VOC2007, VOC2012 and coco of a few drawn images, coco with all 80 categories of its benchmark."""
     from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
-    from transfer.toy.build import Size, build
+    from transfer.toy.build import Size, build_toy_sets
 
-    build(folder / "toy", size=Size(photos=8, voc2007=(16, 8), voc2012=(8, 8), coco=(12, 8)))
+    build_toy_sets(folder / "toy", size=Size(photos=8, voc2007=(16, 8), voc2012=(8, 8), coco=(12, 8)))
     data = (folder / "toy/detection").rename(folder / "detection")  # away from what marks it as made for show
     listed = [{"id": entry["id"], "name": entry["name"]} for entry in COCO_CATEGORIES if entry["isthing"]]
     for file in (data / "coco/annotations").glob("instances_*.json"):

@@ -109,19 +109,26 @@ def main(argv: Sequence[str] | None = None, comparisons: Sequence[Comparison] = 
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes below: two threads on a busy machine take minutes
     if not args.originals.is_dir():
         parser.error(f"{args.originals} is not a folder; give the one that holds the clones")
+    if args.output and not args.output.parent.is_dir():
+        parser.error(f"--output {args.output}: {args.output.parent} is not a folder")
+    chosen = [one for one in comparisons if any(word.lower() in one.name.lower() for word in args.only)]
+    if not chosen:
+        parser.error(f"--only {' '.join(args.only)}: no comparison has such a name; leave it out to see all")
     rows = []
-    for comparison in comparisons:
-        if any(word.lower() in comparison.name.lower() for word in args.only):
-            began = time.monotonic()
-            rows.append(run(comparison, args.originals))
-            sys.stderr.write(f"{rows[-1].name}: {rows[-1].verdict} ({time.monotonic() - began:.0f} s)\n")
+    for comparison in chosen:
+        began = time.monotonic()
+        rows.append(run(comparison, args.originals))
+        sys.stderr.write(f"{rows[-1].name}: {rows[-1].verdict} ({time.monotonic() - began:.0f} s)\n")
     text = table(rows)
     sys.stdout.write(text)
     if args.output:
         args.output.write_text(text)
+    missing = sum(row.missing for row in rows)
+    if missing:
+        sys.stderr.write(f"{missing} of {len(rows)} comparisons could not run; each row says what is missing\n")
     if not all(row.ok for row in rows):
         return 1
-    return 2 if all(row.missing for row in rows) else 0
+    return 2 if missing == len(rows) else 0
 
 
 def run(comparison: Comparison, folder: Path) -> Row:

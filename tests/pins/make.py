@@ -32,11 +32,11 @@ def numbers_in_cells(page: str) -> list[str]:
 
 def printed(main: Callable[[Sequence[str]], int], words: Sequence[str]) -> str:
     """What a command line printed."""
-    from common.console import call
+    from common.console import call_main
 
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
-        assert call(main, list(words)) == 0, words
+        assert call_main(main, list(words)) == 0, words
     return out.getvalue()
 
 

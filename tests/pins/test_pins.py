@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.console import call
+from common.console import call_main
 from tests.pins.make import FIELDS, FORMS, KEPT, PUBLISHED, numbers_in_cells, printed, sets_of
 from tools import data, launch, table
 from transfer.experiment.service import open_experiment
@@ -113,7 +113,7 @@ def is_pinned(column: str) -> bool:
 def test_the_toy_set_is_the_same(tmp_path: Path) -> None:
     """Each file by its digest, or a picture by its pixels where this Pillow has another encoder."""
     sizes = "--photos 16 --voc2007 16 6 --voc2012 3 3 --coco 8 5"  # as tests/compat/make.py
-    assert call(data.main, ["toy", str(tmp_path / "toy"), *sizes.split()]) == 0
+    assert call_main(data.main, ["toy", str(tmp_path / "toy"), *sizes.split()]) == 0
     then, now = files(KEPT_FOLDER / "toy"), files(tmp_path / "toy")
     assert now.keys() == then.keys() and len(then) > 100
     changed = [name for name in then if now[name] != then[name]]

@@ -23,7 +23,7 @@ import yaml
 from safetensors import safe_open
 
 from common.config import merge_strict
-from common.console import call
+from common.console import call_main
 from pretrain.keys import KEY_CHANGES, defaults
 from tests.compat.ends import machine
 from tests.compat.kept import MADE_AT
@@ -56,7 +56,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torchvision.models, "resnet18", NarrowResNet)
         for run in ("measures", "transfers"):
-            assert call(launch.main, ["submit", str(base / f"configs/{run}.yaml"), "--cluster", "debug"]) == 0
+            assert call_main(launch.main, ["submit", str(base / f"configs/{run}.yaml"), "--cluster", "debug"]) == 0
     yield base
 
 

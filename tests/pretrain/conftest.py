@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.console import call
+from common.console import call_main
 from tools.pretrain import main
 
 SMALL = """
@@ -56,6 +56,8 @@ def pretrain(config: Path, images: Path) -> Callable[..., int]:
     """`pretrain(output, *words)`: the command line on the small recipe and images; returns its exit code."""
 
     def command(output: Path, *words: str) -> int:
-        return call(main, ["--config-file", str(config), "--output", str(output), "DATA.ROOT", str(images), *words])
+        return call_main(
+            main, ["--config-file", str(config), "--output", str(output), "DATA.ROOT", str(images), *words]
+        )
 
     return command

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from common.console import call
+from common.console import call_main
 from common.training.distributed import launch
 from pretrain import methods
 from tools.pretrain import main
@@ -39,13 +39,13 @@ def test_method_needs_only_its_file_and_recipe(folder: Path, images: Path, capsy
     recipe, output = folder / "recipe.yaml", folder / "out"
     recipe.write_text(_block("yaml"))
     words = ["--config-file", str(recipe), "--output", str(output), *WORDS, "DATA.ROOT", str(images)]
-    assert call(main, [*words, "BARLOW_TWINS.REDUNDANCY", "-1.0"]) == 2
+    assert call_main(main, [*words, "BARLOW_TWINS.REDUNDANCY", "-1.0"]) == 2
     assert "BARLOW_TWINS.REDUNDANCY is -1.0; it must be above 0" in capsys.readouterr().err
-    assert call(main, words) == 0
+    assert call_main(main, words) == 0
     assert (output / "backbone.safetensors").exists()
     rows = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
     assert len(rows) == 6 and all(-1 <= row["correlation"] <= 1 for row in rows)
-    assert call(main, [*words[:-2], "DATA.ROOT", str(images), "METHOD", "barlow"]) == 2
+    assert call_main(main, [*words[:-2], "DATA.ROOT", str(images), "METHOD", "barlow"]) == 2
     assert "did you mean barlow_twins" in capsys.readouterr().err
 
 

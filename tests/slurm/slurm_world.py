@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.console import call
+from common.console import call_main
 from common.formats.job import SlurmSubmission
 from tests.slurm.private_cluster import PrivateCluster
 from tests.transfer.experiment.small_world import World, make
@@ -32,7 +32,7 @@ class SlurmWorld(World):
 
     def run_verb(self, *words: str) -> int:
         """A verb that takes no experiment."""
-        return call(launch.main, list(words))
+        return call_main(launch.main, list(words))
 
     def ids(self) -> dict[str, str]:
         """The Slurm id of every submitted job."""

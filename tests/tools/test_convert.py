@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from common.console import call
+from common.console import call_main
 from common.errors import EXIT_OK, EXIT_USAGE
 from tests.transfer.weights.made_checkpoints import moco, resnet, save, simsiam
 from tools.convert import main
@@ -32,8 +32,8 @@ def test_commands_without_a_file_do_not_import_torch(
 ) -> None:
     """It takes 0.2 s on an idle machine; the bound is wide, because the import is what matters."""
     code = (
-        "import sys; sys.path.insert(0, '.'); from tools.convert import main; from common.console import call;"
-        f"code = call(main, {words!r}); assert 'torch' not in sys.modules; sys.exit(code)"
+        "import sys; sys.path.insert(0, '.'); from tools.convert import main; from common.console import call_main;"
+        f"code = call_main(main, {words!r}); assert 'torch' not in sys.modules; sys.exit(code)"
     )
     start = cpu_clock()
     done = command(root, code=code)
@@ -43,7 +43,7 @@ def test_commands_without_a_file_do_not_import_torch(
 
 def test_the_output_of_a_conversion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = save(tmp_path / "checkpoint.pth.tar", simsiam(resnet())), tmp_path / "out.pkl"
-    assert call(main, [str(source), str(out)]) == EXIT_OK
+    assert call_main(main, [str(source), str(out)]) == EXIT_OK
     shown = capsys.readouterr()
     assert shown.err == ""
     first, *dropped, proof, written = shown.out.splitlines()
@@ -51,7 +51,7 @@ def test_the_output_of_a_conversion(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert dropped[:2] == ["dropped: module.encoder.fc.* (projector)", "dropped: module.predictor.* (predictor)"]
     assert proof.startswith("265/265 tensors · forward max |Δ| ") and proof.endswith(" · detectron2 load exact")
     assert written == f"written: {out}"
-    assert call(main, [str(source), str(out), "--no-verify"]) == EXIT_OK
+    assert call_main(main, [str(source), str(out), "--no-verify"]) == EXIT_OK
     assert "265 tensors · not verified" in capsys.readouterr().out
     out.unlink()
 
@@ -59,7 +59,7 @@ def test_the_output_of_a_conversion(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_inspect_describes_the_content_and_the_conversion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     half = {name: value.half() if value.is_floating_point() else value for name, value in resnet().items()}
     source = save(tmp_path / "moco.pth.tar", moco(half, resnet(seed=1)))
-    assert call(main, ["--inspect", str(source)]) == EXIT_OK
+    assert call_main(main, ["--inspect", str(source)]) == EXIT_OK
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"file: {source} (torch, ")
     for line in (
@@ -81,11 +81,11 @@ def test_inspect_describes_the_content_and_the_conversion(tmp_path: Path, capsys
 def test_inspect_describes_a_file_that_cannot_be_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tensors = {name: value for name, value in resnet().items() if name != "layer2.0.conv1.weight"}
     source = save(tmp_path / "part.pth.tar", simsiam(tensors))
-    assert call(main, ["--inspect", str(source)]) == EXIT_OK
+    assert call_main(main, ["--inspect", str(source)]) == EXIT_OK
     out = capsys.readouterr().out
     assert "ResNet: state_dict: module.encoder.* (incomplete, or of another kind)" in out
     assert "would not convert: " in out and "1 are missing: layer2.0.conv1.weight" in out
-    assert call(main, ["--inspect", str(save(tmp_path / "no.pth", {"epoch": 3}))]) == EXIT_OK
+    assert call_main(main, ["--inspect", str(save(tmp_path / "no.pth", {"epoch": 3}))]) == EXIT_OK
     assert "layout: none (" in capsys.readouterr().out
 
 
@@ -102,7 +102,7 @@ def test_inspect_describes_a_file_that_cannot_be_converted(tmp_path: Path, capsy
     ],
 )
 def test_wrong_use(words: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(main, words) == EXIT_USAGE
+    assert call_main(main, words) == EXIT_USAGE
     error = capsys.readouterr().err
     assert expected in error and error.count("\n") == 1
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from common.console import call
+from common.console import call_main
 from tools.data import main
 
 SMALL = ["--photos", "8", "--voc2007", "6", "3", "--voc2012", "3", "3", "--coco", "5", "5"]
@@ -21,7 +21,7 @@ SMALL = ["--photos", "8", "--voc2007", "6", "3", "--voc2012", "3", "3", "--coco"
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("data") / "toy"
-    assert call(main, ["toy", str(out), "--seed", "3", *SMALL]) == 0
+    assert call_main(main, ["toy", str(out), "--seed", "3", *SMALL]) == 0
     return out
 
 
@@ -36,10 +36,10 @@ def test_toy_reports_the_sets_and_a_second_run_draws_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["toy", str(tmp_path / "out"), *SMALL]
-    assert call(main, command) == 0
+    assert call_main(main, command) == 0
     first = capsys.readouterr().out
     assert first.startswith("drew the toy sets, seed 0") and "6 trainval, 3 test" in first
-    assert call(main, command) == 0
+    assert call_main(main, command) == 0
     assert capsys.readouterr().out.startswith("exists already: the toy sets, seed 0")
     record = json.loads((tmp_path / "out" / "toy.json").read_text())
     assert (record["seed"], record["voc2007"], record["classes"]) == (0, [6, 3], ["bus", "cat", "sheep"])
@@ -69,20 +69,20 @@ def test_wrong_use_is_one_line_and_exit_2(
     argv: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert call(main, argv) == 2
+    assert call_main(main, argv) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
 def test_another_seed_in_its_place_is_refused(drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(main, ["toy", str(drawn), *SMALL]) == 2
+    assert call_main(main, ["toy", str(drawn), *SMALL]) == 2
     assert "holds a toy set of another seed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("below", ["", "detection"])
 def test_check_counts_images_and_objects(drawn: Path, below: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(main, ["check", str(drawn / below)]) == 0
+    assert call_main(main, ["check", str(drawn / below)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines.pop() == "9 splits, nothing wrong"
     assert len(lines) == 9 and all(line.startswith("ok ") for line in lines)
@@ -92,7 +92,7 @@ def test_check_counts_images_and_objects(drawn: Path, below: str, capsys: pytest
 
 
 def test_check_published_fails_on_a_part(drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(main, ["check", str(drawn), "--published"]) == 1
+    assert call_main(main, ["check", str(drawn), "--published"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines.pop() == "9 splits, 9 broken, 9 faults"
     assert len(lines) == 9 and all(line.startswith("broken") for line in lines)
@@ -104,7 +104,7 @@ def test_check_names_what_is_broken_and_reads_the_rest(toy: Path, capsys: pytest
     (voc / "JPEGImages" / f"{first}.jpg").unlink()
     file = coco / "annotations" / "instances_val2017.json"
     file.write_text(file.read_text()[:100])
-    assert call(main, ["check", str(toy)]) == 1
+    assert call_main(main, ["check", str(toy)]) == 1
     broken = [line for line in capsys.readouterr().out.splitlines() if line.startswith("broken")]
     assert len(broken) == 2
     assert "voc_2007_test" in broken[0] and f"{first}.jpg does not exist" in broken[0]
@@ -112,12 +112,12 @@ def test_check_names_what_is_broken_and_reads_the_rest(toy: Path, capsys: pytest
 
 
 def test_check_needs_a_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(main, ["check", str(tmp_path)]) == 2
+    assert call_main(main, ["check", str(tmp_path)]) == 2
     assert "VOC2007/ImageSets/Main" in capsys.readouterr().err
 
 
 def test_check_reads_real_sets_with_the_benchmarks_classes(real_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(main, ["check", str(real_data / "detection")]) == 0
+    assert call_main(main, ["check", str(real_data / "detection")]) == 0
     assert "834 objects" in capsys.readouterr().out
 
 
@@ -143,7 +143,7 @@ def test_check_lists_every_fault_of_every_split(toy: Path, capsys: pytest.Captur
         entry["bbox"][0] = 9999
     (coco / "train2017" / content["images"][0]["file_name"]).write_bytes(b"not an image")
     file.write_text(json.dumps(content))
-    assert call(main, ["check", str(toy)]) == 1
+    assert call_main(main, ["check", str(toy)]) == 1
     out = capsys.readouterr().out
     broken = [line.split(maxsplit=2) for line in out.splitlines() if line.startswith("broken")]
     told = {name: [fault for _, split, fault in broken if split == name] for _, name, _ in broken}
@@ -160,8 +160,8 @@ def test_check_lists_every_fault_of_every_split(toy: Path, capsys: pytest.Captur
 def test_check_decode_finds_a_file_cut_short(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = sorted((toy / "detection" / "VOC2007" / "JPEGImages").iterdir())[0]
     image.write_bytes(image.read_bytes()[:-400])
-    assert call(main, ["check", str(toy)]) == 0
-    assert call(main, ["check", str(toy), "--decode", "--workers", "2"]) == 1
+    assert call_main(main, ["check", str(toy)]) == 0
+    assert call_main(main, ["check", str(toy), "--decode", "--workers", "2"]) == 1
     assert f"{image.name} cannot be read as an image" in capsys.readouterr().out
 
 
@@ -175,12 +175,12 @@ def test_check_of_a_task_reads_only_its_splits(
         "    yours: {LAYOUT: voc, FOLDER: VOC2007, IMAGE_SET: test}\n"
         "DATASETS: {TRAIN: [mine], TEST: [yours]}\n"
     )
-    assert call(main, ["check", "--config-file", str(task), str(drawn)]) == 0
+    assert call_main(main, ["check", "--config-file", str(task), str(drawn)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines[:2]] == [["ok", "mine"], ["ok", "yours"]]
     assert "published" not in lines[0] and lines[2] == "2 splits, nothing wrong"
     # A task of the benchmarks is held against their counts and their 20 classes.
-    assert call(main, ["check", "--config-file", str(root / "configs/transfer/voc0712.yaml"), str(drawn)]) == 1
+    assert call_main(main, ["check", "--config-file", str(root / "configs/transfer/voc0712.yaml"), str(drawn)]) == 1
     out = capsys.readouterr().out
     assert [line.split()[1] for line in out.splitlines()[:-1]] == [
         "voc_2007_trainval",
@@ -189,7 +189,7 @@ def test_check_of_a_task_reads_only_its_splits(
     ]
     assert "published with 5011" in out
     task.write_text(task.read_text().replace("COUNT: 3", "COUNT: 4"))
-    assert call(main, ["check", "--config-file", str(task), str(drawn)]) == 1
+    assert call_main(main, ["check", "--config-file", str(task), str(drawn)]) == 1
     assert "mine has 3 images, published with 4" in capsys.readouterr().out
 
 
@@ -202,6 +202,6 @@ def test_check_of_a_task_reads_only_its_splits(
     ],
 )
 def test_wrong_options_of_check_are_one_line(argv: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(main, argv) == 2
+    assert call_main(main, argv) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from common.console import call
+from common.console import call_main
 from common.errors import UserError
 from tests.archives import files_below, tar, zipped
 from tools.data import main
@@ -24,7 +24,7 @@ from transfer.tasks import fetch as fetching
 from transfer.tasks.classes import BENCHMARK
 from transfer.tasks.datasets import PUBLISHED
 from transfer.tasks.fetch import PUBLIC, Archive, SetFolder
-from transfer.toy.build import Size, build
+from transfer.toy.build import Size, build_toy_sets
 
 TRAINVAL, TEST = "VOCtrainval_06-Nov-2007.tar", "VOCtest_06-Nov-2007.tar"
 
@@ -87,7 +87,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("data") / "toy"
-    build(out, size=Size(photos=8, voc2007=(6, 3), voc2012=(3, 3), coco=(5, 5)))
+    build_toy_sets(out, size=Size(photos=8, voc2007=(6, 3), voc2012=(3, 3), coco=(5, 5)))
     return out / "detection"
 
 
@@ -132,7 +132,7 @@ def small(site: Site, toy: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
 def test_voc_is_fetched_verified_unpacked_and_checked(
     small: Site, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, folder: str, splits: int
 ) -> None:
-    assert call(main, ["download", name, str(tmp_path / "root"), "--mirror", small.url]) == 0
+    assert call_main(main, ["download", name, str(tmp_path / "root"), "--mirror", small.url]) == 0
     out = capsys.readouterr().out
     assert "as published" in out and f"{splits} splits, nothing wrong" in out
     assert files_below(tmp_path / "root" / folder) == files_below(toy / folder)
@@ -143,35 +143,35 @@ def test_coco_s_three_folders_are_fetched_and_a_second_run_fetches_nothing(
     small: Site, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["download", "coco", str(tmp_path), "--mirror", small.url, "--remove-archives"]
-    assert call(main, words) == 0
+    assert call_main(main, words) == 0
     assert files_below(tmp_path / "coco") == files_below(toy / "coco")
     assert [file.name for file in (tmp_path / ".archives").iterdir() if file.suffix == ".zip"] == []
     requested = len(small.requested)
     capsys.readouterr()
-    assert call(main, words) == 0
+    assert call_main(main, words) == 0
     out = capsys.readouterr().out
     assert len(small.requested) == requested and out.count("exists already") == 3 and "2 splits, nothing wrong" in out
 
 
 def test_only_a_missing_folder_is_fetched(small: Site, toy: Path, tmp_path: Path) -> None:
     words = ["download", "coco", str(tmp_path), "--mirror", small.url]
-    assert call(main, words) == 0
+    assert call_main(main, words) == 0
     (tmp_path / "coco/val2017").rename(tmp_path / "moved")
     (tmp_path / ".archives/val2017.zip").unlink()
     small.requested.clear()
-    assert call(main, words) == 0
+    assert call_main(main, words) == 0
     assert [name for name, _ in small.requested] == ["val2017.zip"]
 
 
 def test_it_goes_on_where_the_server_broke_off(small: Site, toy: Path, tmp_path: Path) -> None:
     small.cut = [1000, 2000]
-    assert call(main, ["download", "voc2007", str(tmp_path), "--mirror", small.url]) == 0
+    assert call_main(main, ["download", "voc2007", str(tmp_path), "--mirror", small.url]) == 0
     assert small.requested[:3] == [(TRAINVAL, None), (TRAINVAL, "bytes=1000-"), (TRAINVAL, "bytes=3000-")]
     assert files_below(tmp_path / "VOC2007") == files_below(toy / "VOC2007")
 
 
 def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    assert call(main, words) == 2
+    assert call_main(main, words) == 2
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert len(error) == 1
     return error[0]
@@ -185,7 +185,7 @@ def test_a_wrong_length_leaves_nothing_and_a_second_run_succeeds(
     assert "6 times in a row" in refused(words, capsys)
     assert not (tmp_path / "VOC2007").exists()
     small.length = None
-    assert call(main, words) == 0
+    assert call_main(main, words) == 0
     assert files_below(tmp_path / "VOC2007") == files_below(toy / "VOC2007")
 
 
@@ -211,7 +211,7 @@ def test_other_bytes_are_not_unpacked_and_not_kept(
     assert message in error and TEST in error and "--mirror" in error
     assert not (tmp_path / "VOC2007").exists() and not (tmp_path / ".archives" / TEST).exists()
     small.files[TEST] = right
-    assert call(main, words) == 0
+    assert call_main(main, words) == 0
     assert [name for name, _ in small.requested].count(TRAINVAL) == 1
 
 
@@ -227,7 +227,7 @@ def test_archives_brought_by_hand_need_no_server(
     (tmp_path / ".archives").mkdir()
     for name in (TRAINVAL, TEST):
         (tmp_path / ".archives" / name).write_bytes(small.files[name])
-    assert call(main, ["download", "voc2007", str(tmp_path)]) == 0
+    assert call_main(main, ["download", "voc2007", str(tmp_path)]) == 0
     assert small.requested == [] and files_below(tmp_path / "VOC2007") == files_below(toy / "VOC2007")
     # One that is not as published is the user's: it is named and left alone.
     theirs = tmp_path / "other/.archives" / TRAINVAL
@@ -257,7 +257,7 @@ def test_what_a_killed_run_left_is_unpacked_anew(small: Site, toy: Path, tmp_pat
     left = tmp_path / fetching.STAGING / "VOC2007"
     left.mkdir(parents=True)
     (left / "half.jpg").write_bytes(b"half")
-    assert call(main, ["download", "voc2007", str(tmp_path), "--mirror", small.url]) == 0
+    assert call_main(main, ["download", "voc2007", str(tmp_path), "--mirror", small.url]) == 0
     assert files_below(tmp_path / "VOC2007") == files_below(toy / "VOC2007")
     assert not (tmp_path / fetching.STAGING).exists()
 
@@ -305,7 +305,7 @@ def test_the_check_after_it_holds_the_published_counts(
     small: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(PUBLISHED, "voc_2007_test", replace(PUBLISHED["voc_2007_test"], count=4952))
-    assert call(main, ["download", "voc2007", str(tmp_path), "--mirror", small.url]) == 1
+    assert call_main(main, ["download", "voc2007", str(tmp_path), "--mirror", small.url]) == 1
     assert "voc_2007_test has 3 images, published with 4952" in capsys.readouterr().out
 
 
@@ -318,7 +318,7 @@ def test_the_check_after_it_holds_the_published_counts(
     ],
 )
 def test_wrong_use_is_one_line(argv: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(main, argv) == 2
+    assert call_main(main, argv) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
 

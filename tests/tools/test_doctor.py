@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from common.console import call
+from common.console import call_main
 from tools import doctor
 from tools.install_detectron2 import GIT_COMMIT, VERSION
 from transfer.doctor import data_roots, machine, software
@@ -22,7 +22,7 @@ from transfer.doctor.finding import Finding, healthy, render
 
 def test_all_that_is_needed_is_here(capsys: pytest.CaptureFixture[str]) -> None:
     """The tests themselves need it."""
-    assert call(doctor.main, []) == 0
+    assert call_main(doctor.main, []) == 0
     out = capsys.readouterr().out
     for subject in ("python", "torch", "torchvision", "detectron2", "packages"):
         assert any(line.startswith("ok ") and f" {subject} " in line for line in out.splitlines()), subject
@@ -31,7 +31,7 @@ def test_all_that_is_needed_is_here(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(doctor.main, ["--json"]) == 0
+    assert call_main(doctor.main, ["--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {"subject": "python", "state": "ok"}.items() <= next(f for f in found if f["subject"] == "python").items()
 
@@ -40,7 +40,7 @@ def test_a_missing_package_is_exit_1_with_advice(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "torchvision.ops", None)
-    assert call(doctor.main, []) == 1
+    assert call_main(doctor.main, []) == 1
     lines = capsys.readouterr().out.splitlines()
     index = next(i for i, line in enumerate(lines) if line.startswith("missing"))
     assert "torchvision" in lines[index] and "does not fit torch" in lines[index]
@@ -48,7 +48,7 @@ def test_a_missing_package_is_exit_1_with_advice(
 
 
 def test_an_unknown_option_is_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(doctor.main, ["--deep-breath"]) == 2
+    assert call_main(doctor.main, ["--deep-breath"]) == 2
     assert "--deep-breath" in capsys.readouterr().err
 
 
@@ -69,13 +69,13 @@ def test_a_warning_is_no_failure_and_advice_follows_its_finding() -> None:
 
 def test_an_old_python(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(software.sys, "version_info", (3, 9, 1))
-    assert software.python().state == "missing"
+    assert software.check_python().state == "missing"
 
 
 @pytest.mark.parametrize("name", ["torch", "torchvision"])
 def test_a_package_that_is_not_installed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(software, "version_of", lambda _: None)
-    finding = getattr(software, name)()
+    finding = getattr(software, f"check_{name}")()
     assert (finding.state, finding.found, finding.advice) == ("missing", "not installed", "make setup")
 
 
@@ -84,7 +84,7 @@ def test_a_torch_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("libtorch.so: cannot open shared object file\nmore")
 
     monkeypatch.setattr(software.importlib, "import_module", fail)
-    finding = software.torch()
+    finding = software.check_torch()
     assert finding.state == "missing"
     assert finding.found.endswith("does not work: OSError: libtorch.so: cannot open shared object file")
 
@@ -96,9 +96,9 @@ def test_operators_that_were_built_for_another_torch(monkeypatch: pytest.MonkeyP
         raise RuntimeError("operator torchvision::nms does not exist")
 
     monkeypatch.setattr(torchvision.ops, "nms", fail)
-    assert "does not fit torch" in software.torchvision().found
+    assert "does not fit torch" in software.check_torchvision().found
     monkeypatch.setattr(torchvision.ops, "nms", lambda boxes, *_: boxes.new_tensor([0, 1]))
-    assert software.torchvision().state == "missing"
+    assert software.check_torchvision().state == "missing"
 
 
 def distribution(version: str, **origin: object) -> SimpleNamespace:
@@ -119,21 +119,21 @@ def test_where_detectron2_came_from(
     installed: SimpleNamespace, state: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(software.importlib.metadata, "distribution", lambda _: installed)
-    finding = software.detectron2(VERSION, GIT_COMMIT)
+    finding = software.check_detectron2(VERSION, GIT_COMMIT)
     assert finding.state == state and words in finding.found
     assert ("--force" in finding.advice) == (state == "warning")
 
 
 def test_no_detectron2_and_one_that_does_not_import(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "detectron2.modeling", None)
-    broken = software.detectron2(VERSION, GIT_COMMIT)
+    broken = software.check_detectron2(VERSION, GIT_COMMIT)
     assert broken.state == "missing" and "does not import" in broken.found
 
     def absent(name: str) -> Any:
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(software.importlib.metadata, "distribution", absent)
-    finding = software.detectron2(VERSION, GIT_COMMIT)
+    finding = software.check_detectron2(VERSION, GIT_COMMIT)
     assert (finding.state, finding.advice) == ("missing", "python tools/install_detectron2.py")
 
 

@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from common.console import call
+from common.console import call_main
 from pretrain.evaluation import config
 from tests.pretrain.evaluation.conftest import *  # noqa: F403  (fixtures)
 from tools.evaluate import main
@@ -66,7 +66,7 @@ def test_a_linear_result_is_a_cell_of_table_4(
     assert evaluate("linear", "--output", str(tmp_path / "out")) == 0
     made = json.loads((tmp_path / "out" / "result.json").read_text())
     capsys.readouterr()
-    assert call(table, [str(tmp_path), "--format", "json"]) == 0
+    assert call_main(table, [str(tmp_path), "--format", "json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["tables"]
     assert found["layout"] == "table4"
     (row,) = [row for row in found["rows"] if row["kind"] == "result"]
@@ -226,5 +226,5 @@ def test_weights_that_cannot_be_evaluated_are_one_line(
 
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(main, ["--help"]) == 0
+    assert call_main(main, ["--help"]) == 0
     assert "examples:" in capsys.readouterr().out

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from common.console import call
+from common.console import call_main
 from tools import install_detectron2 as tool
 
 INFO = f"detectron2-{tool.VERSION}.dist-info"
@@ -69,7 +69,7 @@ def test_a_wrong_hash_installs_nothing(
     tmp_path: Path, pip: list[tuple[str, ...]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     wheel = make_wheel(tmp_path)  # not the pinned bytes
-    assert call(tool.main, ["--wheel", str(wheel)]) == 2
+    assert call_main(tool.main, ["--wheel", str(wheel)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "nothing was installed" in error and tool.WHEEL_SHA256 in error
     assert pip == []
@@ -80,13 +80,13 @@ def test_one_changed_byte_is_a_wrong_hash(original: Path, pip: list[tuple[str, .
     data = bytearray(original.read_bytes())
     data[len(data) // 2] ^= 1
     original.write_bytes(data)
-    assert call(tool.main, ["--wheel", str(original)]) == 2
+    assert call_main(tool.main, ["--wheel", str(original)]) == 2
     assert pip == []
 
 
 @pytest.mark.usefixtures("absent")
 def test_a_missing_wheel_is_one_line(pip: list[tuple[str, ...]], capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(tool.main, ["--wheel", "no.whl"]) == 2
+    assert call_main(tool.main, ["--wheel", "no.whl"]) == 2
     assert "no.whl does not exist" in capsys.readouterr().err
     assert pip == []
 
@@ -100,7 +100,7 @@ def test_a_download_of_other_bytes_is_refused(monkeypatch: pytest.MonkeyPatch) -
         make_wheel(Path(words[words.index("--dest") + 1]))
 
     monkeypatch.setattr(tool, "_pip", pip)
-    assert call(tool.main, []) == 2
+    assert call_main(tool.main, []) == 2
     assert [words[0] for words in asked] == ["download"]
 
 
@@ -109,7 +109,7 @@ def test_dependencies_come_before_detectron2(
     original: Path, pip: list[tuple[str, ...]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Were it the other way round, a failure between the two would pass for a finished installation."""
-    assert call(tool.main, ["--wheel", str(original)]) == 0
+    assert call_main(tool.main, ["--wheel", str(original)]) == 0
     first, second = pip
     assert first == ("install", *tool.REQUIRES)
     assert "--no-deps" in second and second[-1].endswith(f"detectron2-{tool.VERSION}-py3-none-any.whl")
@@ -121,7 +121,7 @@ def test_a_failing_pip_is_exit_1(
     original: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(tool.sys, "executable", "/bin/false")
-    assert call(tool.main, ["--wheel", str(original)]) == 1
+    assert call_main(tool.main, ["--wheel", str(original)]) == 1
     assert "pip install failed (exit 1)" in capfd.readouterr().err
 
 
@@ -137,7 +137,7 @@ def test_a_second_run_installs_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(tool, "installed_build", lambda: installed)
-    assert call(tool.main, argv) == 0
+    assert call_main(tool.main, argv) == 0
     assert capsys.readouterr().out == f"detectron2 {installed} is installed already\n"
     assert pip == []
 
@@ -146,15 +146,15 @@ def test_force_or_another_build_reinstalls(
     original: Path, pip: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tool, "installed_build", lambda: tool.VERSION)
-    assert call(tool.main, ["--wheel", str(original), "--force"]) == 0
+    assert call_main(tool.main, ["--wheel", str(original), "--force"]) == 0
     monkeypatch.setattr(tool, "installed_build", lambda: "0.6")
-    assert call(tool.main, ["--wheel", str(original)]) == 0
+    assert call_main(tool.main, ["--wheel", str(original)]) == 0
     assert len(pip) == 4
 
 
 @pytest.mark.usefixtures("absent")
 def test_git_builds_the_pinned_commit(pip: list[tuple[str, ...]]) -> None:
-    assert call(tool.main, ["--source", "git"]) == 0
+    assert call_main(tool.main, ["--source", "git"]) == 0
     assert len(pip) == 1 and pip[0][-1].endswith(f"detectron2.git@{tool.GIT_COMMIT}")
     assert len(tool.GIT_COMMIT) == 40
 

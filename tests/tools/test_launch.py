@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common.console import call
+from common.console import call_main
 from tools import launch
 from transfer.experiment.load import load_experiment
 
@@ -38,7 +38,7 @@ def test_help_has_examples_and_is_quick(root: Path, cpu_clock: Callable[[], floa
     ],
 )
 def test_wrong_use_is_one_line_and_exit_2(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(launch.main, words) == 2
+    assert call_main(launch.main, words) == 2
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
@@ -52,7 +52,7 @@ def test_shipped_experiments_can_be_planned(
     for name in ("images", "detection"):
         (tmp_path / name).mkdir()
     sets = ["--set", "data.images=images", "--set", "data.detection=detection", "--set", f"run_dir={tmp_path}/run"]
-    assert call(launch.main, ["plan", str(file), *sets]) == 0
+    assert call_main(launch.main, ["plan", str(file), *sets]) == 0
     out, err = capsys.readouterr()
     assert all("submit would first download zoo:" in line for line in err.splitlines())
     experiment, _ = load_experiment(str(file))
@@ -110,7 +110,7 @@ def test_what_is_missing_is_one_line_before_any_job(
     monkeypatch.chdir(tmp_path)
     file = _experiment(tmp_path, **changes)
     before = sorted(tmp_path.rglob("*"))
-    assert call(launch.main, ["submit", str(file)]) == 2
+    assert call_main(launch.main, ["submit", str(file)]) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ")
     assert message in err
@@ -125,7 +125,7 @@ def test_a_run_folder_has_one_experiment(
     file = _experiment(tmp_path)
     (tmp_path / "run").mkdir()
     (tmp_path / "run/graph.json").write_text('{"format": "graph/1", "experiment": "another"}')
-    assert call(launch.main, ["submit", str(file)]) == 2
+    assert call_main(launch.main, ["submit", str(file)]) == 2
     assert "belongs to experiment 'another'" in capsys.readouterr().err
 
 
@@ -136,5 +136,5 @@ def test_nothing_was_submitted_yet(
     file = _experiment(tmp_path)
     for words in (["status"], ["logs"], ["cancel"]):
         job = ["table"] if words == ["logs"] else []
-        assert call(launch.main, [*words, str(file), *job]) == 2
+        assert call_main(launch.main, [*words, str(file), *job]) == 2
         assert "nothing was submitted to " in capsys.readouterr().err

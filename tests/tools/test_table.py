@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common.console import call
+from common.console import call_main
 from tests.transfer.report.made_results import Run, pretrain_lines, pretrain_result, put, result, whole
 from tools.table import main
 
@@ -21,7 +21,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_markdown_on_the_screen_and_what_was_skipped_on_stderr(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(main, [str(run)]) == 0
+    assert call_main(main, [str(run)]) == 0
     out, err = capsys.readouterr()
     assert out.startswith("## Table 5")
     assert err.startswith("skipped ")
@@ -33,13 +33,13 @@ def test_markdown_on_the_screen_and_what_was_skipped_on_stderr(run: Path, capsys
     [("t.md", "## "), ("t.csv", "layout,"), ("t.tex", "% "), ("t.json", "{"), ("t.html", "<!doctype html>")],
 )
 def test_the_file_name_selects_the_format(name: str, start: str, run: Path, tmp_path: Path) -> None:
-    assert call(main, [str(run), "--output", str(tmp_path / "new" / name)]) == 0
+    assert call_main(main, [str(run), "--output", str(tmp_path / "new" / name)]) == 0
     assert (tmp_path / "new" / name).read_text().startswith(start)
     assert [path.name for path in (tmp_path / "new").iterdir()] == [name]
 
 
 def test_the_format_given_wins_over_the_name(run: Path, tmp_path: Path) -> None:
-    assert call(main, [str(run), "--format", "json", "--output", str(tmp_path / "table.txt")]) == 0
+    assert call_main(main, [str(run), "--format", "json", "--output", str(tmp_path / "table.txt")]) == 0
     json.loads((tmp_path / "table.txt").read_text())
 
 
@@ -49,7 +49,7 @@ def test_csv_and_latex_report_on_stderr_why_there_is_no_table(
 ) -> None:
     made = Run(tmp_path, [("simsiam", "SimSiam", None)], {})
     made.pretrain("simsiam", pretrain_result(), pretrain_lines())
-    assert call(main, [str(made.save()), "--format", form]) == 0
+    assert call_main(main, [str(made.save()), "--format", form]) == 0
     out, err = capsys.readouterr()
     assert "SimSiam" not in out
     assert err.startswith("Pre-training alone, so no table: SimSiam (done)") and err.count("\n") == 1
@@ -58,7 +58,7 @@ def test_csv_and_latex_report_on_stderr_why_there_is_no_table(
 def test_an_imported_trial(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "metrics.json").write_text('{"bbox/AP": 57.2, "bbox/AP50": 82.0, "bbox/AP75": 63.0}\n')
     words = ["--import", "theirs", "voc0712", str(tmp_path / "metrics.json"), "--expect", "theirs=moco_v2"]
-    assert call(main, [*words]) == 0
+    assert call_main(main, [*words]) == 0
     out = capsys.readouterr().out
     assert "57.2 (57.0, +0.2)" in out
     assert "incomplete, imported [a,b]" in out
@@ -66,7 +66,7 @@ def test_an_imported_trial(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_published_rows_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(main, ["--published", "rows", "--layout", "table4"]) == 0
+    assert call_main(main, ["--published", "rows", "--layout", "table4"]) == 0
     assert "| SimSiam (published)" in capsys.readouterr().out
 
 
@@ -93,7 +93,7 @@ def test_wrong_use_is_one_line_and_exit_2(
     places = {"run": str(run), "empty": str(tmp_path / "empty"), "broken": str(tmp_path / "broken")}
     (tmp_path / "empty").mkdir()
     put(tmp_path / "broken", "{")
-    assert call(main, [word.format(**places) for word in words]) == 2
+    assert call_main(main, [word.format(**places) for word in words]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     (line,) = [line for line in err.splitlines() if not line.startswith("skipped ")]
@@ -102,16 +102,16 @@ def test_wrong_use_is_one_line_and_exit_2(
 
 def test_toys_beside_real_results_are_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(tmp_path, result("toy", "voc07", 1, [50.0, 20.0, 10.0], toy=True))
-    assert call(main, [str(run), str(tmp_path), "--output", str(tmp_path / "t.md")]) == 2
+    assert call_main(main, [str(run), str(tmp_path), "--output", str(tmp_path / "t.md")]) == 2
     assert "--allow-toy" in capsys.readouterr().err
     assert not (tmp_path / "t.md").exists()
-    assert call(main, [str(run), str(tmp_path), "--allow-toy"]) == 0
+    assert call_main(main, [str(run), str(tmp_path), "--allow-toy"]) == 0
 
 
 def test_plots_as_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed in (1, 2):
         put(tmp_path / str(seed), result("mine", "voc07", seed, [50.0 + seed, 20.0, 10.0]))
-    assert call(main, [str(tmp_path), "--plots", str(tmp_path / "plots")]) == 0
+    assert call_main(main, [str(tmp_path), "--plots", str(tmp_path / "plots")]) == 0
     names = {path.name for path in (tmp_path / "plots").iterdir()}
     assert {"trials-table5-voc07-bbox-ap.png", "trials-table5-voc07-bbox-ap.svg"} <= names
     assert f"wrote {len(names)} plots" in capsys.readouterr().err

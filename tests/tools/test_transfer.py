@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common.console import call
+from common.console import call_main
 from common.errors import EXIT_OK, EXIT_USAGE
 from tools.transfer import main
 
@@ -33,11 +33,11 @@ def test_a_trial_prints_its_numbers_and_a_second_call_does_nothing(
     words: Words, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = words()
-    assert call(main, asked) == EXIT_OK
+    assert call_main(main, asked) == EXIT_OK
     out = capsys.readouterr().out
     assert out.startswith("bbox  AP50 ") and "toy: compares with nothing published" in out
     assert out.rstrip().endswith("trial/result.json")
-    assert call(main, [*asked, "--resume"]) == EXIT_OK
+    assert call_main(main, [*asked, "--resume"]) == EXIT_OK
     assert "this trial has ended before (done); nothing was done" in capsys.readouterr().out
 
 
@@ -62,14 +62,14 @@ def test_wrong_use_is_one_line_and_exit_2(
     change: list[str],
     message: str,
 ) -> None:
-    assert call(main, words(*change)) == EXIT_USAGE
+    assert call_main(main, words(*change)) == EXIT_USAGE
     captured = capsys.readouterr()
     assert message in captured.err and captured.err.count("\n") == 1 and not captured.out
     assert not (tmp_path / "trial").exists()
 
 
 def test_a_missing_argument_names_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(main, ["--seed", "1"]) == EXIT_USAGE
+    assert call_main(main, ["--seed", "1"]) == EXIT_USAGE
     assert "--config-file" in capsys.readouterr().err
 
 
@@ -82,14 +82,14 @@ def test_broken_data_is_found_before_the_first_step(
     image = (tmp_path / "VOC2007/ImageSets/Main/test.txt").read_text().split()[0]
     (tmp_path / f"VOC2007/JPEGImages/{image}.jpg").unlink()
     asked = words()
-    assert call(main, [*asked[:-1], str(tmp_path)]) == EXIT_USAGE
+    assert call_main(main, [*asked[:-1], str(tmp_path)]) == EXIT_USAGE
     assert f"{image}.jpg does not exist, but" in capsys.readouterr().err
     assert not (tmp_path / "trial").exists()
 
 
 def test_a_diverged_trial_is_done_and_says_so(words: Words, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more = ("SOLVER.BASE_LR", "1e30", "SOLVER.WARMUP_ITERS", "0")
-    assert call(main, words(*more)) == EXIT_OK
+    assert call_main(main, words(*more)) == EXIT_OK
     assert "diverged at iteration 1, lr 1e+30" in capsys.readouterr().out
     assert json.loads((tmp_path / "trial/result.json").read_text())["status"] == "diverged"
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from common.console import call
+from common.console import call_main
 from common.errors import EXIT_OK, EXIT_USAGE
 from tools.transfer import main
 
@@ -32,7 +32,7 @@ def command_line(root: Path, narrow_overlay: Path, data: Path, task: str, *more:
 
 def refused(words: list[str], output: Path, capsys: pytest.CaptureFixture[str]) -> str:
     """The one line a refused trial says."""
-    assert call(main, words) == EXIT_USAGE
+    assert call_main(main, words) == EXIT_USAGE
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1 and captured.err.startswith("error: ") and not captured.out
     assert not output.exists()
@@ -181,9 +181,9 @@ def test_images_are_checked_when_a_trial_begins_unless_turned_off(
 ) -> None:
     """A finished trial is not held up by its images; a slow disk may be spared."""
     asked = command_line(root, narrow_overlay, data, "voc07")
-    assert call(main, asked) == EXIT_OK
+    assert call_main(main, asked) == EXIT_OK
     image_unreadable(data)
-    assert call(main, [*asked, "--resume"]) == EXIT_OK
+    assert call_main(main, [*asked, "--resume"]) == EXIT_OK
     capsys.readouterr()
     other = [*asked[:9], str(data.parent / "other"), *asked[10:]]
     assert "cannot be read as an image" in refused(other, data.parent / "other", capsys)

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from common.console import call
+from common.console import call_main
 from common.errors import EXIT_OK, EXIT_USAGE
 from tests.transfer.weights import recorded
 from tests.transfer.weights.made_checkpoints import resnet
@@ -58,7 +58,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "R-50.pkl").write_bytes(pickle.dumps(arrays, protocol=2))
     torch.save({**resnet(), "fc.weight": torch.zeros(1000, 2048)}, folder / "resnet50-19c8e357.pth")
     for source, name in (("R-50.pkl", "msra"), ("resnet50-19c8e357.pth", "torchvision")):
-        assert call(convert, [str(folder / source), str(folder / f"{name}.pkl"), "--no-verify"]) == EXIT_OK
+        assert call_main(convert, [str(folder / source), str(folder / f"{name}.pkl"), "--no-verify"]) == EXIT_OK
     return folder
 
 
@@ -88,7 +88,7 @@ def get(config: dict[str, Any], key: str) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize("row", BLOCKS)
 def test_a_trial_uses_the_preprocessing_of_its_weights(words: Words, tmp_path: Path, row: str) -> None:
-    assert call(main, words(row)) == EXIT_OK
+    assert call_main(main, words(row)) == EXIT_OK
     config = yaml.safe_load((tmp_path / "trial/config.yaml").read_text())
     assert {key: get(config, key) for key in BLOCKS[row]} == BLOCKS[row]
     result = json.loads((tmp_path / "trial/result.json").read_text())
@@ -126,7 +126,7 @@ def test_a_part_of_the_preprocessing_cannot_be_changed(
     value: str,
     needed: str,
 ) -> None:
-    assert call(main, words(row, key, value)) == EXIT_USAGE
+    assert call_main(main, words(row, key, value)) == EXIT_USAGE
     error = capsys.readouterr().err
     assert f"command line: {key} is {value}, but the weights need {needed}; remove the key" in error
     assert error.count("\n") == 1 and not (tmp_path / "trial").exists()
@@ -155,7 +155,7 @@ def test_weights_that_do_not_fit_are_named(
     whole = (world / "msra.pkl").read_bytes()
     (world / "cut.pkl").write_bytes(whole[: len(whole) // 2])
     asked = words(weights.format(world=world), *more)
-    assert call(main, asked) == EXIT_USAGE
+    assert call_main(main, asked) == EXIT_USAGE
     error = capsys.readouterr().err
     assert all(word in error for word in named) and error.count("\n") == 1, error
     assert not (tmp_path / "trial").exists()

@@ -17,7 +17,7 @@ PROJECT = "ssl-detection-transfer"
 SETUP = "make setup"
 
 
-def python() -> Finding:
+def check_python() -> Finding:
     """Check the version of the interpreter."""
     found = f"{platform.python_version()} at {sys.executable}"
     if sys.version_info[:2] < LEAST_PYTHON:
@@ -25,7 +25,7 @@ def python() -> Finding:
     return ok("python", found)
 
 
-def torch() -> Finding:
+def check_torch() -> Finding:
     """Check that torch imports and computes."""
     version = version_of("torch")
     if version is None:
@@ -38,7 +38,7 @@ def torch() -> Finding:
     return ok("torch", f"{version}, CUDA {module.version.cuda or 'none (a CPU build)'}")
 
 
-def torchvision() -> Finding:
+def check_torchvision() -> Finding:
     """Check that torchvision fits torch: its operators load only into the torch they were built for."""
     version = version_of("torchvision")
     if version is None:
@@ -57,7 +57,7 @@ def torchvision() -> Finding:
     return ok("torchvision", f"{version}, its operators fit torch {version_of('torch')}")
 
 
-def detectron2(pinned_version: str, pinned_commit: str) -> Finding:
+def check_detectron2(pinned_version: str, pinned_commit: str) -> Finding:
     """Check Detectron2's origin, and that the parts for a C4 detector import.
 
     Args:

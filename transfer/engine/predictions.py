@@ -47,7 +47,7 @@ def draw_predictions(model: nn.Module, dataset: Dataset, cfg: CfgNode, folder: P
     """
     mapper, written = DatasetMapper(cfg, is_train=False), []
     with inference_context(model), torch.no_grad():
-        for record in chosen(dataset.records, cfg.TRANSFER.PREDICTIONS):
+        for record in choose_images(dataset.records, cfg.TRANSFER.PREDICTIONS):
             with numpy_seeded(cfg.SEED, AUGMENT):  # the mapper draws a number even where it has no choice
                 image_dict = mapper(to_detectron2(record, dataset.split.layout))
             (answer,) = model([image_dict])
@@ -59,7 +59,7 @@ def draw_predictions(model: nn.Module, dataset: Dataset, cfg: CfgNode, folder: P
     return written
 
 
-def chosen(records: list[DatasetDict], count: int) -> list[DatasetDict]:
+def choose_images(records: list[DatasetDict], count: int) -> list[DatasetDict]:
     """`count` images evenly spaced over those that have an object to find (over all, where none has)."""
     worth = [record for record in records if any(not (thing.crowd or thing.difficult) for thing in record.annotations)]
     worth = worth or records

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType, ModuleType
 
-from common.console import call
+from common.console import call_main
 from common.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
 from common.formats.job import JobState
 from transfer.experiment.commands import Command
@@ -222,10 +222,10 @@ class DebugExecutor(Executor):
 def _call_tool(command: Command, max_resumes: int) -> int:
     """Call a tool's `main` with the command's arguments, again after exit code 75; the exit code."""
     main = _import_tool(Path(command[1])).main
-    code = call(main, list(command[2:]))
+    code = call_main(main, list(command[2:]))
     while code == EXIT_REQUEUE and max_resumes:
         max_resumes -= 1
-        code = call(main, list(command[2:]))
+        code = call_main(main, list(command[2:]))
     return code
 
 

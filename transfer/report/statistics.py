@@ -82,7 +82,7 @@ def grubbs_formula(n: int) -> float:
     return (n - 1) / math.sqrt(n) * math.sqrt(t**2 / (n - 2 + t**2))
 
 
-def compare(values: Sequence[float], other: Sequence[float], row: str) -> SampleComparison | None:
+def compare_samples(values: Sequence[float], other: Sequence[float], row: str) -> SampleComparison | None:
     """Compare a sample with `other`, which is of `row`; None if either is empty."""
     here, there = mean(values), mean(other)
     if here is None or there is None:

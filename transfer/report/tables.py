@@ -184,7 +184,7 @@ def _compare(column_cells: Cells, against: str, column: Column) -> None:
             continue
         for metric, value in cell.values.items():
             a, b = (cells.samples(c, column.branch, metric) for c in (cell, other))
-            value.against = statistics.compare(a, b, against)
+            value.against = statistics.compare_samples(a, b, against)
 
 
 def _build_rows(infos: Sequence[RowInfo], by_column: Mapping[str, Cells], expected: ExpectedTable) -> list[Row]:

@@ -43,7 +43,7 @@ def choose(
     """
     candidates = _read_candidates(folders, metric, grid)
     shared = _shared_by_all(candidates)
-    chosen = best(candidates)
+    chosen = best_candidate(candidates)
     heldout = shared["heldout"]
     record = LrSearchRecord(
         row=row,
@@ -73,7 +73,7 @@ def _as_recorded(candidate: Candidate) -> LrCandidate:
     )
 
 
-def best(candidates: Sequence[Candidate]) -> Candidate | None:
+def best_candidate(candidates: Sequence[Candidate]) -> Candidate | None:
     """The candidate with the highest value, the smallest lr among equals; None when none has a value."""
     measured = [candidate for candidate in candidates if candidate.value is not None]
     return min(measured, key=lambda candidate: (-(candidate.value or 0.0), candidate.lr), default=None)

@@ -57,7 +57,7 @@ def _at_least(name: str, given: tuple[int, ...], least: tuple[int, ...]) -> None
         raise UserError("--{}: {} is too few; give at least {}".format(name, *words))
 
 
-def build(out: Path, seed: int = 0, size: Size | None = None) -> bool:
+def build_toy_sets(out: Path, seed: int = 0, size: Size | None = None) -> bool:
     """Draw the toy set into `out`.
 
     Args:

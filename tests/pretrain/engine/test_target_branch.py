@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from common.console import call
+from common.console import call_main
 from common.files import sha256_of
 from pretrain.evaluation.result import weights_name
 from tools import convert
@@ -33,7 +33,7 @@ def test_both_branches_are_exported_and_converted(
         assert len(tensors) == 265 and all(
             torch.equal(tensor, state[prefix + name]) for name, tensor in tensors.items()
         )
-        assert call(convert.main, [str(file), str(tmp_path / f"{branch}.safetensors")]) == 0
+        assert call_main(convert.main, [str(file), str(tmp_path / f"{branch}.safetensors")]) == 0
         manifest = json.loads((tmp_path / f"{branch}.manifest.json").read_text())
         assert (manifest["source"]["layout"], manifest["source"]["branch"]) == ("own", branch)
         assert manifest["count"] == 265 and manifest["proof"]["tensors"] == "265/265"
@@ -42,7 +42,7 @@ def test_both_branches_are_exported_and_converted(
     assert both[0].keys() == both[1].keys() and not torch.equal(both[0]["conv1.weight"], both[1]["conv1.weight"])
     capsys.readouterr()
     words = [str(out / "backbone_target.safetensors"), str(tmp_path / "x.safetensors"), "--branch", "online"]
-    assert call(convert.main, words) == 2, "the file does not hold that branch"
+    assert call_main(convert.main, words) == 2, "the file does not hold that branch"
     assert "online" in capsys.readouterr().err and not (tmp_path / "x.safetensors").exists()
 
 

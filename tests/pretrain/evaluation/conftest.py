@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common.console import call
+from common.console import call_main
 from pretrain.data.augment import preprocessing_block
 from pretrain.engine.result import write_backbone
 from pretrain.models.encoder import backbone_tensors, build_encoder
@@ -60,6 +60,6 @@ def evaluate(weights: Path, labelled: Path) -> Callable[..., int]:
 
     def command(kind: str, *words: str) -> int:
         small = SMALL_LINEAR if kind == "linear" else (*SMALL, "KNN.K", "5")
-        return call(main, [kind, "--weights", str(weights), "--data", str(labelled), *small, *words])
+        return call_main(main, [kind, "--weights", str(weights), "--data", str(labelled), *small, *words])
 
     return command

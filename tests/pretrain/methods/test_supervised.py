@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torchvision.datasets import ImageFolder
 
-from common.console import call
+from common.console import call_main
 from common.errors import UserError
 from common.training.distributed import launch
 from pretrain.config import defaults, load_config
@@ -72,7 +72,7 @@ def train(world: Path, tmp_path: Path) -> Command:
     recipe.write_text(RECIPE)
 
     def command(output: Path, *words: str) -> int:
-        return call(main, ["--config-file", str(recipe), "--output", str(output), "DATA.ROOT", str(world), *words])
+        return call_main(main, ["--config-file", str(recipe), "--output", str(output), "DATA.ROOT", str(world), *words])
 
     return command
 
@@ -347,5 +347,5 @@ def test_validation_needs_a_classifier(
     config: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words: list[Any] = ["DATA.ROOT", str(images), "MONITOR.VALIDATION.PERIOD", "1"]
-    assert call(main, ["--config-file", str(config), "--output", str(tmp_path / "out"), *words]) == 2
+    assert call_main(main, ["--config-file", str(config), "--output", str(tmp_path / "out"), *words]) == 2
     assert "METHOD simsiam has no classifier" in capsys.readouterr().err and not (tmp_path / "out").exists()

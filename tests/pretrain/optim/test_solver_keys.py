@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from common.console import call
+from common.console import call_main
 from common.errors import UserError
 from pretrain.config import load_config
 from tools.pretrain import main
@@ -63,6 +63,6 @@ def test_command_line_refuses_in_one_line_with_exit_2(
 ) -> None:
     out = tmp_path / "out"
     words = ["--config-file", str(config), "--output", str(out), "DATA.ROOT", str(images), "SOLVER.OPTIMIZER", "adam"]
-    assert call(main, words) == 2
+    assert call_main(main, words) == 2
     errors = capsys.readouterr().err.strip()
     assert "SOLVER.OPTIMIZER is 'adam'" in errors and "\n" not in errors and not out.exists()

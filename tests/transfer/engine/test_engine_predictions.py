@@ -12,7 +12,7 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from common.errors import UserError
-from transfer.engine.predictions import COLOURS, LONGEST_SIDE, chosen, draw_predictions, picture
+from transfer.engine.predictions import COLOURS, LONGEST_SIDE, choose_images, draw_predictions, picture
 from transfer.engine.prepare import TrialRequest, prepare
 from transfer.engine.trial import build_seeded_detector
 from transfer.tasks.datasets import Annotation, DatasetDict, Split
@@ -29,11 +29,11 @@ def records(count: int, every: int = 1) -> list[DatasetDict]:
 
 
 def test_images_are_evenly_spaced_over_those_with_objects() -> None:
-    assert [record.image_id for record in chosen(records(100), 4)] == [12, 37, 62, 87]
-    assert [record.image_id for record in chosen(records(100, every=10), 2)] == [20, 70]
-    assert [record.image_id for record in chosen(records(3), 9)] == [0, 1, 2]
-    assert chosen(records(5), 0) == []
-    assert len(chosen([DatasetDict("x", 1, 10, 10)], 4)) == 1
+    assert [record.image_id for record in choose_images(records(100), 4)] == [12, 37, 62, 87]
+    assert [record.image_id for record in choose_images(records(100, every=10), 2)] == [20, 70]
+    assert [record.image_id for record in choose_images(records(3), 9)] == [0, 1, 2]
+    assert choose_images(records(5), 0) == []
+    assert len(choose_images([DatasetDict("x", 1, 10, 10)], 4)) == 1
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.console import call
+from common.console import call_main
 from common.errors import EXIT_OK
 from common.files import read_json
 from transfer.tasks.classes import COCO, VOC
@@ -39,7 +39,7 @@ def test_a_task_runs_from_its_command_line_to_its_result(
         "scratch",
     ]
     words += ["--seed", "1", "--output", tmp_path / "trial", "TRANSFER.DATA_ROOT", real_data / "detection"]
-    assert call(main, [*map(str, words), "TRANSFER.CLASSES", "[]"]) == EXIT_OK
+    assert call_main(main, [*map(str, words), "TRANSFER.CLASSES", "[]"]) == EXIT_OK
     result = read_json(tmp_path / "trial/result.json")
     assert (result["status"], result["task"], result["toy"]) == ("done", task, True)
     classes = COCO if task.startswith("coco") else VOC

@@ -14,7 +14,7 @@ from common.training import distributed
 from tests.transfer.engine import two_detectors, two_processes
 from transfer.engine.prepare import TrialRequest, prepare
 from transfer.engine.trial import run_trial
-from transfer.toy.build import Size, build
+from transfer.toy.build import Size, build_toy_sets
 
 RequestFactory = Callable[..., TrialRequest]
 TESTED = {"voc07": 7, "coco": 5}
@@ -24,7 +24,7 @@ TESTED = {"voc07": 7, "coco": 5}
 @pytest.fixture(scope="module")
 def ranks(root: Path, narrow_overlay: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ranks")
-    build(folder / "toy", size=Size(photos=8, voc2007=(8, 7), voc2012=(4, 4), coco=(8, 5)))
+    build_toy_sets(folder / "toy", size=Size(photos=8, voc2007=(8, 7), voc2012=(4, 4), coco=(8, 5)))
     words = ("TRANSFER.DATA_ROOT", str(folder / "toy/detection"))
     trials = {}
     for task in TESTED:

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torchvision
 
-from common.console import call
+from common.console import call_main
 from common.errors import EXIT_OK, UserError
 from transfer.engine.prepare import TrialRequest, prepare
 from transfer.engine.trial import build_seeded_detector, run_trial
@@ -30,7 +30,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
     torch.save(torchvision.models.resnet50().state_dict(), folder / "raw.pth")
-    assert call(main, [str(folder / "raw.pth"), str(folder / "own.pkl"), "--no-verify"]) == EXIT_OK
+    assert call_main(main, [str(folder / "raw.pth"), str(folder / "own.pkl"), "--no-verify"]) == EXIT_OK
     return folder / "own.pkl"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from common.console import call
+from common.console import call_main
 from common.formats.job import JobState
 from tools import launch
 from transfer.experiment.commands import Tools
@@ -67,7 +67,7 @@ class World:
 
     def launch(self, verb: str, *words: str) -> int:
         """The command line, in this process."""
-        return call(lambda argv: launch.main(argv, self.tools), [verb, str(self.file), *words])
+        return call_main(lambda argv: launch.main(argv, self.tools), [verb, str(self.file), *words])
 
     def open(self, *sets: str) -> OpenExperiment:
         return open_experiment(str(self.file), sets, self.tools)
@@ -106,10 +106,10 @@ class World:
     def spawn(self, verb: str = "submit", *words: str) -> subprocess.Popen[str]:
         """The command line as a process that leads a group of its own."""
         code = (
-            "import sys; from pathlib import Path; from common.console import call; from tools import launch; "
+            "import sys; from pathlib import Path; from common.console import call_main; from tools import launch; "
             "from transfer.experiment.commands import Tools; "
             f"tools = Tools(Path({str(FAKES)!r}), {self.tools.python!r}); "
-            "sys.exit(call(lambda argv: launch.main(argv, tools), sys.argv[1:]))"
+            "sys.exit(call_main(lambda argv: launch.main(argv, tools), sys.argv[1:]))"
         )
         return subprocess.Popen(
             [sys.executable, "-c", code, verb, str(self.file), *words],

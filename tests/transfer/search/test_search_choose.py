@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from common.console import call
+from common.console import call_main
 from common.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, UserError
 from common.formats.results import LrSearchRecord
 from tools.lr_search import main
@@ -68,7 +68,7 @@ def test_the_record_lists_diverged_and_missing_candidates(tmp_path: Path, capsys
     (begun / "trial.json").write_text(json.dumps({"settings": {"SOLVER.BASE_LR": 0.1}}))
     words = ["choose", *map(str, [*folders, begun, tmp_path / "nobody"]), "--row", "simsiam", "--task", "voc07"]
     words += ["--output", str(tmp_path / "lr_search.json"), "--grid", "0.01", "0.02", "0.05", "0.1", "0.5"]
-    assert call(main, words) == EXIT_OK
+    assert call_main(main, words) == EXIT_OK
     out = capsys.readouterr().out
     assert "note: lr 0.01 is missing" in out and f"lr 0.1 is missing ({begun} has no result)" in out
     assert "note: lr 0.5 diverged" in out and "chosen on voc_2007_test: lr 0.02" in out
@@ -95,7 +95,7 @@ def test_nothing_to_choose_is_recorded_and_exit_1(tmp_path: Path, capsys: pytest
     folders = [write(tmp_path, lr, None) for lr in (0.1, 0.2)]
     file = tmp_path / "lr_search.json"
     words = ["choose", *map(str, folders), "--row", "r", "--task", "t", "--output", str(file)]
-    assert call(main, words) == EXIT_FAILURE
+    assert call_main(main, words) == EXIT_FAILURE
     assert "nothing chosen" in capsys.readouterr().out
     assert json.loads(file.read_text())["chosen"] is None
     with pytest.raises(UserError, match="nothing was chosen"):
@@ -147,7 +147,7 @@ def test_wrong_use_is_one_line_and_nothing_is_written(
     folder = write(tmp_path, 0.02, 50.0)
     before = {file: file.read_bytes() for file in tmp_path.glob("*.json")}
     words = ["choose", str(folder), "--row", "r", "--task", "t", "--output", "out.json", *more]
-    assert call(main, words) == EXIT_USAGE
+    assert call_main(main, words) == EXIT_USAGE
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert {file: file.read_bytes() for file in tmp_path.glob("*.json")} == before
@@ -169,10 +169,10 @@ def test_a_search_without_results_is_refused(tmp_path: Path) -> None:
 def test_choosing_again_replaces_the_record_of_the_same_search(tmp_path: Path) -> None:
     words = ["--row", "r", "--task", "t", "--output", str(tmp_path / "out.json")]
     first = write(tmp_path, 0.02, 50.0)
-    assert call(main, ["choose", str(first), *words]) == EXIT_OK
+    assert call_main(main, ["choose", str(first), *words]) == EXIT_OK
     assert read_choice(tmp_path / "out.json").lr == 0.02
     second = write(tmp_path, 0.1, 51.0)
-    assert call(main, ["choose", str(first), str(second), *words]) == EXIT_OK
+    assert call_main(main, ["choose", str(first), str(second), *words]) == EXIT_OK
     assert read_choice(tmp_path / "out.json").lr == 0.1
 
 
@@ -188,7 +188,7 @@ def test_choosing_again_replaces_the_record_of_the_same_search(tmp_path: Path) -
 def test_a_record_is_refused_for_another_kind_of_trial(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     file = tmp_path / "out.json"
     words = ["--row", "r", "--task", "t", "--output", str(file)]
-    assert call(main, ["choose", str(write(tmp_path, 0.02, 50.0)), *words]) == EXIT_OK
+    assert call_main(main, ["choose", str(write(tmp_path, 0.02, 50.0)), *words]) == EXIT_OK
     mine: dict[str, Any] = {"task": "voc07", "seed": 1, "total_batch": 16, "weights_sha256": "ab" * 32, "toy": False}
     read_choice(file).check_trial(**mine)
     with pytest.raises(UserError, match=message):

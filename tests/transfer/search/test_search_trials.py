@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from common.console import call
+from common.console import call_main
 from common.errors import EXIT_OK, EXIT_USAGE
 from tools.lr_search import main as lr_search
 from tools.table import main as table
@@ -44,10 +44,12 @@ def searched(words: Words, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("run")
     for lr in ("0.001", "0.02", "1e30"):
         asked = words(run / lr, *POINT, "heldout", "SOLVER.BASE_LR", lr, "SOLVER.WARMUP_ITERS", "0", seed=9)
-        assert call(transfer, asked) == EXIT_OK
+        assert call_main(transfer, asked) == EXIT_OK
     folders = [str(run / lr) for lr in ("0.001", "0.02", "1e30")]
     file = str(run / "lr_search.json")
-    assert call(lr_search, ["choose", *folders, "--row", "scratch", "--task", "voc07", "--output", file]) == EXIT_OK
+    assert (
+        call_main(lr_search, ["choose", *folders, "--row", "scratch", "--task", "voc07", "--output", file]) == EXIT_OK
+    )
     return run
 
 
@@ -80,7 +82,7 @@ def test_a_candidate_is_in_no_cell_and_the_choice_is_collected(
 ) -> None:
     asked = words(searched / "trial", "--lr-from", str(searched / "lr_search.json"))
     asked = [*asked, "SOLVER.WARMUP_ITERS", "0"]
-    assert call(transfer, asked) == EXIT_OK
+    assert call_main(transfer, asked) == EXIT_OK
     found, record = result(searched / "trial"), json.loads((searched / "lr_search.json").read_text())
     assert found["settings"]["lr"] == record["chosen"] and "role" not in found
     chosen = found["lr_search"]
@@ -89,14 +91,14 @@ def test_a_candidate_is_in_no_cell_and_the_choice_is_collected(
     collected = collect([searched])
     assert [trial.folder.name for trial in collected.trials] == ["trial"]
     assert [search.record.chosen for search in collected.searches] == [record["chosen"]]
-    assert call(table, [str(searched)]) == EXIT_OK
+    assert call_main(table, [str(searched)]) == EXIT_OK
 
 
 @pytest.mark.parametrize("evaluator", ["exact", "detectron2"])
 def test_both_voc_evaluators_agree_on_the_held_out_part(words: Words, searched: Path, evaluator: str) -> None:
     more = (*POINT, "heldout", "--eval-only", "SOLVER.BASE_LR", "0.02", "SOLVER.WARMUP_ITERS", "0")
     asked = words(searched / "0.02", *more, "TRANSFER.EVALUATOR", evaluator, seed=9)
-    assert call(transfer, asked) == EXIT_OK
+    assert call_main(transfer, asked) == EXIT_OK
     measured = json.loads((searched / "0.02/evaluation.json").read_text())["metrics"]["bbox"]
     expected = result(searched / "0.02")["metrics"]["bbox"]
     assert {key: measured[key] for key in ("AP", "AP50", "AP75")} == pytest.approx(
@@ -106,7 +108,7 @@ def test_both_voc_evaluators_agree_on_the_held_out_part(words: Words, searched: 
 
 def test_coco_is_searched_on_a_part_of_train2017(words: Words, tmp_path: Path) -> None:
     asked = words(tmp_path / "point", *POINT, "heldout", task="coco", seed=9)
-    assert call(transfer, [*asked, "TRANSFER.HELDOUT.FRACTION", "0.5"]) == EXIT_OK
+    assert call_main(transfer, [*asked, "TRANSFER.HELDOUT.FRACTION", "0.5"]) == EXIT_OK
     found = result(tmp_path / "point")
     assert found["heldout"]["images"] == 6 and set(found["metrics"]) == {"bbox", "segm"}
     assert found["settings"]["test_split"] == "coco_2017_train:heldout"
@@ -115,7 +117,7 @@ def test_coco_is_searched_on_a_part_of_train2017(words: Words, tmp_path: Path) -
 
 
 def test_a_candidate_on_the_test_split_as_in_the_paper(words: Words, tmp_path: Path) -> None:
-    assert call(transfer, words(tmp_path / "point", *POINT, "test", seed=9)) == EXIT_OK
+    assert call_main(transfer, words(tmp_path / "point", *POINT, "test", seed=9)) == EXIT_OK
     found = result(tmp_path / "point")
     assert (found["role"], found["select_on"]) == ("lr_search", "test") and "heldout" not in found
     assert found["settings"]["test_split"] == "voc_2007_test"
@@ -126,7 +128,7 @@ def test_a_trial_does_not_use_a_candidate_s_folder(
     words: Words, searched: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = ("SOLVER.BASE_LR", "0.02", "SOLVER.WARMUP_ITERS", "0")
-    assert call(transfer, words(searched / "0.02", *more, seed=9)) == EXIT_USAGE
+    assert call_main(transfer, words(searched / "0.02", *more, seed=9)) == EXIT_USAGE
     assert "holds another trial: TRANSFER.ROLE lr_search there, trial requested" in capsys.readouterr().err
 
 
@@ -156,7 +158,7 @@ def test_a_contradiction_is_one_line_and_exit_2(
     message: str,
 ) -> None:
     said = [word.format(record=searched / "lr_search.json") for word in more]
-    assert call(transfer, words(tmp_path / "trial", *said)) == EXIT_USAGE
+    assert call_main(transfer, words(tmp_path / "trial", *said)) == EXIT_USAGE
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not (tmp_path / "trial").exists()

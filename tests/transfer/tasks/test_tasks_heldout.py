@@ -13,7 +13,7 @@ from transfer.tasks.datasets import DatasetDict, Split
 from transfer.tasks.heldout import HeldOut, hold_out
 from transfer.tasks.task import Dataset, Task, load_task
 from transfer.tasks.voc import image_list
-from transfer.toy.build import Size, build
+from transfer.toy.build import Size, build_toy_sets
 
 TOY = ("bus", "cat", "sheep")
 # sha256sum of "0/000000" … "0/000039", sorted; the first ten.
@@ -76,7 +76,7 @@ def test_a_single_image_cannot_be_split() -> None:
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("sets") / "toy"
-    build(out, size=Size(photos=8, voc2007=(16, 8), voc2012=(8, 8), coco=(12, 8)))
+    build_toy_sets(out, size=Size(photos=8, voc2007=(16, 8), voc2012=(8, 8), coco=(12, 8)))
     return out / "detection"
 
 

@@ -13,7 +13,7 @@ from common.errors import UserError
 from transfer.tasks.classes import COCO, VOC
 from transfer.tasks.datasets import PUBLISHED, data_root, find_split
 from transfer.tasks.task import load_task
-from transfer.toy.build import Size, build
+from transfer.toy.build import Size, build_toy_sets
 
 TOY = ("bus", "cat", "sheep")
 # PROTOCOL, section 2, and issue 6: what the published splits hold.
@@ -30,7 +30,7 @@ COUNTS = {
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("sets") / "toy"
-    build(out, size=Size(photos=8, voc2007=(16, 8), voc2012=(8, 8), coco=(8, 8)))
+    build_toy_sets(out, size=Size(photos=8, voc2007=(16, 8), voc2012=(8, 8), coco=(8, 8)))
     return out / "detection"
 
 

@@ -14,15 +14,15 @@ import pytest
 
 from common.errors import UserError
 from transfer.toy import build as building
-from transfer.toy.build import Size, build
+from transfer.toy.build import Size, build_toy_sets
 
 TINY = Size(photos=8, voc2007=(6, 3), voc2012=(3, 3), coco=(5, 5))
 DRAW = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from transfer.toy.build import Size, build
-build(Path(sys.argv[2]), 0, Size(photos=8, voc2007=(6, 3), voc2012=(3, 3), coco=(5, 5)))
+from transfer.toy.build import Size, build_toy_sets
+build_toy_sets(Path(sys.argv[2]), 0, Size(photos=8, voc2007=(6, 3), voc2012=(3, 3), coco=(5, 5)))
 """
 
 
@@ -34,7 +34,7 @@ def contents(folder: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("tiny") / "a"
-    assert build(out, 0, TINY) is True
+    assert build_toy_sets(out, 0, TINY) is True
     return out
 
 
@@ -45,7 +45,7 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process(root: Path, tiny:
 
 
 def test_another_seed_gives_other_images(tiny: Path, tmp_path: Path) -> None:
-    build(tmp_path / "b", 1, TINY)
+    build_toy_sets(tmp_path / "b", 1, TINY)
     first, second = contents(tiny), contents(tmp_path / "b")
     images = [name for name in first if name.endswith(".jpg") and name in second]
     assert len(images) >= 20
@@ -53,7 +53,7 @@ def test_another_seed_gives_other_images(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_more_images_change_none_of_the_others(tiny: Path, tmp_path: Path) -> None:
-    build(tmp_path / "b", 0, Size(photos=16, voc2007=(6, 3), voc2012=(3, 3), coco=(7, 5)))
+    build_toy_sets(tmp_path / "b", 0, Size(photos=16, voc2007=(6, 3), voc2012=(3, 3), coco=(7, 5)))
     first, second = contents(tiny), contents(tmp_path / "b")
     assert {name: second.get(name) for name in first if name.endswith(".jpg")} == {
         name: digest for name, digest in first.items() if name.endswith(".jpg")
@@ -62,7 +62,7 @@ def test_more_images_change_none_of_the_others(tiny: Path, tmp_path: Path) -> No
 
 def test_a_second_build_draws_nothing(tiny: Path) -> None:
     before = {file: file.stat().st_mtime_ns for file in tiny.rglob("*")}
-    assert build(tiny, 0, TINY) is False
+    assert build_toy_sets(tiny, 0, TINY) is False
     assert {file: file.stat().st_mtime_ns for file in tiny.rglob("*")} == before
 
 
@@ -70,7 +70,7 @@ def test_a_second_build_draws_nothing(tiny: Path) -> None:
 def test_another_world_in_its_place_is_refused(tiny: Path, seed: int, photos: int, what: str) -> None:
     before = contents(tiny)
     with pytest.raises(UserError, match=f"another {what}; give another folder"):
-        build(tiny, seed, Size(photos=photos, voc2007=(6, 3), voc2012=(3, 3), coco=(5, 5)))
+        build_toy_sets(tiny, seed, Size(photos=photos, voc2007=(6, 3), voc2012=(3, 3), coco=(5, 5)))
     assert contents(tiny) == before
 
 
@@ -80,7 +80,7 @@ def test_somebody_elses_folder_or_file_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("y")
     for name in ("mine", "file"):
         with pytest.raises(UserError, match="exists and is no toy set"):
-            build(tmp_path / name, 0, TINY)
+            build_toy_sets(tmp_path / name, 0, TINY)
     assert contents(tmp_path) == {
         "mine/thesis.tex": hashlib.sha256(b"x").hexdigest(),
         "file": hashlib.sha256(b"y").hexdigest(),
@@ -89,7 +89,7 @@ def test_somebody_elses_folder_or_file_is_not_touched(tmp_path: Path) -> None:
 
 def test_an_empty_folder_is_filled(tmp_path: Path, tiny: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert build(tmp_path / "empty", 0, TINY) is True
+    assert build_toy_sets(tmp_path / "empty", 0, TINY) is True
     assert contents(tmp_path / "empty") == contents(tiny)
 
 
@@ -99,7 +99,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(building.coco_files, "write", fail)
     with pytest.raises(UserError, match="No space left"):
-        build(tmp_path / "a", 0, TINY)
+        build_toy_sets(tmp_path / "a", 0, TINY)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -115,7 +115,7 @@ def test_a_killed_run_leaves_no_half_and_the_next_one_finishes(root: Path, tmp_p
             time.sleep(0.05)
         child.send_signal(signal.SIGKILL)
     assert not out.exists()
-    assert build(out, 0, TINY) is True
+    assert build_toy_sets(out, 0, TINY) is True
     assert contents(out) == contents(tiny)
     assert list(tmp_path.iterdir()) == [out]
 
@@ -139,10 +139,10 @@ def test_two_at_once_make_one_world(root: Path, tmp_path: Path, tiny: Path) -> N
 )
 def test_too_few_images_are_refused(tmp_path: Path, size: Size, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        build(tmp_path / "a", 0, size)
+        build_toy_sets(tmp_path / "a", 0, size)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_negative_seed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--seed"):
-        build(tmp_path / "a", -1, TINY)
+        build_toy_sets(tmp_path / "a", -1, TINY)

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
-from common.console import call
+from common.console import call_main
 from common.errors import EXIT_OK, EXIT_USAGE
 from common.formats.backbone import TORCHVISION, BackboneMetadata
 from common.formats.manifest import SourceFile
@@ -76,7 +76,7 @@ CHECKED = ("zip", "moco", "pkl")
 def outcome(path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> Tensors | None:
     """Convert and verify; the converted tensors, or None after a correct refusal."""
     out = folder / "out" / "weights.pkl"
-    code = call(main, [str(path), str(out)])
+    code = call_main(main, [str(path), str(out)])
     error = capsys.readouterr().err
     if code == EXIT_OK:
         tensors, manifest = read_converted(out)

@@ -14,7 +14,7 @@ import pytest
 import torch
 import torchvision
 
-from common.console import call
+from common.console import call_main
 from common.errors import EXIT_USAGE
 from tests.transfer.weights.made_checkpoints import bare, heads, moco, prefixed, resnet, save, simsiam
 from tools.convert import main
@@ -26,7 +26,7 @@ Make = Callable[[Path, Tensors], Path]
 def check_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, source: Path, *words: str) -> str:
     """Convert, expect an error of one line and no file, and return the line."""
     out = tmp_path / "out"
-    assert call(main, [str(source), str(out / "weights.pkl"), *words]) == EXIT_USAGE
+    assert call_main(main, [str(source), str(out / "weights.pkl"), *words]) == EXIT_USAGE
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and "Traceback" not in error
     assert not out.exists() or list(out.iterdir()) == []
@@ -122,7 +122,7 @@ def test_a_foreign_class_needs_trust(tmp_path: Path, capsys: pytest.CaptureFixtu
     line = check_refused(capsys, tmp_path, source)
     assert "Foreign" in line and "--trust-checkpoint" in line
     out = tmp_path / "trusted.pkl"
-    assert call(main, [str(source), str(out), "--trust-checkpoint", "--no-verify"]) == 0 and out.exists()
+    assert call_main(main, [str(source), str(out), "--trust-checkpoint", "--no-verify"]) == 0 and out.exists()
 
 
 def test_a_trusted_file_that_needs_a_missing_module(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,7 +136,7 @@ def test_a_trusted_file_that_needs_a_missing_module(tmp_path: Path, capsys: pyte
 def test_harmless_objects_of_trainers_need_no_trust(tmp_path: Path, r50: Tensors) -> None:
     extra = {"args": argparse.Namespace(lr=0.1), "best": np.float64(68.1), "seen": np.int64(7), "ok": np.bool_(True)}
     source = save(tmp_path / "simsiam.pth.tar", {**simsiam(r50), **extra})
-    assert call(main, [str(source), str(tmp_path / "out.pkl"), "--no-verify"]) == 0
+    assert call_main(main, [str(source), str(tmp_path / "out.pkl"), "--no-verify"]) == 0
 
 
 def _changed(name: str, tensor: torch.Tensor | None) -> Callable[[Tensors], Tensors]:
@@ -186,12 +186,12 @@ def test_a_file_of_another_tool_is_not_overwritten(
     source = save(tmp_path / "simsiam.pth.tar", simsiam(r50))
     out = tmp_path / "thesis.pkl"
     out.write_text("years of work")
-    assert call(main, [str(source), str(out), "--no-verify"]) == EXIT_USAGE
+    assert call_main(main, [str(source), str(out), "--no-verify"]) == EXIT_USAGE
     assert "was not written by this tool" in capsys.readouterr().err and out.read_text() == "years of work"
-    assert call(main, [str(source), str(source), "--no-verify", "--to", "detectron2"]) == EXIT_USAGE
+    assert call_main(main, [str(source), str(source), "--no-verify", "--to", "detectron2"]) == EXIT_USAGE
     capsys.readouterr()
     fresh = tmp_path / "weights.pkl"
-    assert [call(main, [str(source), str(fresh), "--no-verify"]) for _ in range(2)] == [0, 0]
+    assert [call_main(main, [str(source), str(fresh), "--no-verify"]) for _ in range(2)] == [0, 0]
 
 
 @pytest.mark.parametrize("text", ["", "<html>404</html>", "version https://git-lfs.github.com/spec/v1\n", "hello"])

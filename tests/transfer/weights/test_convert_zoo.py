@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.console import call
+from common.console import call_main
 from common.errors import EXIT_USAGE, UserError
 from tests.transfer.weights.made_checkpoints import resnet, simsiam
 from tools.convert import main
@@ -263,11 +263,11 @@ def entry(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ZooChe
 def test_a_zoo_name_is_accepted_in_place_of_a_path(
     entry: ZooCheckpoint, site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(main, ["zoo:toy", str(tmp_path / "out.pkl"), "--no-verify"]) == 0
+    assert call_main(main, ["zoo:toy", str(tmp_path / "out.pkl"), "--no-verify"]) == 0
     assert "MB: " in capsys.readouterr().err
     record = json.loads(entry.record.read_text())
     assert record["sha256"] == hashlib.sha256(site.body).hexdigest() and record["bytes"] == len(site.body)
-    assert call(main, ["--inspect", "zoo:toy"]) == 0 and len(site.requested) == 1
+    assert call_main(main, ["--inspect", "zoo:toy"]) == 0 and len(site.requested) == 1
     made = ensure_converted("zoo:toy", tmp_path / "trial")
     assert made == tmp_path / "trial" / "weights.pkl" and ensure_converted(str(made), tmp_path) == made
 
@@ -311,7 +311,7 @@ def test_published_digests_are_checked(entry: ZooCheckpoint, key: str) -> None:
 
 
 def test_unknown_names_and_invalid_entries(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(main, ["zoo:simsiam_200ep_b265", str(tmp_path / "out.pkl")]) == EXIT_USAGE
+    assert call_main(main, ["zoo:simsiam_200ep_b265", str(tmp_path / "out.pkl")]) == EXIT_USAGE
     assert "did you mean simsiam_200ep_b256" in capsys.readouterr().err
     (tmp_path / "zoo.yaml").write_text("toy: {title: t, ulr: x}\n")
     with pytest.raises(UserError, match=r"zoo.yaml, line 1: toy.ulr: unknown key; did you mean url"):
@@ -337,6 +337,6 @@ def test_the_shipped_zoo_is_complete(capsys: pytest.CaptureFixture[str]) -> None
         assert entry.url == "unknown" or entry.url.startswith("https://")
         assert re.fullmatch(r"unknown|[0-9a-f]{64}", entry.sha256)
         assert re.fullmatch(r"[0-9a-f]*", entry.sha256_prefix + entry.md5_prefix)
-    assert call(main, ["--list-zoo"]) == 0
+    assert call_main(main, ["--list-zoo"]) == 0
     out = capsys.readouterr().out
     assert all(f"zoo:{name}\n" in out for name in known)
