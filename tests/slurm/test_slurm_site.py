@@ -97,7 +97,7 @@ def test_the_whole_table_is_planned_and_submitted_in_time(
     start = cpu_clock()
     assert world.launch("status") == 0
     assert cpu_clock() - start < 10
-    assert planned < 4 and submitted < 30, f"planned in {planned:.2f} s, submitted in {submitted:.2f} s"
+    assert planned < 2 and submitted < 30, f"planned in {planned:.2f} s, submitted in {submitted:.2f} s"
 
 
 def test_the_table_shows_a_failed_candidate_and_a_diverged_trial(world: SlurmWorld) -> None:
