@@ -211,12 +211,13 @@ def test_simclr_sees_the_0_to_1_scale_and_its_backbone_says_so() -> None:
 
 
 def test_monitors_scale_images_as_the_style_does() -> None:
-    from pretrain.engine.monitors import Monitor
+    from pretrain.engine.monitors import KnnMonitor
 
     cfg, images = defaults(), torch.arange(24, dtype=torch.uint8).view(2, 3, 2, 2)
     cfg.AUGMENT.STYLE = "simclr"
     trainer: Any = SimpleNamespace(method=SimpleNamespace(encoder=build_encoder("resnet18")[0]))
-    extractor = Monitor(cfg, 1, Path(), 1).extractor(trainer)
+    unread: Any = ()
+    extractor = KnnMonitor(cfg, unread, Path(), 1).extractor(trainer)
     assert torch.equal(extractor.preprocess(images), images / 255)
 
 

@@ -127,10 +127,10 @@ def test_a_finished_trial_stays_finished(voc: tuple[TrialRequest, dict[str, Any]
 
 def test_a_folder_of_another_trial_is_refused(voc: tuple[TrialRequest, dict[str, Any]]) -> None:
     request, _ = voc
-    with pytest.raises(UserError, match="holds another trial: SEED 1 there, 2 requested; choose another --output"):
+    with pytest.raises(UserError, match="holds another trial: SEED is 1 there and 2 here; choose another --output"):
         run_trial(replace(request, seed=2))
     other = (*request.overrides, "SOLVER.BASE_LR", "0.1")
-    with pytest.raises(UserError, match=r"SOLVER\.BASE_LR 0\.02 there, 0\.1 requested"):
+    with pytest.raises(UserError, match=r"SOLVER\.BASE_LR is 0\.02 there and 0\.1 here"):
         run_trial(replace(request, overrides=other, resume=True))
 
 

@@ -129,7 +129,7 @@ def test_a_trial_does_not_use_a_candidate_s_folder(
 ) -> None:
     more = ("SOLVER.BASE_LR", "0.02", "SOLVER.WARMUP_ITERS", "0")
     assert call_main(transfer, words(searched / "0.02", *more, seed=9)) == EXIT_USAGE
-    assert "holds another trial: TRANSFER.ROLE lr_search there, trial requested" in capsys.readouterr().err
+    assert "holds another trial: TRANSFER.ROLE is 'lr_search' there and 'trial' here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
