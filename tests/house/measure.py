@@ -41,6 +41,13 @@ LINE_LENGTH = 120
 FUNCTION_LENGTH = 60
 POSITIONAL = 7
 SAME_NAME_ALLOWED = ("__init__", "config", "result")
+SIZE = {
+    "the whole at issue 13": (225, 28_000),
+    "files as people have them (issue 14)": (6, 1_400),
+    "clusters as they are (issue 15)": (4, 1_200),
+    "steady (issue 16)": (4, 1_200),
+}
+"""Files and lines of the source that each capability may bring; a limit is raised by a capability, never by drift."""
 
 LAYERS = {
     "common": 0,
@@ -207,7 +214,8 @@ def _size(source: Source) -> Measure:
         files[room] += 1
     counted = [f"{room}: {files[room]} files, {rooms[room]} lines" for room in sorted(rooms)]
     now = (len(lines), sum(lines.values()))
-    return Measure("source files · lines", "339 · 31918", now, (225, 28_000), counted)
+    files_limit, lines_limit = map(sum, zip(*SIZE.values(), strict=True))
+    return Measure("source files · lines", "339 · 31918", now, (files_limit, lines_limit), counted)
 
 
 def _repeated_classes(source: Source) -> Measure:
