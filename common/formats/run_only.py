@@ -21,6 +21,7 @@ RUN_ONLY: dict[str, tuple[str, ...]] = {
         "TRANSFER.CHECK_IMAGES",
         "TRANSFER.KEEP_CHECKPOINTS",
         "TRANSFER.PREDICTIONS",
+        "TRANSFER.STRICT",
         "VERSION",
         "VIS_PERIOD",
     ),
@@ -31,6 +32,7 @@ RUN_ONLY: dict[str, tuple[str, ...]] = {
   keeps the measurements that it was made with.
 - `TRANSFER.CHECK_IMAGES` reads the images before the first step, `VIS_PERIOD` draws training images: neither draws a
   random number.
+- `TRANSFER.STRICT` refuses sets; one that it accepts is read equally without it.
 - `TRANSFER.EVALUATOR` is *not* run-only: it does not change the detector, but the reported AP (a tie between two
   detections of the same score is resolved differently), so it opens a new job folder, `--resume` refuses it, and
   trials of two evaluators are not averaged. `--eval-only` takes any evaluator.

@@ -42,6 +42,7 @@ class CheckedSplit:
         split: the split.
         images, objects, difficult, crowds, empty: counts; `empty` counts images without objects.
         faults: one line per fault.
+        adjustments: what was read otherwise than it is written.
     """
 
     split: Split
@@ -51,6 +52,7 @@ class CheckedSplit:
     crowds: int = 0
     empty: int = 0
     faults: tuple[str, ...] = ()
+    adjustments: tuple[str, ...] = ()
 
 
 def splits_below(root: Path, counts: bool = False) -> list[SplitToCheck]:
@@ -87,7 +89,7 @@ def splits_of(config_file: Path, root: Path | None, counts: bool = False) -> lis
     if not names:
         raise UserError(f"{config_file}: DATASETS.TRAIN and DATASETS.TEST name no split")
     base = data_root(str(own.get("DATA_ROOT") or "")) if root is None else _detection_root(root)
-    splits = [find_split(name, base, own.get("SPLITS") or {}) for name in dict.fromkeys(names)]
+    splits = [find_split(name, base, own.get("SPLITS") or {}, bool(own.get("STRICT"))) for name in dict.fromkeys(names)]
     compare_counts = counts or own.get("CHECK_COUNTS", True)
     classes = tuple(own.get("CLASSES") or ())
     return [SplitToCheck(split, classes or BENCHMARK[split.layout], compare_counts) for split in splits]
@@ -131,6 +133,7 @@ def _counted(dataset: Dataset, faults: tuple[str, ...]) -> CheckedSplit:
         crowds=sum(annotation.crowd for annotation in objects),
         empty=sum(not record.annotations for record in dataset.records),
         faults=faults,
+        adjustments=dataset.adjustments,
     )
 
 
@@ -144,7 +147,9 @@ def render_split(checked: CheckedSplit) -> list[str]:
     empty = f", {checked.empty} image(s) without any" if checked.empty else ""
     same = checked.split.count is None or checked.images == checked.split.count
     other = "" if same else f"; published with {checked.split.count} images"
-    return [f"ok       {name}  {checked.images} images, {objects}{empty}{other}"]
+    return [
+        f"ok       {name}  {'; '.join((f'{checked.images} images, {objects}{empty}{other}', *checked.adjustments))}"
+    ]
 
 
 def summary(found: Sequence[CheckedSplit]) -> str:

@@ -49,6 +49,7 @@ def defaults() -> CfgNode:
     node.CLASSES = []  # the class names; empty: VOC's 20 or COCO's 80
     node.SPLITS = CfgNode()  # user-defined splits: NAME: {LAYOUT, FOLDER, IMAGE_SET or ANNOTATIONS, YEAR, COUNT}
     node.CHECK_COUNTS = True  # require that published splits have their published number of images
+    node.STRICT = False  # refuse in own splits what is adjusted by default: published splits are always read strictly
     node.CHECK_IMAGES = True  # read each image's header before the first step: readable, of its annotation's size
     node.PRECISE_BN = "synchronised"  # or fvcore: as in Detectron2, each rank with its own statistics
     node.CHANNELS_LAST = False  # memory format of the detector: the same numbers up to rounding, in less time

@@ -213,6 +213,7 @@ def _load(cfg: CfgNode) -> tuple[Task, HeldOut | None]:
         classes=own.CLASSES,
         own_splits=own.SPLITS,
         check_counts=own.CHECK_COUNTS,
+        strict=own.STRICT,
     )
     if own.SELECT_ON != "heldout":
         return task, None

@@ -14,7 +14,8 @@ from typing import Any
 
 from common.errors import UserError, nearest
 from common.files import read_json
-from transfer.tasks.datasets import Annotation, DatasetDict, Split, collect_error
+from transfer.tasks.datasets import Annotation, DatasetDict, Split
+from transfer.tasks.reading import Reading
 
 SLACK = 5.0
 """Pixels by which a box may exceed its image: polygons overshoot the edge, and Detectron2 clips them."""
@@ -34,19 +35,21 @@ class Categories:
 
 
 def read_coco(
-    split: Split, classes: Sequence[str], faults: list[str] | None = None
+    split: Split, classes: Sequence[str], reading: Reading | None = None
 ) -> tuple[list[DatasetDict], Categories]:
     """Read every annotation of a split.
 
     Args:
         split: a split of layout `coco`.
         classes: the task's class names; the file must hold exactly these categories.
-        faults: where given, errors are collected here; the images and objects with errors are left out.
+        reading: collects faults (images and objects with faults are left out) and adjustments; by default the first
+            fault is raised.
 
     Raises:
         UserError: the file or an image is missing or broken, the categories differ, or an object is not valid.
     """
     assert split.annotations is not None
+    reading = reading or Reading(split.strict)
     content = read_json(split.annotations)
     images, annotations, listed = (
         _list_of(content, key, split.annotations) for key in ("images", "annotations", "categories")
@@ -59,21 +62,21 @@ def read_coco(
         path = split.folder / image["file_name"]
         if image["file_name"] not in existing and not path.is_file():
             lists = f"{path} does not exist, but {split.annotations} lists it"
-            collect_error(UserError(f"{lists}; is the set complete?"), faults)
+            reading.add_fault(f"{lists}; is the set complete?")
             continue
-        found = tuple(_annotations(objects[image["id"]], image, categories, split.annotations, faults))
+        found = tuple(_annotations(objects[image["id"]], image, categories, split.annotations, reading))
         records.append(DatasetDict(str(path), image["id"], image["width"], image["height"], found))
     return records, categories
 
 
 def _annotations(
-    entries: list[dict[str, Any]], image: dict[str, Any], categories: Categories, file: Path, faults: list[str] | None
+    entries: list[dict[str, Any]], image: dict[str, Any], categories: Categories, file: Path, reading: Reading
 ) -> Iterator[Annotation]:
     for entry in entries:
         try:
             annotation = _annotation(entry, image, categories, file)
         except UserError as error:
-            collect_error(error, faults)
+            reading.add_fault(error)
             continue
         if annotation is not None:
             yield annotation

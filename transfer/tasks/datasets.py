@@ -28,6 +28,7 @@ class Split:
         year: VOC: whose AP is computed: 2007 (11 points) or 2012 (area under the curve).
         count: number of images of the published split; None where it is unknown.
         extension: VOC: extension of the image files.
+        strict: refuse what is adjusted elsewhere (`transfer.tasks.reading`); so are the published splits read.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Split:
     year: int = 2007
     count: int | None = None
     extension: str = "jpg"
+    strict: bool = False
 
     def under(self, root: Path) -> Split:
         """The same split with its paths below `root` (an absolute path stays as it is)."""
@@ -46,14 +48,13 @@ class Split:
 
 
 def _voc(year: int, image_set: str, count: int) -> Split:
-    return Split(f"voc_{year}_{image_set}", "voc", Path(f"VOC{year}"), image_set, year=year, count=count)
+    return Split(f"voc_{year}_{image_set}", "voc", Path(f"VOC{year}"), image_set, year=year, count=count, strict=True)
 
 
 def _coco(image_set: str, count: int) -> Split:
     annotations = Path("coco") / "annotations" / f"instances_{image_set}2017.json"
-    return Split(
-        f"coco_2017_{image_set}", "coco", Path("coco") / f"{image_set}2017", annotations=annotations, count=count
-    )
+    folder = Path("coco") / f"{image_set}2017"
+    return Split(f"coco_2017_{image_set}", "coco", folder, annotations=annotations, count=count, strict=True)
 
 
 PUBLISHED = {
@@ -78,19 +79,20 @@ def data_root(configured: str) -> Path:
     return Path(configured or os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT).expanduser()
 
 
-def find_split(name: str, root: Path, own: Mapping[str, Any]) -> Split:
+def find_split(name: str, root: Path, own: Mapping[str, Any], strict: bool = False) -> Split:
     """Find a split by its name; its paths are below `root`.
 
     Args:
         name: a published split's name or one of `own`.
         root: the data root.
         own: TRANSFER.SPLITS: the user's own splits by name; see `SplitEntry`.
+        strict: TRANSFER.STRICT: read them strictly, as the published ones.
 
     Raises:
         UserError: there is no such split, or the user's entry has a wrong key or value.
     """
     if name in own:
-        return _own_split(name, own[name]).under(root)
+        return replace(_own_split(name, own[name]), strict=strict).under(root)
     if name not in PUBLISHED:
         raise UserError(
             f"DATASETS: no split is called {name!r}; {nearest(name, [*own, *PUBLISHED])}; "
@@ -150,10 +152,3 @@ class DatasetDict:
     width: int
     height: int
     annotations: tuple[Annotation, ...] = field(default_factory=tuple)
-
-
-def collect_error(error: UserError, faults: list[str] | None) -> None:
-    """Append the message to `faults`, or raise the error where it is None."""
-    if faults is None:
-        raise error
-    faults.append(str(error))

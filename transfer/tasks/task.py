@@ -11,6 +11,7 @@ from common.errors import UserError
 from transfer.tasks.classes import BENCHMARK
 from transfer.tasks.coco import read_coco
 from transfer.tasks.datasets import ROOT_VARIABLE, DatasetDict, Split, find_split
+from transfer.tasks.reading import Reading
 from transfer.tasks.voc import read_voc
 
 
@@ -23,12 +24,14 @@ class Dataset:
         records: its images.
         classes: class names, in the order of the labels.
         category_ids: COCO: label → category id of the file; empty for VOC.
+        adjustments: what was read otherwise than it is written, as text; see `transfer.tasks.reading`.
     """
 
     split: Split
     records: list[DatasetDict]
     classes: tuple[str, ...]
     category_ids: tuple[int, ...] = ()
+    adjustments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ def load_task(
     classes: Sequence[str] = (),
     own_splits: Mapping[str, Any] | None = None,
     check_counts: bool = True,
+    strict: bool = False,
 ) -> Task:
     """Read and check a task's annotations.
 
@@ -76,11 +80,12 @@ def load_task(
         classes: the class names; empty: those of the benchmark with this layout.
         own_splits: TRANSFER.SPLITS.
         check_counts: compare the number of images of each published split with the published number.
+        strict: TRANSFER.STRICT.
 
     Raises:
         UserError: anything is missing, broken or unknown, or the number of images differs; names file and object.
     """
-    splits = [find_split(split, root, own_splits or {}) for split in (*train, test)]
+    splits = [find_split(split, root, own_splits or {}, strict) for split in (*train, test)]
     layouts = {split.layout for split in splits}
     if len(layouts) > 1:
         raise UserError(f"DATASETS: the splits of {name} mix the layouts {' and '.join(sorted(layouts))}; use one")
@@ -114,11 +119,13 @@ def read_split(
             f"{split.folder} is not a folder, but {split.name} should be there; "
             f"set TRANSFER.DATA_ROOT or {ROOT_VARIABLE}"
         )
+    reading = Reading(split.strict, faults)
     if split.layout == "coco":
-        records, categories = read_coco(split, classes, faults)
-        dataset = Dataset(split, records, categories.names, tuple(categories.labels))
+        records, categories = read_coco(split, classes, reading)
+        dataset = Dataset(split, records, categories.names, tuple(categories.labels), reading.adjustments())
     else:
-        dataset = Dataset(split, read_voc(split, classes, faults), tuple(classes))
+        records = read_voc(split, classes, reading)
+        dataset = Dataset(split, records, tuple(classes), adjustments=reading.adjustments())
     listed = len(dataset.records)
     if check_count and not faults and split.count is not None and listed != split.count:
         found = f"{split.name} has {listed} images, published with {split.count}"

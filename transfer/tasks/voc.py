@@ -7,19 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import UserError, nearest
-from transfer.tasks.datasets import Annotation, DatasetDict, Split, collect_error
+from transfer.tasks.datasets import Annotation, DatasetDict, Split
+from transfer.tasks.reading import Reading
 
 SLACK = 1
 """Pixels by which a box may exceed its image: annotations that count from 0 instead of 1 are common and harmless."""
 
 
-def read_voc(split: Split, classes: Sequence[str], faults: list[str] | None = None) -> list[DatasetDict]:
+def read_voc(split: Split, classes: Sequence[str], reading: Reading | None = None) -> list[DatasetDict]:
     """Read every annotation of a split, in the order of its image list.
 
     Args:
         split: a split of layout `voc`.
         classes: the task's class names; an object of any other name is an error.
-        faults: where given, errors are collected here and the images with errors are left out.
+        reading: collects faults (images with faults are left out) and adjustments; by default the first
+            fault is raised.
 
     Returns:
         One record per image; boxes as in the XML.
@@ -27,6 +29,7 @@ def read_voc(split: Split, classes: Sequence[str], faults: list[str] | None = No
     Raises:
         UserError: a file is missing or broken, or an object has no known class or no valid box.
     """
+    reading = reading or Reading(split.strict)
     labels = {name: index for index, name in enumerate(classes)}
     images = split.folder / "JPEGImages"
     existing = {file.name for file in _entries(images)}
@@ -40,7 +43,7 @@ def read_voc(split: Split, classes: Sequence[str], faults: list[str] | None = No
             annotation = split.folder / "Annotations" / f"{image_id}.xml"
             records.append(_record(annotation, str(images / name), image_id, labels))
         except UserError as error:
-            collect_error(error, faults)
+            reading.add_fault(error)
     return records
 
 
