@@ -6,14 +6,17 @@ import contextlib
 import gc
 import multiprocessing
 import os
+import pickle
 import re
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 from common.errors import Preempted, UserError
@@ -22,6 +25,11 @@ T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=30)
 """How long a collective waits for the other processes."""
+
+LEAVE_SECONDS = 30
+"""How long a process may take to abort its group after an error, and again to exit; then SIGALRM ends it."""
+GRACE_SECONDS = 5.0
+"""How long spawned processes may take to end by themselves after one of them failed, and again after SIGTERM."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 """SIGTERM: a scheduler or an operator; SIGUSR2: what submitit asks Slurm to send before a job's time is up."""
@@ -92,7 +100,7 @@ def first_host(nodelist: str) -> str:
 
 
 def launch(main: Callable[..., Any], args: tuple[Any, ...] = (), num_processes: int = 1) -> Any:
-    """Run `main(*args)` in every process of the job, then destroy the process group.
+    """Run `main(*args)` in every process of the job, then destroy the process group; after an error, abort it.
 
     Under torchrun or Slurm this process is already one of the job's. Otherwise `num_processes` processes are spawned on
     this machine or, for one, `main` runs in this process. To be spawned, `main` must be importable (module level).
@@ -135,12 +143,36 @@ def _spawn(main: Callable[..., Any], args: tuple[Any, ...], count: int) -> None:
         child_args = (count, init_method, errors, main, args)
         children = mp.start_processes(_run_child, args=child_args, nprocs=count, join=False, start_method="spawn")
         with _forward_stop_signals(children.pids()):
-            while not children.join():
+            while not children.join(grace_period=GRACE_SECONDS):
                 pass
-    except (mp.ProcessRaisedException, mp.ProcessExitedException):
-        _reraise(errors, UserError)  # other processes failed only because that one left
-        raise
-    _reraise(errors, Preempted)
+    except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
+        first = _first_error(errors)  # other processes failed only because that one left
+        if isinstance(first, UserError):
+            raise first from None
+        raise (_error_of_process(first, children) if isinstance(first, int) else None) or error from None
+    first = _first_error(errors)
+    if isinstance(first, Preempted):
+        raise first
+
+
+def _first_error(errors: Any) -> UserError | Preempted | int | None:
+    """What a spawned process raised before all others did; the rank of one whose error keeps its traceback."""
+    found = []
+    while not errors.empty():
+        found.append(errors.get())
+    _, rank, error = min(found, key=lambda one: one[0], default=(0.0, None, None))
+    return error or rank
+
+
+def _error_of_process(rank: int, children: Any) -> Exception | None:
+    """What torch raises where this process is the first to end; None if it was killed before it wrote its traceback."""
+    from torch.multiprocessing import ProcessRaisedException
+
+    file = Path(children.error_files[rank])
+    if not (file.exists() and file.stat().st_size):
+        return None
+    text = f"\n\n-- Process {rank} terminated with the following error:\n{pickle.loads(file.read_bytes())}"
+    return ProcessRaisedException(text, rank, children.processes[rank].pid)
 
 
 @contextlib.contextmanager
@@ -170,25 +202,25 @@ def handle_signals(numbers: Iterable[signal.Signals], handler: Callable[[int, An
             signal.signal(number, old)
 
 
-def _reraise(errors: Any, kind: type[Exception]) -> None:
-    """Raise the first error of this kind that a spawned process put into the queue."""
-    while not errors.empty():
-        error = errors.get()
-        if isinstance(error, kind):
-            raise error
-
-
 def _run_child(
     rank: int, count: int, init_method: str, errors: Any, main: Callable[..., Any], args: tuple[Any, ...]
 ) -> None:
-    """One spawned process. Errors that end in one line go to the parent through the queue, without a traceback."""
+    """One spawned process. Errors go to the parent through the queue; those of one line without a traceback."""
+
+    def run(*args: Any) -> None:
+        try:
+            main(*args)
+        except Exception as error:
+            kind = next((kind for kind in (UserError, Preempted) if isinstance(error, kind)), None)
+            errors.put((time.monotonic(), rank, kind(str(error)) if kind else None))
+            raise
+
     try:
-        _run(DistributedEnvironment(rank, count, rank, count, init_method), main, args)
-    except UserError as error:
-        errors.put(UserError(str(error)))
+        _run(DistributedEnvironment(rank, count, rank, count, init_method), run, args)
+    except UserError:
         sys.exit(1)  # ends the other processes, which may wait for this one indefinitely
-    except Preempted as stop:
-        errors.put(Preempted(str(stop)))  # the others stop too; one may still be writing the checkpoint
+    except Preempted:
+        pass  # the others stop too; one may still be writing the checkpoint
 
 
 def _run(environment: DistributedEnvironment, main: Callable[..., Any], args: tuple[Any, ...]) -> Any:
@@ -217,9 +249,33 @@ def _run_in_group(environment: DistributedEnvironment, main: Callable[..., Any],
     comm.create_local_process_group(environment.local_size)
     try:
         comm.synchronize()
-        return main(*args)
-    finally:
+        value = main(*args)
+    except Preempted:  # in all processes, after the same iteration
         dist.destroy_process_group()
+        raise
+    except BaseException:
+        _abort_group()
+        raise
+    dist.destroy_process_group()
+    return value
+
+
+def _abort_group() -> None:
+    """Leave the process group after an error without waiting for the other processes, which may not know of it.
+
+    `destroy_process_group` would wait for collectives that they never join (PyTorch issue 122358). NCCL's are aborted;
+    gloo's end with this process, and its `abort` would wait as well. The alarm ends a process that cannot exit: a
+    thread of torch may wait for the others, too.
+    """
+    import torch.distributed as dist
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(2 * LEAVE_SECONDS)
+    if dist.get_backend() == "nccl":
+        abort = threading.Thread(target=dist.distributed_c10d._abort_process_group, daemon=True)
+        abort.start()
+        abort.join(LEAVE_SECONDS)
 
 
 def find_free_port() -> int:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -179,7 +182,15 @@ def _stop_on_signal(folder: str) -> None:
 
 
 def _bug(_: str) -> None:
-    raise ZeroDivisionError("ours")
+    import torch
+    import torch.distributed as dist
+
+    if dist.get_rank() == 1:
+        dist.all_reduce(torch.zeros(1), async_op=True)  # gloo's abort would wait for the other process to join it
+        raise ZeroDivisionError("ours")
+    time.sleep(1)
+    dist.all_reduce(torch.zeros(1))
+    dist.all_reduce(torch.zeros(1))  # waits for a process that is gone
 
 
 def test_two_processes_join_one_group(tmp_path: Path) -> None:
@@ -219,10 +230,91 @@ def test_a_signal_to_the_first_process_reaches_those_it_spawned(tmp_path: Path) 
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_bug_in_a_process_keeps_its_traceback(tmp_path: Path) -> None:
-    with pytest.raises(Exception, match="ZeroDivisionError: ours") as caught:
+def test_a_bug_in_a_process_keeps_its_traceback_whichever_process_ends_first(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match=r"(?s)Process 1 .*ZeroDivisionError: ours") as caught:
         launch(_bug, (str(tmp_path),), num_processes=2)
     assert not isinstance(caught.value, UserError)
+
+
+UNDER_TORCHRUN = """
+import time
+from common.training.distributed import launch
+
+def train():
+    import torch
+    import torch.distributed as dist
+
+    if dist.get_rank() == 1:
+        dist.all_reduce(torch.zeros(1), async_op=True)
+        raise ZeroDivisionError(f"ours at {time.time()}")
+    dist.all_reduce(torch.zeros(1))
+    dist.all_reduce(torch.zeros(1))
+
+launch(train)
+"""
+
+
+def test_an_exception_in_one_process_ends_it_and_those_that_wait_for_it(root: Path) -> None:
+    """As torchrun and srun start them: nobody but the processes themselves ends them."""
+    usual = {**os.environ, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    usual["MASTER_PORT"] = str(distributed.find_free_port())
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", UNDER_TORCHRUN],
+            env={**usual, "RANK": rank, "LOCAL_RANK": rank},
+            cwd=root,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    errors = [process.communicate(timeout=100)[1] for process in processes]
+    assert [process.returncode for process in processes] == [1, 1]
+    raised = re.search(r"ZeroDivisionError: ours at ([\d.]+)", errors[1])
+    assert raised is not None and time.time() - float(raised.group(1)) < 20
+    assert "closed by peer" in errors[0] or "reset by peer" in errors[0]
+
+
+@pytest.fixture
+def leaving(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """How this process leaves a group of its own, as if it was NCCL's, whose abort hangs."""
+    import torch.distributed as dist
+
+    calls: list[str] = []
+    hang = threading.Event()
+    destroy = dist.destroy_process_group
+
+    def abort() -> None:
+        calls.append("abort")
+        hang.wait(60)
+
+    monkeypatch.setattr(dist, "get_backend", lambda: "nccl")
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: calls.append("destroy"))
+    monkeypatch.setattr(dist.distributed_c10d, "_abort_process_group", abort)
+    monkeypatch.setattr(distributed, "LEAVE_SECONDS", 1)
+    yield calls
+    hang.set()
+    destroy()
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(None, ["destroy"]), (Preempted("saved"), ["destroy"]), (KeyError("ours"), ["abort"]), (SystemExit(3), ["abort"])],
+)
+def test_a_group_is_destroyed_after_a_clean_end_only(
+    leaving: list[str], error: BaseException | None, expected: list[str]
+) -> None:
+    def main() -> None:
+        if error is not None:
+            raise error
+
+    group = DistributedEnvironment(0, 1, 0, 1, f"tcp://127.0.0.1:{distributed.find_free_port()}")
+    with contextlib.ExitStack() as stack:
+        if error is not None:
+            stack.enter_context(pytest.raises(type(error)))
+        distributed._run_in_group(group, main, ())
+    assert (signal.alarm(0) > 0) == ("abort" in expected), "what cannot exit is ended"
+    assert leaving == expected
 
 
 def test_the_free_port_is_free() -> None:
