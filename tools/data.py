@@ -13,7 +13,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from common.console import Parser, run_main
-from common.errors import EXIT_FAILURE, EXIT_OK, UserError
+from common.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, UserError
 
 if TYPE_CHECKING:
     from transfer.doctor.check import SplitToCheck
@@ -26,6 +26,7 @@ EXAMPLES = """examples:
   python tools/data.py check datasets/toy
   python tools/data.py check /data/detection --published
   python tools/data.py check --config-file own_task.yaml /data/own
+  python tools/data.py check --images /data/photos --decode
 
 OUT then holds:
   photos/train/<class>/*.jpg, photos/val/...     an ImageFolder, for pre-training
@@ -77,6 +78,9 @@ def _add_check(parser: Parser) -> None:
     )
     parser.add_argument(
         "--config-file", type=Path, metavar="F", help="check the splits that this task names, your own ones too"
+    )
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="check unlabelled images, as pre-training reads them (DATA.ROOT)"
     )
     parser.add_argument(
         "--published", action="store_true", help="fail where a split has another number of images than published"
@@ -139,13 +143,38 @@ def _download(args: Namespace) -> int:
 def _check(args: Namespace) -> int:
     from transfer.doctor.check import splits_below, splits_of
 
+    if args.images is not None:
+        return _check_images(args)
     if args.config_file is not None:
         splits = splits_of(args.config_file, args.root, args.published)
     elif args.root is not None:
         splits = splits_below(args.root, args.published)
     else:
-        raise UserError("give ROOT, --config-file F, or both")
+        raise UserError("give ROOT, --config-file F, or both; or --images DIR")
     return _report(splits, args)
+
+
+def _check_images(args: Namespace) -> int:
+    from common.console import Progress
+    from pretrain.data.check_images import unreadable_images
+    from pretrain.data.index import find_images
+
+    if args.root is not None or args.config_file is not None or args.published:
+        raise UserError("--images DIR checks unlabelled images: give no ROOT, --config-file or --published with it")
+    index = find_images(str(args.images))
+    progress = Progress(len(index), "images")
+    count = 0
+    for number, faults in unreadable_images(index, args.decode, args.workers):
+        progress.step(number)
+        for fault in faults:
+            print(fault, flush=True)
+        count += len(faults)
+    where = f"{len(index)} images in {index.folder}"
+    if not count:
+        print(f"{where}, nothing wrong" + ("" if args.decode else " with their headers; --decode reads every pixel"))
+        return EXIT_OK
+    print(f"{where}, {count} cannot be read; repair or remove them, or pre-train without: DATA.UNREADABLE replace")
+    return EXIT_USAGE
 
 
 def _report(splits: list[SplitToCheck], args: Namespace) -> int:

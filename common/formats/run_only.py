@@ -13,7 +13,10 @@ STAGES = ("pretrain", "evaluate", "transfer")
 """The stages that have a configuration, named as the sections of an overlay."""
 
 RUN_ONLY: dict[str, tuple[str, ...]] = {
-    "pretrain": ("DATA.INDEX_CACHE", "DATA.WORKERS", "ENGINE.READ_LATE", "CHECKPOINT", "LOG", "MONITOR"),
+    "pretrain": (
+        *("DATA.INDEX_CACHE", "DATA.UNREADABLE", "DATA.WORKERS", "ENGINE.READ_LATE"),
+        *("CHECKPOINT", "LOG", "MONITOR"),
+    ),
     "evaluate": ("DATA.WORKERS", "CHECKPOINT"),
     "transfer": (
         "DATALOADER.NUM_WORKERS",
@@ -28,6 +31,7 @@ RUN_ONLY: dict[str, tuple[str, ...]] = {
 }
 """Keys, and sections with all their keys, of each stage.
 
+- `DATA.UNREADABLE` ends the run or replaces the image: up to there both are the same run, which `replace` continues.
 - `MONITOR` measures a pre-training and may stop it; the weights of a run that continues are the same. A finished run
   keeps the measurements that it was made with.
 - `TRANSFER.CHECK_IMAGES` reads the images before the first step, `VIS_PERIOD` draws training images: neither draws a

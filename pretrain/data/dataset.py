@@ -123,7 +123,7 @@ class MultiViewDataset(Dataset[Batch | str]):
                 pixels, conditions = decode(self.index.path(position), self.pipeline.decode)
             except UnreadableImage as error:
                 if not self.replace:
-                    raise
+                    raise UnreadableImage(f"{error}; to train without it: DATA.UNREADABLE replace") from error
                 last = error
                 continue
             return pixels, conditions if step == 0 else (*conditions, REPLACED), position

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -90,24 +91,51 @@ def decode(path: Path, to_pixels: Callable[[Image.Image, bytes], Pixels]) -> tup
         UserError: the file is missing or cannot be read; the message names it.
         UnreadableImage: it is empty, truncated, not an image, or of an unsupported kind; the message names it.
     """
-    try:
+    with _file_errors(path):
         content = path.read_bytes()
+    with _image_errors(path), _open(io.BytesIO(content)) as image:
+        conditions = _conditions(image, path)
+        return to_pixels(image, content), conditions
+
+
+def read_header(path: Path) -> None:
+    """Read a file's header: raises as `decode` does, except for what only the pixels show."""
+    with _file_errors(path):
+        stream = path.open("rb")
+    with stream, _image_errors(path), _open(stream) as image:
+        _require_range(image)
+
+
+def _open(stream: IO[bytes]) -> Image.Image:
+    if not stream.read(1):
+        raise ValueError("it is empty")
+    stream.seek(0)
+    return Image.open(stream)
+
+
+@contextlib.contextmanager
+def _file_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(f"{path} cannot be read as an image ({error.strerror}); restore or remove it") from error
+
+
+@contextlib.contextmanager
+def _image_errors(path: Path) -> Iterator[None]:
     try:
-        if not content:
-            raise ValueError("it is empty")
-        with Image.open(io.BytesIO(content)) as image:
-            conditions = _conditions(image, path)
-            return to_pixels(image, content), conditions
-    except Image.UnidentifiedImageError as error:
-        raise _unreadable(path, "no format that Pillow knows") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise _unreadable(path, str(error)) from error
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise exceptions of many types
+        known = "no format that Pillow knows" if isinstance(error, Image.UnidentifiedImageError) else ""
+        why = known or " ".join(str(error).split()) or type(error).__name__
+        raise UnreadableImage(f"{path} cannot be read as an image ({why}); repair, replace or remove it") from error
 
 
-def _unreadable(path: Path, why: str) -> UnreadableImage:
-    return UnreadableImage(f"{path} cannot be read as an image ({why}); repair, replace or remove it")
+def _require_range(image: Image.Image) -> None:
+    if image.mode in ("I", "F"):
+        raise ValueError("its 32-bit values have no known range")
 
 
 def to_rgb(image: Image.Image, _content: bytes = b"") -> Image.Image:
@@ -116,8 +144,7 @@ def to_rgb(image: Image.Image, _content: bytes = b"") -> Image.Image:
     Raises:
         ValueError: 32-bit values, whose range is unknown.
     """
-    if image.mode in ("I", "F"):
-        raise ValueError("its 32-bit values have no known range")
+    _require_range(image)
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "P":

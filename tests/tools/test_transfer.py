@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,8 @@ import pytest
 from common.console import call_main
 from common.errors import EXIT_OK, EXIT_USAGE
 from tools.transfer import main
+from transfer.engine.config import load_config
+from transfer.engine.prepare import TrialRequest, _resolve
 
 Words = Callable[..., list[str]]
 
@@ -66,6 +69,26 @@ def test_wrong_use_is_one_line_and_exit_2(
     captured = capsys.readouterr()
     assert message in captured.err and captured.err.count("\n") == 1 and not captured.out
     assert not (tmp_path / "trial").exists()
+
+
+def test_the_cpu_overlay_leaves_a_task_s_classes_alone(
+    root: Path, toy_detection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A user's own classes stay with it; a toy set names its own."""
+    overlay = root / "configs/overlays/cpu.yaml"
+    task = tmp_path / "own.yaml"
+    for line, expected in (("CLASSES: [ship, plane]", ["ship", "plane"]), ("", ["bus", "cat", "sheep"])):
+        task.write_text(
+            f"_BASE_: {root}/configs/transfer/voc07.yaml\nTRANSFER:\n  DATA_ROOT: {toy_detection}\n  {line}\n"
+        )
+        loaded = load_config(task, overlay)
+        assert (expected if line else []) == loaded.cfg.TRANSFER.CLASSES
+        request = TrialRequest(config_file=task, overlay=overlay, weights="scratch", seed=1, output=tmp_path / "trial")
+        assert expected == _resolve(loaded, request, 1).TRANSFER.CLASSES
+    words = ["--config-file", str(task), "--overlay", str(overlay), "--weights", "scratch", "--seed", "1"]
+    words += ["--output", str(tmp_path / "trial"), "TRANSFER.CLASSES", "['ship', 'plane']"]
+    assert call_main(main, words) == EXIT_USAGE
+    assert re.search(r"\.xml, object 1: class '(bus|cat|sheep)'", capsys.readouterr().err)
 
 
 def test_a_missing_argument_names_help(capsys: pytest.CaptureFixture[str]) -> None:

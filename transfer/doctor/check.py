@@ -9,8 +9,8 @@ from typing import Any
 
 from common.config import load_with_base
 from common.errors import UserError
-from transfer.doctor.data_roots import RECORD, split_exists, toy_classes
-from transfer.tasks.classes import BENCHMARK
+from transfer.doctor.data_roots import split_exists
+from transfer.tasks.classes import BENCHMARK, TOY_RECORD, toy_classes
 from transfer.tasks.datasets import PUBLISHED, Split, data_root, find_split
 from transfer.tasks.images import abbreviate_faults, image_faults
 from transfer.tasks.task import Dataset, read_split
@@ -68,7 +68,7 @@ def splits_below(root: Path, counts: bool = False) -> list[SplitToCheck]:
     if not found:
         wanted = "VOC2007/ImageSets/Main/*.txt, VOC2012/ImageSets/Main/*.txt, coco/annotations/instances_*2017.json"
         raise UserError(f"{root} holds no benchmark; looked for {wanted}")
-    toy = tuple(toy_classes(root))
+    toy = toy_classes(root)
     return [SplitToCheck(split, toy or BENCHMARK[split.layout], counts) for split in found]
 
 
@@ -91,7 +91,7 @@ def splits_of(config_file: Path, root: Path | None, counts: bool = False) -> lis
     base = data_root(str(own.get("DATA_ROOT") or "")) if root is None else _detection_root(root)
     splits = [find_split(name, base, own.get("SPLITS") or {}, bool(own.get("STRICT"))) for name in dict.fromkeys(names)]
     compare_counts = counts or own.get("CHECK_COUNTS", True)
-    classes = tuple(own.get("CLASSES") or ())
+    classes = tuple(own.get("CLASSES") or ()) or toy_classes(base)
     return [SplitToCheck(split, classes or BENCHMARK[split.layout], compare_counts) for split in splits]
 
 
@@ -113,7 +113,7 @@ def check_split(item: SplitToCheck, decode: bool = False, workers: int | None = 
 
 def _detection_root(root: Path) -> Path:
     """`root`, or its `detection` folder where `root` is a whole toy set."""
-    return root / "detection" if (root / RECORD).is_file() else root
+    return root / "detection" if (root / TOY_RECORD).is_file() else root
 
 
 def _section(content: Mapping[str, Any], key: str, file: Path) -> Mapping[str, Any]:

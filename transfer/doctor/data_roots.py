@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError
-from common.files import read_json
 from transfer.doctor.finding import Finding, ok, warning
+from transfer.tasks.classes import toy_classes
 from transfer.tasks.datasets import DEFAULT_ROOT, PUBLISHED, ROOT_VARIABLE, Split
 from transfer.tasks.voc import image_list
 
 DRAW = "python tools/data.py toy datasets/toy"
 FETCH = "python tools/data.py download voc2007|voc2012|coco ROOT"
-RECORD = "toy.json"
 
 
 @dataclass(frozen=True)
@@ -46,12 +45,6 @@ def data_roots(given: Path | None = None) -> list[Path]:
         roots = [*([Path(variable).expanduser()] if variable else []), Path(DEFAULT_ROOT)]
     toys = [toy for root in roots for toy in (root / "detection", root / "toy" / "detection") if toy.is_dir()]
     return list(dict.fromkeys([*roots, *toys]))
-
-
-def toy_classes(root: Path) -> list[str]:
-    """Classes of the toy set that a root belongs to; empty where it belongs to none."""
-    record = root.parent / RECORD
-    return list(read_json(record)["classes"]) if record.is_file() else []
 
 
 def check_data_roots(given: Path | None = None) -> list[Finding]:

@@ -46,7 +46,7 @@ def defaults() -> CfgNode:
     node.TASK = ""  # the task's name, as results and tables show it
     node.TOY = False  # marks every result made with this config as toy
     node.DATA_ROOT = ""  # the folder that holds the splits; empty: $DETECTRON2_DATASETS, else datasets
-    node.CLASSES = []  # the class names; empty: VOC's 20 or COCO's 80
+    node.CLASSES = []  # the class names; empty: a toy set's own, VOC's 20 or COCO's 80
     node.SPLITS = CfgNode()  # user-defined splits: NAME: {LAYOUT, FOLDER, IMAGE_SET or ANNOTATIONS, YEAR, COUNT}
     node.CHECK_COUNTS = True  # require that published splits have their published number of images
     node.STRICT = False  # refuse in own splits what is adjusted by default: published splits are always read strictly

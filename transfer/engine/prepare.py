@@ -29,6 +29,7 @@ from transfer.engine.guards import check_model, resolve_norm
 from transfer.engine.trial_folder import TrialCheckpoints, check_folder, has_ended, trial_identity
 from transfer.engine.weights import InitialWeights, find_weights
 from transfer.modeling import register
+from transfer.tasks.classes import toy_classes
 from transfer.tasks.datasets import data_root
 from transfer.tasks.heldout import HeldOut, hold_out
 from transfer.tasks.images import require_images
@@ -168,6 +169,7 @@ def _resolve(loaded: LoadedConfig, request: TrialRequest, count: int) -> CfgNode
             "use a divisor of it"
         )
     cfg.SEED, cfg.OUTPUT_DIR = request.seed, str(request.output)
+    cfg.TRANSFER.CLASSES = [*(cfg.TRANSFER.CLASSES or toy_classes(data_root(cfg.TRANSFER.DATA_ROOT)))]
     resolve_norm(cfg, count)
     return cfg
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from common.files import read_json
+
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(" ".join(text.split()).split(", "))
@@ -26,3 +30,12 @@ COCO = _names("""
 
 BENCHMARK = {"voc": VOC, "coco": COCO}
 """The default class list of each layout."""
+
+TOY_RECORD = "toy.json"
+"""The file of a toy set that names its classes; it is next to the folder `detection`, the data root."""
+
+
+def toy_classes(root: Path) -> tuple[str, ...]:
+    """Classes of the toy set that a data root belongs to; empty where it belongs to none."""
+    record = root.parent / TOY_RECORD
+    return tuple(read_json(record)["classes"]) if record.is_file() else ()
