@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -59,24 +60,49 @@ def decisive_settings(stage: str, values: Mapping[str, Any], *, recorded: bool =
     Returns:
         Value by the key's first name, in plain JSON types.
     """
-    today, first = _schema(stage)
-    given = {} if recorded else {name: _tables()[stage]["defaults"][today[name]] for name in first}
-    given |= {first_name(stage, key): value for key, value in values.items()}
-    usual = first | (_tables()[stage]["removed"] if recorded else {})
-    plain = {name: plain_value(value, usual.get(name)) for name, value in given.items()}
-    return {
-        name: value
-        for name, value in plain.items()
-        if not is_run_only(stage, today.get(name, name)) and (name not in usual or value != plain_value(usual[name]))
-    }
+    schema = _schema(stage)
+    given = {schema.names.get(key, key): value for key, value in values.items()}
+    usual = schema.first | (_tables()[stage]["removed"] if recorded else {})
+    found = {} if recorded else {name: value for name, value in schema.changed.items() if name not in given}
+    return found | _decisive(stage, given, usual, schema.today)
+
+
+@dataclass(frozen=True)
+class _Schema:
+    """Of a stage, by each key's first name: today's key, the first default, and today's default if it is another.
+
+    Attributes:
+        names: the first name of every key that has several.
+    """
+
+    names: dict[str, str]
+    today: dict[str, str]
+    first: dict[str, Any]
+    changed: dict[str, Any]
 
 
 @lru_cache(maxsize=len(STAGES))
-def _schema(stage: str) -> tuple[dict[str, str], dict[str, Any]]:
-    """Today's key, and the first default, by each key's first name."""
+def _schema(stage: str) -> _Schema:
     table = _tables()[stage]
+    names = {name: str(former[0]) for former in table["names"].values() for name in former}
+    names |= {key: str(former[0]) for key, former in table["names"].items()}
     today = {first_name(stage, key): key for key in table["defaults"]}
-    return today, {name: table["first"].get(key, table["defaults"][key]) for name, key in today.items()}
+    first = {name: table["first"].get(key, table["defaults"][key]) for name, key in today.items()}
+    defaults = {name: table["defaults"][key] for name, key in today.items()}
+    return _Schema(names, today, first, _decisive(stage, defaults, first, today))
+
+
+def _decisive(
+    stage: str, given: Mapping[str, Any], usual: Mapping[str, Any], today: Mapping[str, str]
+) -> dict[str, Any]:
+    found = {}
+    for name, value in given.items():
+        if (name in usual and value == usual[name]) or is_run_only(stage, today.get(name, name)):
+            continue
+        plain = plain_value(value, usual.get(name))
+        if name not in usual or plain != plain_value(usual[name]):
+            found[name] = plain
+    return found
 
 
 def plain_value(value: Any, like: Any = None) -> Any:

@@ -7,6 +7,8 @@ trial, opens no new job folder (`transfer/experiment`), and does not keep trials
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from common.config import is_within
 
 STAGES = ("pretrain", "evaluate", "transfer")
@@ -69,6 +71,7 @@ FORMER_RUN_ONLY: dict[str, tuple[str, ...]] = {
 """What the fingerprints of commit 54cff5b and earlier left out; their folders are found by it."""
 
 
+@lru_cache(maxsize=4096)
 def is_run_only(stage: str, key: str) -> bool:
     """Whether a dotted config key says only how the stage runs."""
     return is_within(key, RUN_ONLY[stage])

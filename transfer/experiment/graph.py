@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from common.errors import UserError, nearest
@@ -87,7 +88,15 @@ class Graph:
         return self.jobs[name]
 
     def users(self, name: str) -> list[Job]:
-        return [job for job in self if name in job.needs]
+        return self._users.get(name, [])
+
+    @cached_property
+    def _users(self) -> dict[str, list[Job]]:
+        found: dict[str, list[Job]] = {}
+        for job in self:
+            for need in dict.fromkeys(job.needs):
+                found.setdefault(need, []).append(job)
+        return found
 
     def downstream(self, names: Iterable[str]) -> set[str]:
         """The named jobs and all that need them, directly or not."""
