@@ -267,7 +267,9 @@ class JobAttempt:
             self.context.environment,
             pass_fds=(self._lock.fileno(),),
         )
-        self.state = self.state.replace(process=process_id(child.pid))
+        process = process_id(child.pid)
+        self._lock.add(process)
+        self.state = self.state.replace(process=process)
         self.store.write(self.job, self.state)
         return child
 

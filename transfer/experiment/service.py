@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from transfer.experiment.fingerprints import WeightDigests
 from transfer.experiment.graph import Graph, read_graph
 from transfer.experiment.load import ExperimentSource, absolute, config_path, load_experiment, run_dir_of
 from transfer.experiment.local import DebugExecutor, LocalExecutor
-from transfer.experiment.locks import FileLock, is_held, is_local, process_id, send_signal
+from transfer.experiment.locks import SUBMIT_LOCK, FileLock, is_local, read_holder, send_signal
 from transfer.experiment.slurm.executor import ClusterExecutor
 from transfer.experiment.slurm_queue import run_slurm
 from transfer.experiment.spec import Experiment
@@ -36,7 +35,6 @@ EXECUTORS: Mapping[str, Callable[[], Executor]] = {
     "debug": DebugExecutor,
     "slurm": ClusterExecutor,
 }
-SUBMIT_LOCK = "submit.lock"
 
 
 @dataclass(frozen=True)
@@ -169,12 +167,12 @@ def _submit_lock(run_dir: Path) -> Iterator[None]:
         advice = "wait for it, watch it with `status --watch`, or `cancel` it"
         raise UserError(f"another submit{who} is working in {run_dir}; {advice}")
     with lock:
-        lock.write_note(json.dumps(process_id().as_dict()))
         try:
             yield
         except UserError:
-            if created and list(run_dir.iterdir()) == [lock.path]:
-                lock.path.unlink()
+            if created and set(run_dir.iterdir()) <= lock.files:
+                for file in lock.files:
+                    file.unlink(missing_ok=True)
                 with contextlib.suppress(OSError):
                     for folder in created:
                         folder.rmdir()
@@ -183,12 +181,7 @@ def _submit_lock(run_dir: Path) -> Iterator[None]:
 
 def submitter(run_dir: Path) -> ProcessId | None:
     """The process that holds the run folder's lock; None if it is free."""
-    if not is_held(run_dir / SUBMIT_LOCK):
-        return None
-    try:
-        return ProcessId.read(run_dir / SUBMIT_LOCK)
-    except UserError:
-        return None
+    return read_holder(run_dir / SUBMIT_LOCK)
 
 
 def cancel(graph: Graph, store: Store, names: Sequence[str]) -> list[str]:

@@ -21,6 +21,7 @@ from transfer.experiment.commands import Tools
 from transfer.experiment.decide import Decision, Decisions, blocked_jobs, describe_end, describe_queue
 from transfer.experiment.executors import RunPlan
 from transfer.experiment.graph import Graph, Job
+from transfer.experiment.locks import SILENT_SECONDS, SUBMIT_LOCK, why_no_flock
 from transfer.experiment.spec import StepTime
 from transfer.experiment.store import JobView, Snapshot, Store
 
@@ -298,6 +299,10 @@ class LineReporter:
             self._print(f"{name}: {self.total} jobs to run, {how}, into {where}")
         else:
             self._print(f"{name}: nothing to run, every result is in {where}")
+        no_flock = why_no_flock(where / SUBMIT_LOCK)
+        if no_flock:
+            how = f"files that name host and process lock it; a dead machine's are free after {SILENT_SECONDS:.0f} s"
+            self._print(f"{where} is on a file system without flock ({no_flock}): {how}")
 
     def submitted(self, jobs: Sequence[Job], ids: Sequence[str], after: str) -> None:
         more = f" … {jobs[-1].name} ({len(jobs)} jobs)" if len(jobs) > 1 else ""

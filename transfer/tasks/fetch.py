@@ -247,7 +247,8 @@ def _locked(root: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"cannot write below {root}: {error.strerror}; choose another ROOT") from error
     with stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)  # released when the file is closed, also after a kill
+        with contextlib.suppress(OSError):  # without locks, concurrent processes are not detected
+            fcntl.flock(stream, fcntl.LOCK_EX)  # released when the file is closed, also after a kill
         yield
 
 

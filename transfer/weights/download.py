@@ -198,5 +198,6 @@ def _size(part: Path) -> int:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     with open(path, "w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)  # released when the file is closed, and by the kernel after a kill
+        with contextlib.suppress(OSError):  # without locks, concurrent processes are not detected
+            fcntl.flock(stream, fcntl.LOCK_EX)  # released when the file is closed, and by the kernel after a kill
         yield

@@ -34,13 +34,14 @@ from transfer.experiment.executors import (
     start_command,
 )
 from transfer.experiment.graph import Job, read_graph
+from transfer.experiment.locks import SILENT_SECONDS
 from transfer.experiment.slurm.staging import stage_data
 from transfer.experiment.slurm_queue import run_slurm
 from transfer.experiment.store import ENDED_WELL, Store
 
 HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
-LEFTOVER_TIMEOUT = 120.0
-"""Seconds that processes of the job's former start may take to exit."""
+LEFTOVER_TIMEOUT = 60.0 + SILENT_SECONDS
+"""Seconds that processes of the job's former start may take to exit, or the lock of a dead node to be free."""
 MAX_KILLS = 3
 """Attempts in a row that may be killed: what runs out of memory does so again."""
 
