@@ -200,6 +200,11 @@ def _monitor() -> CfgNode:
     # The run ends as diverged when the norm of all gradients exceeds this; 0 = only when it is not finite. Gradients
     # are not clipped.
     node.GRAD_NORM_LIMIT = 0.0
+    # A process without a sign of life for so many seconds (or for 10 steps, where these take longer) writes the stacks
+    # of its threads and workers and exits with 75, so that the launcher can requeue the run; 0 = never.
+    node.HANG_SECONDS = 300.0
+    # How many seconds a collective operation waits for the other processes.
+    node.COLLECTIVE_SECONDS = 600.0
     node.VALIDATION = CfgNode()
     # supervised: epochs between validations of the classifier, including start and end of the run; 0 = none. ROOT and
     # FOLDER: location of the validation set, with one folder per class; ROOT "" = DATA.ROOT.

@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from common.training.distributed import launch
     from pretrain.engine.run import run_pretraining
 
-    launch(run_pretraining, (cfg, Path(args.config_file).stem, args.output, args.resume, args.profile), args.num_gpus)
+    words = (cfg, Path(args.config_file).stem, args.output, args.resume, args.profile)
+    launch(run_pretraining, words, args.num_gpus, cfg.MONITOR.COLLECTIVE_SECONDS)
     what = folder.diverged()
     if what:
         print(f"diverged: {what}; the last good checkpoint is in {folder.path}", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import multiprocessing
+import multiprocessing.connection
 import os
 import pickle
 import re
@@ -19,12 +20,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from common.errors import Preempted, UserError
+from common.errors import EXIT_REQUEUE, Preempted, UserError
 
 T = TypeVar("T")
 
-TIMEOUT = timedelta(minutes=30)
-"""How long a collective waits for the other processes."""
+DUMP_STACKS = signal.SIGRTMIN + 4
+"""Requests the stacks of a process (common/training/watch.py). Forked loader workers inherit the handler."""
 
 LEAVE_SECONDS = 30
 """How long a process may take to abort its group after an error, and again to exit; then SIGALRM ends it."""
@@ -33,6 +34,10 @@ GRACE_SECONDS = 5.0
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 """SIGTERM: a scheduler or an operator; SIGUSR2: what submitit asks Slurm to send before a job's time is up."""
+
+
+TIMEOUT = 600.0
+"""Seconds that a collective waits for the other processes."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,9 @@ def first_host(nodelist: str) -> str:
     return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first.group() if first else nodelist)
 
 
-def launch(main: Callable[..., Any], args: tuple[Any, ...] = (), num_processes: int = 1) -> Any:
+def launch(
+    main: Callable[..., Any], args: tuple[Any, ...] = (), num_processes: int = 1, timeout: float = TIMEOUT
+) -> Any:
     """Run `main(*args)` in every process of the job, then destroy the process group; after an error, abort it.
 
     Under torchrun or Slurm this process is already one of the job's. Otherwise `num_processes` processes are spawned on
@@ -110,6 +117,7 @@ def launch(main: Callable[..., Any], args: tuple[Any, ...] = (), num_processes: 
         args: its arguments; picklable when processes are spawned.
         num_processes: number of processes to spawn unless torchrun or Slurm started them: one per GPU, or gloo on a
             CPU.
+        timeout: seconds that a collective waits for the other processes.
 
     Returns:
         The value of `main` when it ran in this process; None when processes were spawned.
@@ -124,13 +132,13 @@ def launch(main: Callable[..., Any], args: tuple[Any, ...] = (), num_processes: 
         if num_processes > 1 and num_processes not in (environment.local_size, environment.world_size):
             started = f"{environment.world_size} processes are running already (torchrun or Slurm started them)"
             raise UserError(f"--num-gpus {num_processes}: {started}; leave --num-gpus out")
-        return _run(environment, main, args)
+        return _run(environment, main, args, timeout)
     if num_processes <= 1:
-        return _run(DistributedEnvironment(), main, args)
-    return _spawn(main, args, num_processes)
+        return _run(DistributedEnvironment(), main, args, timeout)
+    return _spawn(main, args, num_processes, timeout)
 
 
-def _spawn(main: Callable[..., Any], args: tuple[Any, ...], count: int) -> None:
+def _spawn(main: Callable[..., Any], args: tuple[Any, ...], count: int, timeout: float) -> None:
     import torch
     import torch.multiprocessing as mp
 
@@ -140,15 +148,17 @@ def _spawn(main: Callable[..., Any], args: tuple[Any, ...], count: int) -> None:
     init_method = f"tcp://127.0.0.1:{find_free_port()}"
     errors = mp.get_context("spawn").SimpleQueue()
     try:
-        child_args = (count, init_method, errors, main, args)
+        child_args = (count, init_method, errors, main, args, timeout)
         children = mp.start_processes(_run_child, args=child_args, nprocs=count, join=False, start_method="spawn")
         with _forward_stop_signals(children.pids()):
-            while not children.join(grace_period=GRACE_SECONDS):
+            while not _join(children):
                 pass
     except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
         first = _first_error(errors)  # other processes failed only because that one left
         if isinstance(first, UserError):
             raise first from None
+        if first is None and isinstance(error, mp.ProcessExitedException) and error.exit_code == EXIT_REQUEUE:
+            sys.exit(EXIT_REQUEUE)  # it hung, and said so
         raise (_error_of_process(first, children) if isinstance(first, int) else None) or error from None
     first = _first_error(errors)
     if isinstance(first, Preempted):
@@ -173,6 +183,24 @@ def _error_of_process(rank: int, children: Any) -> Exception | None:
         return None
     text = f"\n\n-- Process {rank} terminated with the following error:\n{pickle.loads(file.read_bytes())}"
     return ProcessRaisedException(text, rank, children.processes[rank].pid)
+
+
+def _join(children: Any) -> bool:
+    """Wait for spawned processes as `ProcessContext.join` does; if one hung, the others write their stacks first."""
+    multiprocessing.connection.wait([child.sentinel for child in children.processes])
+    if any(child.exitcode == EXIT_REQUEUE for child in children.processes):
+        for child in children.processes:
+            if child.is_alive():
+                request_stacks(child.pid)
+        time.sleep(1)
+    return bool(children.join(grace_period=GRACE_SECONDS))
+
+
+def request_stacks(pid: int) -> None:
+    """Make a process write its stacks, also one that is stopped (SIGSTOP). Without a hang watch it ends it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, DUMP_STACKS)
+        os.kill(pid, signal.SIGCONT)
 
 
 @contextlib.contextmanager
@@ -203,7 +231,13 @@ def handle_signals(numbers: Iterable[signal.Signals], handler: Callable[[int, An
 
 
 def _run_child(
-    rank: int, count: int, init_method: str, errors: Any, main: Callable[..., Any], args: tuple[Any, ...]
+    rank: int,
+    count: int,
+    init_method: str,
+    errors: Any,
+    main: Callable[..., Any],
+    args: tuple[Any, ...],
+    timeout: float,
 ) -> None:
     """One spawned process. Errors go to the parent through the queue; those of one line without a traceback."""
 
@@ -216,21 +250,23 @@ def _run_child(
             raise
 
     try:
-        _run(DistributedEnvironment(rank, count, rank, count, init_method), run, args)
+        _run(DistributedEnvironment(rank, count, rank, count, init_method), run, args, timeout)
     except UserError:
         sys.exit(1)  # ends the other processes, which may wait for this one indefinitely
     except Preempted:
         pass  # the others stop too; one may still be writing the checkpoint
 
 
-def _run(environment: DistributedEnvironment, main: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+def _run(environment: DistributedEnvironment, main: Callable[..., Any], args: tuple[Any, ...], timeout: float) -> Any:
     try:
-        return main(*args) if environment.world_size == 1 else _run_in_group(environment, main, args)
+        return main(*args) if environment.world_size == 1 else _run_in_group(environment, main, args, timeout)
     finally:
         kill_workers()
 
 
-def _run_in_group(environment: DistributedEnvironment, main: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+def _run_in_group(
+    environment: DistributedEnvironment, main: Callable[..., Any], args: tuple[Any, ...], timeout: float
+) -> Any:
     import torch
     import torch.distributed as dist
     from detectron2.utils import comm
@@ -244,7 +280,7 @@ def _run_in_group(environment: DistributedEnvironment, main: Callable[..., Any],
         init_method=environment.init_method,
         rank=environment.rank,
         world_size=environment.world_size,
-        timeout=TIMEOUT,
+        timeout=timedelta(seconds=timeout),
     )
     comm.create_local_process_group(environment.local_size)
     try:

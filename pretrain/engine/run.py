@@ -17,6 +17,7 @@ from common.training.collectives import run_on_main_process
 from common.training.divergence import Diverged
 from common.training.hooks import ProfileSteps
 from common.training.logs import build_writers, log_to_folder
+from common.training.watch import CHECKPOINT, EVALUATION, EnterPhase, HangWatch, WatchSteps
 from pretrain.data.index import ImageIndex, find_images
 from pretrain.engine.build_trainer import batch_norm_size, build_trainer, check_sizes, training_device
 from pretrain.engine.monitors import KnnMonitor, Monitor, ValidationMonitor, check_labels, knn_sets, validation_set
@@ -62,9 +63,11 @@ def run_pretraining(cfg: CfgNode, recipe: str, output: str, resume: bool, profil
     require_steps(profile, len(index) // cfg.SOLVER.BATCH_SIZE * cfg.SOLVER.EPOCHS)
     monitors = _build_monitors(cfg, folder, index)
     run_on_main_process(lambda: folder.claim(cfg, resume))
-    with _logging(folder):
+    with _logging(folder), HangWatch(folder.path, cfg.MONITOR.HANG_SECONDS) as watch:
         try:
-            trainer, measured = _train(cfg, folder, index, device=device, monitors=monitors, profile=profile)
+            trainer, measured = _train(
+                cfg, folder, index, device=device, monitors=monitors, watch=watch, profile=profile
+            )
         except Diverged as error:
             _log.error("stopped: %s; the last good checkpoint is kept", error)
             what = str(error)
@@ -89,7 +92,14 @@ def _build_monitors(cfg: CfgNode, folder: RunFolder, index: ImageIndex) -> list[
 
 
 def _train(
-    cfg: CfgNode, folder: RunFolder, index: ImageIndex, *, device: torch.device, monitors: list[Monitor], profile: int
+    cfg: CfgNode,
+    folder: RunFolder,
+    index: ImageIndex,
+    *,
+    device: torch.device,
+    monitors: list[Monitor],
+    watch: HangWatch,
+    profile: int,
 ) -> tuple[Trainer, dict[str, Any]]:
     """Build the trainer, restore the newest checkpoint, train to the last iteration.
 
@@ -103,6 +113,7 @@ def _train(
     total = steps * cfg.SOLVER.EPOCHS
     require_steps(profile, total - start)
     trainer = build_trainer(cfg, index, device, start=start, total=total)
+    trainer.beat = watch.beat
     lowest = lowest_std_share(trainer.method, batch_norm_size(cfg))
     detector = CollapseDetector(trainer.method.dim, cfg.MONITOR.COLLAPSE, lowest)
     extra, seconds = {"images": index.fingerprint}, state["seconds"] if state else 0.0
@@ -111,12 +122,15 @@ def _train(
     trainer.register_hooks(
         [
             ProfileSteps(folder.path, profile, lambda: (trainer, "batches")) if profile and main else None,
+            WatchSteps(watch),
             IterationTimer(),
             LearningRates(build_schedule(cfg, steps)),
             detector,
             ImageReport(steps),
             _build_writer(cfg, folder, trainer.method.dim, start, total) if main else None,
+            EnterPhase(watch, CHECKPOINT),
             checkpoints,
+            EnterPhase(watch, EVALUATION),
             *monitors,
             StopWithCheckpoint(),
         ]

@@ -231,10 +231,22 @@ def own_image_count(images: LabelledSet) -> int:
     return sum(len(chunk_range(chunk, len(images))) for chunk in own_chunks(len(images)))
 
 
-def image_progress(total: int, label: str) -> Callable[..., None]:
-    """A function that counts this process's images (and takes a note); the main process prints its progress."""
+def image_progress(total: int, label: str, beat: Callable[[], None] = lambda: None) -> Callable[..., None]:
+    """A function that counts this process's images (and takes a note); the main process prints its progress.
+
+    Args:
+        total: number of images.
+        label: describes the work.
+        beat: called each time, as a sign of life.
+    """
     progress = Progress(total, label) if comm.is_main_process() and total else None
-    return progress.step if progress else lambda _count, _note="": None
+
+    def step(count: int, note: str = "") -> None:
+        beat()
+        if progress:
+            progress.step(count, note)
+
+    return step
 
 
 def extract_chunks(

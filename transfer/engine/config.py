@@ -60,6 +60,9 @@ def defaults() -> CfgNode:
     node.EVALUATOR = ""  # VOC: exact or detectron2; COCO: hotcoco or pycocotools; empty: the first
     node.PREDICTIONS = 4  # number of test images on which the trial's detections are drawn at its end
     node.KEEP_CHECKPOINTS = 1  # number of checkpoints to resume from that are kept
+    # A process without a sign of life for so long, or for 10 steps, writes all stacks and exits with 75; 0 = never.
+    node.HANG_SECONDS = 300.0
+    node.COLLECTIVE_SECONDS = 600.0  # how long a collective operation waits for the other processes
     node.ROLE = TRIAL  # lr_search: a candidate of the lr search, in no cell of a table; set by --role only
     node.SELECT_ON = ""  # what a candidate is measured on: test or heldout; set by --select-on only
     node.HELDOUT = CfgNode()  # --select-on heldout: which part of the first training split's images

@@ -24,6 +24,7 @@ from common.profiling import require_steps
 from common.training import distributed
 from common.training.hooks import ProfileSteps, StopOnSignal
 from common.training.logs import METRICS, log_to_folder, truncate_metrics
+from common.training.watch import CHECKPOINT, EVALUATION, EnterPhase, HangWatch, WatchSteps
 from transfer.engine.config import SEPARABLE
 from transfer.engine.detection_data import register_metadata, test_batches, training_batches, training_dicts
 from transfer.engine.detection_trainer import DetectionTrainer
@@ -74,7 +75,8 @@ def run_trial(request: TrialRequest) -> TrialOutcome:
     if not request.eval_only and file.is_file():
         return TrialOutcome("already", read_json(file), file)
     spawned = prepared.processes if distributed.read_distributed_environment() is None else 1
-    distributed.launch(run_process, (prepared, task if spawned == 1 else None), spawned)
+    words = (prepared, task if spawned == 1 else None)
+    distributed.launch(run_process, words, spawned, prepared.cfg.TRANSFER.COLLECTIVE_SECONDS)
     content = read_json(file)
     return TrialOutcome("evaluated" if request.eval_only else str(content["status"]), content, file)
 
@@ -90,12 +92,13 @@ def run_process(prepared: PreparedTrial, task: Task | None = None) -> None:
         Preempted: stopped on a signal, after a checkpoint.
     """
     prepared.output.mkdir(parents=True, exist_ok=True)
-    with log_to_folder(prepared.output, LOG_LEVELS, rank=comm.get_rank(), rank_files=True, formatter=LOG_FORMAT):
+    log = log_to_folder(prepared.output, LOG_LEVELS, rank=comm.get_rank(), rank_files=True, formatter=LOG_FORMAT)
+    with log, HangWatch(prepared.output, prepared.cfg.TRANSFER.HANG_SECONDS) as watch:
         task = task or load_task_of(prepared.cfg)
         if prepared.request.eval_only:
             _evaluate_only(prepared, task)
         else:
-            _Training(prepared, task).run()
+            _Training(prepared, task, watch).run()
         comm.synchronize()
 
 
@@ -123,12 +126,14 @@ class _Training:
     Attributes:
         prepared: the trial.
         task: its annotations.
+        watch: of this process.
         stopwatch: time of all steps.
         evaluation: the evaluator's answer and its seconds, once the detector has been evaluated.
     """
 
     prepared: PreparedTrial
     task: Task
+    watch: HangWatch
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
     evaluation: tuple[dict[str, Any], float] | None = None
 
@@ -179,11 +184,14 @@ class _Training:
         return [
             ProfileSteps(prepared.output, profile, self._batch_iterator) if profile and main else None,
             self.stopwatch,
+            WatchSteps(self.watch),
             hooks.IterationTimer(),
             hooks.LRScheduler(trainer.optimizer, trainer.scheduler),
+            EnterPhase(self.watch, EVALUATION),
             self._precise_bn() if cfg.TEST.PRECISE_BN.ENABLED else None,
             hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
             hooks.PeriodicWriter(default_writers(str(prepared.output), cfg.SOLVER.MAX_ITER)) if main else None,
+            EnterPhase(self.watch, CHECKPOINT),
             checkpointing,  # after the writer: a trial killed between the two writes the lines of its last steps again
             StopOnSignal(checkpointing.save),
         ]
@@ -209,6 +217,7 @@ class _Training:
         def batches(start: int, stop: int) -> Iterator[list[dict[str, Any]]]:
             source = training_batches(self.dicts, cfg, sampler_seed, stream=PRECISE_BN, start=start, stop=stop)
             for number, batch in enumerate(source, start=start):
+                self.watch.beat()
                 seed_torch(cfg.SEED, PRECISE_BN, comm.get_rank(), number)
                 yield batch
 
