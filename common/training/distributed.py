@@ -265,7 +265,7 @@ def _run(environment: DistributedEnvironment, main: Callable[..., Any], args: tu
 
 
 def _run_in_group(
-    environment: DistributedEnvironment, main: Callable[..., Any], args: tuple[Any, ...], timeout: float
+    environment: DistributedEnvironment, main: Callable[..., Any], args: tuple[Any, ...], timeout: float = TIMEOUT
 ) -> Any:
     import torch
     import torch.distributed as dist
