@@ -346,7 +346,8 @@ def describe_exit(code: int, log: Path, max_resumes: int = 0) -> str:
     """Why a command failed: its last error line, the signal that killed it, or its exit code."""
     line = last_error_line(log)
     if code == EXIT_REQUEUE:
-        return f"stopped itself {max_resumes + 1} times without finishing; submit again to continue"
+        hung = f" ({line.removeprefix('error: ')})" if "hung: " in line else ""
+        return f"stopped itself {max_resumes + 1} times without finishing{hung}; submit again to continue"
     if code < 0:
         return f"killed by {signal_name(-code)}" + (f" after: {line}" if line else "")
     return line or f"exited with {code} and printed nothing"

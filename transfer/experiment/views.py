@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.console import clock
 from common.files import read_json
+from common.formats.heartbeat import describe_stragglers, read_heartbeats
 from common.formats.job import JobState
 from transfer.experiment.commands import Tools
 from transfer.experiment.decide import Decision, Decisions, blocked_jobs, describe_end, describe_queue
@@ -47,6 +48,8 @@ STYLES = {
 COUNTED = ("pending", "queued", "done", "blocked")
 """States whose jobs are only counted where space is short."""
 HEADS = ("job", "state", "progress", "time", "ETA", "")
+SILENCE = 120.0
+"""Seconds after which a running job without a heartbeat is named; one is written every ten."""
 METRICS_TAIL = 1 << 16
 """Bytes at the end of a metrics file that certainly hold its last line."""
 
@@ -67,7 +70,21 @@ def job_progress(job: Job, folder: Path, state: JobState | None) -> JobProgress:
     metrics = last_metrics(folder / "metrics.json")
     count, loss = _finite(metrics.get(job.counter)), _finite(metrics.get("total_loss", metrics.get("loss")))
     fraction = min(count / job.total, 1.0) if count is not None and job.total else None
-    return JobProgress(fraction, _eta(metrics, fraction), "" if loss is None else f"loss {loss:.4g}")
+    notes = ["" if loss is None else f"loss {loss:.4g}", _health(folder, state) if state is not None else ""]
+    return JobProgress(fraction, _eta(metrics, fraction), " · ".join(note for note in notes if note))
+
+
+def _health(folder: Path, state: JobState) -> str:
+    """What the heartbeats of this attempt's processes say: one that hung, silence, or a straggler."""
+    started = datetime.fromisoformat(state.started)
+    heartbeats = [one for one in read_heartbeats(folder) if datetime.fromisoformat(one.at) >= started]
+    if not heartbeats:
+        return ""
+    hung = next((one.hung for one in heartbeats if one.hung), None)
+    silent = time.time() - max(datetime.fromisoformat(one.at).timestamp() for one in heartbeats)
+    if hung is None and silent > SILENCE:
+        return f"no heartbeat for {clock(silent)}"
+    return f"hung: {hung}" if hung else describe_stragglers(heartbeats) or ""
 
 
 def last_metrics(path: Path) -> dict[str, Any]:

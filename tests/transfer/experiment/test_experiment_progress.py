@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from common.formats.heartbeat import Heartbeat
 from common.formats.job import JobState, utc_now
 from tests.transfer.experiment.small_world import World
 from transfer.experiment.executors import last_error_line, signal_name
@@ -46,6 +48,31 @@ def test_fraction_and_eta(world: World, job: Job) -> None:
     assert found.fraction == 0.25
     assert found.eta == pytest.approx(150 * 2.0)
     assert found.note == "loss 0.5"
+
+
+def heartbeats(store: Store, job: Job, *, age: float = 0.0, hung: str | None = None, wait: float = 0.1) -> None:
+    """Two processes' heartbeats, the second's with other waits for images."""
+    at = (datetime.now(timezone.utc) - timedelta(seconds=age)).isoformat(timespec="seconds")
+    for rank, data in enumerate((0.1, wait)):
+        content = Heartbeat(
+            rank=rank, host=f"n{rank}", pid=1, attempt="", at=at, phase="step", iteration=9,
+            step_seconds=1.0, data_seconds=data, hung=hung if rank else None,
+        )  # fmt: skip
+        content.write(store.folder(job) / f"heartbeat.rank{rank}.json")
+
+
+def test_hangs_silence_and_stragglers_of_a_running_job_are_named(world: World, job: Job) -> None:
+    store, state = Store(world.run_dir), running(job).replace(started="2026-01-01T00:00:00+00:00")
+    metrics(store, job)
+    heartbeats(store, job)
+    assert progress(job, store, state).note == ""
+    heartbeats(store, job, wait=0.6)
+    assert "rank 1 on n1" in progress(job, store, state).note
+    heartbeats(store, job, age=600)
+    assert "no heartbeat for 10:0" in progress(job, store, state).note
+    heartbeats(store, job, age=600, hung="no progress for 300 s")
+    assert "hung: no progress for 300 s" in progress(job, store, state).note
+    assert progress(job, store, running(job)).note == ""  # of an earlier attempt
 
 
 def test_the_tool_s_own_estimate_comes_first(world: World, job: Job) -> None:
