@@ -5,15 +5,16 @@ from __future__ import annotations
 import ast
 import copy
 import logging
+import math
 import os
+import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from common.errors import UserError, nearest
+from common.yaml_file import TEXT_KEYS, YAML_BOOLEANS, YamlDocument, parse_yaml, read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class KeyChanges:
     renamed: Mapping[str, str] = field(default_factory=dict)
     removed: Mapping[str, str] = field(default_factory=dict)
 
-    def apply(self, values: Mapping[str, Any], where: str, *, recorded: bool = False) -> dict[str, Any]:
+    def apply(self, values: Mapping[str, Any], where: str | ValueSources, *, recorded: bool = False) -> dict[str, Any]:
         """A copy of nested `values` with today's keys.
 
         Args:
@@ -46,15 +47,15 @@ class KeyChanges:
         for key, advice in self.removed.items():
             if _has_key(current, key):
                 if not recorded:
-                    raise UserError(f"{where}: {key} no longer exists: {advice}")
+                    raise UserError(f"{_place(where, key)}: {key} no longer exists: {advice}")
                 _pop_key(current, key)
         for old, new in self.renamed.items():
             if not _has_key(current, old):
                 continue
             if _has_key(current, new):
-                raise UserError(f"{where}: {old} is the old name of {new}; give {new} alone")
+                raise UserError(f"{_place(where, old)}: {old} is the old name of {new}; give {new} alone")
             if not recorded:
-                _warn_renamed(where, old, new)
+                _warn_renamed(_place(where, old), old, new)
             _set_key(current, new, _pop_key(current, old))
         return current
 
@@ -107,40 +108,63 @@ def _set_key(values: dict[str, Any], key: str, value: Any) -> None:
     values[leaf] = value
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, but a key that is given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen and isinstance(key, yaml.ScalarNode):
-                problem = f"the key {key.value!r} is given a second time"
-                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
-
-
 def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read one YAML file as a dict, without following `_BASE_`.
 
     Raises:
-        UserError: missing, not YAML, a key twice, or not a mapping; names file and line.
+        UserError: missing, not YAML (see `common.yaml_file`), a key twice, or not a mapping; names file and line.
     """
-    try:
-        value = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
-    except FileNotFoundError as error:
-        raise UserError(f"config file {path} does not exist") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read config file {path}: {error}") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{where}: not YAML ({getattr(error, 'problem', error)})") from error
-    if value is None:
+    return mapping_of(read_yaml(path)[0], path)
+
+
+def mapping_of(document: YamlDocument, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The document's keys and values; none if it is empty. Raises UserError for a list or a single value."""
+    if document.value is None:
         return {}
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: holds a {type(value).__name__}, not keys and values")
-    return value
+    if not isinstance(document.value, dict):
+        raise UserError(f"{path}: holds a {type(document.value).__name__}, not keys and values")
+    return document.value
+
+
+@dataclass
+class ValueSources:
+    """Where the values of a config came from.
+
+    Attributes:
+        default: what messages call the place of a key that no file sets.
+        places: dotted key (sections too) → `FILE, line N`, or `command line`.
+        texts: dotted key → a number, boolean or null as its file writes it.
+    """
+
+    default: str
+    places: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+
+    def place(self, key: str) -> str:
+        """The place that set `key`, or the nearest section around it."""
+        while key and key not in self.places:
+            key = key.rpartition(".")[0]
+        return self.places.get(key, self.default)
+
+    def locate(self, error: UserError) -> UserError:
+        """The error with the place of the key that its message begins with."""
+        return UserError(f"{self.place(str(error).partition(' ')[0].rstrip(':,'))}: {error}")
+
+    def add(self, document: YamlDocument, path: str | os.PathLike[str], section: str = "") -> None:
+        """Record what a file sets; of an overlay only its `section`."""
+        size = 1 if section else 0
+        for key, line in document.lines.items():
+            if len(key) > size and (not section or key[0] == section):
+                name = ".".join(key[size:])
+                self.places[name] = f"{path}, line {line}"
+                self.texts.pop(name, None)
+        for key, text in document.texts.items():
+            if len(key) > size and (not section or key[0] == section):
+                self.texts[".".join(key[size:])] = text
+
+
+def _place(where: str | ValueSources, key: str) -> str:
+    return where if isinstance(where, str) else where.place(key.partition("[")[0])
 
 
 def resolve_base_files(path: str | os.PathLike[str]) -> list[Path]:
@@ -149,19 +173,29 @@ def resolve_base_files(path: str | os.PathLike[str]) -> list[Path]:
     Raises:
         UserError: a base is missing or the chain is circular.
     """
-    chain: list[Path] = []
+    return [file for file, _ in _read_chain(path)]
+
+
+def _read_chain(path: str | os.PathLike[str]) -> list[tuple[Path, YamlDocument]]:
+    """A config file and its `_BASE_` files with their documents, base first."""
+    chain: list[tuple[Path, YamlDocument]] = []
+    seen: set[str] = set()
     current: Path | None = Path(path)
     while current is not None:
-        resolved = current.resolve()
-        if resolved in [p.resolve() for p in chain]:
+        real = os.path.realpath(current)
+        if real in seen:
             raise UserError(f"{current}: _BASE_ leads back to this file; remove one of the _BASE_ lines")
-        if chain and not current.is_file():
-            raise UserError(
-                f"{chain[-1]}: its _BASE_ {current} does not exist; correct the path (relative to the file's folder)"
-            )
-        base = load_yaml(current).get("_BASE_")
-        chain.append(current)
-        current = None if base is None else current.parent / Path(str(base)).expanduser()
+        if chain and not os.path.isfile(current):  # noqa: PTH113 (false, not an error, for a name that is too long)
+            what = "is not a file" if os.path.lexists(current) else "does not exist"
+            advice = "correct the path (relative to the file's folder)"
+            raise UserError(f"{chain[-1][0]}: its _BASE_ {current} {what}; {advice}")
+        document = read_yaml(current)[0]
+        base = mapping_of(document, current).get("_BASE_")
+        if base is not None and not isinstance(base, str):
+            raise UserError(f"{current}, line {document.lines['_BASE_',]}: _BASE_ must be the path of one file")
+        seen.add(real)
+        chain.append((current, document))
+        current = None if base is None else current.parent / Path(base).expanduser()
     return chain[::-1]
 
 
@@ -177,24 +211,30 @@ def merge_dict(into: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
 def load_with_base(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a file merged over its `_BASE_` chain; `_BASE_` itself is removed."""
+    return load_with_sources(path)[0]
+
+
+def load_with_sources(path: str | os.PathLike[str]) -> tuple[dict[str, Any], ValueSources]:
+    """Read a file merged over its `_BASE_` chain, and where each value came from."""
     merged: dict[str, Any] = {}
-    for file in resolve_base_files(path):
-        content = load_yaml(file)
-        content.pop("_BASE_", None)
-        merge_dict(merged, content)
-    return merged
+    sources = ValueSources(str(path))
+    for file, document in _read_chain(path):
+        merge_dict(merged, {key: value for key, value in mapping_of(document, file).items() if key != "_BASE_"})
+        sources.add(document, file)
+    return merged, sources
 
 
 OVERLAY_SECTIONS = ("pretrain", "evaluate", "transfer")
 
 
-def overlay_section(path: str | os.PathLike[str], section: str) -> dict[str, Any]:
-    """Read the `pretrain`, `evaluate` or `transfer` section of an overlay file.
+def overlay_section(path: str | os.PathLike[str], section: str, sources: ValueSources | None = None) -> dict[str, Any]:
+    """Read the `pretrain`, `evaluate` or `transfer` section of an overlay file, and record it in `sources`.
 
     Raises:
         UserError: the file has other sections, or this one is not a mapping.
     """
-    content = load_yaml(path)
+    document = read_yaml(path)[0]
+    content = mapping_of(document, path)
     for key in content:
         if key not in OVERLAY_SECTIONS:
             valid = ", ".join(OVERLAY_SECTIONS)
@@ -202,18 +242,25 @@ def overlay_section(path: str | os.PathLike[str], section: str) -> dict[str, Any
     value = content.get(section) or {}
     if not isinstance(value, dict):
         raise UserError(f"{path}: section {section} must hold keys and values")
+    if sources is not None:
+        sources.add(document, path, section)
     return value
 
 
 def merge_strict(
-    cfg: Any, values: dict[str, Any], where: str, changes: KeyChanges = NO_CHANGES, *, recorded: bool = False
+    cfg: Any,
+    values: dict[str, Any],
+    where: str | ValueSources,
+    changes: KeyChanges = NO_CHANGES,
+    *,
+    recorded: bool = False,
 ) -> None:
     """Merge nested `values` into a yacs/fvcore CfgNode that already holds every valid key.
 
     Args:
         cfg: the node; it is changed in place.
         values: keys and values as a file holds them.
-        where: what messages call the file.
+        where: what messages call the file, or where each value came from.
         changes: keys of earlier releases.
         recorded: `values` were written by an earlier run; see `KeyChanges.apply`.
 
@@ -240,10 +287,20 @@ def merge_overrides(
     valid = dotted_keys(cfg)
     overrides = changes.apply_to_overrides(overrides, where)
     for key, text in zip(overrides[::2], overrides[1::2], strict=True):
-        value = parse_value(text)
+        value = _parse_override(key, text, where)
         if value is not None and isinstance(_leaf(cfg, key, where, valid), str):
             value = value if isinstance(value, str) else text  # a folder may be named 2007
         _set(cfg, key, value, where, valid)
+
+
+def _parse_override(key: str, text: str, where: str) -> Any:
+    """The value of a command-line word; of a list of names each is text, with or without quotes."""
+    value = parse_value(text)
+    if key.rpartition(".")[2] not in TEXT_KEYS or not text.startswith("["):
+        return value
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return value
+    return parse_yaml(text, f"{where}: {key}", key).value
 
 
 def parse_value(text: str) -> Any:
@@ -252,7 +309,7 @@ def parse_value(text: str) -> Any:
         return text.lower() == "true"
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the last two: nested too deeply
         return text
 
 
@@ -301,53 +358,82 @@ def list_changes(before: Mapping[str, Any], now: Mapping[str, Any], keys: Iterab
     return [f"{key} is {old!r} there and {new!r} here" for key, old, new in pairs if old != new]
 
 
-def _set(cfg: Any, key: str, value: Any, where: str, valid: list[str]) -> None:
+def _set(cfg: Any, key: str, value: Any, where: str | ValueSources, valid: list[str]) -> None:
     old = _leaf(cfg, key, where, valid)
     *parents, leaf = key.split(".")
     node = cfg
     for parent in parents:
         node = node[parent]
-    node[leaf] = _coerce(old, value, key, where)
+    node[leaf] = coerce(old, value, key, where)
 
 
-def _leaf(cfg: Any, key: str, where: str, valid: list[str]) -> Any:
+def _leaf(cfg: Any, key: str, where: str | ValueSources, valid: list[str]) -> Any:
     """The current value of `key`; a UserError where there is no such key."""
     if key not in valid:
+        place = _place(where, key)
         below = [name for name in valid if name.startswith(f"{key}.")]
         if below:
-            raise UserError(f"{where}: {key} is a section; give its keys, such as {', '.join(below[:3])}")
-        raise UserError(f"{where}: unknown key {key!r}; {nearest(key, valid)}")
+            raise UserError(f"{place}: {key} is a section; give its keys, such as {', '.join(below[:3])}")
+        raise UserError(f"{place}: unknown key {key!r}; {nearest(key, valid)}")
     for part in key.split("."):
         cfg = cfg[part]
     return cfg
 
 
-def _coerce(old: Any, new: Any, key: str, where: str) -> Any:
-    """Convert `new` to the type of `old`; None on either side and equal types pass unchanged."""
+def coerce(old: Any, new: Any, key: str, where: str | ValueSources) -> Any:
+    """Convert `new` to the type of `old`; None on either side and equal types pass unchanged.
+
+    Raises:
+        UserError: it has another type; names place and key.
+    """
     if isinstance(old, (tuple, list)) and isinstance(new, (tuple, list)):
         return type(old)(_coerce_item(old, item, f"{key}[{index}]", where) for index, item in enumerate(new))
+    if isinstance(new, float) and math.isnan(new):
+        raise UserError(f"{_place(where, key)}: {key} is not a number (nan); give a number")
     if old is None or new is None or type(old) is type(new):
         return new
-    if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
+    if isinstance(old, bool) and isinstance(new, str) and new.lower() in YAML_BOOLEANS:
+        return YAML_BOOLEANS[new.lower()]
+    if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool) and abs(new) < 1 << 1000:
         return float(new)
     if isinstance(old, float) and isinstance(new, str):
         try:  # YAML 1.1 reads 1e-4 as a string
-            return float(new)
+            return coerce(old, float(new), key, where)
         except ValueError:
             pass
     if isinstance(old, dict) and isinstance(new, dict):
         return type(old)(new)
-    raise UserError(f"{where}: {key} must be of type {type(old).__name__}, not {type(new).__name__} ({new!r})")
+    if isinstance(old, str) and isinstance(where, ValueSources):
+        written = where.texts.get(key.replace("[", ".").replace("]", ""))
+        if written is not None:  # a folder may be named 2007
+            return written
+    advice = _explain_trap(new, old)
+    raise UserError(
+        f"{_place(where, key)}: {key} must be of type {type(old).__name__}, not {type(new).__name__} ({new!r}){advice}"
+    )
 
 
-def _coerce_item(old: Sequence[Any], item: Any, key: str, where: str) -> Any:
+def _explain_trap(value: Any, like: Any) -> str:
+    """What to write in place of text that YAML 1.1 takes for a number, or of a text that should be a list."""
+    if isinstance(like, (list, tuple)) and isinstance(value, str):
+        return f"; write a list: [{value}]"
+    if not isinstance(like, (int, float)) or not isinstance(value, str):
+        return ""
+    if re.fullmatch(r"[-+]?0[0-9]{1,20}", value):
+        return f"; write {int(value)}: a number that begins with 0 is one in base 8 to some readers"
+    if re.fullmatch(r"[0-9]+(:[0-9]+)+(\.[0-9]*)?", value):
+        return "; write a plain number: some readers take such a clock for a number in base 60"
+    return ""
+
+
+def _coerce_item(old: Sequence[Any], item: Any, key: str, where: str | ValueSources) -> Any:
     """Convert an item for a list that held `old` so far; in a list of numbers int and float both pass unchanged."""
     if not old:
         return item
     numbers = isinstance(old[0], (int, float)) and not isinstance(old[0], bool)
     if numbers and isinstance(item, (int, float)) and not isinstance(item, bool):
         return item
-    return _coerce(0.0 if numbers else old[0], item, key, where)
+    return coerce(0.0 if numbers else old[0], item, key, where)
 
 
 def merge_layers(
@@ -358,19 +444,25 @@ def merge_layers(
     overrides: Sequence[str],
     *,
     changes: KeyChanges = NO_CHANGES,
-) -> None:
+) -> ValueSources:
     """Merge into `cfg` a config file with its `_BASE_` chain, then the overlay's `section`, then `KEY VALUE …`.
+
+    Returns:
+        Where each value came from.
 
     Raises:
         UserError: a missing file, an unknown key (with similar valid ones) or a removed one.
     """
-    for part in resolve_base_files(file):
-        values = load_yaml(part)
-        values.pop("_BASE_", None)
-        merge_strict(cfg, values, str(part), changes)
+    sources = ValueSources(str(file))
+    for part, document in _read_chain(file):
+        sources.add(document, part)
+        values = {key: value for key, value in mapping_of(document, part).items() if key != "_BASE_"}
+        merge_strict(cfg, values, sources, changes)
     if overlay:
-        merge_strict(cfg, overlay_section(overlay, section), overlay, changes)
+        merge_strict(cfg, overlay_section(overlay, section, sources), sources, changes)
     merge_overrides(cfg, overrides, changes=changes)
+    sources.places |= dict.fromkeys(overrides[::2], "command line")
+    return sources
 
 
 def value_of(cfg: Any, key: str) -> Any:

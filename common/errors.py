@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 EXIT_OK = 0
@@ -53,3 +54,15 @@ def abbreviate(names: Sequence[str], count: int = 3, separator: str = ", ") -> s
     """The first `count` names, and how many more there are."""
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return separator.join(names[:count]) + more
+
+
+def redact_urls(text: str) -> str:
+    """`https://user:password@host` as `https://***@host`."""
+    return re.sub(r"(?<=://)[^/\s@'\"]*@", "***@", text)
+
+
+def printable(text: str) -> str:
+    """A text that a terminal shows as it is: control characters (but tabs and line breaks) and halves of surrogate
+    pairs are escaped, as `\\x1b`."""
+    escaped = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+    return escaped.encode("utf-8", "backslashreplace").decode()

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import hashlib
 import json
 import os
+import re
 import secrets
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from common.errors import UserError
+from common.errors import UserError, nearest
+
+JSON_LIMIT, ANNOTATIONS_LIMIT = 64 << 20, 4 << 30
+"""Bytes of a JSON file at most: of those that this project writes, and of a data set's annotations."""
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @contextlib.contextmanager
@@ -84,20 +92,107 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
+def open_input(path: str | os.PathLike[str]) -> IO[bytes]:
+    """Open a regular file for reading; never waits for a writer of a named pipe.
+
+    Raises:
+        OSError: it cannot be opened.
+        UserError: it is a folder, a named pipe, a device or a socket, or no name of a file.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError as error:
+        raise UserError(f"{str(path)!r} is no name of a file ({error})") from error
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        raise UserError(f"{path} is {_KINDS.get(stat.S_IFMT(mode), 'a socket')}, not a file; name a file")
+    return os.fdopen(handle, "rb")
+
+
+def read_input(path: str | os.PathLike[str], limit: int) -> bytes:
+    """The bytes of a regular file of at most `limit` bytes.
+
+    Raises:
+        OSError: it cannot be read.
+        UserError: it is no regular file (`open_input`), or larger.
+    """
+    with open_input(path) as stream:
+        content = stream.read(limit + 1)
+    if len(content) > limit:
+        raise UserError(
+            f"{path} is larger than {limit:,} bytes, the most that is read of such a file; is it the right one?"
+        )
+    return content
+
+
+def decode_text(content: bytes, where: str) -> str:
+    """UTF-8, or UTF-16 with a byte order mark, as text with `\\n` at the end of each line.
+
+    Raises:
+        UserError: another encoding; names the first wrong byte's line.
+    """
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode("utf-16" if is_utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"cannot read {where}, line {line}: {error.reason}; save the file as UTF-8") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def describe_unreadable(path: str | os.PathLike[str], error: OSError, what: str = "") -> str:
+    """Why a file cannot be read, in one line; for a missing one the similar names of its folder."""
+    name = str(path) if len(str(path)) < 300 else f"{str(path)[:100]}…"
+    called = f"{what} {name}".strip()
+    if not isinstance(error, FileNotFoundError):
+        return f"cannot read {called}: {error.strerror}"
+    if Path(path).is_symlink():
+        return f"{called} is a link to {Path(path).readlink()}, which does not exist"
+    folder = Path(path).parent
+    if not folder.is_dir():
+        return f"{called} does not exist, nor does its folder"
+    similar = sorted({file.name for file in folder.iterdir() if file.suffix == Path(path).suffix and file.is_file()})
+    return f"{called} does not exist" + (f"; {nearest(Path(path).name, similar)}" if similar else "")
+
+
+def read_json(path: str | os.PathLike[str], limit: int = ANNOTATIONS_LIMIT) -> Any:
     """Read a JSON file.
 
     Raises:
-        UserError: it is missing, truncated or not JSON; the message names file and line.
+        UserError: it is missing, no regular file, larger than `limit` bytes, truncated or not JSON; the message names
+            file and line.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
+        text = decode_text(read_input(path, limit), str(path))
+        value = json.loads(text)
+    except OSError as error:
+        raise UserError(describe_unreadable(path, error)) from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg}); is the file truncated?") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: not usable JSON (nested too deeply)") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise UserError(f"{path}: not usable JSON ({error})") from error
+    if _HALF_PAIR.search(text) and _has_half_pair(value):
+        raise UserError(f"{path}: not usable JSON (a text holds half of a surrogate pair)")
+    return value
+
+
+def read_json_object(path: str | os.PathLike[str], limit: int = JSON_LIMIT) -> dict[str, Any]:
+    """Read a JSON file that holds keys and values; raises UserError as `read_json`, and for any other content."""
+    value = read_json(path, limit)
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: holds a {type(value).__name__}, not keys and values")
+    return value
+
+
+def _has_half_pair(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
@@ -108,7 +203,7 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     """
     digest = hashlib.sha256()
     try:
-        with open(path, "rb") as stream:
+        with open_input(path) as stream:
             while piece := stream.read(1 << 22):
                 digest.update(piece)
     except OSError as error:

@@ -33,8 +33,11 @@ def load_config(file: str | os.PathLike[str], overlay: str | None = None, overri
         UserError: a missing file, an unknown key (with the nearest valid ones), or an invalid value.
     """
     cfg = defaults()
-    merge_layers(cfg, file, "pretrain", overlay, overrides, changes=KEY_CHANGES)
-    check_config(cfg)
+    sources = merge_layers(cfg, file, "pretrain", overlay, overrides, changes=KEY_CHANGES)
+    try:
+        check_config(cfg)
+    except UserError as error:
+        raise sources.locate(error) from error
     cfg.freeze()
     return cfg
 

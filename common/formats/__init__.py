@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import inspect
 import os
 import types
 import typing
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 from typing_extensions import Self
 
-from common.config import load_yaml
 from common.errors import UserError, nearest
-from common.files import read_json, write_json
-
-KeyPath = tuple[str, ...]
+from common.files import JSON_LIMIT, read_json, write_json
+from common.yaml_file import YAML_BOOLEANS, KeyPath, YamlDocument, read_yaml
 
 
 class FileFormat(BaseModel):
@@ -49,7 +49,7 @@ class FileFormat(BaseModel):
         Raises:
             UserError: a key is missing or has a wrong type or value; one line with file, key and reason.
         """
-        return cls._validate(data, str(where), {}, remedy)
+        return cls._validate(data, str(where), YamlDocument(data), remedy)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], remedy: str = "") -> Self:
@@ -58,17 +58,23 @@ class FileFormat(BaseModel):
         Raises:
             UserError: the file is missing, damaged or not valid; one line with file, line (YAML), key and reason.
         """
-        if Path(path).suffix not in (".yaml", ".yml"):
-            return cls.parse(read_json(path), path, remedy)
-        content = load_yaml(path)
-        return cls._validate(content, str(path), key_lines(Path(path).read_text(encoding="utf-8")), remedy)
+        if Path(path).suffix in (".yaml", ".yml"):
+            document = read_yaml(path)[0]
+            document = replace(document, value={}) if document.value is None else document
+        else:
+            document = YamlDocument(read_json(path, JSON_LIMIT))
+        found = cls._validate(document.value, str(path), document, remedy)
+        if "format" in cls.model_fields and "format" not in found.model_fields_set:
+            reason = f"{path}: format: is missing; this is not {cls.model_fields['format'].default}"
+            raise UserError(f"{reason}; {remedy}" if remedy else reason)
+        return found
 
     @classmethod
-    def _validate(cls, data: Any, where: str, lines: Mapping[KeyPath, int], remedy: str) -> Self:
+    def _validate(cls, data: Any, where: str, document: YamlDocument, remedy: str) -> Self:
         try:
-            return cls.model_validate(data)
+            return validate_yaml(cls, data, document.texts)
         except ValidationError as error:
-            reason = explain_validation_error(error, cls, lambda key: locate(key, where, lines))
+            reason = explain_validation_error(error, cls, lambda key: locate(key, where, document.lines))
             raise UserError(f"{reason}; {remedy}" if remedy else reason) from error
 
     def as_dict(self) -> dict[str, Any]:
@@ -88,23 +94,49 @@ def _lists_for_tuples(value: Any) -> Any:
     return [_lists_for_tuples(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
-def key_lines(text: str) -> dict[KeyPath, int]:
-    """The line of every key of a YAML document, by the key's path."""
-    lines: dict[KeyPath, int] = {}
+Model = typing.TypeVar("Model", bound=BaseModel)
 
-    def visit(node: yaml.Node | None, parent: KeyPath) -> None:
-        items: list[tuple[str, int, yaml.Node]] = []
-        if isinstance(node, yaml.SequenceNode):
-            items = [(str(index), item.start_mark.line, item) for index, item in enumerate(node.value)]
-        if isinstance(node, yaml.MappingNode):
-            items = [(str(key.value), key.start_mark.line, value) for key, value in node.value]
-        for name, line, value in items:
-            path = (*parent, name)
-            lines[path] = line + 1
-            visit(value, path)
 
-    visit(yaml.compose(text, Loader=yaml.SafeLoader), ())
-    return lines
+def validate_yaml(model: type[Model], data: Any, texts: Mapping[KeyPath, str]) -> Model:
+    """Validate content of a YAML file in the types that its keys have.
+
+    Where a key takes text, a number, a boolean or null is the text that is written; where it takes a boolean, `yes`
+    and `on` are true; where it takes a number, so is `1e-4`.
+
+    Raises:
+        ValidationError: what is then still wrong.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        content = copy.deepcopy(data)
+        changed = [_reinterpret(content, problem, texts) for problem in error.errors()]
+        if not any(changed):
+            raise
+    return model.model_validate(content)
+
+
+def _reinterpret(content: Any, problem: Any, texts: Mapping[KeyPath, str]) -> bool:
+    """Replace the value of a problem by what it means to its key; False if that is not known."""
+    *parents, last = problem["loc"] or (None,)
+    value, written = problem["input"], texts.get(tuple(str(part) for part in problem["loc"]))
+    found: Any = None
+    if problem["type"] == "string_type":
+        found = written
+    elif problem["type"] == "bool_type" and written is not None:
+        found = YAML_BOOLEANS.get(written.lower())
+    elif problem["type"] == "float_type" and written is not None:
+        with contextlib.suppress(ValueError):
+            found = float(written)
+    try:
+        for part in parents:
+            content = content[part]
+        if found is None or content[last] is not value:
+            return False
+        content[last] = found
+    except (LookupError, TypeError):  # the path names a part of a type, not of the content
+        return False
+    return True
 
 
 def locate(key: KeyPath, path: str, lines: Mapping[KeyPath, int]) -> str:

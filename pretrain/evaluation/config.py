@@ -89,11 +89,14 @@ def load_evaluation_config(
             kind of evaluation does not read.
     """
     cfg = defaults()
-    merge_layers(cfg, file, "evaluate", overlay, overrides)
+    sources = merge_layers(cfg, file, "evaluate", overlay, overrides)
     for key in overrides[::2]:
         if key not in keys_read(cfg, kind):
             raise UserError(f"command line: a {kind} evaluation does not read {key}; leave it out")
-    check_evaluation_config(cfg)
+    try:
+        check_evaluation_config(cfg)
+    except UserError as error:
+        raise sources.locate(error) from error
     cfg.freeze()
     return cfg
 

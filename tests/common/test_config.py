@@ -149,7 +149,7 @@ def test_bad_yaml_names_file_and_line(tmp_path: Path, text: str, message: str) -
 def test_missing_unreadable_and_empty_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no.yaml does not exist"):
         config.load_yaml(tmp_path / "no.yaml")
-    with pytest.raises(UserError, match="cannot read"):
+    with pytest.raises(UserError, match="is a folder"):
         config.load_yaml(tmp_path)
     (tmp_path / "latin.yaml").write_bytes(b"A: \xe9\n")
     with pytest.raises(UserError, match="cannot read"):

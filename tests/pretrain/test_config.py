@@ -84,7 +84,7 @@ def test_layers_are_merged_in_order_base_file_overlay_overrides(tmp_path: Path) 
         (["MONITOR.COLLAPSE.STEPS", "0"], "MONITOR.COLLAPSE.STEPS is 0"),
         (["MONITOR.COLLAPSE.STOP", "1"], "must be of type bool"),
         (["MONITOR.GRAD_NORM_LIMIT", "-1"], "MONITOR.GRAD_NORM_LIMIT is -1"),
-        (["ENGINE.COMPILE", "yes"], "must be of type bool"),
+        (["ENGINE.COMPILE", "maybe"], "must be of type bool"),
         (["ENGINE.TF32", "1"], "must be of type bool"),
         (["MODEL.SYNC_BN", "auto"], "must be of type bool"),
     ],

@@ -12,8 +12,10 @@ from detectron2.engine import DefaultTrainer
 
 from common.config import (
     KeyChanges,
+    ValueSources,
     dotted_keys,
     load_with_base,
+    load_with_sources,
     merge_overrides,
     merge_strict,
     overlay_section,
@@ -98,21 +100,25 @@ def load_config(file: Path, overlay: Path | None = None, overrides: Sequence[str
         UserError: a file is missing or broken, a key unknown, a value of another type or not one of the valid ones.
     """
     cfg = defaults()
-    values = _without_removed_keys(load_with_base(file), str(file))
-    set_keys = dict.fromkeys(dotted_keys(values), str(file))
-    merge_strict(cfg, values, str(file))
+    values, sources = load_with_sources(file)
+    values = _without_removed_keys(values, sources)
+    keys = dotted_keys(values)
+    merge_strict(cfg, values, sources)
     protocol = _protocol(cfg, file)
     if overlay is not None:
-        values = _without_removed_keys(overlay_section(overlay, "transfer"), str(overlay))
-        set_keys |= dict.fromkeys(dotted_keys(values), str(overlay))
-        merge_strict(cfg, values, str(overlay))
+        values = _without_removed_keys(overlay_section(overlay, "transfer", sources), sources)
+        keys += dotted_keys(values)
+        merge_strict(cfg, values, sources)
     merge_overrides(cfg, overrides, COMMAND_LINE, KEY_CHANGES)
-    set_keys |= dict.fromkeys(overrides[::2], COMMAND_LINE)
-    check_values(cfg, str(file))
-    return LoadedConfig(cfg, protocol, set_keys)
+    sources.places |= dict.fromkeys(overrides[::2], COMMAND_LINE)
+    try:
+        check_values(cfg)
+    except UserError as error:
+        raise sources.locate(error) from error
+    return LoadedConfig(cfg, protocol, {key: sources.place(key) for key in (*keys, *overrides[::2])})
 
 
-def _without_removed_keys(values: dict[str, Any], where: str) -> dict[str, Any]:
+def _without_removed_keys(values: dict[str, Any], where: ValueSources) -> dict[str, Any]:
     """The values with today's keys; a config that an earlier run stored may hold the constant's own value."""
     section = values.get("TRANSFER")
     stored = isinstance(section, dict) and section.get(ORDER_KEY.rpartition(".")[2]) == ORDER_OF_WORKERS
@@ -129,7 +135,7 @@ def _protocol(cfg: CfgNode, file: Path) -> CfgNode:
     return protocol
 
 
-def check_values(cfg: CfgNode, where: str) -> None:
+def check_values(cfg: CfgNode) -> None:
     """Check the values that types alone do not restrict.
 
     Raises:
@@ -137,37 +143,39 @@ def check_values(cfg: CfgNode, where: str) -> None:
     """
     own = cfg.TRANSFER
     if not own.TASK:
-        raise UserError(f"{where}: TRANSFER.TASK is empty; name the task, as in configs/transfer/voc07.yaml")
-    if not cfg.DATASETS.TRAIN or len(cfg.DATASETS.TEST) != 1:
-        raise UserError(f"{where}: DATASETS.TRAIN must list at least one split and DATASETS.TEST exactly one")
+        raise UserError("TRANSFER.TASK is empty; name the task, as in configs/transfer/voc07.yaml")
+    if not cfg.DATASETS.TRAIN:
+        raise UserError("DATASETS.TRAIN must list at least one split")
+    if len(cfg.DATASETS.TEST) != 1:
+        raise UserError("DATASETS.TEST must list exactly one split")
     for key, valid in (("PRECISE_BN", PRECISE_BN), ("ROI_ALIGN", ROI_ALIGN)):
         if own[key] not in valid:
-            raise UserError(f"{where}: TRANSFER.{key}: {own[key]!r}; {nearest(own[key], valid)}")
+            raise UserError(f"TRANSFER.{key}: {own[key]!r}; {nearest(own[key], valid)}")
     if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
         raise UserError(
-            f"{where}: DATALOADER.SAMPLER_TRAIN: only TrainingSampler is replayed exactly, not "
-            f"{cfg.DATALOADER.SAMPLER_TRAIN}"
+            f"DATALOADER.SAMPLER_TRAIN: only TrainingSampler is replayed exactly, not {cfg.DATALOADER.SAMPLER_TRAIN}"
         )
-    if cfg.SOLVER.MAX_ITER < 1 or cfg.SOLVER.IMS_PER_BATCH < 1:
-        raise UserError(f"{where}: SOLVER.MAX_ITER and SOLVER.IMS_PER_BATCH must be at least 1")
+    for key in ("MAX_ITER", "IMS_PER_BATCH"):
+        if cfg.SOLVER[key] < 1:
+            raise UserError(f"SOLVER.{key} must be at least 1")
     for key, least in (("KEEP_CHECKPOINTS", 1), ("PREDICTIONS", 0)):
         if own[key] < least:
-            raise UserError(f"{where}: TRANSFER.{key} must be at least {least}")
+            raise UserError(f"TRANSFER.{key} must be at least {least}")
     if not 0 < own.HELDOUT.FRACTION < 1:
-        raise UserError(f"{where}: TRANSFER.HELDOUT.FRACTION must lie between 0 and 1")
-    _check_device(cfg, where)
+        raise UserError("TRANSFER.HELDOUT.FRACTION must lie between 0 and 1")
+    _check_device(cfg)
 
 
-def _check_device(cfg: CfgNode, where: str) -> None:
+def _check_device(cfg: CfgNode) -> None:
     import torch
 
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(
-            f"{where}: MODEL.DEVICE is {cfg.MODEL.DEVICE}, but torch finds no GPU; "
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but torch finds no GPU; "
             "a CPU needs --overlay configs/overlays/cpu.yaml"
         )
     if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
-        raise UserError(f"{where}: SOLVER.AMP.ENABLED needs a GPU; turn it off")
+        raise UserError("SOLVER.AMP.ENABLED needs a GPU; turn it off")
 
 
 def evaluator_name(cfg: CfgNode, layout: str) -> str:

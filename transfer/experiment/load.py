@@ -9,19 +9,18 @@ link may lead elsewhere on another host.
 from __future__ import annotations
 
 import os
-import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from common import environment
-from common.config import load_yaml, merge_dict
+from common.config import mapping_of, merge_dict
 from common.errors import UserError
-from common.formats import explain_validation_error, key_lines, locate
+from common.formats import explain_validation_error, locate, validate_yaml
+from common.yaml_file import KeyPath, parse_yaml, read_yaml, redact, redact_set
 from transfer.experiment.spec import Experiment, SiteConfig, StepTime
 
 SHIPPED_STEP_TIMES = environment.ROOT / "configs/seconds.yaml"
@@ -29,7 +28,10 @@ SHIPPED_STEP_TIMES = environment.ROOT / "configs/seconds.yaml"
 
 @dataclass(frozen=True)
 class ExperimentSource:
-    """Where an experiment came from: its file, the file's text, and the `--set` words laid over it."""
+    """Where an experiment came from: its file, the file's text, and the `--set` words laid over it.
+
+    Values of environment variables and passwords in URLs are `***` in text and words: `graph.json` records both.
+    """
 
     path: str
     text: str
@@ -42,31 +44,33 @@ def load_experiment(path: str | os.PathLike[str], sets: Sequence[str] = ()) -> t
     Raises:
         UserError: the file is missing, not YAML, names a key twice, or holds an unknown key or a wrong value.
     """
-    content = load_yaml(path)
-    text = Path(path).read_text(encoding="utf-8")
+    document, text = read_yaml(path)
+    content, texts = mapping_of(document, path), dict(document.texts)
     for word in sets:
-        merge_dict(content, _parse_set(word))
+        values, written = _parse_set(word)
+        merge_dict(content, values)
+        texts |= written
     try:
-        experiment = Experiment.model_validate(content)
+        experiment = validate_yaml(Experiment, content, texts)
     except ValidationError as error:
-        lines = key_lines(text)
-        reason = explain_validation_error(error, Experiment, lambda key: _locate(key, str(path), lines, sets))
+        reason = explain_validation_error(error, Experiment, lambda key: _locate(key, str(path), document.lines, sets))
         raise UserError(reason) from error
-    return experiment, ExperimentSource(str(path), text, tuple(sets))
+    return experiment, ExperimentSource(str(path), redact(text, document.secrets), tuple(map(redact_set, sets)))
 
 
-def _parse_set(word: str) -> dict[str, Any]:
-    """`a.b=value` as `{a: {b: value}}`, the value read as YAML."""
+def _parse_set(word: str) -> tuple[dict[str, Any], dict[KeyPath, str]]:
+    """`a.b=value` as `{a: {b: value}}`, the value read as YAML, and how its numbers are written."""
     key, equals, text = word.partition("=")
     if not equals or not all(key.split(".")):
-        raise UserError(f"--set {word}: write key=value, for example --set data.detection=datasets/voc")
+        raise UserError(f"--set {redact_set(word)}: write key=value, for example --set data.detection=datasets/voc")
     try:
-        value: Any = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {word}: the value is not YAML; quote it") from error
+        document = parse_yaml(text, "", key)
+    except UserError as error:
+        raise UserError(f"--set {redact_set(word)}: the value is not YAML{error}; quote it") from error
+    value: Any = document.value
     for part in reversed(key.split(".")):
         value = {part: value}
-    return typing.cast("dict[str, Any]", value)
+    return value, {(*key.split("."), *path): written for path, written in document.texts.items()}
 
 
 def _locate(key: tuple[str, ...], path: str, lines: Mapping[tuple[str, ...], int], sets: Iterable[str]) -> str:
@@ -74,7 +78,7 @@ def _locate(key: tuple[str, ...], path: str, lines: Mapping[tuple[str, ...], int
     for word in sets:
         given = tuple(word.partition("=")[0].split("."))
         if key[: len(given)] == given or (key and given[: len(key)] == key and key not in lines):
-            return f"--set {word}"
+            return f"--set {redact_set(word)}"
     return locate(key, path, lines)
 
 
@@ -93,13 +97,12 @@ def read_site(path: Path | None = None) -> SiteConfig:
     file = path or site_file()
     if not file.exists():
         return SiteConfig()
-    content = load_yaml(file)
+    document = read_yaml(file)[0]
     try:
-        return SiteConfig.model_validate(content)
+        return validate_yaml(SiteConfig, mapping_of(document, file), document.texts)
     except ValidationError as error:
-        lines = key_lines(file.read_text(encoding="utf-8"))
         raise UserError(
-            explain_validation_error(error, SiteConfig, lambda key: locate(key, str(file), lines))
+            explain_validation_error(error, SiteConfig, lambda key: locate(key, str(file), document.lines))
         ) from error
 
 
@@ -110,8 +113,8 @@ def read_step_times(path: Path = SHIPPED_STEP_TIMES) -> list[StepTime]:
         UserError: the file holds a mistake.
     """
     try:
-        return TypeAdapter(list[StepTime]).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (ValidationError, yaml.YAMLError, OSError) as error:
+        return TypeAdapter(list[StepTime]).validate_python(read_yaml(path)[0].value)
+    except ValidationError as error:
         raise UserError(f"{path}: {' '.join(str(error).split())[:200]}") from error
 
 

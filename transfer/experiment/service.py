@@ -13,6 +13,7 @@ from common.errors import UserError
 from common.files import read_json
 from common.formats.graph import GRAPH_FILE
 from common.formats.job import ProcessId
+from common.yaml_file import redact_source
 from transfer.experiment.commands import Tools
 from transfer.experiment.decide import decide, jobs_to_retry, select
 from transfer.experiment.executors import Executor, RunListener, RunOutcome, RunPlan
@@ -109,7 +110,8 @@ def open_submitted(path: str, sets: Sequence[str] = ()) -> tuple[Graph, Store, b
     experiment, source = load_experiment(path, sets)
     run_dir = run_dir_of(experiment)
     graph = read_graph(run_dir)
-    return graph, Store(run_dir), graph.source == source.text
+    # An earlier release recorded the file's text as it was.
+    return graph, Store(run_dir), source.text in (graph.source, redact_source(graph.source))
 
 
 def submit(

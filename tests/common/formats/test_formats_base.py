@@ -84,7 +84,21 @@ def test_a_mistake_in_yaml_names_the_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"record.yaml, line 3: parts.a.path: is missing"):
         Record.read(file)
     file.write_text("seed: 1\nparts:\n  a: {path: x}\n")
+    with pytest.raises(UserError, match=r"record.yaml: format: is missing; this is not record/1"):
+        Record.read(file)
+    file.write_text("format: record/1\nseed: 1\nparts:\n  a: {path: x}\n")
     assert Record.read(file).parts["a"].path == "x"
+
+
+def test_plain_yaml_is_read_in_the_type_of_its_key(tmp_path: Path) -> None:
+    file = tmp_path / "record.yaml"
+    file.write_text("format: record/1\nseed: 1\nlr: 1e-4\nparts:\n  no: {path: 010}\n  2020-13-45: {path: 1_0}\n")
+    record = Record.read(file)
+    assert record.lr == 1e-4
+    assert {name: part.path for name, part in record.parts.items()} == {"no": "010", "2020-13-45": "1_0"}
+    file.write_text('format: record/1\nseed: 1\nlr: "1e-4"\n')
+    with pytest.raises(UserError, match=r"record.yaml, line 3: lr: must be a number, not '1e-4'"):
+        Record.read(file)
 
 
 def test_a_missing_or_damaged_file_is_a_user_error(tmp_path: Path) -> None:

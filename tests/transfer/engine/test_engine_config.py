@@ -106,9 +106,8 @@ def test_the_overlay_marks_results_as_toy(root: Path, overlay: str) -> None:
     assert loaded.cfg.TRANSFER.TOY and loaded.cfg.MODEL.DEVICE == "cpu" and loaded.cfg.SOLVER.MAX_ITER == 7
     assert loaded.protocol.SOLVER.MAX_ITER == 90000 and not loaded.protocol.TRANSFER.TOY
     assert loaded.set_keys["SOLVER.MAX_ITER"] == "command line"
-    assert loaded.set_keys["TRANSFER.TOY"].endswith(f"{overlay}.yaml") and loaded.set_keys["TRANSFER.TASK"].endswith(
-        "coco.yaml"
-    )
+    assert f"{overlay}.yaml, line " in loaded.set_keys["TRANSFER.TOY"]
+    assert "coco.yaml, line " in loaded.set_keys["TRANSFER.TASK"]
 
 
 @pytest.mark.parametrize(
@@ -117,11 +116,11 @@ def test_the_overlay_marks_results_as_toy(root: Path, overlay: str) -> None:
         (("SOLVER.BASE_LRR", "1"), "unknown key 'SOLVER.BASE_LRR'; did you mean SOLVER.BASE_LR"),
         (("SOLVER.BASE_LR",), "'SOLVER.BASE_LR' has no partner"),
         (("SOLVER.MAX_ITER", "many"), "SOLVER.MAX_ITER must be of type int"),
-        (("SOLVER.MAX_ITER", "0"), "SOLVER.MAX_ITER and SOLVER.IMS_PER_BATCH must be at least 1"),
+        (("SOLVER.MAX_ITER", "0"), "SOLVER.MAX_ITER must be at least 1"),
         (("TRANSFER.PRECISE_BN", "fvcor"), "did you mean fvcore?"),
         (("TRANSFER.ROI_ALIGN", "separabel"), "TRANSFER.ROI_ALIGN: 'separabel'; did you mean separable?"),
         (("TRANSFER.TASK", "''"), r"TRANSFER.TASK is empty"),
-        (("DATASETS.TEST", "('voc_2007_test', 'voc_2007_val')"), "DATASETS.TEST exactly one"),
+        (("DATASETS.TEST", "('voc_2007_test', 'voc_2007_val')"), "DATASETS.TEST must list exactly one"),
         (("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"), "only TrainingSampler is replayed"),
         (("SOLVER.AMP.ENABLED", "True"), "SOLVER.AMP.ENABLED needs a GPU"),
         (("TRANSFER.ORDER_OF_WORKERS", "2"), "command line: TRANSFER.ORDER_OF_WORKERS no longer exists"),

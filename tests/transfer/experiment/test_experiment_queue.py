@@ -158,7 +158,7 @@ def test_a_decision_reads_each_file_of_a_submitted_job_once(
         store.write(job, state(job, status=status))
     read: list[str] = []
 
-    def counted(path: Path) -> object:
+    def counted(path: Path, _limit: int = 0) -> object:
         read.append(Path(path).name)
         return json.loads(Path(path).read_text())
 
