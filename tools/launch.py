@@ -6,6 +6,9 @@ and a job whose settings changed gets a new folder beside the old one.
 
 from __future__ import annotations
 
+import codecs
+import functools
+import os
 import sys
 import time
 from argparse import Namespace
@@ -17,7 +20,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from common.console import Parser, megabytes, run_main
-from common.errors import EXIT_FAILURE, EXIT_OK, UserError
+from common.errors import EXIT_FAILURE, EXIT_OK, UserError, abbreviate
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from transfer.experiment.executors import RunOutcome
     from transfer.experiment.graph import Graph
     from transfer.experiment.service import OpenExperiment
-    from transfer.experiment.store import Snapshot, Store
+    from transfer.experiment.store import JobView, Snapshot, Store
 
 EXAMPLES = """examples:
   python tools/launch.py init                                          once on a cluster: a site file and a check job
@@ -44,6 +47,9 @@ exit codes: 0 done (slurm: submitted), 1 a job has no result, 2 wrong use, 130/1
 again to continue)
 """
 INIT = "write the site file from what sinfo shows, and submit a check job of one minute"
+JOBS = "names of jobs, rows, tasks or stages, or patterns such as 'moco*'"
+LOG_SHOWN, LOG_PIECE = 1 << 20, 1 << 20
+"""Bytes at the end of a log that `logs` prints, and bytes that it holds at a time."""
 CLUSTERS = ("local", "slurm", "debug")
 
 
@@ -100,14 +106,26 @@ def _parser() -> Parser:
             help="local: side by side on this machine (default); slurm: submit all to the queue and return; "
             "debug: in this process, one after another",
         )
+        sub.add_argument(
+            "--superseded",
+            choices=("ask", "cancel", "keep"),
+            default="ask",
+            help="what still runs or waits for earlier settings of the file: ask on a terminal and keep it elsewhere "
+            "(default), cancel it first, or keep it",
+        )
     status = verb("status", "show every job's state, progress and last message, from the run folder")
     status.add_argument("--watch", action="store_true", help="refresh until nothing runs any more")
+    status.add_argument("jobs", metavar="JOB", nargs="*", help=f"show only these: {JOBS}")
     logs = verb("logs", "print a job's output")
     logs.add_argument("--follow", "-f", action="store_true", help="continue until the job has ended")
-    logs.add_argument("job", metavar="JOB", help="the job's name, as `status` shows it")
+    logs.add_argument(
+        "--all", action="store_true", help=f"print the whole log; by default its last {LOG_SHOWN >> 20} MiB"
+    )
+    logs.add_argument("job", metavar="JOB", help="the job's name, as `status` shows it, or a word that names it alone")
     cancel = verb("cancel", "ask running jobs to save a checkpoint and exit")
-    retry.add_argument("jobs", metavar="JOB", nargs="*", help="jobs to run; by default all that failed")
-    cancel.add_argument("jobs", metavar="JOB", nargs="*", help="jobs to stop; by default all")
+    cancel.add_argument("--superseded", action="store_true", help="only jobs of earlier settings of the file")
+    retry.add_argument("jobs", metavar="JOB", nargs="*", help=f"run these, by default all that failed: {JOBS}")
+    cancel.add_argument("jobs", metavar="JOB", nargs="*", help=f"stop these, by default all: {JOBS}")
     return parser
 
 
@@ -134,12 +152,13 @@ def _plan(args: Namespace, tools: Tools | None) -> int:
     from transfer.experiment.decide import decide
     from transfer.experiment.load import read_site, read_step_times
     from transfer.experiment.service import open_experiment
-    from transfer.experiment.views import plan_lines
+    from transfer.experiment.views import plan_lines, superseded_lines
 
     opened = open_experiment(args.experiment, args.sets, tools)
+    snapshot = opened.snapshot()
     lines = plan_lines(
         opened.graph,
-        decide(opened.graph, opened.snapshot()),
+        decide(opened.graph, snapshot),
         opened.store,
         tools=opened.tools if args.commands else None,
         step_times=[*read_site().seconds, *read_step_times()],
@@ -150,6 +169,8 @@ def _plan(args: Namespace, tools: Tools | None) -> int:
         out.print(line, soft_wrap=True)
     for key, name in opened.downloads():
         print(f"submit would first download {name} (row {key}), which needs a network here", file=sys.stderr)
+    for text in superseded_lines(snapshot.superseded, args.experiment):
+        print(text, file=sys.stderr)
     for problem in opened.problems():
         print(f"submit would refuse: {problem}", file=sys.stderr)
     return EXIT_OK
@@ -162,13 +183,28 @@ def _submit(args: Namespace, tools: Tools | None) -> int:
     opened = open_experiment(args.experiment, args.sets, tools, megabytes)
     console = _console(stderr=True)
     retry = args.jobs if args.verb == "retry" else None
-    outcome = submit(opened, EXECUTORS[args.cluster](), reporter_for(console), retry)
+    may_cancel = functools.partial(_may_cancel, args)
+    outcome = submit(opened, EXECUTORS[args.cluster](), reporter_for(console), retry, may_cancel)
     if args.cluster == "slurm":
         before = f"; {outcome.already_queued} were in the queue already" if outcome.already_queued else ""
         print(f"submitted {len(outcome.submitted)} jobs{before}")
         print(f"python tools/launch.py status {args.experiment} --watch   shows their state; you may close this shell")
         return EXIT_OK
     return _report(opened, outcome, console)
+
+
+def _may_cancel(args: Namespace, superseded: Sequence[JobView]) -> bool:
+    """Name what still runs or waits for earlier settings; whether to cancel it."""
+    from transfer.experiment.views import superseded_lines
+
+    names, remedy = superseded_lines(superseded, args.experiment)
+    print(names, file=sys.stderr)
+    if args.superseded == "ask" and sys.stdin.isatty() and sys.stderr.isatty():
+        print("cancel them? [y/N] ", end="", file=sys.stderr, flush=True)
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+    if args.superseded != "cancel":
+        print(remedy, file=sys.stderr)
+    return bool(args.superseded == "cancel")
 
 
 def _report(opened: OpenExperiment, outcome: RunOutcome, console: Console) -> int:
@@ -196,6 +232,7 @@ def _report(opened: OpenExperiment, outcome: RunOutcome, console: Console) -> in
 
 def _status(args: Namespace, _: Tools | None) -> int:
     from transfer.experiment.service import open_submitted
+    from transfer.experiment.views import superseded_lines
 
     graph, store, is_unchanged = open_submitted(args.experiment, args.sets)
     if not is_unchanged:
@@ -203,51 +240,66 @@ def _status(args: Namespace, _: Tools | None) -> int:
     snapshot = store.snapshot(graph)
     if snapshot.queue_error:
         print(f"the queue cannot be queried: {snapshot.queue_error}", file=sys.stderr)
+    for line in superseded_lines(snapshot.superseded, args.experiment):
+        print(line, file=sys.stderr)
     show = _show_table if sys.stdout.isatty() else _print_lines
-    show(graph, store, snapshot, args.watch)
+    show(graph, store, snapshot, args)
     return EXIT_OK
 
 
-def _show_table(graph: Graph, store: Store, snapshot: Snapshot, watch: bool) -> None:
+def _show_table(graph: Graph, store: Store, snapshot: Snapshot, args: Namespace) -> None:
     """Show the state on a terminal, fitted to it; with `watch` until no job runs or waits."""
     from rich.live import Live
 
     from transfer.experiment.views import status_table
 
     console = _console(stderr=False)
-    if not watch:
-        console.print(status_table(graph, store, snapshot))
+    if not args.watch:
+        console.print(status_table(graph, store, snapshot, words=args.jobs))
         return
-    with Live(status_table(graph, store, snapshot, console.height), console=console, auto_refresh=False) as live:
+    first = status_table(graph, store, snapshot, console.height, args.jobs)
+    with Live(first, console=console, auto_refresh=False) as live:
         while snapshot.has_active:
             time.sleep(5.0 if snapshot.queue else 2.0)  # Slurm's controller serves many users
             snapshot = store.snapshot(graph)
-            live.update(status_table(graph, store, snapshot, console.height), refresh=True)
+            live.update(status_table(graph, store, snapshot, console.height, args.jobs), refresh=True)
 
 
-def _print_lines(graph: Graph, store: Store, snapshot: Snapshot, watch: bool) -> None:
+def _print_lines(graph: Graph, store: Store, snapshot: Snapshot, args: Namespace) -> None:
     """Print the state into a pipe, nothing cut off, without importing a terminal library."""
     from transfer.experiment.views import status_lines
 
-    print("\n".join(status_lines(graph, store, snapshot)))
-    while watch and snapshot.has_active:
+    print("\n".join(status_lines(graph, store, snapshot, args.jobs)))
+    while args.watch and snapshot.has_active:
         time.sleep(10.0)
         snapshot = store.snapshot(graph)
-        print("\n".join(status_lines(graph, store, snapshot)))
+        print("\n".join(status_lines(graph, store, snapshot, args.jobs)))
 
 
 def _logs(args: Namespace, _: Tools | None) -> int:
     from transfer.experiment.service import open_submitted
 
     graph, store, _is_unchanged = open_submitted(args.experiment, args.sets)
-    job = graph[args.job]
+    jobs = graph.named([args.job])
+    if len(jobs) > 1:
+        names = abbreviate([job.name for job in jobs], 6)
+        raise UserError(f"{args.job} names {len(jobs)} jobs; name one of {names}")
+    job = jobs[0]
     path = store.log(job)
     if not path.exists():
         raise UserError(f"{job.name} has not started yet; it would write {path}")
     with open(path, "rb") as log:
+        size = log.seek(0, os.SEEK_END)
+        log.seek(0 if args.all else max(0, size - LOG_SHOWN))
+        if log.tell():
+            log.readline(LOG_PIECE)  # its beginning is cut off
+            shown = f"the last {LOG_SHOWN >> 20} MiB of {size / 2**20:,.0f}; --all prints everything"
+            print(f"{path}: {shown}", file=sys.stderr)
+        decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         while True:
             is_active = store.snapshot([job]).has_active  # before the rest is read: nothing is missed
-            sys.stdout.write(log.read().decode(errors="replace"))
+            while piece := log.read(LOG_PIECE):
+                sys.stdout.write(decode(piece))
             sys.stdout.flush()
             if not (args.follow and is_active):
                 return EXIT_OK
@@ -255,10 +307,18 @@ def _logs(args: Namespace, _: Tools | None) -> int:
 
 
 def _cancel(args: Namespace, _: Tools | None) -> int:
-    from transfer.experiment.service import cancel, open_submitted
+    from transfer.experiment.graph import NothingSubmitted
+    from transfer.experiment.service import cancel, cancel_deleted, open_submitted
 
-    graph, store, _is_unchanged = open_submitted(args.experiment, args.sets)
-    cancelled = cancel(graph, store, args.jobs)
+    try:
+        graph, store, _is_unchanged = open_submitted(args.experiment, args.sets)
+    except NothingSubmitted as error:
+        cancelled = cancel_deleted(error.run_dir, args.jobs)
+        if not cancelled:
+            raise
+        print(f"{error.run_dir} was deleted; cancelling what Slurm still has of it: {', '.join(cancelled)}")
+        return EXIT_OK
+    cancelled = cancel(graph, store, args.jobs, args.superseded)
     print("cancelling " + ", ".join(cancelled) if cancelled else "nothing is running")
     return EXIT_OK
 

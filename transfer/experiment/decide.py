@@ -67,20 +67,31 @@ def select(decisions: Decisions, graph: Graph, names: Collection[str]) -> dict[s
     return {name: one for name, one in decisions.items() if one.action != "run" or name in wanted}
 
 
-def jobs_to_retry(graph: Graph, snapshot: Snapshot, names: Collection[str]) -> list[str]:
-    """The jobs that `retry` runs: the named ones, or all that failed, were cancelled or interrupted.
+def jobs_to_retry(graph: Graph, snapshot: Snapshot, words: Collection[str]) -> list[str]:
+    """The jobs that `retry` runs: the named ones without a result, or all that failed, were cancelled or interrupted.
+
+    Args:
+        graph, snapshot: the jobs and their state.
+        words: name jobs (`Graph.named`).
 
     Raises:
-        UserError: a named job has its result already, or there is no such job.
+        UserError: all jobs that a word names have their result already, or it names none.
     """
     statuses = {name: view.status for name, view in snapshot.views.items()}
-    for name in names:
-        if statuses[graph[name].name] == "done":
-            raise UserError(f"{name} is done; there is nothing to retry")
-        if statuses[name] == "diverged":
-            raise UserError(f"{name} has diverged, which is a result; change its settings and submit instead")
-    return list(names) or [
-        name for name, status in statuses.items() if status in ("failed", "cancelled", "interrupted")
+    found: set[str] = set()
+    for word in words:
+        jobs = [job.name for job in graph.named([word])]
+        if all(statuses[name] in ENDED_WELL for name in jobs):
+            subject = f"{jobs[0]} is" if len(jobs) == 1 else f"{word}: all {len(jobs)} jobs are"
+            if statuses[jobs[0]] == "diverged":
+                subject = f"{jobs[0]} has diverged, which is a result"
+                raise UserError(f"{subject}; change its settings and submit instead")
+            raise UserError(f"{subject} done; there is nothing to retry")
+        found.update(name for name in jobs if statuses[name] not in ENDED_WELL)
+    return [
+        name
+        for name, status in statuses.items()
+        if (name in found if words else status in ("failed", "cancelled", "interrupted"))
     ]
 
 

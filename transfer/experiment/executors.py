@@ -8,14 +8,15 @@ import re
 import shlex
 import signal
 import subprocess
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol
 
-from common.errors import EXIT_REQUEUE
-from common.formats.job import JobState, JobStatus, utc_now
+from common.errors import EXIT_REQUEUE, UserError
+from common.formats.job import STATE_FILE, JobState, JobStatus, utc_now
 from transfer.experiment.commands import Command, Tools
 from transfer.experiment.decide import Decisions
 from transfer.experiment.graph import Graph, Job
@@ -24,6 +25,8 @@ from transfer.experiment.spec import Experiment
 from transfer.experiment.store import Snapshot, Store
 
 _ERROR = re.compile(r"^(error: |[\w.]+: error: |[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b)")
+FOLDER_SECONDS, FOLDER_MISSES = 5.0, 2
+"""How often a running job looks for its folder, and how often in a row it must be gone: a file server may hiccup."""
 LOG_TAIL = 1 << 16
 """Bytes at the end of a log that are searched for the last error."""
 
@@ -174,6 +177,10 @@ class RunContext:
     job_id: str | None = None
 
 
+class FolderDeleted(UserError):
+    """A job's folder was deleted while the job ran: there is nothing to continue and nowhere to write it down."""
+
+
 class JobAttempt:
     """Runs a job's commands as children of this process: `start`, then `poll` until it returns a state.
 
@@ -197,6 +204,7 @@ class JobAttempt:
         self._resumes_left = context.max_resumes
         self._stop_reason: str | None = None
         self._stop_status: JobStatus = "cancelled"
+        self._folder_checked, self._folder_missed = time.monotonic(), 0
         self._child = self._launch()
 
     @classmethod
@@ -222,7 +230,12 @@ class JobAttempt:
             raise
 
     def poll(self) -> JobState | None:
-        """The job's final state once it has ended, else None; starts the next command when it is due."""
+        """The job's final state once it has ended, else None; starts the next command when it is due.
+
+        Raises:
+            FolderDeleted: the command was killed, nothing was written.
+        """
+        self._check_folder()
         code = self._child.poll()
         if code is None:
             return None
@@ -257,6 +270,19 @@ class JobAttempt:
     def kill(self) -> None:
         if self._child.poll() is None:
             kill_tree(self._child.pid)
+
+    def _check_folder(self) -> None:
+        """Look now and then whether the folder still has the `job.json` that was written before the command started."""
+        if time.monotonic() < self._folder_checked + FOLDER_SECONDS and self._child.poll() is None:
+            return
+        self._folder_checked = time.monotonic()
+        is_there = (self.store.folder(self.job) / STATE_FILE).exists()
+        self._folder_missed = 0 if is_there else self._folder_missed + 1
+        if self._folder_missed >= FOLDER_MISSES or (self._folder_missed and self._child.poll() is not None):
+            self.kill()
+            self._child.wait()
+            self._lock.release()
+            raise FolderDeleted(f"{self.store.folder(self.job)} was deleted while {self.job.name} ran; the job ends")
 
     def _launch(self) -> subprocess.Popen[bytes]:
         self.store.write(self.job, self.state)  # before the process: one without a record would be lost

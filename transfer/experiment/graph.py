@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
@@ -54,6 +55,14 @@ class Job:
         return [tools.command(self.tool, one, num_gpus=num_gpus, data=data) for one in self.args]
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """What a user may call it: its name or how that begins, its stage, its row, its task (or evaluation)."""
+        parts = self.name.split(".")
+        begins = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
+        own = (self.kind, self.row, self.task, *parts[1:3], *begins)
+        return tuple(dict.fromkeys(label for label in own if label))
+
+    @property
     def after_any(self) -> bool:
         """Whether it also runs if some of its inputs failed."""
         return self.kind in ("choose", "table")
@@ -61,6 +70,26 @@ class Job:
 
 def job_dir(name: str, fingerprint: str) -> str:
     return f"jobs/{name}-{fingerprint[:8]}"
+
+
+def select_jobs(jobs: Sequence[Job], words: Sequence[str]) -> list[Job]:
+    """The jobs that any of the words names, in their order; all of them without a word.
+
+    Args:
+        jobs: to choose from.
+        words: each a label (`Job.labels`) or a pattern of labels: `*`, `?`, `[…]`.
+
+    Raises:
+        UserError: a word names none; lists the nearest.
+    """
+    found: set[str] = set()
+    for word in words:
+        named = [job.name for job in jobs if any(fnmatchcase(label, word) for label in job.labels)]
+        if not named:
+            advice = nearest(word, (label for job in jobs for label in job.labels))
+            raise UserError(f"no job, row, task or stage is called {word!r}; {advice}")
+        found.update(named)
+    return [job for job in jobs if not words or job.name in found]
 
 
 @dataclass(frozen=True)
@@ -86,6 +115,14 @@ class Graph:
         if name not in self.jobs:
             raise UserError(f"there is no job {name!r}; {nearest(name, self.jobs)}")
         return self.jobs[name]
+
+    def named(self, words: Sequence[str]) -> list[Job]:
+        """The jobs that any of the words names; all jobs without a word.
+
+        Raises:
+            UserError: a word names none; lists the nearest.
+        """
+        return select_jobs(list(self), words)
 
     def users(self, name: str) -> list[Job]:
         return self._users.get(name, [])
@@ -123,15 +160,24 @@ class Graph:
         GraphFile(**values, jobs=tuple(jobs)).write(run_dir / GRAPH_FILE)
 
 
+class NothingSubmitted(UserError):
+    """Nothing was submitted to a run folder, or it was deleted."""
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__(f"nothing was submitted to {run_dir} yet; `submit` does that")
+        self.run_dir = run_dir
+
+
 def read_graph(run_dir: Path) -> Graph:
     """The graph last submitted to a run folder.
 
     Raises:
-        UserError: nothing was submitted there, or the file is of another format.
+        NothingSubmitted: nothing was submitted there, or the folder was deleted.
+        UserError: the file is of another format.
     """
     path = run_dir / GRAPH_FILE
     if not path.exists():
-        raise UserError(f"nothing was submitted to {run_dir} yet; `submit` does that")
+        raise NothingSubmitted(run_dir)
     file = GraphFile.read(path, "choose another run_dir")
     jobs = [Job(**{name: getattr(entry, name) for name in STORED}) for entry in file.jobs]
     return Graph(file.experiment, file.source, file.sets, file.rows, file.tasks, {job.name: job for job in jobs})

@@ -14,11 +14,13 @@ from pathlib import Path
 from types import FrameType, ModuleType
 
 from common.console import call_main
-from common.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
+from common.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, UserError
+from common.formats.graph import GRAPH_FILE
 from common.formats.job import JobState
 from transfer.experiment.commands import Command
 from transfer.experiment.executors import (
     Executor,
+    FolderDeleted,
     JobAttempt,
     ReadyQueue,
     RunContext,
@@ -125,7 +127,14 @@ class _RunningJobs:
 
     def poll(self) -> None:
         for name, attempt in list(self.running.items()):
-            state = attempt.poll()
+            try:
+                state = attempt.poll()
+            except FolderDeleted as error:
+                if not (self.plan.store.run_dir / GRAPH_FILE).exists():
+                    raise UserError(
+                        f"{self.plan.store.run_dir} was deleted while its jobs ran; they were ended"
+                    ) from error
+                state = attempt.state.finish("failed", error=str(error))
             if state is not None:
                 del self.running[name], self.slots[name]
                 self.queue.finish(attempt.job, state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +19,12 @@ from transfer.experiment.commands import Tools
 from transfer.experiment.decide import decide, jobs_to_retry, select
 from transfer.experiment.executors import Executor, RunListener, RunOutcome, RunPlan
 from transfer.experiment.fingerprints import WeightDigests
-from transfer.experiment.graph import Graph, read_graph
+from transfer.experiment.graph import Graph, read_graph, select_jobs
 from transfer.experiment.load import ExperimentSource, absolute, config_path, load_experiment, run_dir_of
 from transfer.experiment.local import DebugExecutor, LocalExecutor
 from transfer.experiment.locks import SUBMIT_LOCK, FileLock, is_local, read_holder, send_signal
 from transfer.experiment.slurm.executor import ClusterExecutor
-from transfer.experiment.slurm_queue import run_slurm
+from transfer.experiment.slurm_queue import QueueEntry, end_jobs
 from transfer.experiment.spec import Experiment
 from transfer.experiment.stages import build_graph
 from transfer.experiment.store import JobView, Snapshot, Store
@@ -115,14 +116,19 @@ def open_submitted(path: str, sets: Sequence[str] = ()) -> tuple[Graph, Store, b
 
 
 def submit(
-    opened: OpenExperiment, executor: Executor, listener: RunListener, retry: Sequence[str] | None = None
+    opened: OpenExperiment,
+    executor: Executor,
+    listener: RunListener,
+    retry: Sequence[str] | None = None,
+    may_cancel: Callable[[Sequence[JobView]], bool] = lambda _: False,
 ) -> RunOutcome:
     """Write the graph and run what has no result, as the only submit in the run folder.
 
     Args:
         opened, executor, listener: what to run, how, and who shows it.
-        retry: run only these jobs (all that failed, were cancelled or killed, if empty), what they need and what
-            follows from them; None: everything.
+        retry: run only the jobs that these words name (all that failed, were cancelled or killed, if empty), what they
+            need and what follows from them; None: everything.
+        may_cancel: called with what still runs or waits for earlier settings; whether to cancel it.
 
     Raises:
         UserError: a job could not start, or another submit works in the run folder; nothing was written.
@@ -141,6 +147,9 @@ def submit(
             raise UserError(refusal)
         if retry is not None:
             decisions = select(decisions, graph, jobs_to_retry(graph, snapshot, retry))
+        old = superseded_jobs(store, snapshot, in_queue=executor.name == "slurm" or None)
+        if old and may_cancel(old):
+            cancel_jobs(old, store)
         graph.write(store.run_dir, opened.tools)
         opened.digests.save()
         plan = RunPlan(
@@ -186,49 +195,97 @@ def submitter(run_dir: Path) -> ProcessId | None:
     return read_holder(run_dir / SUBMIT_LOCK)
 
 
-def cancel(graph: Graph, store: Store, names: Sequence[str]) -> list[str]:
+def cancel(graph: Graph, store: Store, words: Sequence[str], superseded: bool = False) -> list[str]:
     """Ask running jobs to save a checkpoint and exit, and remove pending ones from the queue.
 
     Args:
         graph, store: what was submitted.
-        names: the jobs to cancel; empty: all of them.
+        words: name the jobs to cancel (`Graph.named`); empty: all of them, and what they superseded.
+        superseded: only jobs of earlier settings, and of folders that were deleted.
+
+    Returns:
+        What was cancelled, as text.
 
     Raises:
-        UserError: a named job does not run, or runs on another host.
+        UserError: no named job runs, or one runs on another host.
     """
-    views = store.snapshot(graph).views
-    if names:
-        return [_cancel_named(views[graph[name].name], store) for name in names]
+    snapshot = store.snapshot(graph)
+    if superseded:
+        old = superseded_jobs(store, snapshot, in_queue=True)
+        return cancel_jobs(_named(old, words) if old else [], store)
+    if words:
+        jobs = graph.named(words)
+        cancelled = cancel_jobs([snapshot.views[job.name] for job in jobs], store)
+        if not cancelled:
+            subject = f"{jobs[0].name} is not" if len(jobs) == 1 else f"none of {len(jobs)} jobs is"
+            raise UserError(f"{subject} running or in the queue; `status` shows what is")
+        return cancelled
     holder = submitter(store.run_dir)
     if holder is not None and not is_local(holder):
         raise UserError(f"the submit runs on {holder.host}; run `cancel` there")
     if holder is not None and send_signal(holder, signal.SIGTERM):
         return [f"the submit (process {holder.pid})"]
-    # Users first: what waits for a job must leave the queue before that job does.
-    cancelled = [_cancel_job(view, store) for view in reversed(list(views.values()))]
-    return [text for text in reversed(cancelled) if text]
+    return cancel_jobs([*snapshot.views.values(), *superseded_jobs(store, snapshot)], store)
 
 
-def _cancel_named(view: JobView, store: Store) -> str:
-    text = _cancel_job(view, store)
-    if text is None:
-        raise UserError(f"{view.job.name} is not running; `status` shows what is")
-    return text
+def superseded_jobs(store: Store, snapshot: Snapshot, in_queue: bool | None = None) -> list[JobView]:
+    """What still runs or waits for earlier settings.
+
+    Args:
+        store, snapshot: the run folder now.
+        in_queue: also what Slurm's queue has for folders that were deleted; by default if jobs were submitted to Slurm.
+    """
+    if in_queue is None:
+        in_queue = any(view.submission for view in (*snapshot.views.values(), *snapshot.superseded))
+    unnamed = store.unnamed(snapshot) if in_queue and shutil.which("squeue") else []
+    return [*snapshot.superseded, *unnamed]
 
 
-def _cancel_job(view: JobView, store: Store) -> str | None:
+def cancel_deleted(run_dir: Path, words: Sequence[str]) -> list[str]:
+    """Cancel the named jobs, or all, that Slurm's queue has of a run folder that was deleted.
+
+    Returns:
+        What was cancelled, as text; nothing where no queue answers.
+
+    Raises:
+        UserError: a word names none.
+    """
+    store, views = Store(run_dir), []
+    with contextlib.suppress(UserError):
+        views = store.unnamed(Snapshot())
+    return cancel_jobs(_named(views, words) if views else [], store)
+
+
+def _named(views: Sequence[JobView], words: Sequence[str]) -> list[JobView]:
+    names = {job.name for job in select_jobs([view.job for view in views], words)}
+    return [view for view in views if view.job.name in names]
+
+
+def cancel_jobs(views: Sequence[JobView], store: Store) -> list[str]:
+    """Cancel those of the jobs that run or wait; what was cancelled, as text.
+
+    Raises:
+        UserError: one runs on another host, or Slurm's controller does not answer.
+    """
+    queued: list[tuple[JobView, QueueEntry]] = []
+    others: list[JobView] = []
+    for view in views:
+        if view.queue_entry is not None and view.is_active:
+            queued.append((view, view.queue_entry))
+        else:
+            others.append(view)
+    for view, _ in queued:
+        if view.state is not None:
+            store.request_cancel(view.job, view.state)
+    # Users first: what would start when its inputs end, in whatever way, must leave the queue before they do.
+    end_jobs(entry for view, entry in reversed(queued) if view.job.after_any and entry.is_pending)
+    end_jobs(entry for view, entry in reversed(queued) if not (view.job.after_any and entry.is_pending))
+    stopped = [text for view in reversed(others) if (text := _stop_process(view, store))]
+    return [*(f"{view.job.name} (Slurm job {entry.id})" for view, entry in queued), *reversed(stopped)]
+
+
+def _stop_process(view: JobView, store: Store) -> str | None:
     job, state = view.job, view.state
-    if view.queue_entry is not None and view.is_active:
-        if state is not None:
-            store.request_cancel(job, state)
-        # scancel without a signal would send SIGTERM to every process of a running job, workers of data loaders too,
-        # and the tool could not save. SIGUSR2 is Slurm's warning before the time limit.
-        softly = ["--signal=USR2"] if view.queue_entry.is_running else []
-        done = run_slurm(["scancel", *softly, view.queue_entry.id])
-        if done.returncode:
-            said = " ".join(done.stderr.split())[:200]
-            raise UserError(f"scancel {view.queue_entry.id} failed: {said}; try again later")
-        return f"{job.name} (Slurm job {view.queue_entry.id})"
     if state is None or not view.is_locked or state.process is None:
         return None
     if not is_local(state.process):

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from common.errors import UserError
+from common.errors import UserError, abbreviate
 
 PENDING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT")
 RUNNING = ("RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED", "RESIZING")
 TIMEOUT = 60.0
 """Seconds to wait for a busy controller."""
+IDS_PER_CALL = 1000
+"""Jobs that one call of scancel names: a command line has a limit."""
+_HAS_ENDED = re.compile("Invalid job id|already complet", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -23,12 +28,14 @@ class QueueEntry:
         id: `123` or `123_4`.
         state: Slurm's: PENDING, RUNNING, COMPLETED, FAILED, CANCELLED, TIMEOUT, ….
         reason: why it is pending.
+        name: of the job or its array; empty where it was not asked for.
     """
 
     id: str
     state: str
     reason: str = ""
     nodes: str = ""
+    name: str = ""
 
     @property
     def is_pending(self) -> bool:
@@ -75,6 +82,41 @@ def query_jobs(ids: Collection[str]) -> dict[str, QueueEntry]:
     if purged:
         found.update((entry.id, entry) for entry in _sacct(purged))
     return found
+
+
+def query_folder(folder: Path) -> list[QueueEntry]:
+    """This user's jobs in the queue whose batch script lies in a folder, which need not exist any more.
+
+    Raises:
+        UserError: there is no squeue here, or the controller does not answer.
+    """
+    done = run_slurm(["squeue", "--me", "--noheader", "--array", "--format=%i|%T|%j|%o"])
+    if done.returncode:
+        said = " ".join(done.stderr.split())[:200]
+        raise UserError(f"squeue failed: {said}; try again when the controller answers")
+    lines = (line.strip().split("|", 3) for line in done.stdout.splitlines())
+    return [QueueEntry(line[0], line[1], name=line[2]) for line in lines if line[-1].startswith(f"{folder}/")]
+
+
+def end_jobs(entries: Iterable[QueueEntry]) -> None:
+    """Remove pending jobs from the queue and tell running ones to save and exit: few calls of scancel for any number.
+
+    scancel without a signal would send SIGTERM to every process of a running job, workers of data loaders too, and
+    the tool could not save. SIGUSR2 is Slurm's warning before the time limit.
+
+    Raises:
+        UserError: there is no scancel here, or the controller does not answer.
+    """
+    entries = list(entries)
+    for options, is_running in ((), False), (("--signal=USR2",), True):
+        ids = [entry.id for entry in entries if entry.is_running is is_running]
+        for start in range(0, len(ids), IDS_PER_CALL):
+            done = run_slurm(["scancel", *options, *ids[start : start + IDS_PER_CALL]])
+            lines = done.stderr.splitlines() or [f"exit code {done.returncode}"]
+            failed = [line for line in lines if not _HAS_ENDED.search(line)]
+            if done.returncode and failed:
+                said = " ".join(failed[0].split())[:200]
+                raise UserError(f"scancel of {abbreviate(ids)} failed: {said}; try again later")
 
 
 def _squeue(bases: Collection[str]) -> Iterator[QueueEntry]:

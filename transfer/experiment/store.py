@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar, cast
 
 from common.errors import UserError
 from common.files import read_json, write_json
-from common.formats.job import STATE_FILE, JobState, SlurmSubmission, utc_now
+from common.formats.graph import JobKind
+from common.formats.job import STATE_FILE, SUBMISSION_FILE, JobState, SlurmSubmission, utc_now
 from transfer.experiment.graph import Graph, Job
 from transfer.experiment.locks import FileLock, is_held
-from transfer.experiment.slurm_queue import Queue, QueueEntry, query_jobs
+from transfer.experiment.slurm_queue import Queue, QueueEntry, query_folder, query_jobs
+
+Record = TypeVar("Record", JobState, SlurmSubmission)
 
 ENDED_WELL = ("done", "diverged")
 """A diverged trial is a result: it is not run again."""
+FINAL = (*ENDED_WELL, "failed", "cancelled")
+LOCK_FILE = "job.lock"
+SLURM_FOLDER = "slurm"
+"""Below the run folder: submission files, pickles and the output of Slurm and submitit themselves."""
 CUT_OFF = ("NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "COMPLETED")
 """Slurm's states of a job that ended without writing its own state; the next submit continues it."""
 
@@ -110,11 +119,16 @@ class JobView:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Jobs at one moment: their views by name, the queue's answer by Slurm job id, or why there is none."""
+    """Jobs at one moment: their views by name, the queue's answer by Slurm job id, or why there is none.
+
+    Attributes:
+        superseded: what still runs or waits for earlier settings, or for rows and tasks that are gone.
+    """
 
     views: Mapping[str, JobView] = field(default_factory=dict)
     queue: Queue = field(default_factory=dict)
     queue_error: str | None = None
+    superseded: Sequence[JobView] = ()
 
     @property
     def has_active(self) -> bool:
@@ -135,17 +149,19 @@ class Store:
         """The jobs' views, from one read of each file and one query of the queue.
 
         Args:
-            jobs: the jobs.
+            jobs: the jobs; a whole graph, if what it superseded is to be found, too.
             known: reuse the queue's answer in this snapshot instead of a new query.
 
         Raises:
             UserError: a folder belongs to a job with another fingerprint.
         """
-        jobs = list(jobs)
+        whole, jobs = isinstance(jobs, Graph), list(jobs)
         submissions = {job.name: SlurmSubmission.read_from(self.folder(job)) for job in jobs}
-        if known is None:
-            known = _query({one.id for one in submissions.values() if one is not None})
         folders = self._former_folders()
+        superseded = self._superseded(jobs, folders) if whole and known is None else []
+        if known is None:
+            filed = (*submissions.values(), *(view.submission for view in superseded))
+            known = _query({one.id for one in filed if one is not None})
         views = {}
         for job in jobs:  # the lock before the state: what a process wrote at its end is seen
             is_locked = is_held(self._lock_file(job))
@@ -166,7 +182,45 @@ class Store:
                 former=self._newest(job, folders[job.name]) if state is None else None,
             )
         in_use = any(view.submission is not None for view in views.values())
-        return Snapshot(views, known.queue, known.queue_error if in_use else None)
+        queued = (
+            replace(view, queue_entry=known.queue.get(view.submission.id)) if view.submission else view
+            for view in superseded
+        )
+        error = known.queue_error if in_use else None
+        return Snapshot(views, known.queue, error, tuple(view for view in queued if view.is_active))
+
+    def _superseded(self, jobs: Iterable[Job], folders: Mapping[str, Iterable[str]]) -> list[JobView]:
+        """The views of folders that no job has any more and that may be at work, before the queue is asked."""
+        current = {job.dir for job in jobs}
+        found = []
+        for name in (name for names in folders.values() for name in names if f"jobs/{name}" not in current):
+            folder = self.run_dir / "jobs" / name
+            is_locked = is_held(folder / LOCK_FILE)
+            state = _read_or_none(JobState, folder / STATE_FILE)
+            submission = _read_or_none(SlurmSubmission, folder / SUBMISSION_FILE)
+            if submission and state and (state.job_id, state.status) in [(submission.id, one) for one in FINAL]:
+                submission = None
+            record = submission or state
+            if record is not None and (submission or is_locked):
+                job = Job(record.name, former_kind(record.name), record.fingerprint, (), ())
+                found.append(JobView(job, state, submission, is_locked=is_locked))
+        return found
+
+    def unnamed(self, snapshot: Snapshot) -> list[JobView]:
+        """What Slurm's queue has of this run folder although no folder in it says so: those folders were deleted.
+
+        Raises:
+            UserError: the queue cannot be queried.
+        """
+        named = {view.submission.id for view in snapshot.views.values() if view.submission}
+        named |= {view.submission.id for view in snapshot.superseded if view.submission}
+        found = []
+        for entry in query_folder(self.run_dir / SLURM_FOLDER):
+            name = entry.name.partition(".")[2] or entry.name
+            if entry.id not in named:
+                filed = SlurmSubmission(id=entry.id, at="", attempt=0, requeues=0, name=name, fingerprint="")
+                found.append(JobView(Job(name, former_kind(name), "", (), ()), None, filed, entry))
+        return found
 
     def folder(self, job: Job) -> Path:
         return self.run_dir / job.dir
@@ -195,7 +249,7 @@ class Store:
         return FileLock(self._lock_file(job))
 
     def _lock_file(self, job: Job) -> Path:
-        return self.folder(job) / "job.lock"
+        return self.folder(job) / LOCK_FILE
 
     def missing(self, job: Job) -> list[str]:
         return [output for output in job.outputs if not (self.run_dir / output).exists()]
@@ -228,6 +282,18 @@ class Store:
         folders = [self.run_dir / "jobs" / name for name in names if f"jobs/{name}" != job.dir]
         started = [folder for folder in folders if (folder / STATE_FILE).exists()]
         return max(started, key=lambda folder: folder.stat().st_mtime).name if started else None
+
+
+def former_kind(name: str) -> JobKind:
+    """The stage of a job by its name."""
+    return cast("JobKind", name.partition(".")[0])
+
+
+def _read_or_none(model: type[Record], path: Path) -> Record | None:
+    """The file's content; None if there is none, or a damaged one: nobody needs the job any more."""
+    with contextlib.suppress(UserError):
+        return model.read(path) if path.exists() else None
+    return None
 
 
 def _query(ids: set[str]) -> Snapshot:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.console import clock
+from common.errors import abbreviate
 from common.files import read_json
 from common.formats.heartbeat import describe_stragglers, read_heartbeats
 from common.formats.job import JobState
@@ -238,10 +239,10 @@ def _ended_at(state: JobState | None) -> str:
     return f"{at}, took {clock(state.seconds)}"
 
 
-def status_rows(graph: Graph, store: Store, snapshot: Snapshot) -> list[list[str]]:
+def status_rows(graph: Graph, store: Store, snapshot: Snapshot, words: Sequence[str] = ()) -> list[list[str]]:
     blocked = blocked_jobs(graph, snapshot)
-    views = snapshot.views
-    return [[job.name, *_status_cells(views[job.name], store.folder(job), blocked.get(job.name))] for job in graph]
+    views, jobs = snapshot.views, graph.named(words)
+    return [[job.name, *_status_cells(views[job.name], store.folder(job), blocked.get(job.name))] for job in jobs]
 
 
 def _status_cells(view: JobView, folder: Path, blocked_by: str | None) -> list[str]:
@@ -262,37 +263,57 @@ def _status_cells(view: JobView, folder: Path, blocked_by: str | None) -> list[s
     return [status, done, clock(state.seconds), eta, progress.note]
 
 
+def superseded_lines(superseded: Sequence[JobView], experiment: str) -> Iterator[str]:
+    """What still runs or waits for earlier settings, and the command that ends it; nothing if there is none.
+
+    Args:
+        superseded: its views.
+        experiment: the experiment file.
+    """
+    if superseded:
+        texts = [f"{view.job.name} ({view.status}{_slurm_id(view)})" for view in superseded]
+        yield f"{len(texts)} jobs of earlier settings still run or wait: {abbreviate(texts, 6)}"
+        yield f"python tools/launch.py cancel {shlex.quote(experiment)} --superseded   ends them"
+
+
+def _slurm_id(view: JobView) -> str:
+    return f", Slurm job {view.submission.id}" if view.submission else ""
+
+
 def _status_title(graph: Graph, store: Store, rows: Sequence[Sequence[str]]) -> str:
     counts = Counter(row[1] for row in rows).most_common()
     return f"{graph.experiment} → {store.run_dir}: " + ", ".join(f"{count} {word}" for word, count in counts)
 
 
-def status_lines(graph: Graph, store: Store, snapshot: Snapshot) -> Iterator[str]:
-    """The state of all jobs as plain lines, nothing cut off."""
-    rows = status_rows(graph, store, snapshot)
+def status_lines(graph: Graph, store: Store, snapshot: Snapshot, words: Sequence[str] = ()) -> Iterator[str]:
+    """The state of all jobs, or of those that the words name, as plain lines, nothing cut off."""
+    rows = status_rows(graph, store, snapshot, words)
     yield _status_title(graph, store, rows)
     widths = [max(map(len, column)) for column in zip(HEADS, *rows, strict=True)]
     for row in (HEADS, *rows):
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
-def status_table(graph: Graph, store: Store, snapshot: Snapshot, height: int | None = None) -> Group:
-    """The state of all jobs for a terminal.
+def status_table(
+    graph: Graph, store: Store, snapshot: Snapshot, height: int | None = None, words: Sequence[str] = ()
+) -> Group:
+    """The state of the jobs for a terminal.
 
     Args:
         graph, store, snapshot: the jobs and their state.
+        words: name the jobs to show; empty: all.
         height: the terminal's lines; if all jobs do not fit, those that wait or are done are only counted.
     """
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    is_short = height is not None and len(graph.jobs) + 3 > height
+    rows = status_rows(graph, store, snapshot, words)
+    is_short = height is not None and len(rows) + 3 > height
     table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
     for name in HEADS[:-1]:
         table.add_column(name, no_wrap=True)
     table.add_column(HEADS[-1], overflow="ellipsis", no_wrap=True, ratio=1)  # the rest of the line
-    rows = status_rows(graph, store, snapshot)
     for name, word, *cells in rows:
         if not (is_short and word in COUNTED):
             table.add_row(name, Text(word, style=STYLES.get(word, "")), *cells)

@@ -23,9 +23,11 @@ from typing import Any
 
 from common.errors import EXIT_REQUEUE, UserError
 from common.files import read_json, write_json
+from common.formats.graph import GRAPH_FILE
 from common.formats.job import STATE_FILE, JobState, SlurmSubmission, utc_now
 from transfer.experiment.commands import Command, Tools
 from transfer.experiment.executors import (
+    FolderDeleted,
     JobAttempt,
     RunContext,
     describe_exit,
@@ -116,7 +118,10 @@ class SlurmTask:
         from submitit.helpers import DelayedSubmission
 
         assert self._leader is not None, "submitit calls it in the first process only"
-        return DelayedSubmission(self) if self._leader.request_requeue() else None
+        try:
+            return DelayedSubmission(self) if self._leader.request_requeue() else None
+        except FolderDeleted as error:
+            sys.exit(str(error))
 
     def commands(self) -> list[Command]:
         """The job's command lines on this node: with this Python, and with the copy of its data root if requested."""
@@ -141,6 +146,8 @@ class Leader:
                 self.attempt = self._start(commands)
             while (state := self._poll()) is None:
                 time.sleep(0.1)
+        except FolderDeleted as error:
+            sys.exit(str(error))
         except UserError as error:
             self._fail(str(error))
             raise
@@ -153,6 +160,8 @@ class Leader:
         folder = self.store.folder(self.task.job)
         deadline = time.monotonic() + 60
         while (submission := SlurmSubmission.read_from(folder)) is None or submission.id != self.process.id:
+            if not (self.store.run_dir / GRAPH_FILE).exists():
+                sys.exit(f"{self.store.run_dir} was deleted; {self.task.job.name} ends")
             if time.monotonic() > deadline:
                 owner = submission.id if submission else "nothing"
                 sys.exit(f"{folder} was submitted as {owner}, not {self.process.id}")
