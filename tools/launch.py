@@ -60,7 +60,12 @@ def main(argv: Sequence[str] | None = None, tools: Tools | None = None) -> int:
         argv: the arguments after the program's name.
         tools: make the jobs' command lines; by default the checkout's tools (tests give their own).
     """
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and (not hasattr(args, "jobs") or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # argparse takes no JOB after an option
+        args.jobs = [*args.jobs, *rest]
     verbs = {
         "init": _init,
         "plan": _plan,

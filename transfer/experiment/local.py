@@ -109,7 +109,13 @@ class _RunningJobs:
                 return
             self._start(job)
 
+    def _check_run_folder(self) -> None:
+        """Raise UserError, which ends all jobs, if the run folder was deleted."""
+        if not (self.plan.store.run_dir / GRAPH_FILE).exists():
+            raise UserError(f"{self.plan.store.run_dir} was deleted while its jobs ran; they were ended")
+
     def _start(self, job: Job) -> None:
+        self._check_run_folder()
         slot = min(set(range(self.settings.slots)) - set(self.slots.values()))
         gpus = self.settings.gpus
         context = replace(self.context, environment={**self.context.environment, **visible_gpus(slot, gpus)})

@@ -181,7 +181,7 @@ def _submit_lock(run_dir: Path) -> Iterator[None]:
         try:
             yield
         except UserError:
-            if created and set(run_dir.iterdir()) <= lock.files:
+            if created and run_dir.is_dir() and set(run_dir.iterdir()) <= lock.files:
                 for file in lock.files:
                     file.unlink(missing_ok=True)
                 with contextlib.suppress(OSError):
