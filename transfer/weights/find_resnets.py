@@ -71,12 +71,18 @@ def _resnet_at(container: tuple[str, ...], prefix: str, rename: Rename, tensors:
     yield FoundResNet(container, prefix, rename, named, arch)
 
 
-def find_state_dicts(tree: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The nested keys of every mapping that directly contains tensors, outermost first."""
-    if not isinstance(tree, Mapping) or len(keys) > MAX_DEPTH:
-        return
-    if any(isinstance(value, torch.Tensor) for value in tree.values()):
-        yield keys
-    for key, value in tree.items():
-        if isinstance(key, str) and isinstance(value, Mapping):
-            yield from find_state_dicts(value, (*keys, key))
+def find_state_dicts(tree: Any) -> Iterator[tuple[str, ...]]:
+    """The nested keys of every mapping that directly contains tensors, outermost first; each mapping once."""
+    seen: set[int] = set()
+
+    def search(node: Any, keys: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        if not isinstance(node, Mapping) or len(keys) > MAX_DEPTH or id(node) in seen:
+            return
+        seen.add(id(node))
+        if any(isinstance(value, torch.Tensor) for value in node.values()):
+            yield keys
+        for key, value in node.items():
+            if isinstance(key, str) and isinstance(value, Mapping):
+                yield from search(value, (*keys, key))
+
+    return search(tree, ())

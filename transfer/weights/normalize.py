@@ -76,9 +76,23 @@ def _hint(checkpoint: CheckpointFile) -> str:
     """What the user can do about a file of no known layout."""
     found = find_resnets(checkpoint)
     if not found:
-        return "run --inspect for details"
+        return _explain_foreign(checkpoint) or "run --inspect for details"
     places = ", ".join(f"a complete {item.arch} in {item.where}" for item in found)
     return f"there is {places}" + ("; read it with --source any" if len(found) == 1 else "; save one of them alone")
+
+
+def _explain_foreign(checkpoint: CheckpointFile) -> str:
+    """Why objects of foreign classes were not opened, and what opens those that hold tensors."""
+    if not checkpoint.foreign:
+        return ""
+    listed = [f"{place or 'the file'} ({name})" for place, (name, _) in checkpoint.foreign.items()]
+    text = f"objects of foreign classes are not opened: {abbreviate(listed)}"
+    if any(name.split(".")[0] in ("haiku", "jax", "jaxlib", "optax") for name, _ in checkpoint.foreign.values()):
+        return f"{text} (a JAX checkpoint: trained with SAME padding, which torch's ResNet does not have)"
+    count = sum(count for _, count in checkpoint.foreign.values())
+    if not count:
+        return f"{text}; they hold no tensors, so no option converts this file"
+    return f"{text}; they hold {count} tensors: if you trust the file's source, add --trust-checkpoint"
 
 
 def _describe_content(checkpoint: CheckpointFile) -> str:

@@ -41,11 +41,15 @@ class SamePadding:
         return "haiku's or TensorFlow's tensor names"
 
 
-def _names(value: Any, depth: int = 0) -> Iterator[str]:
-    if isinstance(value, Mapping) and depth < 6:
-        for key, inner in value.items():
-            yield str(key)
-            yield from _names(inner, depth + 1)
+def _names(root: Any) -> Iterator[str]:
+    """The keys of nested mappings, each mapping's once."""
+    seen, todo = set(), [root]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, Mapping) and id(value) not in seen:
+            seen.add(id(value))
+            yield from (str(key) for key in value)
+            todo += reversed(value.values())
 
 
 LAYOUT = SamePadding()
