@@ -49,7 +49,7 @@ def _names(root: Any) -> Iterator[str]:
         if isinstance(value, Mapping) and id(value) not in seen:
             seen.add(id(value))
             yield from (str(key) for key in value)
-            todo += reversed(value.values())
+            todo += reversed(list(value.values()))
 
 
 LAYOUT = SamePadding()
