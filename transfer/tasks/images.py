@@ -6,12 +6,15 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from itertools import chain
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from common.errors import UserError
 from transfer.tasks.datasets import DatasetDict
-from transfer.tasks.task import Task
+
+if TYPE_CHECKING:
+    from transfer.tasks.task import Task
 
 ORIENTATION = 274
 """The EXIF tag of the camera's orientation; Detectron2 rotates the image accordingly before it reads the size."""
@@ -81,6 +84,21 @@ def _fault(item: Item, decode: bool) -> str:
         size = f"{found[0]} × {found[1]}"
         return f"{file} is {size}, its annotation says {width} × {height}; correct the one that is wrong"
     return ""
+
+
+def image_size(file: str) -> tuple[int, int]:
+    """Width and height of an image from its header, after the rotation by EXIF.
+
+    Raises:
+        UserError: it cannot be read as an image.
+    """
+    try:
+        with Image.open(file) as image:
+            return _size(image)
+    except Exception as error:  # Pillow's decoders raise exceptions of many types
+        raise UserError(
+            f"{file} cannot be read as an image ({' '.join(str(error).split())}); fetch it again"
+        ) from error
 
 
 def _size(image: Image.Image) -> tuple[int, int]:

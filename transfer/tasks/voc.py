@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
+import math
+import re
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from common.errors import UserError, nearest
 from transfer.tasks.datasets import Annotation, DatasetDict, Split
-from transfer.tasks.reading import Reading
+from transfer.tasks.images import image_size
+from transfer.tasks.reading import Reading, slack_of
+from transfer.tasks.voc_lists import VOCFolders, image_list, list_file
 
 SLACK = 1
 """Pixels by which a box may exceed its image: annotations that count from 0 instead of 1 are common and harmless."""
+SUPERSETS = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949", "big5": "cp950"}
+"""What files hold that declare these encodings, by Python's names."""
+MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+    b"<\0\0\0": "utf-32-le",
+    b"\0\0\0<": "utf-32-be",
+    b"<\0": "utf-16-le",
+    b"\0<": "utf-16-be",
+}
+"""First bytes of an XML file, and the encoding that they show."""
+DECLARATION = re.compile(rb"\s*<\?xml\b[^>]*?\bencoding\s*=\s*[\"']([\w.:-]+)[\"']")
 
 
 def read_voc(split: Split, classes: Sequence[str], reading: Reading | None = None) -> list[DatasetDict]:
@@ -24,107 +45,164 @@ def read_voc(split: Split, classes: Sequence[str], reading: Reading | None = Non
             fault is raised.
 
     Returns:
-        One record per image; boxes as in the XML.
+        One record per image; boxes as in the XML, those outside their image clipped.
 
     Raises:
         UserError: a file is missing or broken, or an object has no known class or no valid box.
     """
     reading = reading or Reading(split.strict)
     labels = {name: index for index, name in enumerate(classes)}
-    images = split.folder / "JPEGImages"
-    existing = {file.name for file in _entries(images)}
-    records = []
-    for image_id in image_list(split):
-        name = f"{image_id}.{split.extension}"
+    folders = VOCFolders.below(split.folder, reading)
+    records: list[DatasetDict] = []
+    seen: dict[str, str] = {}
+    for image_id in image_list(split, folders, reading):
         try:
-            if name not in existing:
-                listed = f"{images / name} does not exist, but {_list_file(split)} lists it"
-                raise UserError(f"{listed}; is the set complete?")
-            annotation = split.folder / "Annotations" / f"{image_id}.xml"
-            records.append(_record(annotation, str(images / name), image_id, labels))
+            image = find_image(image_id, split.extension, list_file(split), folders, reading)
+            if seen.setdefault(image, image_id) != image_id:
+                raise UserError(f"{list_file(split)}: {image} is the image of {seen[image]} and of {image_id}")
+            records.append(_record(folders.annotation(image_id), image, image_id, labels, reading))
         except UserError as error:
             reading.add_fault(error)
     return records
 
 
-def image_list(split: Split) -> list[str]:
-    """List the ids of a split's images.
+def find_image(image_id: str, extension: str, listed_in: Path, folders: VOCFolders, reading: Reading) -> str:
+    """An image's path: by the stem, or by the XML's filename, unless that is the stem of another annotation.
+
+    Args:
+        image_id: path of the XML file without its ending, in the folder of the annotations.
+        extension: the ending that is tried first.
+        listed_in: the file that has the id, for messages.
+        folders: of the set.
+        reading: counts the images whose names differ.
 
     Raises:
-        UserError: the list is missing, empty or names an image twice.
+        UserError: there is no such image, or several.
     """
-    file = _list_file(split)
     try:
-        # Lists of a single class have a second column; the id is the first word either way.
-        ids = [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
-    except FileNotFoundError as error:
-        raise UserError(f"{file} does not exist; it should list the images of {split.name}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {file}: {error}") from error
-    if not ids:
-        raise UserError(f"{file} lists no image")
-    if len(set(ids)) < len(ids):
-        twice = next(name for index, name in enumerate(ids) if name in ids[:index])
-        raise UserError(f"{file} lists {twice} twice; remove one of the lines")
-    return ids
+        return folders.files.find(f"{image_id}.{extension}", listed_in, reading)
+    except UserError:
+        annotation = folders.annotation(image_id)
+        if reading.strict or not folders.has(image_id):
+            raise
+        written = re.split(r"[\\/]", parse_xml(annotation, Reading()).findtext("filename") or "")[-1].strip()
+        with contextlib.suppress(UserError, ValueError):
+            name = (Path(image_id).parent / written).as_posix()
+            found = folders.files.find(name, annotation, Reading()) if written else ""
+            other = Path(found).relative_to(folders.images).with_suffix("").as_posix() if found else image_id
+            if found and (other == image_id or not folders.has(other)):
+                reading.adjust("{count} images found by the filename in their XML", "")
+                return found
+        raise
 
 
-def _list_file(split: Split) -> Path:
-    return split.folder / "ImageSets" / "Main" / f"{split.image_set}.txt"
-
-
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return list(folder.iterdir())
-    except OSError as error:
-        raise UserError(
-            f"cannot list {folder}: {error.strerror}; point TRANSFER.DATA_ROOT at the folder that holds it"
-        ) from error
-
-
-def _record(annotation: Path, image: str, image_id: str, labels: dict[str, int]) -> DatasetDict:
-    tree = _parse(annotation)
-    width, height = (_number(tree, f"size/{side}", annotation, "the image") for side in ("width", "height"))
+def _record(annotation: Path, image: str, image_id: str, labels: dict[str, int], reading: Reading) -> DatasetDict:
+    tree = parse_xml(annotation, reading)
+    width, height = _size(tree, annotation, image, reading)
     annotations = []
     for index, element in enumerate(tree.findall("object"), start=1):
-        found = _annotation(element, annotation, index, labels)
-        x0, y0, x1, y1 = found.box
-        if not (1 - SLACK <= x0 <= x1 <= width + SLACK and 1 - SLACK <= y0 <= y1 <= height + SLACK):
-            box = f"box {x0:g} {y0:g} {x1:g} {y1:g}"
-            raise UserError(
-                f"{annotation}, object {index}: {box} is empty or outside the image ({width:g} × {height:g}); "
-                "correct or remove it"
-            )
-        annotations.append(found)
+        where = f"{annotation}, object {index}"
+        label = _label(element, where, labels)
+        box = _box(element, where, width, height, reading)
+        annotations.append(Annotation(label, box, _is_difficult(element, where, reading)))
     return DatasetDict(image, image_id, int(width), int(height), tuple(annotations))
 
 
-def _parse(annotation: Path) -> ET.Element:
-    try:
-        return ET.parse(annotation).getroot()
-    except FileNotFoundError as error:
-        raise UserError(f"{annotation} does not exist, but its image is listed; is the set complete?") from error
-    except ET.ParseError as error:
-        raise UserError(f"{annotation}, line {error.position[0]}: not XML ({error}); is the file truncated?") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {annotation}: {error}") from error
+def _size(tree: ET.Element, annotation: Path, image: str, reading: Reading) -> tuple[float, float]:
+    """Width and height from the XML; the image's own where it has none, or 0."""
+    where = f"{annotation}, the image"
+    missing = [path for path in ("size/width", "size/height") if (tree.findtext(path) or "").strip() in ("", "0")]
+    if missing and tree.tag == "annotation":
+        wrong = f"{where}: {missing[0]} is {tree.findtext(missing[0])!r}"
+        reading.adjust("{count} images without a size in their XML: taken from the image", f"{wrong}; correct it")
+        try:
+            return image_size(image)
+        except UserError as error:
+            raise UserError(f"{wrong}; {error}") from error
+    width, height = (_number(tree, f"size/{side}", where) for side in ("width", "height"))
+    if min(width, height) < 1:
+        raise UserError(f"{where}: size is {width:g} × {height:g}; correct it")
+    return width, height
 
 
-def _annotation(element: ET.Element, annotation: Path, index: int, labels: dict[str, int]) -> Annotation:
-    what = f"object {index}"
+def _label(element: ET.Element, where: str, labels: dict[str, int]) -> int:
     name = (element.findtext("name") or "").strip()
     if name not in labels:
-        raise UserError(
-            f"{annotation}, {what}: class {name!r} is not one of the task's; {nearest(name, labels)} (TRANSFER.CLASSES)"
-        )
-    x0, y0, x1, y1 = (_number(element, f"bndbox/{side}", annotation, what) for side in ("xmin", "ymin", "xmax", "ymax"))
-    difficult = (element.findtext("difficult") or "0").strip() == "1"
-    return Annotation(labels[name], (x0, y0, x1, y1), difficult)
+        hint = "the file is not in the encoding it declares; save it as UTF-8" if "\ufffd" in name else ""
+        hint = hint or f"{nearest(name, labels)} (TRANSFER.CLASSES)"
+        raise UserError(f"{where}: class {name!r} is not one of the task's; {hint}")
+    return labels[name]
 
 
-def _number(element: ET.Element, path: str, annotation: Path, what: str) -> float:
+def _box(
+    element: ET.Element, where: str, width: float, height: float, reading: Reading
+) -> tuple[float, float, float, float]:
+    x0, y0, x1, y1 = (_number(element, f"bndbox/{side}", where) for side in ("xmin", "ymin", "xmax", "ymax"))
+    outside = max(1 - x0, x1 - width), max(1 - y0, y1 - height)
+    text = f"box {x0:g} {y0:g} {x1:g} {y1:g}"
+    wrong = f"{where}: {text} is empty or outside the image ({width:g} × {height:g}); correct or remove it"
+    if outside[0] > slack_of(width) or outside[1] > slack_of(height):
+        raise UserError(wrong)
+    if max(outside) > SLACK:
+        reading.adjust("{count} boxes up to {extent} px outside their image: clipped", wrong, max(outside))
+        x0, y0, x1, y1 = max(x0, 1.0), max(y0, 1.0), min(x1, width), min(y1, height)
+    if not (x0 <= x1 and y0 <= y1):
+        raise UserError(wrong)
+    return x0, y0, x1, y1
+
+
+def _is_difficult(element: ET.Element, where: str, reading: Reading) -> bool:
+    flag = (element.findtext("difficult") or "0").strip().lower()
+    if flag not in ("", "0", "1", "false", "true"):
+        wrong = f"{where}: difficult is {flag!r}, neither 0 nor 1; correct it"
+        reading.adjust("{count} flags difficult that are neither 0 nor 1: taken as 0", wrong)
+    return flag in ("1", "true")
+
+
+def _number(element: ET.Element, path: str, where: str) -> float:
     text = element.findtext(path)
+    with contextlib.suppress(ValueError):
+        number = float(text or "")
+        if math.isfinite(number):
+            return number
+    raise UserError(f"{where}: {path} is {text!r}, not a number; correct it")
+
+
+def parse_xml(annotation: Path, reading: Reading) -> ET.Element:
+    """Parse an annotation, in any encoding that Python knows.
+
+    Raises:
+        UserError: it does not exist, cannot be read, or is not XML; names the line.
+    """
     try:
-        return float(text or "")
-    except ValueError as error:
-        raise UserError(f"{annotation}, {what}: {path} is {text!r}, not a number") from error
+        data = annotation.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"{annotation} does not exist, but its image is listed; is the set complete?") from error
+    except OSError as error:
+        raise UserError(f"cannot read {annotation}: {error.strerror}") from error
+    try:
+        return ET.fromstring(data)
+    except (ET.ParseError, ValueError, LookupError) as error:  # expat decodes no encoding of several bytes
+        fault = error
+    for encoding, note in _encodings(data):
+        with contextlib.suppress(ET.ParseError, ValueError, LookupError):
+            tree = ET.fromstring(data.decode(encoding, "replace" if "replaced" in note else "strict").lstrip())
+            if note:
+                reading.adjust(note, f"{annotation}: it is not in the encoding that it declares; save it as UTF-8")
+            return tree
+    if isinstance(fault, ET.ParseError):
+        raise UserError(f"{annotation}, line {fault.position[0]}: not XML ({fault}); is the file truncated?") from fault
+    raise UserError(f"{annotation}: not XML in the encoding that it declares ({fault}); save it as UTF-8") from fault
+
+
+def _encodings(data: bytes) -> Iterator[tuple[str, str]]:
+    """Encodings that a file may have, each with the adjustment that it takes: what its first bytes say comes first."""
+    mark = next((encoding for mark, encoding in MARKS.items() if data.startswith(mark)), "")
+    found = DECLARATION.match(data.removeprefix(codecs.BOM_UTF8))
+    declared = mark or (found[1].decode() if found else "utf-8")
+    yield declared, ""
+    with contextlib.suppress(LookupError):
+        if wider := SUPERSETS.get(codecs.lookup(declared).name):
+            yield wider, ""
+    yield "utf-8", "{count} XML files in another encoding than they declare: read as UTF-8"
+    yield "utf-8", "{count} XML files in another encoding than they declare: unknown characters replaced"
