@@ -1,4 +1,4 @@
-"""Data sets: draw the toy ones, download the public ones, check the sets below a data root."""
+"""Data sets: draw the toy ones, download the public ones, check, divide and convert own ones."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ EXAMPLES = """examples:
   python tools/data.py check /data/detection --published
   python tools/data.py check --config-file own_task.yaml /data/own
   python tools/data.py check --images /data/photos --decode
+  python tools/data.py split own/flat --val 0.2 --seed 0
+  python tools/data.py import yolo own/yolo own/yolo/coco
 
-OUT then holds:
+OUT of toy then holds:
   photos/train/<class>/*.jpg, photos/val/...     an ImageFolder, for pre-training
   detection/VOC2007, VOC2012, coco               set DETECTRON2_DATASETS to OUT/detection
   toy.json                                       seed, sizes and classes; written last
@@ -42,8 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_toy(verbs.add_parser("toy", help="draw the toy sets: photos, VOC2007, VOC2012 and COCO", epilog=EXAMPLES))
     _add_check(verbs.add_parser("check", help="read every annotation below a data root and report", epilog=EXAMPLES))
     _add_download(verbs.add_parser("download", help="fetch, verify, unpack and check a public set", epilog=EXAMPLES))
+    _add_split(verbs.add_parser("split", help="divide a labelled set into train and val", epilog=EXAMPLES))
+    _add_import(verbs.add_parser("import", help="convert a set of another layout to COCO files", epilog=EXAMPLES))
     args = parser.parse_args(argv)
-    return {"toy": _toy, "check": _check, "download": _download}[args.verb](args)
+    call = {"toy": _toy, "check": _check, "download": _download, "split": _split, "import": _import}
+    return call[args.verb](args)
 
 
 def _add_toy(parser: Parser) -> None:
@@ -100,6 +105,24 @@ def _add_download(parser: Parser) -> None:
     _add_reading(parser)
 
 
+def _add_split(parser: Parser) -> None:
+    parser.add_argument(
+        "set",
+        metavar="SET",
+        type=Path,
+        help="a folder of images and VOC's XML files: writes ImageSets/Main/train.txt and val.txt; "
+        "or a COCO file F.json: writes F_train.json and F_val.json",
+    )
+    parser.add_argument("--val", type=float, default=0.2, metavar="SHARE", help="share of val (default: 0.2)")
+    parser.add_argument("--seed", type=int, default=0, help="same seed and ids, same division (default: 0)")
+
+
+def _add_import(parser: Parser) -> None:
+    parser.add_argument("layout", choices=("yolo",), help="yolo: text labels with data.yaml or classes.txt")
+    parser.add_argument("set", metavar="SET", type=Path, help="the set's folder, or its data.yaml")
+    parser.add_argument("out", metavar="OUT", type=Path, help="the folder of instances_train.json, …")
+
+
 def _add_reading(parser: Parser) -> None:
     parser.add_argument(
         "--decode", action="store_true", help="decode each image, not only its header (slow; finds truncated files)"
@@ -138,6 +161,20 @@ def _download(args: Namespace) -> int:
         one for one in splits_below(args.root, counts=True) if one.split.folder.relative_to(args.root).parts[0] in tops
     ]
     return _report(splits, args)
+
+
+def _split(args: Namespace) -> int:
+    from transfer.tasks.divide import divide
+
+    print("\n".join(divide(args.set, args.val, args.seed)))
+    return EXIT_OK
+
+
+def _import(args: Namespace) -> int:
+    from transfer.tasks.yolo import import_yolo
+
+    print("\n".join(import_yolo(args.set, args.out)))
+    return EXIT_OK
 
 
 def _check(args: Namespace) -> int:

@@ -6,20 +6,13 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from itertools import chain
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from common.errors import UserError
 from transfer.tasks.datasets import DatasetDict
-
-if TYPE_CHECKING:
-    from transfer.tasks.task import Task
-
-ORIENTATION = 274
-"""The EXIF tag of the camera's orientation; Detectron2 rotates the image accordingly before it reads the size."""
-ROTATED = (5, 6, 7, 8)
-"""Values that swap width and height."""
+from transfer.tasks.reading import oriented_size
+from transfer.tasks.task import Task
 
 Item = tuple[str, int, int]
 
@@ -73,7 +66,7 @@ def _fault(item: Item, decode: bool) -> str:
     file, width, height = item
     try:
         with Image.open(file) as image:
-            found = _size(image)
+            found = oriented_size(image)
             if decode:
                 image.convert("RGB")
     except FileNotFoundError:
@@ -84,27 +77,6 @@ def _fault(item: Item, decode: bool) -> str:
         size = f"{found[0]} × {found[1]}"
         return f"{file} is {size}, its annotation says {width} × {height}; correct the one that is wrong"
     return ""
-
-
-def image_size(file: str) -> tuple[int, int]:
-    """Width and height of an image from its header, after the rotation by EXIF.
-
-    Raises:
-        UserError: it cannot be read as an image.
-    """
-    try:
-        with Image.open(file) as image:
-            return _size(image)
-    except Exception as error:  # Pillow's decoders raise exceptions of many types
-        raise UserError(
-            f"{file} cannot be read as an image ({' '.join(str(error).split())}); fetch it again"
-        ) from error
-
-
-def _size(image: Image.Image) -> tuple[int, int]:
-    """Width and height after the rotation by EXIF."""
-    width, height = image.size
-    return (height, width) if image.getexif().get(ORIENTATION) in ROTATED else (width, height)
 
 
 def abbreviate_faults(faults: Sequence[str], count: int) -> list[str]:

@@ -11,11 +11,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.errors import UserError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 IMAGE_ENDINGS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"))
 """Endings, in any case, that an image may have where its name in the annotations has another one or none."""
+ORIENTATION = 274
+"""The EXIF tag of the camera's orientation; Detectron2 rotates the image accordingly before it reads the size."""
+ROTATED = (5, 6, 7, 8)
+"""Values that swap width and height."""
 SMALLEST_SLACK, RELATIVE_SLACK = 5.0, 0.01
 
 
@@ -127,6 +135,29 @@ class ImageFolder:
                     stems.setdefault(file.stem, []).append(file)
             self._by_folder[folder] = stems
         return self._by_folder[folder]
+
+
+def image_size(file: str) -> tuple[int, int]:
+    """Width and height of an image from its header, as `oriented_size`.
+
+    Raises:
+        UserError: it cannot be read as an image.
+    """
+    from PIL import Image  # here: tools/doctor.py imports this module without Pillow
+
+    try:
+        with Image.open(file) as image:
+            return oriented_size(image)
+    except Exception as error:  # Pillow's decoders raise exceptions of many types
+        raise UserError(
+            f"{file} cannot be read as an image ({' '.join(str(error).split())}); fetch it again"
+        ) from error
+
+
+def oriented_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height after the rotation by EXIF."""
+    width, height = image.size
+    return (height, width) if image.getexif().get(ORIENTATION) in ROTATED else (width, height)
 
 
 def _entries(folder: Path) -> Iterable[Path]:

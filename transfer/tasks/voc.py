@@ -12,8 +12,7 @@ from pathlib import Path
 
 from common.errors import UserError, nearest
 from transfer.tasks.datasets import Annotation, DatasetDict, Split
-from transfer.tasks.images import image_size
-from transfer.tasks.reading import Reading, slack_of
+from transfer.tasks.reading import Reading, image_size, slack_of
 from transfer.tasks.voc_lists import VOCFolders, image_list, list_file
 
 SLACK = 1

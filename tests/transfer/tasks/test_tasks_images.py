@@ -10,7 +10,8 @@ from PIL import Image
 
 from common.errors import UserError
 from transfer.tasks.datasets import DatasetDict, Split
-from transfer.tasks.images import ORIENTATION, abbreviate_faults, image_faults, require_images
+from transfer.tasks.images import abbreviate_faults, image_faults, require_images
+from transfer.tasks.reading import ORIENTATION
 from transfer.tasks.task import Dataset, Task
 
 
