@@ -23,7 +23,7 @@ class SplitEntry(FileFormat):
     ANNOTATIONS: str = Field("", description="`coco`: the JSON file")
     YEAR: Literal[2007, 2012] = Field(2007, description="`voc`: AP of 2007 (11 points) or 2012 (area under the curve)")
     COUNT: int | None = Field(None, description="number of images that the split must have; not checked by default")
-    EXTENSION: str = Field("jpg", description="`voc`: extension of the image files")
+    EXTENSION: str = Field("jpg", description="`voc`: extension of the image files where an id has several")
 
     @model_validator(mode="after")
     def _has_its_list(self) -> Self:
