@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from common.console import Parser, run_main
 from common.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, UserError
 
 if TYPE_CHECKING:
-    from transfer.doctor.check import SplitToCheck
+    from transfer.doctor.check import CheckedSplit, SplitToCheck
 
 EXAMPLES = """examples:
   python tools/data.py toy datasets/toy
@@ -178,17 +178,16 @@ def _import(args: Namespace) -> int:
 
 
 def _check(args: Namespace) -> int:
-    from transfer.doctor.check import splits_below, splits_of
+    from transfer.doctor.check import check_task, splits_below, task_of
 
     if args.images is not None:
         return _check_images(args)
     if args.config_file is not None:
-        splits = splits_of(args.config_file, args.root, args.published)
-    elif args.root is not None:
-        splits = splits_below(args.root, args.published)
-    else:
+        settings = task_of(args.config_file, args.root, args.published)
+        return _print_checks(check_task(settings, args.decode, args.workers))
+    if args.root is None:
         raise UserError("give ROOT, --config-file F, or both; or --images DIR")
-    return _report(splits, args)
+    return _report(splits_below(args.root, args.published), args)
 
 
 def _check_images(args: Namespace) -> int:
@@ -215,12 +214,19 @@ def _check_images(args: Namespace) -> int:
 
 
 def _report(splits: list[SplitToCheck], args: Namespace) -> int:
-    from transfer.doctor.check import check_split, render_split, summary
+    from transfer.doctor.check import check_split
+
+    return _print_checks(check_split(split, args.decode, args.workers) for split in splits)
+
+
+def _print_checks(checks: Iterable[CheckedSplit]) -> int:
+    """Print each split's report as soon as it is checked."""
+    from transfer.doctor.check import render_split, summary
 
     found = []
-    for split in splits:
-        found.append(check_split(split, args.decode, args.workers))
-        print("\n".join(render_split(found[-1])), flush=True)
+    for checked in checks:
+        found.append(checked)
+        print("\n".join(render_split(checked)), flush=True)
     print(summary(found))
     return EXIT_FAILURE if any(checked.faults for checked in found) else EXIT_OK
 

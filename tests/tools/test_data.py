@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from common.console import call_main
 from tools.data import main
@@ -157,9 +158,15 @@ def test_check_lists_every_fault_of_every_split(toy: Path, capsys: pytest.Captur
     assert out.splitlines()[-1] == "9 splits, 3 broken, 9 faults"
 
 
-def test_check_decode_finds_a_file_cut_short(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_decode_finds_a_damaged_file(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = sorted((toy / "detection" / "VOC2007" / "JPEGImages").iterdir())[0]
-    image.write_bytes(image.read_bytes()[:-400])
+    with Image.open(image) as pixels:
+        exif = pixels.getexif()
+        exif[0x0131] = "a camera"  # without EXIF data Pillow decodes a PNG to find some
+        pixels.save(image, "PNG", exif=exif)
+    content = bytearray(image.read_bytes())
+    content[len(content) // 2] ^= 255
+    image.write_bytes(content)
     assert call_main(main, ["check", str(toy)]) == 0
     assert call_main(main, ["check", str(toy), "--decode", "--workers", "2"]) == 1
     assert f"{image.name} cannot be read as an image" in capsys.readouterr().out

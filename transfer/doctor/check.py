@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from common.config import load_with_base
+from common.config import flatten, load_with_sources
 from common.errors import UserError
 from transfer.doctor.data_roots import split_exists
 from transfer.tasks.classes import BENCHMARK, TOY_RECORD, toy_classes
-from transfer.tasks.datasets import PUBLISHED, Split, data_root, find_split
+from transfer.tasks.datasets import PUBLISHED, Split
 from transfer.tasks.images import abbreviate_faults, image_faults
-from transfer.tasks.task import Dataset, read_split
+from transfer.tasks.reading import one_line
+from transfer.tasks.task import Dataset, TaskSettings, join_splits, read_split, training_faults
 
 SHOWN = 20
 """Number of faults of one split that are printed; the others are counted."""
@@ -72,27 +72,55 @@ def splits_below(root: Path, counts: bool = False) -> list[SplitToCheck]:
     return [SplitToCheck(split, toy or BENCHMARK[split.layout], counts) for split in found]
 
 
-def splits_of(config_file: Path, root: Path | None, counts: bool = False) -> list[SplitToCheck]:
-    """Find the splits that a task's config file names, the user's own ones too, without importing Detectron2.
+def task_of(config_file: Path, root: Path | None, counts: bool = False) -> TaskSettings:
+    """What a task's config file says of its data, without importing Detectron2.
 
     Args:
         config_file: config file of the task.
         root: the data root; None: from the file, DETECTRON2_DATASETS or the default.
-        counts: see `SplitToCheck`; published counts are compared anyway unless the file sets CHECK_COUNTS False.
+        counts: compare the number of images with the published number, whatever the file's CHECK_COUNTS says.
 
     Raises:
         UserError: the file is not valid, or names no split or an unknown one.
     """
-    content = load_with_base(config_file)
-    own, sets = _section(content, "TRANSFER", config_file), _section(content, "DATASETS", config_file)
-    names = [*(sets.get("TRAIN") or ()), *(sets.get("TEST") or ())]
-    if not names:
-        raise UserError(f"{config_file}: DATASETS.TRAIN and DATASETS.TEST name no split")
-    base = data_root(str(own.get("DATA_ROOT") or "")) if root is None else _detection_root(root)
-    splits = [find_split(name, base, own.get("SPLITS") or {}, bool(own.get("STRICT"))) for name in dict.fromkeys(names)]
-    compare_counts = counts or own.get("CHECK_COUNTS", True)
-    classes = tuple(own.get("CLASSES") or ()) or toy_classes(base)
-    return [SplitToCheck(split, classes or BENCHMARK[split.layout], compare_counts) for split in splits]
+    content, sources = load_with_sources(config_file)
+    for key in ("TRANSFER", "DATASETS"):
+        if not isinstance(content.get(key) or {}, Mapping):
+            raise UserError(f"{config_file}: {key} must hold keys and values")
+    try:
+        settings = TaskSettings.of(flatten(content), None if root is None else _detection_root(root), sources)
+    except UserError as error:
+        if str(config_file) in str(error):
+            raise
+        raise UserError(f"{config_file}: {error}") from error
+    return replace(settings, check_counts=counts or settings.check_counts)
+
+
+def check_task(settings: TaskSettings, decode: bool = False, workers: int | None = None) -> list[CheckedSplit]:
+    """Read a task's splits and check them together, as training does before its first step; faults are collected.
+
+    Args:
+        settings: of the task.
+        decode, workers: see `image_faults`.
+    """
+    faults: dict[str, list[str]] = {split.name: [] for split in settings.splits}
+    found = {
+        split.name: _read(split, settings.classes, settings.check_counts, faults[split.name])
+        for split in settings.splits
+    }
+    datasets = [dataset for dataset in found.values() if dataset is not None]
+    if not any(faults.values()):
+        try:
+            task = join_splits(settings.name, [datasets[list(found).index(split.name)] for split in settings.splits])
+            found |= {dataset.split.name: dataset for dataset in (*task.train, task.test)}
+            for dataset, fault in training_faults(task, settings):
+                faults[dataset.split.name].append(fault)
+        except UserError as error:
+            faults[settings.splits[-1].name].append(str(error))
+    return [
+        _counted(split, found[split.name], faults[split.name], decode, workers)
+        for split in {split.name: split for split in settings.splits}.values()
+    ]
 
 
 def check_split(item: SplitToCheck, decode: bool = False, workers: int | None = None) -> CheckedSplit:
@@ -103,12 +131,15 @@ def check_split(item: SplitToCheck, decode: bool = False, workers: int | None = 
         decode, workers: see `image_faults`.
     """
     faults: list[str] = []
+    return _counted(item.split, _read(item.split, item.classes, item.counts, faults), faults, decode, workers)
+
+
+def _read(split: Split, classes: tuple[str, ...], counts: bool, faults: list[str]) -> Dataset | None:
     try:
-        dataset = read_split(item.split, item.classes, item.counts, faults)
+        return read_split(split, classes, counts, faults)
     except UserError as error:
-        return CheckedSplit(item.split, faults=(*faults, str(error)))
-    faults += image_faults(dataset.records, decode, workers)
-    return _counted(dataset, tuple(faults))
+        faults.append(str(error))
+        return None
 
 
 def _detection_root(root: Path) -> Path:
@@ -116,23 +147,21 @@ def _detection_root(root: Path) -> Path:
     return root / "detection" if (root / TOY_RECORD).is_file() else root
 
 
-def _section(content: Mapping[str, Any], key: str, file: Path) -> Mapping[str, Any]:
-    section = content.get(key) or {}
-    if not isinstance(section, Mapping):
-        raise UserError(f"{file}: {key} must hold keys and values")
-    return section
-
-
-def _counted(dataset: Dataset, faults: tuple[str, ...]) -> CheckedSplit:
+def _counted(
+    split: Split, dataset: Dataset | None, faults: list[str], decode: bool, workers: int | None
+) -> CheckedSplit:
+    if dataset is None:
+        return CheckedSplit(split, faults=tuple(map(one_line, faults)))
+    faults += image_faults(dataset.records, decode, workers)
     objects = [annotation for record in dataset.records for annotation in record.annotations]
     return CheckedSplit(
-        dataset.split,
+        split,
         images=len(dataset.records),
         objects=len(objects),
         difficult=sum(annotation.difficult for annotation in objects),
         crowds=sum(annotation.crowd for annotation in objects),
         empty=sum(not record.annotations for record in dataset.records),
-        faults=faults,
+        faults=tuple(map(one_line, faults)),
         adjustments=dataset.adjustments,
     )
 

@@ -14,6 +14,7 @@ from detectron2.structures import BoxMode
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
+from common.config import flatten_config
 from common.errors import UserError
 from common.training.distributed import ignore_stop_signals
 from transfer.engine.batch_sampler import DetectionBatchSampler
@@ -21,18 +22,25 @@ from transfer.engine.config import ORDER_OF_WORKERS
 from transfer.engine.seeding import AUGMENT, PRECISE_BN, numpy_seeded
 from transfer.tasks import task as tasks
 from transfer.tasks.datasets import Annotation, DatasetDict
+from transfer.tasks.masks import whole_polygons
 
 
 def to_detectron2(record: DatasetDict, layout: str) -> dict[str, Any]:
     """A record as Detectron2's dataset dict, equal to that of `load_voc_instances` or `load_coco_json`."""
-    annotation = _voc_annotation if layout == "voc" else _coco_annotation
+    found = [annotation_dict(thing, layout) for thing in record.annotations]
     return {
         "file_name": record.file,
         "image_id": record.image_id,
         "height": record.height,
         "width": record.width,
-        "annotations": [annotation(thing) for thing in record.annotations],
+        # Of published splits also what has no polygon of three points is read: the metric counts it.
+        "annotations": [one for one in found if one.get("segmentation") != []],
     }
+
+
+def annotation_dict(thing: Annotation, layout: str) -> dict[str, Any]:
+    """An object as Detectron2's annotation."""
+    return _voc_annotation(thing) if layout == "voc" else _coco_annotation(thing)
 
 
 def _voc_annotation(thing: Annotation) -> dict[str, Any]:
@@ -48,35 +56,22 @@ def _coco_annotation(thing: Annotation) -> dict[str, Any]:
         "category_id": thing.label,
         "bbox_mode": BoxMode.XYWH_ABS,
     }
-    return found if thing.segmentation is None else {**found, "segmentation": thing.segmentation}
+    masks = thing.segmentation
+    if masks is None:
+        return found
+    return {**found, "segmentation": whole_polygons(masks) if isinstance(masks, list) else masks}
 
 
 def training_dicts(task: tasks.Task, cfg: CfgNode) -> list[dict[str, Any]]:
     """All training images in the order Detectron2 concatenates them, without those that have only crowds.
 
     Raises:
-        UserError: no image remains, or masks are trained and an object has none.
+        UserError: no image remains, or the detector cannot be trained or measured with these annotations.
     """
+    for _, fault in tasks.training_faults(task, tasks.TaskSettings.of(flatten_config(cfg))):
+        raise UserError(fault)
     dicts = [to_detectron2(record, task.layout) for dataset in task.train for record in dataset.records]
-    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
-        dicts = filter_images_with_only_crowd_annotations(dicts)
-    if not dicts:
-        raise UserError(f"{', '.join(d.split.name for d in task.train)}: no image has an object to train on")
-    if cfg.MODEL.MASK_ON:
-        _check_masks(dicts, cfg.INPUT.MASK_FORMAT)
-    return dicts
-
-
-def _check_masks(dicts: list[dict[str, Any]], mask_format: str) -> None:
-    for image in dicts:
-        for number, annotation in enumerate(image["annotations"], start=1):
-            if annotation.get("iscrowd"):
-                continue
-            where = f"{image['file_name']}, object {number}"
-            if "segmentation" not in annotation:
-                raise UserError(f"{where}: has no segmentation, which MODEL.MASK_ON needs; turn it off or add one")
-            if isinstance(annotation["segmentation"], dict) and mask_format == "polygon":
-                raise UserError(f"{where}: its segmentation is an RLE, not polygons; set INPUT.MASK_FORMAT bitmask")
+    return filter_images_with_only_crowd_annotations(dicts) if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS else dicts
 
 
 class MappedBatches(Dataset[list[dict[str, Any]]]):

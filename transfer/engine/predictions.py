@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from common.files import atomic_write
-from transfer.engine.detection_data import to_detectron2
+from transfer.engine.detection_data import annotation_dict, to_detectron2
 from transfer.engine.seeding import AUGMENT, numpy_seeded
 from transfer.tasks.datasets import DatasetDict
 from transfer.tasks.task import Dataset
@@ -92,7 +92,7 @@ def picture(record: DatasetDict, found: Instances, dataset: Dataset) -> Image.Im
 
 
 def _draw_annotations(view: Visualizer, record: DatasetDict, dataset: Dataset, scale: float) -> None:
-    entries = to_detectron2(record, dataset.split.layout)["annotations"]
+    entries = [annotation_dict(thing, dataset.split.layout) for thing in record.annotations]
     for thing, entry in zip(record.annotations, entries, strict=True):
         corners = BoxMode.convert(list(map(float, entry["bbox"])), entry["bbox_mode"], BoxMode.XYXY_ABS)
         box = [side * scale for side in corners]

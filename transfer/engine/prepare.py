@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,7 @@ from transfer.modeling import register
 from transfer.tasks.classes import toy_classes
 from transfer.tasks.datasets import data_root
 from transfer.tasks.heldout import HeldOut, hold_out
-from transfer.tasks.images import require_images
-from transfer.tasks.task import Task, load_task
+from transfer.tasks.task import Task, load_task, require_images
 from transfer.weights.converted import apply_preprocessing, detectron2_values
 
 
@@ -144,6 +144,17 @@ def prepare(request: TrialRequest) -> tuple[PreparedTrial, Task]:
     if part is not None and (place is None or place.local_rank == 0):
         part.write()
     return prepared, task
+
+
+def command_of(request: TrialRequest) -> str:
+    """The command line of a request."""
+    words = ["python", "tools/transfer.py"]
+    for field_ in fields(request):
+        value, option = getattr(request, field_.name), f"--{field_.name.replace('_', '-')}"
+        if field_.name == "overrides" or value in (field_.default, False):
+            continue
+        words += [option] if value is True else [option, str(value)]
+    return shlex.join([*words, *request.overrides])
 
 
 def number_of_processes(num_gpus: int) -> int:

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 from torch import nn
 
+from common.errors import UserError
 from common.files import read_json, write_json, write_text
 from common.formats.results import RESULT_FILE
 from common.profiling import require_steps
@@ -31,13 +32,13 @@ from transfer.engine.detection_trainer import DetectionTrainer
 from transfer.engine.guards import check_model
 from transfer.engine.precise_bn import PreciseBN
 from transfer.engine.predictions import draw_predictions
-from transfer.engine.prepare import PreparedTrial, TrialRequest, load_task_of, prepare
+from transfer.engine.prepare import PreparedTrial, TrialRequest, command_of, load_task_of, prepare
 from transfer.engine.result import trial_result
 from transfer.engine.seeding import PRECISE_BN, sampler_seeds, seed_torch
-from transfer.engine.trial_folder import EVALUATION_FILE
+from transfer.engine.trial_folder import EVALUATION_FILE, FINAL
 from transfer.engine.trial_hooks import Stopwatch, WriteCheckpoints
 from transfer.engine.weights import load_weights
-from transfer.evaluation.evaluators import build_evaluator, metrics_of
+from transfer.evaluation.evaluators import build_evaluator, metrics_of, rehearse_evaluation
 from transfer.modeling import register
 from transfer.modeling.memory_format import channels_last
 from transfer.modeling.roi_align import make_separable
@@ -146,6 +147,10 @@ class _Training:
         model = build_seeded_detector(cfg)
         guards = {"weights_loaded": load_weights(model, prepared.weights), **check_model(model, cfg)}
         logger.info("guards: %s", guards)
+        for dataset in (*self.task.train, self.task.test):
+            logger.info("%s: %s", dataset.split.name, dataset.summary)
+        name = register_metadata(self.task.test)
+        rehearse_evaluation(prepared.evaluator, self.task.test, name, cfg.MODEL.MASK_ON)
         self.trainer = DetectionTrainer(cfg, model)
         self.dicts = training_dicts(self.task, cfg)
         checkpoint = self._newest_checkpoint()
@@ -206,7 +211,15 @@ class _Training:
         if trainer.iter == trainer.max_iter - 1:  # neither the end of a period nor of the run: the run was interrupted
             return {}
         timer = hooks.Timer()
-        answer = evaluate(trainer.detector, self.prepared, self.task) or {}
+        try:
+            answer = evaluate(trainer.detector, self.prepared, self.task) or {}
+        except Exception as error:  # of the evaluator, of the images, of the device
+            if not (self.prepared.output / FINAL).is_file():
+                raise
+            logger.exception("the evaluation failed")
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            command = command_of(replace(self.prepared.request, resume=True))
+            raise UserError(f"the evaluation failed ({why}), the trained weights are kept; again: {command}") from error
         self.evaluation = (answer, timer.seconds())
         return dict(answer)
 

@@ -14,8 +14,9 @@ from detectron2.structures import BoxMode, Instances
 from detectron2.utils import comm
 from numpy.typing import NDArray
 
+from common.errors import UserError
 from transfer.evaluation.run_lengths import encode_masks
-from transfer.tasks.task import Dataset
+from transfer.tasks.task import Dataset, ground_truth
 
 NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 logger = logging.getLogger(__name__)
@@ -46,13 +47,18 @@ class HotCOCOEvaluator(DatasetEvaluator):
     """Detectron2's `COCOEvaluator` digit for digit, computed by hotcoco instead of pycocotools.
 
     Args:
-        dataset: the test split; its annotation file is read when the metric is computed, by rank 0 only.
+        dataset: the test split; rank 0 alone keeps its annotations, as hotcoco has them.
         masks: evaluate masks besides boxes.
+
+    Raises:
+        UserError: hotcoco cannot read the annotations.
     """
 
     def __init__(self, dataset: Dataset, masks: bool) -> None:
-        assert dataset.split.annotations is not None
-        self.annotations = dataset.split.annotations
+        try:
+            self.truth = hotcoco.COCO(ground_truth(dataset)) if comm.is_main_process() else None
+        except (TypeError, ValueError, OverflowError) as error:
+            raise UserError(f"{dataset.split.annotations}: hotcoco cannot read its annotations: {error}") from error
         self.classes = dataset.classes
         self.category_ids = np.array(dataset.category_ids, dtype=np.int64)
         self.masks = masks
@@ -81,10 +87,11 @@ class HotCOCOEvaluator(DatasetEvaluator):
         kinds = ("bbox", "segm") if self.masks else ("bbox",)
         if not images:  # as Detectron2 returns; `metrics_of` converts it
             return {kind: dict.fromkeys(NUMBERS, float("nan")) for kind in kinds}
-        truth = hotcoco.COCO(str(self.annotations))
-        return {kind: self._measure(truth, images, kind) for kind in kinds}
+        return {kind: self._measure(images, kind) for kind in kinds}
 
-    def _measure(self, truth: hotcoco.COCO, images: Sequence[ImageDetections], kind: str) -> dict[str, float]:
+    def _measure(self, images: Sequence[ImageDetections], kind: str) -> dict[str, float]:
+        truth = self.truth
+        assert truth is not None
         rows = boxes_for_coco if kind == "bbox" else masks_for_coco
         evaluation = hotcoco.COCOeval(truth, truth.load_res(rows(images, self.category_ids)), kind)
         evaluation.evaluate()

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
+import logging
 import math
+import tempfile
+import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import torch
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
+from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 
+from common.errors import UserError
 from transfer.evaluation.coco_evaluator import HotCOCOEvaluator
 from transfer.evaluation.voc_evaluator import VOCEvaluator
-from transfer.tasks.task import Dataset
+from transfer.tasks.task import Dataset, ground_truth
 
 METRICS = ("AP", "AP50", "AP75")
+VOC_LIST = "records"
 
 
 def build_evaluator(name: str, dataset: Dataset, catalog_name: str, masks: bool) -> DatasetEvaluator:
-    """Build an evaluator that requires each image exactly once.
+    """Build an evaluator that requires each image exactly once; all of them measure by the records alone.
 
     Args:
         name: `exact` or `detectron2` for VOC; `hotcoco` or `pycocotools` for COCO.
@@ -29,17 +41,106 @@ def build_evaluator(name: str, dataset: Dataset, catalog_name: str, masks: bool)
     return EachImageOnce(_evaluator(name, dataset, catalog_name, masks), dataset)
 
 
+def rehearse_evaluation(name: str, dataset: Dataset, catalog_name: str, masks: bool) -> None:
+    """Measure a single detection before the first step: a metric that fails must not fail after the training.
+
+    Args:
+        name, dataset, catalog_name, masks: as `build_evaluator`.
+
+    Raises:
+        UserError: the evaluator cannot measure this split.
+    """
+    record = max(dataset.records, key=lambda one: str(one.image_id).count(" "))
+    found = Instances((record.height, record.width))
+    found.pred_boxes = Boxes(torch.tensor([[0.0, 0.0, record.width, record.height]]))
+    found.scores, found.pred_classes = torch.tensor([0.5]), torch.tensor([0])
+    found.pred_masks = torch.ones((1, record.height, record.width), dtype=torch.bool)
+    try:
+        with silence():
+            evaluator = _evaluator(name, dataset, catalog_name, masks)
+            evaluator.reset()
+            evaluator.process([{"image_id": record.image_id}], [{"instances": found}])
+            evaluator.evaluate()
+    except UserError:
+        raise
+    except Exception as error:  # Detectron2, hotcoco and pycocotools raise exceptions of many types
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        where = dataset.split.annotations or dataset.split.folder
+        raise UserError(f"{where}: the evaluator {name} fails on {dataset.split.name} ({why})") from error
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Keep an evaluator from printing and logging."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
+
+
 def _evaluator(name: str, dataset: Dataset, catalog_name: str, masks: bool) -> DatasetEvaluator:
     if name == "exact":
         return VOCEvaluator(dataset)
     if name == "detectron2":
-        return PascalVOCDetectionEvaluator(catalog_name)
+        return _voc_reference(dataset, catalog_name)
     if name == "hotcoco":
         return HotCOCOEvaluator(dataset, masks)
     if name == "pycocotools":
         tasks = ("bbox", "segm") if masks else ("bbox",)
-        return COCOEvaluator(catalog_name, tasks=tasks, use_fast_impl=False)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "annotations.json"
+            file.write_text(json.dumps(ground_truth(dataset)))
+            catalog_name = _catalog_copy(catalog_name, json_file=str(file))
+            return COCOEvaluator(catalog_name, tasks=tasks, use_fast_impl=False)
     raise ValueError(f"no evaluator is called {name}")
+
+
+def _voc_reference(dataset: Dataset, catalog_name: str) -> DatasetEvaluator:
+    """Detectron2's evaluator; it reads XML files, and of a user's own split such that hold what was read."""
+    if dataset.split.strict:
+        return PascalVOCDetectionEvaluator(catalog_name)
+    folder = tempfile.TemporaryDirectory()
+    write_voc(dataset, Path(folder.name))
+    evaluator = PascalVOCDetectionEvaluator(_catalog_copy(catalog_name, dirname=folder.name, split=VOC_LIST))
+    evaluator.folder = folder  # removed with the evaluator
+    return evaluator
+
+
+def write_voc(dataset: Dataset, root: Path) -> None:
+    """Write a split's records as the XML files and the list that Detectron2's evaluator reads."""
+    lists = root / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / f"{VOC_LIST}.txt").write_text("".join(f"{record.image_id}\n" for record in dataset.records))
+    for record in dataset.records:
+        tree = ET.Element("annotation")
+        for one in record.annotations:
+            thing = ET.SubElement(tree, "object")
+            values = (
+                ("name", dataset.classes[one.label]),
+                ("pose", ""),
+                ("truncated", 0),
+                ("difficult", one.difficult),
+            )
+            for key, value in values:
+                ET.SubElement(thing, key).text = str(int(value) if isinstance(value, bool) else value)
+            box = ET.SubElement(thing, "bndbox")
+            for key, side in zip(("xmin", "ymin", "xmax", "ymax"), one.box, strict=True):
+                ET.SubElement(box, key).text = str(round(side))
+        file = root / "Annotations" / f"{record.image_id}.xml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        ET.ElementTree(tree).write(file, encoding="utf-8")
+
+
+def _catalog_copy(name: str, **changes: str) -> str:
+    """A copy of an entry of Detectron2's catalog that differs in these values; its entries cannot be changed."""
+    copy = f"{name}:records"
+    if copy in MetadataCatalog:
+        MetadataCatalog.remove(copy)
+    MetadataCatalog.get(copy).set(**{**MetadataCatalog.get(name).as_dict(), "name": copy, **changes})
+    return copy
 
 
 def metrics_of(results: Mapping[str, Mapping[str, float]], dataset: Dataset) -> dict[str, Any]:

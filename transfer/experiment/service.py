@@ -18,7 +18,7 @@ from common.yaml_file import redact_source
 from transfer.experiment.commands import Tools
 from transfer.experiment.decide import decide, jobs_to_retry, select
 from transfer.experiment.executors import Executor, RunListener, RunOutcome, RunPlan
-from transfer.experiment.fingerprints import WeightDigests
+from transfer.experiment.fingerprints import ConfigReader, WeightDigests
 from transfer.experiment.graph import Graph, read_graph, select_jobs
 from transfer.experiment.load import ExperimentSource, absolute, config_path, load_experiment, run_dir_of
 from transfer.experiment.local import DebugExecutor, LocalExecutor
@@ -28,6 +28,7 @@ from transfer.experiment.slurm_queue import QueueEntry, end_jobs
 from transfer.experiment.spec import Experiment
 from transfer.experiment.stages import build_graph
 from transfer.experiment.store import JobView, Snapshot, Store
+from transfer.tasks.task import OWN_SPLITS, TaskSettings, own_split_faults
 from transfer.weights import checkpoint_zoo
 from transfer.weights.checkpoint_zoo import ZooCheckpoint
 from transfer.weights.download import ProgressCallback
@@ -57,7 +58,7 @@ class OpenExperiment:
 
     def problems(self) -> list[str]:
         """Why no job can start, one line each; empty if nothing is wrong."""
-        return list(_problems(self.experiment, self.source))
+        return list(_problems(self.experiment, self.source)) or list(_data_problems(self.experiment, self.source))
 
     def downloads(self) -> list[tuple[str, str]]:
         """The public checkpoints that are not downloaded, as (row's key, `zoo:NAME`)."""
@@ -330,6 +331,25 @@ def _problems(experiment: Experiment, source: ExperimentSource) -> Iterator[str]
         if owner != experiment.name:
             reason = f"{run_dir} belongs to experiment {owner!r}"
             yield f"{source.path}: run_dir: {reason}; give another with --set run_dir=DIR"
+
+
+def _data_problems(experiment: Experiment, source: ExperimentSource) -> Iterator[str]:
+    """What is wrong with each task's own splits, as its trials would read them; one line a task."""
+    reader = ConfigReader(config_path(experiment.overlay) if experiment.overlay else None)
+    root = absolute(experiment.data.detection or "")
+    checked: set[TaskSettings] = set()
+    for row in experiment.rows.values():
+        for key, task in experiment.tasks.items():
+            config = config_path(task.config)
+            values = reader.resolved(config, "transfer", {**task.overrides, **row.finetune})
+            if not any(name.startswith(OWN_SPLITS) for name in values):
+                continue
+            settings = TaskSettings.of(values, root)
+            faults = own_split_faults(settings) if settings not in checked else []
+            checked.add(settings)
+            if faults:
+                more = f"; {len(faults) - 1} more: python tools/data.py check --config-file {config} {root}"
+                yield f"{source.path}: tasks.{key}: {faults[0]}{more if len(faults) > 1 else ''}"
 
 
 def _named_files(experiment: Experiment, public: Mapping[str, ZooCheckpoint]) -> Iterator[tuple[str, Path]]:

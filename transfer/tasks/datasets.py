@@ -127,6 +127,8 @@ class Annotation:
         difficult: VOC's flag: used in training, ignored in evaluation.
         crowd: COCO's flag: a group of objects with one mask.
         segmentation: COCO: polygons `[[x, y, …], …]` or a compressed RLE; None where there is none.
+        number: COCO: the annotation's id.
+        area: COCO: pixels, by which the metric sorts objects into small, medium and large.
     """
 
     label: int
@@ -134,6 +136,8 @@ class Annotation:
     difficult: bool = False
     crowd: bool = False
     segmentation: Any = None
+    number: int = 0
+    area: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

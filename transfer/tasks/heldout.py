@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.files import read_json, write_json, write_text
+from common.files import write_json, write_text
 from transfer.tasks.datasets import DatasetDict, Split
-from transfer.tasks.task import Task
+from transfer.tasks.task import Task, ground_truth
 
 FILE = "heldout"
 """Stem of the file in the trial's folder that lists the part in its layout: `.txt` or `.json`."""
@@ -54,12 +54,8 @@ class HeldOut:
             file = part.split.folder / f"{part.split.image_set}.txt"
             write_text(file, "".join(f"{record.image_id}\n" for record in part.records))
             return
-        assert self.source.annotations is not None and part.split.annotations is not None
-        content = read_json(self.source.annotations)
-        ids = {record.image_id for record in part.records}
-        content["images"] = [image for image in content["images"] if image["id"] in ids]
-        content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] in ids]
-        write_json(part.split.annotations, content)
+        assert part.split.annotations is not None
+        write_json(part.split.annotations, ground_truth(part))
 
 
 def hold_out(task: Task, fraction: float, seed: int, folder: Path) -> HeldOut:

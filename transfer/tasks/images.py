@@ -5,27 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from itertools import chain
+from pathlib import Path
 
 from PIL import Image
 
 from common.errors import UserError
 from transfer.tasks.datasets import DatasetDict
 from transfer.tasks.reading import oriented_size
-from transfer.tasks.task import Task
 
+TAIL = 4096
+"""Bytes at a JPEG's end in which its end is looked for."""
 Item = tuple[str, int, int]
-
-
-def require_images(task: Task) -> None:
-    """Check that every image of a task opens and has the size of its annotation; reads only headers.
-
-    Raises:
-        UserError: names the first image that does not.
-    """
-    records = chain.from_iterable(dataset.records for dataset in (*task.train, task.test))
-    for fault in image_faults(records):
-        raise UserError(fault)
 
 
 def image_faults(records: Iterable[DatasetDict], decode: bool = False, workers: int | None = None) -> Iterator[str]:
@@ -67,7 +57,7 @@ def _fault(item: Item, decode: bool) -> str:
     try:
         with Image.open(file) as image:
             found = oriented_size(image)
-            if decode:
+            if decode or not _is_complete(file, image.format):
                 image.convert("RGB")
     except FileNotFoundError:
         return f"{file} does not exist, but it is listed; is the set complete?"
@@ -77,6 +67,15 @@ def _fault(item: Item, decode: bool) -> str:
         size = f"{found[0]} × {found[1]}"
         return f"{file} is {size}, its annotation says {width} × {height}; correct the one that is wrong"
     return ""
+
+
+def _is_complete(file: str, kind: str | None) -> bool:
+    """Whether a JPEG has its end: one without is decoded, as it may be cut off. Other bytes may follow the end."""
+    if kind != "JPEG":
+        return True
+    with Path(file).open("rb") as stream:
+        stream.seek(max(stream.seek(0, os.SEEK_END) - TAIL, 0))
+        return b"\xff\xd9" in stream.read()
 
 
 def abbreviate_faults(faults: Sequence[str], count: int) -> list[str]:

@@ -45,7 +45,7 @@ class Reading:
         """Collect a fault, or raise it."""
         if self.faults is None:
             raise fault if isinstance(fault, UserError) else UserError(fault)
-        self.faults.append(str(fault))
+        self.faults.append(one_line(str(fault)))
 
     def adjust(self, text: str, refusal: str, extent: float = 0.0) -> None:
         """Count an adjustment.
@@ -66,7 +66,15 @@ class Reading:
 
     def adjustments(self) -> tuple[str, ...]:
         """The adjustments as text, in the order in which they first occurred."""
-        return tuple(text.format(count=count, extent=f"{most:.3g}") for text, (count, most) in self.adjusted.items())
+        return tuple(
+            one_line(text.replace("{count}", str(count)).replace("{extent}", f"{most:.3g}"))
+            for text, (count, most) in self.adjusted.items()
+        )
+
+
+def one_line(text: str) -> str:
+    """Text that any terminal and log can show; half a pair of UTF-16, which JSON may hold, has no bytes in UTF-8."""
+    return " ".join(text.encode(errors="backslashreplace").decode().split())
 
 
 def slack_of(side: float) -> float:

@@ -10,9 +10,9 @@ from PIL import Image
 
 from common.errors import UserError
 from transfer.tasks.datasets import DatasetDict, Split
-from transfer.tasks.images import abbreviate_faults, image_faults, require_images
+from transfer.tasks.images import abbreviate_faults, image_faults
 from transfer.tasks.reading import ORIENTATION
-from transfer.tasks.task import Dataset, Task
+from transfer.tasks.task import Dataset, Task, require_images
 
 
 def draw(file: Path, size: tuple[int, int] = (40, 30), orientation: int = 1) -> None:
@@ -40,13 +40,30 @@ def test_each_fault_is_a_line_in_the_records_order(tmp_path: Path, decode: bool)
     assert "does not exist" in found[3]
 
 
-def test_a_file_cut_short_is_found_by_decoding(tmp_path: Path) -> None:
+def test_a_file_cut_short_is_found_without_decoding_all(tmp_path: Path) -> None:
     draw(tmp_path / "cut.jpg")
     content = (tmp_path / "cut.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
-    assert list(image_faults([record(tmp_path / "cut.jpg")])) == []
-    (fault,) = image_faults([record(tmp_path / "cut.jpg")], decode=True, workers=1)
-    assert "cut.jpg cannot be read as an image" in fault and "truncated" in fault
+    for decode in (False, True):
+        (fault,) = image_faults([record(tmp_path / "cut.jpg")], decode=decode, workers=1)
+        assert "cut.jpg cannot be read as an image" in fault and "truncated" in fault
+
+
+def test_bytes_after_the_end_do_no_harm(tmp_path: Path) -> None:
+    draw(tmp_path / "long.jpg")
+    with (tmp_path / "long.jpg").open("ab") as stream:
+        stream.write(bytes(9000))
+    assert list(image_faults([record(tmp_path / "long.jpg")])) == []
+
+
+def test_damage_within_the_pixels_is_found_by_decoding(tmp_path: Path) -> None:
+    draw(tmp_path / "spoilt.png")
+    content = bytearray((tmp_path / "spoilt.png").read_bytes())
+    content[len(content) // 2] ^= 255
+    (tmp_path / "spoilt.png").write_bytes(content)
+    assert list(image_faults([record(tmp_path / "spoilt.png")])) == []
+    (fault,) = image_faults([record(tmp_path / "spoilt.png")], decode=True, workers=1)
+    assert "spoilt.png cannot be read as an image" in fault
 
 
 @pytest.mark.parametrize(("orientation", "size"), [(1, (40, 30)), (3, (40, 30)), (6, (30, 40)), (8, (30, 40))])
