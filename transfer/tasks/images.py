@@ -9,7 +9,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from common.errors import UserError
 from transfer.tasks.datasets import DatasetDict
 from transfer.tasks.reading import oriented_size
 
