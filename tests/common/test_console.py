@@ -131,3 +131,22 @@ def test_progress_on_a_terminal_renews_one_line() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (125, "2:05"), (3723, "1:02:03")])
 def test_clock(seconds: float, text: str) -> None:
     assert console.clock(seconds) == text
+
+
+def test_a_name_that_the_terminal_cannot_show_is_escaped(root: Path) -> None:
+    """A folder that was unpacked in another encoding has names that are no text; Python prints none by default."""
+    code = (
+        "from common.console import run_main\n"
+        "from common.errors import UserError\n"
+        "def main(argv):\n    print('\\udcb4.jpg × 2')\n    raise UserError('\\udcb4.jpg is empty')\n"
+        "run_main(main)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=root,
+        env={"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and done.stderr == "error: \\udcb4.jpg is empty\n"
+    assert done.stdout == "\\udcb4.jpg \\xd7 2\n"

@@ -7,6 +7,7 @@ check`, `launch.py plan`, training and evaluation use these records and nothing 
 from __future__ import annotations
 
 import contextlib
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -124,6 +125,7 @@ class ImageFolder:
     def _of_stem(self, name: str) -> list[Path]:
         """The images of a name's stem; a dot may belong to it: `tile.12` is the image tile.12.jpg."""
         parent, _, last = name.rpartition("/")
+        last = unicodedata.normalize("NFC", last)
         stems, file = self._stems(self.path / parent), Path(last)
         return stems.get(last) or (stems.get(file.stem, []) if file.suffix.lower() in IMAGE_ENDINGS else [])
 
@@ -140,7 +142,8 @@ class ImageFolder:
             stems: dict[str, list[Path]] = {}
             for file in sorted(_entries(folder)) if _exists(folder) else ():
                 if file.suffix.lower() in IMAGE_ENDINGS:
-                    stems.setdefault(file.stem, []).append(file)
+                    # A file from macOS has an accent as a letter of its own.
+                    stems.setdefault(unicodedata.normalize("NFC", file.stem), []).append(file)
             self._by_folder[folder] = stems
         return self._by_folder[folder]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from encodings.aliases import aliases
@@ -20,7 +21,7 @@ ANNOTATION_FOLDERS = ("annotations", "annotation", "xmls", "xml", "labels")
 """Names, in any case, of the folders of images and of XML files where VOC's own are missing."""
 FLAG = re.compile(r"\s+(-1|0|1)$")
 """The last column of VOC's lists of a single class."""
-PLAIN = re.compile(r"[\w-]+")
+PLAIN = re.compile(r"[\w-]+", re.ASCII)
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
@@ -157,9 +158,10 @@ def _spellings(written: str, folders: VOCFolders) -> Iterator[str]:
     plain = written.replace("\\", "/")
     below = (_below(plain, folder) for folder in (folders.images, folders.annotations))
     for name in dict.fromkeys(name.removeprefix("./") for name in (written, plain, *below)):
-        yield name
-        if PurePosixPath(name).suffix.lower() in {*IMAGE_ENDINGS, ".xml"}:
-            yield name[: -len(PurePosixPath(name).suffix)]
+        suffix = PurePosixPath(name).suffix
+        stem = name.removesuffix(suffix) if suffix.lower() in {*IMAGE_ENDINGS, ".xml"} else name
+        for one in (name, stem):  # macOS writes an accent as a letter of its own
+            yield from (one, unicodedata.normalize("NFD", one), unicodedata.normalize("NFC", one))
 
 
 def _below(name: str, folder: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import unicodedata
 from dataclasses import replace
 from encodings.aliases import aliases
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 
 from common.errors import UserError
 from transfer.tasks.datasets import DatasetDict, Split
-from transfer.tasks.reading import Reading
+from transfer.tasks.reading import ImageFolder, Reading
 from transfer.tasks.task import Dataset, read_split
 from transfer.tasks.voc import read_voc
 from transfer.tasks.voc_lists import image_list
@@ -141,6 +142,17 @@ def test_a_missing_file_is_named_as_it_should_be_called(tmp_path: Path) -> None:
     assert "JPEGImages/IMG 2.jpg does not exist" in refused(listed(tmp_path, "IMG 1\nIMG 2\n"))
     (tmp_path / "Annotations/IMG 1.xml").unlink()
     assert "Annotations/IMG 1.xml does not exist" in refused(listed(tmp_path, "IMG 1.jpg\n"))
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accents_of_macos_are_the_same_letters(tmp_path: Path, forms: tuple[str, str]) -> None:
+    """A name may hold é as one character or as two, in the list and on the disk."""
+    there, written = (unicodedata.normalize(form, "Été 1") for form in forms)
+    put(tmp_path, there)
+    (record,) = read_voc(listed(tmp_path, written), CLASSES)
+    assert record.file == str(tmp_path / f"JPEGImages/{there}.jpg")
+    picture = ImageFolder(tmp_path / "JPEGImages")
+    assert picture.find(f"{written}.jpg", tmp_path, Reading()) == record.file
 
 
 # ---- images
