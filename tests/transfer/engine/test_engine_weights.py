@@ -68,5 +68,5 @@ def test_a_contradicting_key_stops_the_run(make_request: RequestFactory, convert
 def test_other_weights_are_another_trial(make_request: RequestFactory, converted: Path) -> None:
     request = make_request(*WHOLE, weights=str(converted))
     prepare(request)
-    with pytest.raises(UserError, match=r"holds another trial: weights [0-9a-f]{64} there, scratch"):
+    with pytest.raises(UserError, match=r"holds another trial: weights is '[0-9a-f]{64}' there and 'scratch' here"):
         prepare(replace(request, weights="scratch"))
