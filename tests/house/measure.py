@@ -43,9 +43,9 @@ POSITIONAL = 7
 SAME_NAME_ALLOWED = ("__init__", "config", "result")
 SIZE = {
     "the whole at issue 13": (225, 28_000),
-    "files as people have them (issue 14)": (6, 1_400),
-    "clusters as they are (issue 15)": (4, 1_200),
-    "steady (issue 16)": (4, 1_200),
+    "files as people have them (issue 14)": (10, 2_200),
+    "clusters as they are (issue 15)": (5, 1_800),
+    "steady (issue 16)": (5, 1_900),
 }
 """Files and lines of the source that each capability may bring; a limit is raised by a capability, never by drift."""
 
