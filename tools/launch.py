@@ -248,7 +248,7 @@ def _status(args: Namespace, _: Tools | None) -> int:
     for line in superseded_lines(snapshot.superseded, args.experiment):
         print(line, file=sys.stderr)
     show = _show_table if sys.stdout.isatty() else _print_lines
-    show(graph, store, snapshot, args)
+    show(graph, store, snapshot if args.watch else snapshot.with_accounting(), args)
     return EXIT_OK
 
 

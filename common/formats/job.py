@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from typing_extensions import Self
 
+from common.errors import UserError
 from common.formats import FileFormat
 
 STATE_FILE = "job.json"
@@ -32,6 +33,23 @@ class ProcessId(FileFormat):
     started: int | None = Field(default=None, description="start in clock ticks since boot; null without /proc")
 
 
+class AttemptRecord(FileFormat):
+    """A former attempt at a job."""
+
+    started: str = Field(description="its start, ISO 8601 in UTC")
+    ended: str | None = Field(default=None, description="its end; of one that wrote none, the last line of its log")
+    status: JobStatus = Field(description="how it ended; `running`: it was killed and wrote no end")
+    error: str | None = Field(default=None, description="why it has no result")
+    job_id: str | None = Field(default=None, description="its Slurm job; null without Slurm")
+    gpus: int = Field(default=0, description="GPUs that were allocated to it, on all nodes")
+
+    @property
+    def seconds(self) -> float:
+        """Its duration; 0 where its end is unknown."""
+        start = datetime.fromisoformat(self.started)
+        return max((datetime.fromisoformat(self.ended) - start).total_seconds(), 0.0) if self.ended else 0.0
+
+
 class JobState(FileFormat):
     """The state of a job's last attempt."""
 
@@ -51,6 +69,9 @@ class JobState(FileFormat):
     )
     job_id: str | None = Field(default=None, description="the Slurm job of the attempt; null without Slurm")
     kills: int = Field(default=0, description="attempts in a row that were killed (SIGKILL, or a vanished process)")
+    restarts: int | None = Field(default=None, description="how often Slurm had requeued the job before this attempt")
+    gpus: int = Field(default=0, description="GPUs allocated to the attempt, on all nodes")
+    earlier: list[AttemptRecord] = Field(default_factory=list, description="the attempts before it")
 
     @model_serializer(mode="wrap")
     def _omit_unset_none(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -62,6 +83,30 @@ class JobState(FileFormat):
         """Duration of the last attempt, up to now while it runs."""
         end = datetime.fromisoformat(self.ended) if self.ended else datetime.now(timezone.utc)
         return (end - datetime.fromisoformat(self.started)).total_seconds()
+
+    def after(self, before: JobState | None, log: Path) -> Self:
+        """This state as that of the attempt after `before`, whose output is in `log`."""
+        if before is None:
+            return self
+        ended = before.ended
+        if ended is None and log.exists():
+            ended = datetime.fromtimestamp(log.stat().st_mtime, timezone.utc).isoformat(timespec="milliseconds")
+        names = ("started", "status", "error", "job_id", "gpus")
+        record = AttemptRecord(ended=ended, **{name: getattr(before, name) for name in names})
+        kills = before.kills if before.job_id == self.job_id else 0
+        return self.replace(attempts=before.attempts + 1, kills=kills, earlier=[*before.earlier, record])
+
+    def all_attempts(self) -> list[AttemptRecord]:
+        """Every attempt, the last one up to now while it runs."""
+        last = AttemptRecord(
+            started=self.started,
+            ended=self.ended or utc_now(),
+            status=self.status,
+            error=self.error,
+            job_id=self.job_id,
+            gpus=self.gpus,
+        )
+        return [*self.earlier, last]
 
     def replace(self, **changes: Any) -> Self:
         """A copy with other values."""
@@ -89,10 +134,14 @@ class SlurmSubmission(FileFormat):
         It is renamed into place but not flushed to disk: flushing hundreds of files takes long, and a Slurm job whose
         record was lost in a power failure runs nothing.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         part = folder / f".{SUBMISSION_FILE}.{secrets.token_hex(4)}.tmp"
-        part.write_text(json.dumps(self.as_dict(), indent=1) + "\n", encoding="utf-8")
-        part.replace(folder / SUBMISSION_FILE)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            part.write_text(json.dumps(self.as_dict(), indent=1) + "\n", encoding="utf-8")
+            part.replace(folder / SUBMISSION_FILE)
+        except OSError as error:
+            remedy = f"make room, end Slurm job {self.id} (scancel), and submit again"
+            raise UserError(f"cannot write {folder / SUBMISSION_FILE}: {error.strerror}; {remedy}") from error
 
     @classmethod
     def read_from(cls, folder: Path) -> Self | None:

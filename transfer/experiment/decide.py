@@ -134,10 +134,32 @@ def describe_queue(view: JobView) -> str:
     return ", ".join(words)
 
 
+ENDS = {
+    "BOOT_FAIL": "its node did not boot",
+    "CANCELLED": "cancelled by user",
+    "DEADLINE": "missed its deadline",
+    "NODE_FAIL": "its node failed",
+    "OUT_OF_MEMORY": "ran out of memory",
+    "PREEMPTED": "preempted",
+    "TIMEOUT": "reached its time limit",
+}
+
+
 def describe_end(view: JobView) -> str:
-    """How a submitted job ended by Slurm's record, for one that wrote nothing itself."""
-    entry = view.queue_entry
-    return "" if entry is None or entry.is_active else f"Slurm job {entry.id} ended as {entry.state}"
+    """Why a job has no result: what it wrote itself, else how Slurm says that it ended; empty if neither is known."""
+    entry, state = view.queue_entry, view.state
+    if view.has_own_end and state is not None:
+        return state.error or ""
+    if entry is None or entry.is_active:
+        return (state.error or "") if state is not None and view.has_started else ""
+    what = ENDS.get(entry.state, "ended without a record")
+    if entry.state == "CANCELLED":
+        what = "cancelled by Slurm" if entry.reason.startswith("Dependency") else f"{what} {entry.user}".rstrip()
+    facts = [f"Slurm job {entry.id}: {entry.state}"]
+    facts += [f"exit code {entry.exit_code}"] if entry.exit_code not in ("", "0:0") else []
+    facts += [entry.reason] if entry.reason not in ("", "None") else []
+    facts += [f"on {entry.nodes}"] if entry.nodes else []
+    return f"{what} ({', '.join(facts)})"
 
 
 def _decide_one(view: JobView, needed: bool) -> Decision:
@@ -155,11 +177,12 @@ def _reason_to_run(view: JobView, status: str) -> str:
     if status == "incomplete":
         return f"its output {view.missing[0]} is gone"
     if status == "failed":
-        return f"failed: {(view.state.error if view.state else None) or describe_end(view) or 'unknown'}"
+        return f"failed: {describe_end(view) or 'unknown'}"
     if status == "interrupted":
-        return "was killed while it ran; continues from its last checkpoint"
+        return f"{describe_end(view) or 'was killed while it ran'}; continues from its last checkpoint"
     if status == "cancelled":
-        return "was cancelled; continues from its last checkpoint"
+        why = describe_end(view)
+        return f"{why if why.startswith('cancelled by') else 'was cancelled'}; continues from its last checkpoint"
     if status == "running":
         return "a process of an earlier submit still works on it"
     return f"its settings or inputs changed (before: {view.former})" if view.former else "has not run yet"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shlex
 import signal
 import subprocess
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -169,12 +171,16 @@ class RunContext:
         environment: variables laid over those of this process.
         max_resumes: how often a command that exits with 75 (stopped after a checkpoint) is restarted.
         job_id: the Slurm job of this process; None without Slurm.
+        restarts: how often Slurm has requeued it.
+        gpus: the GPUs that an attempt gets, on all nodes.
     """
 
     executor: str
-    environment: Mapping[str, str]
-    max_resumes: int
+    environment: Mapping[str, str] = field(default_factory=dict)
+    max_resumes: int = 0
     job_id: str | None = None
+    restarts: int | None = None
+    gpus: int = 0
 
 
 class FolderDeleted(UserError):
@@ -223,7 +229,7 @@ class JobAttempt:
         if not lock.acquire(timeout):
             return None
         try:
-            state = next_attempt(job, graph, store, context.executor, context.job_id)
+            state = next_attempt(job, graph, store, context)
             return cls(job, commands, store, context, state=state, lock=lock)
         except BaseException:
             lock.release()
@@ -311,20 +317,21 @@ class JobAttempt:
         return state
 
 
-def next_attempt(job: Job, graph: Graph, store: Store, executor: str, job_id: str | None = None) -> JobState:
+def next_attempt(job: Job, graph: Graph, store: Store, context: RunContext) -> JobState:
     """The state of the job's next attempt, which starts now."""
-    before = store.read(job)
-    return JobState(
+    state = JobState(
         name=job.name,
         fingerprint=job.fingerprint,
         status="running",
-        executor=executor,
-        attempts=before.attempts + 1 if before else 1,
+        executor=context.executor,
+        attempts=1,
         started=utc_now(),
         inputs=store.inputs_of(job, graph) if job.after_any else None,
-        job_id=job_id,
-        kills=before.kills if before else 0,
+        job_id=context.job_id,
+        restarts=context.restarts,
+        gpus=context.gpus,
     )
+    return state.after(store.read(job), store.log(job))
 
 
 def state_after_success(job: Job, store: Store, state: JobState) -> JobState:
@@ -338,9 +345,13 @@ def state_after_success(job: Job, store: Store, state: JobState) -> JobState:
 def start_command(
     command: Command, log: Path, attempt: int, environment: Mapping[str, str], pass_fds: Sequence[int] = ()
 ) -> subprocess.Popen[bytes]:
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "ab") as stream:
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        stream = open(log, "ab")  # noqa: SIM115 (closed below)
         write_banner(stream, attempt, command)
+    except OSError as error:
+        raise UserError(f"cannot write {log}: {error.strerror}; free some space there, then retry") from error
+    with stream:
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -369,14 +380,29 @@ def write_banner(log: IO[bytes], attempt: int, command: Command) -> None:
 
 
 def describe_exit(code: int, log: Path, max_resumes: int = 0) -> str:
-    """Why a command failed: its last error line, the signal that killed it, or its exit code."""
+    """Why a command failed: its last error line, the signal that killed it, its exit code; a full disk comes first."""
     line = last_error_line(log)
+    full = why_full(log.parent)
+    if full is not None and full not in line:
+        return f"the disk of {log.parent} is full ({full}); free some space, then retry" + (f"; {line}" if line else "")
     if code == EXIT_REQUEUE:
         hung = f" ({line.removeprefix('error: ')})" if "hung: " in line else ""
         return f"stopped itself {max_resumes + 1} times without finishing{hung}; submit again to continue"
     if code < 0:
         return f"killed by {signal_name(-code)}" + (f" after: {line}" if line else "")
     return line or f"exited with {code} and printed nothing"
+
+
+def why_full(folder: Path) -> str | None:
+    """Why a folder takes no more data, in the system's words (no space left, quota exceeded); None if it does."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(LOG_TAIL))
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        return error.strerror if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+    return None
 
 
 def last_error_line(log: Path) -> str:
@@ -387,8 +413,8 @@ def last_error_line(log: Path) -> str:
             text = stream.read().decode(errors="replace")
     except FileNotFoundError:
         return ""
-    attempt = text.rpartition("\n== attempt ")[2].split("\n")[1:]
-    lines = [line.strip() for line in attempt if line.strip()]
+    attempt = text[max(text.rfind("== attempt "), 0) :].split("\n")
+    lines = [line.strip() for line in attempt if line.strip() and not line.startswith("== attempt ")]
     errors = [line for line in lines if _ERROR.match(line)]
     return (errors or lines or [""])[-1][:300]
 

@@ -92,7 +92,9 @@ class _RunningJobs:
     def __init__(self, plan: RunPlan, queue: ReadyQueue, listener: RunListener) -> None:
         self.plan, self.queue, self.listener = plan, queue, listener
         self.settings = plan.experiment.local
-        self.context = RunContext(LocalExecutor.name, job_environment(plan.experiment), plan.experiment.max_resumes)
+        self.context = RunContext(
+            LocalExecutor.name, job_environment(plan.experiment), plan.experiment.max_resumes, gpus=self.settings.gpus
+        )
         self.running: dict[str, JobAttempt] = {}
         self.slots: dict[str, int] = {}
         self.locked: set[str] = set()
@@ -208,7 +210,7 @@ class DebugExecutor(Executor):
         while not lock.acquire(timeout=5.0):
             listener.waiting(job, plan.store.read(job))
         with lock, _environment(job_environment(plan.experiment)):
-            state = next_attempt(job, plan.graph, plan.store, self.name)
+            state = next_attempt(job, plan.graph, plan.store, RunContext(self.name))
             try:
                 plan.store.write(job, state.replace(process=process_id()))
                 listener.started(job, state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import re
 import shutil
 import subprocess
@@ -27,7 +28,10 @@ class QueueEntry:
     Attributes:
         id: `123` or `123_4`.
         state: Slurm's: PENDING, RUNNING, COMPLETED, FAILED, CANCELLED, TIMEOUT, ….
-        reason: why it is pending.
+        reason: why it is pending, or why it ended.
+        nodes: where it runs or ran.
+        exit_code: of its batch script, and the signal that ended it, such as `0:9`; empty if unknown.
+        user: who cancelled it; empty if unknown.
         name: of the job or its array; empty where it was not asked for.
     """
 
@@ -35,6 +39,8 @@ class QueueEntry:
     state: str
     reason: str = ""
     nodes: str = ""
+    exit_code: str = ""
+    user: str = ""
     name: str = ""
 
     @property
@@ -121,30 +127,72 @@ def end_jobs(entries: Iterable[QueueEntry]) -> None:
 
 def _squeue(bases: Collection[str]) -> Iterator[QueueEntry]:
     words = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(sorted(bases))}"]
-    done = run_slurm([*words, "--format=%i|%T|%r|%N"])
+    done = run_slurm([*words, "--Format=JobArrayID:|,State:|,Reason:|,NodeList:|,exit_code:"])
     if done.returncode and "Invalid job id" in done.stderr:  # none of them is known any more
         return
     if done.returncode:
         said = " ".join(done.stderr.split())[:200]
         raise UserError(f"squeue failed: {said}; try again when the controller answers")
     for line in done.stdout.splitlines():
-        fields = line.strip().split("|")
-        if len(fields) == 4:
-            yield QueueEntry(*fields)
+        fields = [field.strip() for field in line.split("|")]
+        if len(fields) in (4, 5):
+            id_, state, reason, nodes, *code = fields
+            yield QueueEntry(id_, state, reason, nodes, _exit_code("".join(code)))
+
+
+def _exit_code(text: str) -> str:
+    """`7:0` for squeue's wait status 1792."""
+    return f"{int(text) >> 8}:{int(text) & 0x7F}" if text.isdigit() else text
 
 
 def _sacct(ids: Collection[str]) -> Iterator[QueueEntry]:
     """From Slurm's accounting, if there is one."""
     if shutil.which("sacct") is None:
         return
-    words = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={','.join(sorted(ids))}"]
+    for id_, state, nodes, code in _ask_accounting(ids, "State,NodeList,ExitCode"):
+        word, _, user = state.partition(" by ")  # `CANCELLED by 1000`
+        yield QueueEntry(id_, word, nodes=nodes, exit_code=code, user=_user_name(user))
+
+
+def _ask_accounting(ids: Collection[str], fields: str, *options: str) -> Iterator[list[str]]:
+    """The id and the requested fields of the jobs that Slurm's accounting knows; nothing if there is none."""
+    if shutil.which("sacct") is None or not ids:
+        return
+    words = ["sacct", "--noheader", "--parsable2", "--allocations", *options, f"--jobs={','.join(sorted(ids))}"]
     try:
-        done = run_slurm([*words, "--format=JobID,State,NodeList"])
+        done = run_slurm([*words, f"--format=JobID,{fields}"])
     except UserError:
         return
-    if done.returncode:
-        return
-    for line in done.stdout.splitlines():
-        fields = line.split("|")
-        if len(fields) == 3 and fields[0] in ids:
-            yield QueueEntry(fields[0], fields[1].split(" ")[0], nodes=fields[2])  # `CANCELLED by 1000`
+    for line in done.stdout.splitlines() if not done.returncode else ():
+        found = line.split("|")
+        if len(found) == fields.count(",") + 2 and found[0] in ids:
+            yield found
+
+
+def _user_name(uid: str) -> str:
+    try:
+        return pwd.getpwuid(int(uid)).pw_name
+    except (ValueError, KeyError):
+        return uid
+
+
+@dataclass(frozen=True)
+class AccountedStart:
+    """One start of a Slurm job in its accounting: seconds, and its GPUs (None: Slurm does not count them)."""
+
+    seconds: float
+    gpus: int | None
+
+
+Starts = Mapping[str, Sequence[AccountedStart]]
+
+
+def query_starts(ids: Collection[str]) -> Starts:
+    """Every start of the jobs, requeued ones too, by Slurm id; empty without accounting."""
+    found: dict[str, list[AccountedStart]] = {}
+    for id_, seconds, resources in _ask_accounting(ids, "ElapsedRaw,AllocTRES", "--duplicates"):
+        gpus = re.search(r"gres/gpu=(\d+)", resources)
+        if seconds.isdigit() and int(seconds):
+            start = AccountedStart(float(seconds), int(gpus.group(1)) if gpus else None)
+            found.setdefault(id_, []).append(start)
+    return found

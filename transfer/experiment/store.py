@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +18,7 @@ from common.formats.graph import JobKind
 from common.formats.job import STATE_FILE, SUBMISSION_FILE, JobState, SlurmSubmission, utc_now
 from transfer.experiment.graph import Graph, Job
 from transfer.experiment.locks import FileLock, is_held
-from transfer.experiment.slurm_queue import Queue, QueueEntry, query_folder, query_jobs
+from transfer.experiment.slurm_queue import Queue, QueueEntry, Starts, query_folder, query_jobs, query_starts
 
 Record = TypeVar("Record", JobState, SlurmSubmission)
 
@@ -101,6 +103,26 @@ class JobView:
         return self.state.status if started and self.state is not None else None
 
     @property
+    def slurm_ids(self) -> set[str]:
+        """Its Slurm jobs so far."""
+        ids = {one.job_id for one in self.state.all_attempts()} if self.state else set()
+        return {id_ for id_ in (*ids, self.submission.id if self.submission else None) if id_}
+
+    def usage(self, starts: Starts) -> tuple[int, float]:
+        """How often it was started, and the GPU-hours of all attempts: by Slurm's accounting, else by its records."""
+        records = self.state.all_attempts() if self.state else []
+        seconds = [one.seconds * one.gpus for one in records if one.job_id not in starts]
+        for id_ in self.slurm_ids & set(starts):
+            gpus = max((one.gpus for one in records if one.job_id == id_), default=0)
+            seconds += [one.seconds * (gpus if one.gpus is None else one.gpus) for one in starts[id_]]
+        return max(len(seconds), self.state.attempts if self.state else 0), sum(seconds) / 3600
+
+    @property
+    def has_own_end(self) -> bool:
+        """Whether the last attempt wrote how it ended; else only Slurm may know."""
+        return self.has_started and self.state is not None and self.state.status not in ("running", "requeued")
+
+    @property
     def has_started(self) -> bool:
         """Whether it has started since its submission (or at all, without Slurm)."""
         return self.state is not None and (self.submission is None or self._status_of_submission() is not None)
@@ -123,12 +145,18 @@ class Snapshot:
 
     Attributes:
         superseded: what still runs or waits for earlier settings, or for rows and tasks that are gone.
+        starts: every start by Slurm's accounting, by Slurm id; empty without `with_accounting`.
     """
 
     views: Mapping[str, JobView] = field(default_factory=dict)
     queue: Queue = field(default_factory=dict)
     queue_error: str | None = None
     superseded: Sequence[JobView] = ()
+    starts: Starts = field(default_factory=dict)
+
+    def with_accounting(self) -> Snapshot:
+        """With every start of the jobs by Slurm's accounting, from one query."""
+        return replace(self, starts=query_starts({id_ for view in self.views.values() for id_ in view.slurm_ids}))
 
     @property
     def has_active(self) -> bool:
@@ -243,7 +271,7 @@ class Store:
         return state
 
     def write(self, job: Job, state: JobState) -> None:
-        state.write(self.folder(job) / STATE_FILE)
+        write_state(self.folder(job) / STATE_FILE, state)
 
     def lock(self, job: Job) -> FileLock:
         return FileLock(self._lock_file(job))
@@ -294,6 +322,24 @@ def _read_or_none(model: type[Record], path: Path) -> Record | None:
     with contextlib.suppress(UserError):
         return model.read(path) if path.exists() else None
     return None
+
+
+def write_state(path: Path, state: JobState) -> None:
+    """Write `job.json`; on a full disk into the blocks that it has already, so that the reason is not lost.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        state.write(path)
+    except UserError as error:
+        text = json.dumps(state.replace(earlier=state.earlier[-1:]).as_dict(), indent=1).encode()
+        is_full = isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not (is_full and path.exists() and len(text) <= path.stat().st_blocks * 512):
+            raise
+        with open(path, "r+b") as stream:
+            stream.write(text)
+            stream.truncate()
 
 
 def _query(ids: set[str]) -> Snapshot:

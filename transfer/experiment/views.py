@@ -48,7 +48,6 @@ STYLES = {
 }
 COUNTED = ("pending", "queued", "done", "blocked")
 """States whose jobs are only counted where space is short."""
-HEADS = ("job", "state", "progress", "time", "ETA", "")
 SILENCE = 120.0
 """Seconds after which a running job without a heartbeat is named; one is written every ten."""
 METRICS_TAIL = 1 << 16
@@ -240,9 +239,19 @@ def _ended_at(state: JobState | None) -> str:
 
 
 def status_rows(graph: Graph, store: Store, snapshot: Snapshot, words: Sequence[str] = ()) -> list[list[str]]:
-    blocked = blocked_jobs(graph, snapshot)
-    views, jobs = snapshot.views, graph.named(words)
-    return [[job.name, *_status_cells(views[job.name], store.folder(job), blocked.get(job.name))] for job in jobs]
+    """The heads, then a line for each job; attempts and GPU-hours only where a job has more than one, or any."""
+    blocked, views, jobs = blocked_jobs(graph, snapshot), snapshot.views, graph.named(words)
+    usage = {job.name: views[job.name].usage(snapshot.starts) for job in jobs}
+    with_attempts = any(attempts > 1 for attempts, _ in usage.values())
+    with_gpus = any(hours for _, hours in usage.values())
+    heads = ["attempts"] * with_attempts + ["GPU-hours"] * with_gpus
+    rows = [["job", "state", "progress", "time", "ETA", *heads, ""]]
+    for job in jobs:
+        *cells, note = _status_cells(views[job.name], store.folder(job), blocked.get(job.name))
+        attempts, hours = usage[job.name]
+        more = [str(attempts or "")] * with_attempts + [f"{hours:.2f}" if hours else ""] * with_gpus
+        rows.append([job.name, *cells, *more, note])
+    return rows
 
 
 def _status_cells(view: JobView, folder: Path, blocked_by: str | None) -> list[str]:
@@ -251,12 +260,14 @@ def _status_cells(view: JobView, folder: Path, blocked_by: str | None) -> list[s
         return [status, "", "", "", f"by Slurm: needs {blocked_by}, which has no result"]
     if blocked_by and status != "running":
         return ["blocked", "", "", "", f"waits for {blocked_by}, which has no result"]
-    if state is None or status in ("queued", "unknown"):
+    if status in ("queued", "unknown"):
         return [status, "", "", "", describe_queue(view) or describe_end(view)]
+    if state is None:
+        return [status, "", "", "", describe_end(view) or describe_queue(view)]
     progress = job_progress(view.job, folder, state)
     if status != "running":
         killed = "killed while it ran; submit again to continue" if status == "interrupted" else ""
-        note = progress.note or describe_end(view) or killed
+        note = (progress.note if view.has_own_end else "") or describe_end(view) or killed or progress.note
         return [status, "", clock(state.seconds) if state.ended else "", "", note]
     done = "" if progress.fraction is None else f"{progress.fraction:4.0%}"
     eta = "" if progress.eta is None else clock(progress.eta)
@@ -280,17 +291,19 @@ def _slurm_id(view: JobView) -> str:
     return f", Slurm job {view.submission.id}" if view.submission else ""
 
 
-def _status_title(graph: Graph, store: Store, rows: Sequence[Sequence[str]]) -> str:
+def _status_title(graph: Graph, store: Store, snapshot: Snapshot, rows: Sequence[Sequence[str]]) -> str:
     counts = Counter(row[1] for row in rows).most_common()
-    return f"{graph.experiment} → {store.run_dir}: " + ", ".join(f"{count} {word}" for word, count in counts)
+    hours = sum(view.usage(snapshot.starts)[1] for view in snapshot.views.values())
+    spent = f"; {hours:,.1f} GPU-hours so far" if hours else ""
+    return f"{graph.experiment} → {store.run_dir}: " + ", ".join(f"{count} {word}" for word, count in counts) + spent
 
 
 def status_lines(graph: Graph, store: Store, snapshot: Snapshot, words: Sequence[str] = ()) -> Iterator[str]:
     """The state of all jobs, or of those that the words name, as plain lines, nothing cut off."""
     rows = status_rows(graph, store, snapshot, words)
-    yield _status_title(graph, store, rows)
-    widths = [max(map(len, column)) for column in zip(HEADS, *rows, strict=True)]
-    for row in (HEADS, *rows):
+    yield _status_title(graph, store, snapshot, rows[1:])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
@@ -308,16 +321,16 @@ def status_table(
     from rich.table import Table
     from rich.text import Text
 
-    rows = status_rows(graph, store, snapshot, words)
+    heads, *rows = status_rows(graph, store, snapshot, words)
     is_short = height is not None and len(rows) + 3 > height
     table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
-    for name in HEADS[:-1]:
+    for name in heads[:-1]:
         table.add_column(name, no_wrap=True)
-    table.add_column(HEADS[-1], overflow="ellipsis", no_wrap=True, ratio=1)  # the rest of the line
+    table.add_column(heads[-1], overflow="ellipsis", no_wrap=True, ratio=1)  # the rest of the line
     for name, word, *cells in rows:
         if not (is_short and word in COUNTED):
             table.add_row(name, Text(word, style=STYLES.get(word, "")), *cells)
-    return Group(Text(_status_title(graph, store, rows), style="bold"), table)
+    return Group(Text(_status_title(graph, store, snapshot, rows), style="bold"), table)
 
 
 class LineReporter:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 import signal
+import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -372,3 +375,39 @@ def test_a_lock_whose_file_was_removed_meanwhile_is_taken_on_the_new_file(tmp_pa
     assert is_held(tmp_path / "lock")
     second.release()
     assert not is_held(tmp_path / "lock")
+
+
+def mounted(folder: Path, megabytes: int) -> Iterator[Path]:
+    folder.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}M", "none", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(words, capture_output=True).returncode:
+        pytest.skip("no right to mount a small disk")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of one megabyte."""
+    yield from mounted(tmp_path / "disk", 1)
+
+
+def test_a_full_disk_is_the_reason_even_if_nothing_can_be_written(
+    world: World, small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tool cannot say so in its log, and `job.json` has room only where it lies."""
+    world.order(finetune__scratch__coco={"fill": str(small_disk / "filler")})
+    sets = ("--set", f"run_dir={small_disk}/run")
+    world.edit(rows={"scratch": {"scratch": True}}, tasks={"coco": {"config": f"{world.base}/configs/coco.yaml"}})
+    assert world.launch("submit", *sets) == 2  # not even the table's job can begin
+    assert "job.json: No space left on device; " in capsys.readouterr().err
+    opened = world.open(f"run_dir={small_disk}/run")
+    state = opened.store.read(opened.graph["finetune.scratch.coco.s1"])
+    assert state is not None and state.status == "failed"
+    assert f"the disk of {opened.store.run_dir}/jobs/finetune.scratch.coco.s1" in str(state.error)
+    assert "No space left on device" in str(state.error)
+    (small_disk / "filler").unlink()
+    world.order()
+    assert world.launch("retry", *sets) == 0

@@ -6,7 +6,11 @@ import dataclasses
 import json
 import os
 import signal
+import socket
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -16,18 +20,19 @@ from tests.transfer.experiment.small_world import World
 from transfer.experiment.decide import Decision, decide
 from transfer.experiment.graph import Job
 from transfer.experiment.load import read_site, read_step_times
-from transfer.experiment.slurm.job_processes import (
-    SlurmProcess,
-    WorkerError,
+from transfer.experiment.slurm.endings import (
+    describe_stop,
     final_state,
-    read_worker_errors,
-    write_worker_error,
+    read_process_ends,
+    read_slurm_log,
+    write_process_end,
 )
+from transfer.experiment.slurm.job_processes import SlurmProcess
 from transfer.experiment.slurm.setup import Partition, choose_partition, parse_hours, parse_partition, site_text
-from transfer.experiment.slurm_queue import QueueEntry, query_jobs
+from transfer.experiment.slurm_queue import QueueEntry, query_jobs, query_starts
 from transfer.experiment.spec import StepTime
 from transfer.experiment.store import Snapshot, Store
-from transfer.experiment.views import job_cost
+from transfer.experiment.views import job_cost, status_lines
 
 NAME = "finetune.scratch.coco.s1"
 
@@ -49,13 +54,18 @@ class TestQueries:
     """One squeue for all jobs, sacct for purged ones."""
 
     def test_one_call_for_all_and_sacct_for_the_rest(self, bin_dir: Path, tmp_path: Path) -> None:
-        program(bin_dir, "squeue", f'echo "$@" >> {tmp_path}/calls; echo "7_0|PENDING|Priority|"; '
-                'echo "8|RUNNING|None|n[1-2]"; echo "7_1|PENDING|Priority|"')  # fmt: skip
-        program(bin_dir, "sacct", 'echo "9|CANCELLED by 1000|n1"; echo "9.batch|CANCELLED|n1"; echo "10|TIMEOUT|n1"')
+        program(bin_dir, "squeue", f'echo "$@" >> {tmp_path}/calls; echo "7_0|PENDING|Priority||0"; '
+                'echo "8|RUNNING|None|n[1-2]|0"; echo "7_1|PENDING|Priority||0"')  # fmt: skip
+        program(
+            bin_dir,
+            "sacct",
+            'echo "9|CANCELLED by 0|n1|0:9"; echo "9.batch|CANCELLED|n1|0:9"; echo "10|TIMEOUT|n1|0:0"',
+        )
         found = query_jobs({"7_0", "8", "9", "10", "11"})
         assert {id_: entry.state for id_, entry in found.items()} == {
             "7_0": "PENDING", "8": "RUNNING", "9": "CANCELLED", "10": "TIMEOUT",
         }  # fmt: skip
+        assert found["9"] == QueueEntry("9", "CANCELLED", nodes="n1", exit_code="0:9", user="root")
         assert (tmp_path / "calls").read_text().count("\n") == 1
         assert "--jobs=10,11,7,8,9" in (tmp_path / "calls").read_text()
         assert query_jobs(()) == {}
@@ -70,6 +80,20 @@ class TestQueries:
         program(bin_dir, "squeue", "echo 'Unable to contact slurm controller' >&2; exit 1")
         with pytest.raises(UserError, match="squeue failed: Unable to contact slurm controller"):
             query_jobs({"9"})
+
+    def test_starts_by_accounting(self, bin_dir: Path) -> None:
+        assert query_starts({"9"}) == {}
+        program(
+            bin_dir,
+            "sacct",
+            'case "$*" in *--duplicates*) ;; *) exit 1;; esac\necho "9|60|cpu=4,gres/gpu:a=2,gres/gpu=2,node=1"\n'
+            'echo "9|30|cpu=4,gres/gpu=2"\necho "9|0|"\necho "10|50|cpu=4"\necho "11|5|cpu=4"',
+        )
+        found = query_starts({"9", "10"})
+        assert {id_: [(one.seconds, one.gpus) for one in starts] for id_, starts in found.items()} == {
+            "9": [(60, 2), (30, 2)],
+            "10": [(50, None)],
+        }
 
     def test_no_squeue_is_one_line(self, bin_dir: Path) -> None:
         with pytest.raises(UserError, match="there is no squeue on this machine"):
@@ -137,6 +161,99 @@ def test_status_by_disk_and_queue(
     assert store.snapshot([job], queue_with(queued)).views[NAME].status == word
 
 
+@pytest.mark.parametrize(
+    ("on_disk", "entry", "words"),
+    [
+        (
+            None,
+            QueueEntry("7", "FAILED", "JobLaunchFailure", "n1", "0:9"),
+            ["FAILED, exit code 0:9, JobLaunchFailure", "n1"],
+        ),
+        (
+            {},
+            QueueEntry("7", "OUT_OF_MEMORY", "OutOfMemory", "n1", "0:125"),
+            ["ran out of memory (Slurm job 7: ", "on n1"],
+        ),
+        (
+            {},
+            QueueEntry("7", "TIMEOUT", "TimeLimit", "n1", "0:0"),
+            ["reached its time limit", "TIMEOUT, TimeLimit, on n1"],
+        ),
+        ({}, QueueEntry("7", "NODE_FAIL", "NodeDown", "n[1-2]"), ["its node failed", "on n[1-2]); continues from"]),
+        ({}, QueueEntry("7", "CANCELLED", "None", "n1", "0:9", "ann"), ["cancelled by user ann (", "exit code 0:9"]),
+        (None, QueueEntry("7", "CANCELLED", "None"), ["cancelled by user ("]),
+        (None, QueueEntry("7", "CANCELLED", "DependencyNeverSatisfied"), ["cancelled by Slurm (", "Dependency"]),
+        (
+            {"status": "requeued", "ended": "2026-01-01T00:00:05+00:00", "error": "SIGTERM"},
+            QueueEntry("7", "CANCELLED"),
+            ["cancelled by user"],
+        ),
+        (
+            {"status": "requeued", "ended": "2026-01-01T00:00:05+00:00", "error": "its node"},
+            None,
+            ["its node; continues"],
+        ),
+        (
+            {"status": "failed", "ended": "2026-01-01T00:00:05+00:00", "error": "boom"},
+            QueueEntry("7", "FAILED", "NonZeroExitCode"),
+            ["failed: boom"],
+        ),
+        (
+            {"status": "failed", "ended": "2026-01-01T00:00:05+00:00", "error": "of old", "job_id": "6"},
+            QueueEntry("7", "TIMEOUT"),
+            ["time limit"],
+        ),
+    ],
+)
+def test_the_reason_is_the_job_s_own_or_slurm_s(
+    world: World,
+    job: Job,
+    capsys: pytest.CaptureFixture[str],
+    on_disk: dict[str, object] | None,
+    entry: QueueEntry | None,
+    words: list[str],
+) -> None:
+    store, graph = Store(world.run_dir), world.open().graph
+    submission(job, attempt=1 if on_disk and "job_id" in on_disk else 0).write_to(store.folder(job))
+    if on_disk is not None:
+        store.write(job, state(job, **on_disk))
+        (store.folder(job) / "metrics.json").write_text('{"iteration": 1, "total_loss": 0.5}\n')
+    queue = Snapshot(queue={"7": entry} if entry else {})
+    why = decide(graph, store.snapshot(graph, queue))[NAME].why
+    line = next(line for line in status_lines(graph, store, store.snapshot(graph, queue)) if line.startswith(NAME))
+    for word in words:
+        assert word in why
+        assert word.partition("; continues")[0].removeprefix("failed: ") in line
+    assert "0.5" not in line, "the loss of a job that has ended is not why"
+
+
+def test_attempts_and_gpu_hours_are_summed_over_attempts(world: World, job: Job, bin_dir: Path) -> None:
+    store, graph = Store(world.run_dir), world.open().graph
+    log = store.log(job)
+    log.parent.mkdir(parents=True)
+    log.touch()
+    begun = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
+    at = [(begun + timedelta(minutes=10 * n)).isoformat() for n in range(5)]
+    first = state(job, job_id="6", started=at[0], ended=at[1], status="failed", error="boom", gpus=8)
+    second = state(job, started=at[1], gpus=4, kills=1).after(first, log)  # its node died: only its log says when
+    os.utime(log, ((begun + timedelta(minutes=20)).timestamp(),) * 2)
+    third = state(job, started=at[3], ended=at[4], status="done", gpus=4, restarts=1).after(second, log)
+    assert (second.attempts, third.attempts, second.kills, third.kills) == (2, 3, 0, 0)
+    assert [(one.job_id, one.seconds, one.error) for one in third.earlier] == [("6", 600, "boom"), ("7", 600, None)]
+    store.write(job, third)
+    submission(job).write_to(store.folder(job))
+    program(bin_dir, "squeue", "")
+    snapshot = store.snapshot(graph)
+    assert snapshot.views[NAME].usage({}) == (3, pytest.approx((8 * 10 + 4 * 10 + 4 * 10) / 60))
+    program(bin_dir, "sacct", 'echo "7|900|cpu=1"; echo "7|600|gres/gpu=2"')  # it does not know job 6
+    accounted = snapshot.with_accounting()
+    assert snapshot.views[NAME].usage(accounted.starts) == (3, pytest.approx((8 * 10 + 4 * 15 + 2 * 10) / 60))
+    title, heads, *lines = status_lines(graph, store, accounted)
+    assert "2.7 GPU-hours" in title and "attempts  GPU-hours" in heads
+    row = next(line for line in lines if line.startswith(NAME))
+    assert row[heads.index("attempts")] == "3" and row[heads.index("GPU-hours") :].startswith("2.67")
+
+
 def test_a_queued_job_is_not_submitted_again(world: World, job: Job) -> None:
     store = Store(world.run_dir)
     submission(job).write_to(store.folder(job))
@@ -177,56 +294,164 @@ def test_a_submission_that_a_later_attempt_replaced_needs_no_queue(world: World,
 
 
 class TestFinalState:
-    """The batch script's last line writes down how the job ended."""
+    """The batch script's last line writes down how the job ended: by the first end that is no effect of another."""
 
-    def final(
-        self, job: Job, before: JobState | None, *, restarts: int = 0, requeues: int = 20, **codes: int
-    ) -> JobState:
-        errors = [WorkerError(f"process 1 on n2: {text}", code == -9) for text, code in codes.items()]
-        process, sent = SlurmProcess("7", restarts), submission(job, requeues=requeues)
-        return final_state(before, errors, process, sent, code=1, folder=Path("/nowhere"))
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        """The job's folder; beside it, that of Slurm's output."""
+        (tmp_path / "slurm").mkdir()
+        (tmp_path / "jobs/x").mkdir(parents=True)
+        return tmp_path / "jobs/x"
 
-    def test_a_vanished_first_process_is_requeued(self, job: Job) -> None:
-        found = self.final(job, state(job))
+    @pytest.fixture
+    def final(self, job: Job, folder: Path) -> Callable[..., JobState]:
+        def find(before: JobState | None, *, restarts: int = 0, requeues: int = 20, code: int = 1) -> JobState:
+            ends = read_process_ends(folder, f"7.{restarts}")
+            sent = submission(job, requeues=requeues)
+            return final_state(before, ends, sent, restarts=restarts, code=code, folder=folder)
+
+        return find
+
+    @staticmethod
+    def printed(folder: Path, *lines: str, rank: int = 0) -> None:
+        with open(folder.parents[1] / f"slurm/7_{rank}_log.err", "a") as stream:
+            stream.write("".join(f"{line}\n" for line in lines))
+
+    STOPPED: ClassVar = {
+        "status": "requeued",
+        "ended": "2026-01-01T00:00:05+00:00",
+        "error": "SIGTERM",
+        "exit_code": 75,
+    }
+    """The first process, to which srun has sent SIGTERM because another one failed."""
+
+    def test_a_vanished_first_process_is_requeued(self, job: Job, final: Callable[..., JobState]) -> None:
+        found = final(state(job), code=137)
         assert (found.status, found.kills, found.error) == ("requeued", 1, "a process was killed")
 
-    def test_a_killed_tool_is_requeued(self, job: Job) -> None:
-        before = state(job, status="failed", exit_code=-signal.SIGKILL, ended="x", error="killed by SIGKILL")
-        assert self.final(job, before).status == "requeued"
+    def test_a_first_process_that_raised_is_no_vanished_one(
+        self, job: Job, folder: Path, final: Callable[..., JobState]
+    ) -> None:
+        self.printed(folder, "Traceback", "OSError: [Errno 5] Input/output error")
+        found = final(state(job))
+        assert found.status == "failed" and "exited with 1: OSError: [Errno 5]" in str(found.error)
 
-    def test_three_kills_in_a_row_fail(self, job: Job) -> None:
-        found = self.final(job, state(job, kills=2))
+    def test_a_killed_tool_is_requeued(self, job: Job, final: Callable[..., JobState]) -> None:
+        before = state(job, status="failed", exit_code=-signal.SIGKILL, ended="x", error="killed by SIGKILL")
+        assert final(before).status == "requeued"
+
+    def test_three_kills_in_a_row_fail(self, job: Job, final: Callable[..., JobState]) -> None:
+        found = final(state(job, kills=2), code=137)
         assert found.status == "failed" and str(found.error).startswith("killed 3 times in a row; a process was")
 
-    def test_another_process_s_error_is_the_reason(self, job: Job) -> None:
-        found = self.final(job, state(job), boom=1)
-        assert (found.status, found.error) == ("failed", "process 1 on n2: boom")
-        assert self.final(job, state(job), killed=-9).status == "requeued"
+    @pytest.mark.parametrize("before", [{}, STOPPED], ids=["vanished", "stopped"])
+    def test_another_process_s_error_is_the_reason(
+        self, job: Job, folder: Path, final: Callable[..., JobState], before: dict[str, object]
+    ) -> None:
+        write_process_end(folder, "7.0", 2, "RuntimeError: Connection closed by peer [10.0.0.1]:4", 1)
+        write_process_end(folder, "7.0", 1, "ValueError: boom", 1)
+        found = final(state(job, **before))
+        host = socket.gethostname()
+        assert (found.status, found.error, found.kills) == ("failed", f"process 1 on {host}: ValueError: boom", 0)
 
-    def test_an_error_of_its_own_stays(self, job: Job) -> None:
+    @pytest.mark.parametrize("before", [{}, STOPPED], ids=["vanished", "stopped"])
+    def test_a_kill_of_another_process_counts(
+        self, job: Job, folder: Path, final: Callable[..., JobState], before: dict[str, object]
+    ) -> None:
+        write_process_end(folder, "7.0", 3, "killed by SIGKILL (out of memory?)", -9)
+        write_process_end(folder, "7.0", 1, "RuntimeError: Connection reset by peer", 1)
+        found = final(state(job, **before))
+        assert (found.status, found.kills) == ("requeued", 1)
+        assert f"process 3 on {socket.gethostname()}: killed by SIGKILL" in str(found.error)
+        found = final(state(job, **before, kills=2))
+        assert found.status == "failed" and "process 3 on" in str(found.error)
+
+    def test_the_first_process_s_error_after_a_kill_is_its_effect(
+        self, job: Job, folder: Path, final: Callable[..., JobState]
+    ) -> None:
+        write_process_end(folder, "7.0", 1, "killed by SIGKILL", -9)
+        before = state(job, status="failed", exit_code=1, ended="3000-01-01", error="RuntimeError: nobody answers")
+        assert final(before).status == "requeued"
+        before = before.replace(ended="2000-01-01")  # this one came first
+        assert final(before) == before
+
+    @pytest.mark.parametrize("what", ["Killed", "Out Of Memory"])
+    def test_srun_s_line_names_a_process_that_left_no_record(
+        self, job: Job, folder: Path, final: Callable[..., JobState], what: str
+    ) -> None:
+        self.printed(folder, "srun: error: n1: task 1: Exited with exit code 1", "== end of start 7.0: requeued")
+        stop = "srun: launch/slurm: _step_signal: Terminating StepId=7.0"
+        self.printed(
+            folder, f"srun: error: n2: task 1: {what}", stop, "srun: error: n1: task 0: Exited with exit code 1"
+        )
+        found = final(state(job, **self.STOPPED, restarts=1), restarts=1, code=137)
+        assert (found.status, found.error) == ("requeued", f"a process was killed (process 1 on n2: {what})")
+
+    def test_a_process_that_cannot_even_start_is_the_failure(
+        self, job: Job, folder: Path, final: Callable[..., JobState]
+    ) -> None:
+        self.printed(folder, "ModuleNotFoundError: No module named 'submitit'", rank=1)
+        self.printed(folder, "srun: error: n2: tasks 1-3: Exited with exit code 1", "srun: Terminating StepId=7.0")
+        found = final(state(job, **self.STOPPED))
+        assert found.status == "failed"
+        assert "process 1 on n2: Exited with exit code 1: ModuleNotFoundError" in str(found.error)
+
+    def test_an_error_of_its_own_stays(self, job: Job, folder: Path, final: Callable[..., JobState]) -> None:
+        write_process_end(folder, "7.0", 1, "RuntimeError: Connection closed by peer", 1)
         before = state(job, status="failed", exit_code=2, ended="x", error="error: no such file")
-        assert self.final(job, before) == before
+        assert final(before) == before
 
-    def test_requeues_are_limited(self, job: Job) -> None:
-        before = state(job, status="requeued", ended="x", error="SIGTERM")
-        assert self.final(job, before, restarts=3) == before
-        found = self.final(job, before, restarts=3, requeues=3)
+    def test_requeues_are_limited(self, job: Job, final: Callable[..., JobState]) -> None:
+        before = state(job, status="requeued", ended="x", error="SIGTERM", restarts=3)
+        assert final(before, restarts=3) == before
+        found = final(before, restarts=3, requeues=3)
         assert (found.status, found.error) == ("failed", "was requeued 3 times already; SIGTERM")
 
-    def test_a_job_that_never_began_names_the_reason_and_the_log(self, job: Job, tmp_path: Path) -> None:
-        (tmp_path / "slurm").mkdir()
-        (tmp_path / "slurm/7_0_log.err").write_text(
-            "execve(): apptainer: No such file or directory\nsrun: error: Exited\n"
-        )
-        found = final_state(None, [], SlurmProcess("7"), submission(job), code=2, folder=tmp_path / "jobs/x")
+    def test_a_job_that_never_began_names_the_reason_and_the_log(
+        self, job: Job, folder: Path, final: Callable[..., JobState]
+    ) -> None:
+        self.printed(folder, "execve(): apptainer: No such file or directory", "srun: error: Exited")
+        found = final(None, code=2)
         assert found.status == "failed"
-        assert f"execve(): apptainer: No such file or directory ({tmp_path}/slurm/7_0_log.err)" in str(found.error)
+        log = folder.parents[1] / "slurm/7_0_log.err"
+        assert f"execve(): apptainer: No such file or directory ({log})" in str(found.error)
 
-    def test_error_records_of_an_earlier_start_are_ignored(self, tmp_path: Path) -> None:
-        write_worker_error(tmp_path, SlurmProcess("7", 0, 1), "ValueError: old", 1)
-        write_worker_error(tmp_path, SlurmProcess("7", 1, 2), "killed by SIGKILL", -9)
-        [error] = read_worker_errors(tmp_path, SlurmProcess("7", 1))
-        assert error.was_killed and error.error.startswith("process 2 on ")
+    def test_a_restart_that_never_began_is_not_taken_for_the_start_before_it(
+        self, job: Job, folder: Path, final: Callable[..., JobState]
+    ) -> None:
+        self.printed(folder, "module: command not found")
+        before = state(job, status="requeued", ended="2026-01-01T00:00:05+00:00", error="its time limit", restarts=0)
+        found = final(before, restarts=1, code=127)
+        assert (found.status, found.attempts, len(found.earlier)) == ("failed", 2, 1)
+        assert "module: command not found" in str(found.error)
+
+    def test_error_records_of_an_earlier_start_are_ignored(self, folder: Path) -> None:
+        write_process_end(folder, "7.0", 1, "ValueError: old", 1)
+        write_process_end(folder, "7.1", 2, "killed by SIGKILL", -9)
+        [end] = read_process_ends(folder, "7.1")
+        assert end.kind == "killed" and end.error.startswith("process 2 on ")
+
+    @pytest.mark.parametrize(
+        ("line", "status", "error"),
+        [
+            ("slurmstepd-n1: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-28T19:49:39 ***", "cancelled", "by user"),
+            (
+                "slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-28T19:49:39 DUE TO PREEMPTION ***",
+                "requeued",
+                "stopped by Slurm: preemption",
+            ),
+            (
+                "slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-28T19:49:39 DUE TO JOB REQUEUE ***",
+                "requeued",
+                "stopped by Slurm: job requeue",
+            ),
+            ("slurmstepd: error: *** STEP 7.0 ON n1 CANCELLED AT 2026-11-28T19:49:39 ***", "requeued", "SIGTERM"),
+        ],
+    )
+    def test_why_slurm_sent_sigterm(self, job: Job, folder: Path, line: str, status: str, error: str) -> None:
+        self.printed(folder, line)
+        found = describe_stop(state(job, **self.STOPPED), read_slurm_log(folder, "7"))
+        assert found.status == status and error in str(found.error)
 
     def test_current_process_from_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in list(os.environ):

@@ -206,6 +206,7 @@ def _tasks(array: JobArray, plan: RunPlan, resources: Resources, code: Path | No
             max_resumes=experiment.max_resumes,
             requeues=experiment.slurm.requeues,
             grace=0.75 * (resources.signal_seconds or 60),
+            gpus=(resources.nodes or 1) * (resources.gpus or 0),
             copy_data_to=resources.copy_data_to,
         )
         for job in array.jobs

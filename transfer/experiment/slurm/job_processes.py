@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,31 +20,36 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from common.console import run_main
 from common.errors import EXIT_REQUEUE, UserError
-from common.files import read_json, write_json
 from common.formats.graph import GRAPH_FILE
-from common.formats.job import STATE_FILE, JobState, SlurmSubmission, utc_now
+from common.formats.job import STATE_FILE, JobState, SlurmSubmission
 from transfer.experiment.commands import Command, Tools
 from transfer.experiment.executors import (
     FolderDeleted,
     JobAttempt,
     RunContext,
     describe_exit,
-    last_error_line,
     next_attempt,
     start_command,
 )
 from transfer.experiment.graph import Job, read_graph
 from transfer.experiment.locks import SILENT_SECONDS
+from transfer.experiment.slurm.endings import (
+    END_OF_START,
+    describe_stop,
+    final_state,
+    read_process_ends,
+    read_slurm_log,
+    write_process_end,
+)
 from transfer.experiment.slurm.staging import stage_data
 from transfer.experiment.slurm_queue import run_slurm
-from transfer.experiment.store import ENDED_WELL, Store
+from transfer.experiment.store import ENDED_WELL, Store, write_state
 
 HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 LEFTOVER_TIMEOUT = 60.0 + SILENT_SECONDS
 """Seconds that processes of the job's former start may take to exit, or the lock of a dead node to be free."""
-MAX_KILLS = 3
-"""Attempts in a row that may be killed: what runs out of memory does so again."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ class SlurmTask:
         max_resumes: how often a command that exits with 75 by itself is restarted.
         requeues: how often the job may be requeued.
         grace: seconds that a command has to save a checkpoint before the time limit.
+        gpus: the GPUs of the job, on all nodes.
         copy_data_to: a folder of the node that the data root is copied to first.
     """
 
@@ -91,6 +96,7 @@ class SlurmTask:
     max_resumes: int
     requeues: int
     grace: float
+    gpus: int = 0
     copy_data_to: str | None = None
     _leader: Leader | None = field(default=None, repr=False)
 
@@ -135,7 +141,9 @@ class Leader:
 
     def __init__(self, task: SlurmTask, process: SlurmProcess) -> None:
         self.task, self.process, self.store = task, process, task.store
+        self.context = RunContext("slurm", task.environment, task.max_resumes, process.id, process.restarts, task.gpus)
         self.attempt: JobAttempt | None = None
+        self.was_terminated = False
 
     def run(self) -> str:
         self._wait_for_ownership()
@@ -148,9 +156,11 @@ class Leader:
                 time.sleep(0.1)
         except FolderDeleted as error:
             sys.exit(str(error))
-        except UserError as error:
+        except (UserError, OSError) as error:
             self._fail(str(error))
             raise
+        if self.was_terminated and state.status == "requeued":
+            state = self._find_reason(state)
         if state.status not in ENDED_WELL:
             sys.exit(f"{self.task.job.name}: {state.status}: {state.error}")
         return state.status
@@ -175,9 +185,8 @@ class Leader:
 
     def _start(self, commands: Sequence[Command]) -> JobAttempt:
         task = self.task
-        context = RunContext("slurm", task.environment, task.max_resumes, self.process.id)
         graph = read_graph(self.store.run_dir)
-        attempt = JobAttempt.start(task.job, commands, graph, self.store, context, timeout=LEFTOVER_TIMEOUT)
+        attempt = JobAttempt.start(task.job, commands, graph, self.store, self.context, timeout=LEFTOVER_TIMEOUT)
         if attempt is None:
             worked = f"another process has been working on {task.job.name} for {LEFTOVER_TIMEOUT:.0f} s"
             raise UserError(f"{worked}; retry later")
@@ -189,9 +198,22 @@ class Leader:
             return self.attempt.poll()
 
     def _on_term(self, _number: int, _frame: object) -> None:
-        """Preempted, requeued by hand, or cancelled: Slurm has signalled the command as well, and decides."""
-        if self.attempt is not None and self.attempt.state.ended is None:
-            self.attempt.stop("SIGTERM (preempted, or requeued by hand)", "requeued", send=False)
+        """Slurm ends the job, or srun this step as another process failed; the command was signalled as well."""
+        self.was_terminated = True
+        if self.attempt is None:
+            sys.exit(128 + signal.SIGTERM)  # nothing runs yet
+        if self.attempt.state.ended is None:
+            self.attempt.stop("SIGTERM", "requeued", send=False)
+
+    def _find_reason(self, state: JobState) -> JobState:
+        """Preempted, requeued by hand or cancelled: slurmstepd prints it when it sends the signal."""
+        folder = self.store.folder(self.task.job)
+        deadline = time.monotonic() + 1.0
+        while not (log := read_slurm_log(folder, self.process.id)).is_cancelled and time.monotonic() < deadline:
+            time.sleep(0.2)
+        state = describe_stop(state, log)
+        self.store.write(self.task.job, state)
+        return state
 
     def request_requeue(self) -> bool:
         """Save a checkpoint and stop; whether the job is to be requeued."""
@@ -217,7 +239,7 @@ class Leader:
 
     def _fail(self, reason: str) -> None:
         graph = read_graph(self.store.run_dir)
-        state = next_attempt(self.task.job, graph, self.store, "slurm", self.process.id)
+        state = next_attempt(self.task.job, graph, self.store, self.context)
         self.store.write(self.task.job, state.finish("failed", error=reason[:300]))
 
 
@@ -239,8 +261,8 @@ class Worker:
             for command in self.task.commands():
                 if self._run_command(command):
                     return "stopped"
-        except UserError as error:
-            write_worker_error(self.folder, self.process, str(error), 1)
+        except (UserError, OSError) as error:
+            self._write_end(str(error), 1)
             raise
         return "done"
 
@@ -249,12 +271,15 @@ class Worker:
             with _blocked_signals():
                 self.child = start_command(command, self.log, self.process.restarts + 1, self.task.environment)
             code = self.child.wait()
-            if code == 0 or self.stopped:
+            if code in (0, -signal.SIGTERM) or self.stopped:
                 return code
             if code != EXIT_REQUEUE:
                 break
-        write_worker_error(self.folder, self.process, describe_exit(code, self.log, self.task.max_resumes), code)
+        self._write_end(describe_exit(code, self.log, self.task.max_resumes), code)
         sys.exit(1)
+
+    def _write_end(self, error: str, code: int) -> None:
+        write_process_end(self.folder, self.process.run, self.process.rank, error, code)
 
     def _on_signal(self, number: int, _frame: object) -> None:
         self.stopped = True
@@ -269,29 +294,6 @@ def _blocked_signals() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@dataclass(frozen=True)
-class WorkerError:
-    """The error record of a process that is not the first one: why and where it failed."""
-
-    error: str
-    was_killed: bool
-
-
-def write_worker_error(folder: Path, process: SlurmProcess, error: str, code: int) -> None:
-    content = {"run": process.run, "rank": process.rank, "host": socket.gethostname()}
-    write_json(folder / f"error.rank{process.rank}.json", {**content, "error": error[:300], "exit_code": code})
-
-
-def read_worker_errors(folder: Path, process: SlurmProcess) -> list[WorkerError]:
-    found = []
-    for file in sorted(folder.glob("error.rank*.json")):
-        content = read_json(file)
-        if content["run"] == process.run:
-            error = f"process {content['rank']} on {content['host']}: {content['error']}"
-            found.append(WorkerError(error, content["exit_code"] == -signal.SIGKILL))
-    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -312,64 +314,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if before.status in ENDED_WELL else 1
     if not _is_running(process):
         return _wait_for_slurm()
-    errors = read_worker_errors(folder, process)
-    state = final_state(before, errors, process, submission, code=args.code, folder=folder)
+    ends = read_process_ends(folder, process.run)
+    state = final_state(before, ends, submission, restarts=process.restarts, code=args.code, folder=folder)
+    sys.stderr.write(f"{END_OF_START}{process.run}: {state.status}: {state.error}\n")
     if state != before:
-        state.write(path)
+        write_state(path, state)
     return _requeue(path, state, process) if state.status == "requeued" else 1
-
-
-def final_state(
-    before: JobState | None,
-    errors: Sequence[WorkerError],
-    process: SlurmProcess,
-    submission: SlurmSubmission,
-    *,
-    code: int,
-    folder: Path,
-) -> JobState:
-    """The job's state after this start of it, by its `job.json`, the workers' error records and srun's exit code."""
-    if before is None or before.job_id != process.id:
-        return _state_without_start(before, submission, code, folder)
-    failed = next((one for one in errors if not one.was_killed), None)
-    if before.status == "running" and failed is not None:
-        return before.finish("failed", exit_code=code, error=failed.error[:300])
-    requeued_enough = process.restarts >= submission.requeues
-    was_killed = before.status == "failed" and before.exit_code == -signal.SIGKILL
-    if before.status == "running" or was_killed:
-        line = errors[0].error if errors else before.error or last_error_line(folder / "stdout.log")
-        reason = "a process was killed" + (f" ({line})" if line else "")
-        kills = before.kills + 1
-        state = before.finish("requeued", exit_code=code, error=reason[:300], kills=kills)
-        if kills >= MAX_KILLS:
-            return state.replace(status="failed", error=f"killed {kills} times in a row; {reason}"[:300])
-        return _fail_after_requeues(state, process, reason) if requeued_enough else state
-    if before.status == "requeued" and requeued_enough:
-        return _fail_after_requeues(before, process, before.error)
-    return before
-
-
-def _fail_after_requeues(state: JobState, process: SlurmProcess, reason: str | None) -> JobState:
-    return state.replace(status="failed", error=f"was requeued {process.restarts} times already; {reason}"[:300])
-
-
-def _state_without_start(before: JobState | None, submission: SlurmSubmission, code: int, folder: Path) -> JobState:
-    """The state of a job none of whose processes wrote anything: set-up lines, a container, a missing module."""
-    state = JobState(
-        name=submission.name,
-        fingerprint=submission.fingerprint,
-        status="running",
-        executor="slurm",
-        attempts=(before.attempts if before else 0) + 1,
-        started=utc_now(),
-        job_id=submission.id,
-    )
-    log = folder.parents[1] / "slurm" / f"{submission.id}_0_log.err"
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()] if log.exists() else []
-    causes = [line for line in lines if line and not line.startswith(("submitit ", "srun: "))]  # srun's are effects
-    line = (causes or lines or ["nothing"])[-1]
-    reason = f"srun exited with {code} before the job began and printed: {line[:160]} ({log})"
-    return state.finish("failed", exit_code=code, error=reason)
 
 
 def _is_running(process: SlurmProcess) -> bool:
@@ -382,7 +332,7 @@ def _requeue(path: Path, state: JobState, process: SlurmProcess) -> int:
     done = run_slurm(["scontrol", "requeue", process.id])
     if done.returncode:
         reason = f"could not be requeued ({' '.join(done.stderr.split())}); {state.error}"
-        state.replace(status="failed", error=reason[:300]).write(path)
+        write_state(path, state.replace(status="failed", error=reason[:300]))
         return 1
     return _wait_for_slurm()
 
@@ -394,4 +344,4 @@ def _wait_for_slurm() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -3,11 +3,13 @@
 `$FAKE_DIR/events` gets a line at every start and end. `$FAKE_DIR/orders.json` maps a part of the output's name to what
 to do there: `{"exit": 1}`, `{"raise": "text"}`, `{"again": 2}` (exit 75 so often), `{"diverge": true}`, `{"steps": 9}`,
 `{"hang": true}` (until SIGTERM, then exit 75), `{"silent": true}` (exit 0, write nothing), `{"kill": true}`
-(SIGKILL), `{"once": {...}}`.
+(SIGKILL), `{"fill": "path"}` (fill the disk, exit 1), `{"once": {...}}`. `{"rank": 1, ...}` is for that process of the
+job alone; the others wait for it, as in a collective, and have no connection once it is gone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -63,6 +65,17 @@ def steps(out: Path, total: int) -> int:
     return total - first
 
 
+def rank() -> int:
+    return int(os.environ.get("SLURM_PROCID") or 0)
+
+
+def fill(path: Path) -> int:
+    with open(path, "wb", buffering=0) as stream, contextlib.suppress(OSError):
+        while True:
+            stream.write(bytes(4096))
+    return 1
+
+
 def obey(name: str, out: Path) -> int | None:
     """Do what the test ordered for this output; an exit code when that is the end of it."""
     orders = orders_for(name)
@@ -72,6 +85,12 @@ def obey(name: str, out: Path) -> int | None:
         if so_far < orders["again"]:
             write(count, str(so_far + 1))
             return AGAIN
+    if str(orders.get("rank", rank())) != str(rank()):
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(AGAIN))
+        event("wait", name)
+        time.sleep(60)
+    if "fill" in orders:
+        return fill(Path(orders["fill"]))
     if orders.get("hang"):
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(AGAIN))
         event("hang", name)
