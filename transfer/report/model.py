@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from transfer.report.collection import PretrainingRun, RecordedSearch, Skipped, Trial
@@ -152,5 +153,8 @@ class Report:
 
     def search_of(self, row: str, task: str) -> RecordedSearch | None:
         """The search that chose the learning rate of a row on a task."""
-        found = (search for search in self.searches if (search.record.row, search.record.task) == (row, task))
-        return next(found, None)
+        return self._searches.get((row, task))
+
+    @cached_property
+    def _searches(self) -> dict[tuple[str, str], RecordedSearch]:
+        return {(one.record.row, one.record.task): one for one in reversed(self.searches)}

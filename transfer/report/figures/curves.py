@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from transfer.report.collection import DONE, PretrainingRun
 from transfer.report.figures import style
@@ -27,7 +28,9 @@ Points = list[tuple[int, float]]
 Curve = tuple[str, int, Points]
 """A label, the index of its style, and its points."""
 METRICS_FILE = "metrics.json"
-MAX_POINTS = 300
+MAX_POINTS, MAX_RARE = 300, 1000
+"""Points of a curve, and of one that is measured rarely."""
+LONGEST_LINE = 1 << 20
 QUANTITIES = {
     "loss": ("loss", "Pre-training loss"),
     "std": ("std of z/‖z‖", "Std of the normalised output"),
@@ -37,27 +40,43 @@ QUANTITIES = {
 HEIGHT = 2.3
 
 
-def read_series(path: Path, names: Sequence[str], rare: Sequence[str] = ()) -> dict[str, Points]:
+def read_series(
+    path: Path, names: Sequence[str], rare: Sequence[str] = (), points: int = MAX_POINTS
+) -> dict[str, Points]:
     """Read series of a metrics file (JSON lines, Detectron2's writer); nothing if it does not exist.
 
-    A resumed run repeats iterations: the later line wins. A last line cut short by a kill is left out.
+    A resumed run repeats iterations: the later line wins. A last line cut short by a kill is left out. The file is
+    read in pieces, and never held whole.
 
     Args:
         path: the file.
-        names: metrics to read, from evenly spaced lines if there are more than `MAX_POINTS`.
+        names: metrics to read, from evenly spaced lines if there are more than `points`.
         rare: metrics measured rarely (evaluations): every line that holds one is read.
+        points: of a series of `names`.
     """
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError:
-        return {}
     found: dict[str, dict[int, float]] = {}
     always = [name.encode() for name in rare]
-    step = max(1, math.ceil(len(lines) / MAX_POINTS))
-    for index, line in enumerate(lines):
-        if index % step == 0 or index == len(lines) - 1 or any(name in line for name in always):
-            _add_points(line, (*names, *rare), found)
-    return {name: sorted(points.items()) for name, points in found.items()}
+    try:
+        with open(path, "rb") as stream:
+            marks = Counter(any(name in line for name in always) for line in _lines(stream))
+            count = marks.total()
+            step, rare_step = max(1, math.ceil(count / points)), math.ceil(marks[True] / MAX_RARE)
+            stream.seek(0)
+            seen = 0
+            for index, line in enumerate(_lines(stream)):
+                is_rare = any(name in line for name in always)
+                seen += is_rare
+                if is_rare and (seen % rare_step == 0 or seen == marks[True]):
+                    _add_points(line, (*names, *rare), found)
+                elif index % step == 0 or index == count - 1:
+                    _add_points(line, names if is_rare else (*names, *rare), found)
+    except OSError:
+        return {}
+    return {name: sorted(series.items()) for name, series in found.items()}
+
+
+def _lines(stream: IO[bytes]) -> Iterator[bytes]:
+    return iter(lambda: stream.readline(LONGEST_LINE), b"")
 
 
 def _add_points(line: bytes, names: Sequence[str], found: dict[str, dict[int, float]]) -> None:
@@ -137,12 +156,14 @@ def figure_2(report: Report) -> Iterator[Plot]:
 
 def _pretraining_panels(report: Report) -> dict[str, Panel]:
     """Metric to its panel."""
-    runs = [(run, read_series(run.folder / METRICS_FILE, ["loss", "std"], ["knn_top1"])) for run in report.pretraining]
+    shown = report.pretraining[: style.MAX_ROWS]
+    part = style.part_of(len(shown), len(report.pretraining), "runs")
+    runs = [(run, read_series(run.folder / METRICS_FILE, ["loss", "std"], ["knn_top1"])) for run in shown]
     panels = {}
     for name, (y, title) in QUANTITIES.items():
         lines = [(run.name, i, series[name]) for i, (run, series) in enumerate(runs) if name in series]
         if lines:
-            panels[name] = Panel(title, y, lines, _ideals(report.pretraining) if name == "std" else {})
+            panels[name] = Panel(title + part, y, lines, _ideals(shown) if name == "std" else {})
     return panels
 
 
@@ -156,20 +177,25 @@ def finetuning_plots(report: Report) -> Iterator[Plot]:
     """The total loss of every trial, one plot for each task; and AP over iterations if it was measured in between."""
     rows: dict[str, tuple[int, str]] = {}
     for table in report.tables:
-        results = [row for row in table.rows if not row.published]
+        results = [row for row in style.first_rows(table.rows, table.against) if not row.published]
         rows |= {row.key: (index, row.label) for index, row in enumerate(results)}
     for task in dict.fromkeys(trial.task for trial in report.trials):
-        trials = [trial for trial in report.trials if trial.task == task and not trial.imported]
-        found = [(trial, read_series(trial.folder / METRICS_FILE, ["total_loss"], ["bbox/AP"])) for trial in trials]
+        of_task = [trial for trial in report.trials if trial.task == task and not trial.imported]
+        trials = style.spaced([trial for trial in of_task if trial.row in rows] or of_task, style.MAX_LINES)
+        points = min(MAX_POINTS, style.MAX_POINTS // max(len(trials), 1))
+        read = partial(read_series, names=["total_loss"], rare=["bbox/AP"], points=points)
+        found = [(trial, read(trial.folder / METRICS_FILE)) for trial in trials]
+        part = style.part_of(len(trials), len(of_task), "trials")
         for name, y, title in (
-            ("total_loss", "total loss", f"{task}: fine-tuning loss"),
-            ("bbox/AP", "AP (%)", f"{task}: AP while fine-tuning"),
+            ("total_loss", "total loss", f"{task}: fine-tuning loss{part}"),
+            ("bbox/AP", "AP (%)", f"{task}: AP while fine-tuning{part}"),
         ):
             lines: list[Curve] = []
             for trial, series in found:
                 index, label = rows.get(trial.row, (0, trial.row))
                 if name in series:
-                    lines.append((label if trial.status == DONE else f"{label} (diverged)", index, series[name]))
+                    curve = style.spaced(series[name], max(points, 2))
+                    lines.append((label if trial.status == DONE else f"{label} (diverged)", index, curve))
             if any(len(points) > 1 for _, _, points in lines):
                 panel, stem = Panel(title, y, lines, width=1.0), f"finetuning-{slug(task)}-{slug(name)}"
                 yield Plot(FINETUNING, stem, title, panel.alt, partial(_draw_panels, [panel]))

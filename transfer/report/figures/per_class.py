@@ -24,27 +24,33 @@ class ClassTable:
     Attributes:
         column: the column.
         names: the classes, sorted.
-        rows: each row with its classes' AP, averaged over the counted trials.
+        rows: each row with its classes' AP, averaged over the counted trials; no more than a plot shows.
+        title: the heading.
     """
 
     column: Column
     names: list[str]
     rows: list[tuple[Row, dict[str, float | None]]]
+    title: str
 
 
 def class_tables(table: Table) -> list[ClassTable]:
     """The columns whose results record AP per class; without rows that record none or are mixed."""
     made = []
     for column in table.columns:
-        rows = []
-        for row in table.rows:
-            cell = row.cells.get(column.key)
-            if cell is None or all(value.mean is None for value in cell.values.values()):
-                continue
-            if averaged := _average(cell.counted, column.branch):
-                rows.append((row, averaged))
+        found = [
+            row
+            for row in table.rows
+            if (cell := row.cells.get(column.key)) is not None
+            and any(value.mean is not None for value in cell.values.values())
+            and any(trial.per_class.get(column.branch) for trial in cell.counted)
+        ]
+        shown = style.first_rows(found, table.against)
+        rows = [(row, _average(row.cells[column.key].counted, column.branch)) for row in shown]
         if rows:
-            made.append(ClassTable(column, sorted({name for _, values in rows for name in values}), rows))
+            names = sorted({name for _, values in rows for name in values})
+            title = f"{column.label}: AP per class{style.part_of(len(shown), len(found), 'rows')}"
+            made.append(ClassTable(column, names, rows, title))
     return made
 
 
@@ -55,7 +61,7 @@ def class_plots(table: Table) -> Iterator[Plot]:
         yield Plot(
             CLASSES,
             f"classes-{slug(table.layout)}-{slug(found.column.key)}",
-            f"{found.column.label}: AP per class",
+            found.title,
             f"Mean AP of {len(found.names)} classes for {labels}; the figures stand in the table below.",
             partial(_draw, found),
         )
@@ -69,8 +75,7 @@ def _average(trials: Sequence[Trial], branch: str) -> dict[str, float | None]:
 
 def _draw(found: ClassTable) -> Figure:
     names = found.names
-    title = f"{found.column.label}: AP per class"
-    figure, axes = style.create_axes(title, "AP (%)", "", 1.0 + 0.19 * len(names), len(found.rows))
+    figure, axes = style.create_axes(found.title, "AP (%)", "", 1.0 + 0.19 * len(names), len(found.rows))
     for index, (row, classes) in enumerate(found.rows):
         points = [(ap, y) for y, name in enumerate(names) if (ap := classes.get(name)) is not None]
         x, y = zip(*points, strict=True) if points else ((), ())

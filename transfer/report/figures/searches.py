@@ -20,11 +20,13 @@ Labelled = Sequence[tuple[str, LrSearchRecord]]
 
 def search_plots(report: Report) -> Iterator[Plot]:
     """One plot for each task; each row of the table is a line."""
-    records = [search.record for search in report.searches]
+    records, labels = [search.record for search in report.searches], report.labels
     for task in dict.fromkeys(record.task for record in records):
-        found = [(report.labels.get(record.row, record.row), record) for record in records if record.task == task]
-        name = f"lr-search-{slug(task)}"
-        yield Plot(SEARCH, name, f"{task}: lr search", _describe(task, found), partial(_draw, task, found))
+        of_task = [record for record in records if record.task == task]
+        found = [(labels.get(record.row, record.row), record) for record in of_task[: style.MAX_ROWS]]
+        name, title = f"lr-search-{slug(task)}", f"{task}: lr search"
+        title += style.part_of(len(found), len(of_task), "rows")
+        yield Plot(SEARCH, name, title, _describe(task, found), partial(_draw, title, found))
 
 
 def _describe(task: str, found: Labelled) -> str:
@@ -35,8 +37,8 @@ def _describe(task: str, found: Labelled) -> str:
     return f"Learning rates tried on {task}. " + "; ".join(parts) + "."
 
 
-def _draw(task: str, found: Labelled) -> Figure:
-    figure, axes = style.create_axes(f"{task}: lr search", "learning rate", found[0][1].metric, entries=len(found) + 2)
+def _draw(title: str, found: Labelled) -> Figure:
+    figure, axes = style.create_axes(title, "learning rate", found[0][1].metric, entries=len(found) + 2)
     chosen: list[tuple[float, float]] = []
     lost: list[float] = []
     for index, (label, record) in enumerate(found):

@@ -5,14 +5,18 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from transfer.report.model import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+Item = TypeVar("Item")
 
 TRIALS, PRETRAINING, FINETUNING, CLASSES, SEARCH = "trials", "pretraining", "finetuning", "classes", "search"
 INK, GRID = "#1b1b1f", "#c9c9cf"
@@ -22,6 +26,8 @@ LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8,
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 WIDTH = 4.6
 """Inches: a plot fills a phone's width at its own size, and two or three stand side by side on a desk."""
+MAX_ROWS, MAX_LINES, MAX_POINTS = 40, 120, 24_000
+"""What one plot shows at most: rows of results, curves, and points of all curves. More could not be told apart."""
 SETTINGS = {
     "font.family": "sans-serif",
     "font.size": 9.5,
@@ -66,6 +72,29 @@ class Plot:
     title: str
     alt: str
     draw: Callable[[], Figure]
+
+
+def first_rows(rows: Iterable[Row], keep: str | None = None) -> list[Row]:
+    """The rows that a plot shows: published ones, the first MAX_ROWS others, and the row of key `keep`."""
+    found: list[Row] = []
+    count = 0
+    for row in rows:
+        count += not row.published
+        if row.published or count <= MAX_ROWS or row.key == keep:
+            found.append(row)
+    return found
+
+
+def spaced(items: Sequence[Item], count: int) -> list[Item]:
+    """`count` of the items, evenly spaced, the first and the last among them; all if there are no more."""
+    if len(items) <= count:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
+
+
+def part_of(shown: int, total: int, what: str) -> str:
+    """What a heading adds where a plot shows a part: ` (40 of 2,000 rows)`."""
+    return f" ({shown:,} of {total:,} {what})" if shown < total else ""
 
 
 def slug(text: str) -> str:

@@ -61,13 +61,14 @@ class Strip:
 def trial_plots(table: Table) -> Iterator[Plot]:
     """One plot for each metric of each column that has a trial."""
     for column in table.columns:
-        cells = [(row, row.cells[column.key]) for row in table.rows if column.key in row.cells]
-        shown = [(row, cell) for row, cell in cells if row.published or cell.n]
-        if all(row.published for row, _ in shown):
+        filled = [row for row in table.rows if (cell := row.cells.get(column.key)) and (row.published or cell.n)]
+        if all(row.published for row in filled):
             continue
+        rows = style.first_rows(filled, table.against)
         for metric in column.metrics:
-            strips = [Strip(row, cell.values[metric], samples(cell, column.branch, metric)) for row, cell in shown]
-            title = f"{column.label}, {metric}"
+            cells = [(row, row.cells[column.key]) for row in rows]
+            strips = [Strip(row, cell.values[metric], samples(cell, column.branch, metric)) for row, cell in cells]
+            title = f"{column.label}, {metric}{style.part_of(len(rows), len(filled), 'rows')}"
             yield Plot(
                 section=TRIALS,
                 name=f"trials-{slug(table.layout)}-{slug(column.key)}-{slug(metric)}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from common.config import flatten
@@ -14,6 +14,9 @@ from transfer.report.figures.style import slug
 from transfer.report.model import Cell, Column, Flag, Report, Row, Table
 
 SHOWN_ELSEWHERE = ("result", "folder", "status", "seed", "lr", "metrics", "per_class", "timing", "gpu_hours", "commit")
+
+SHARED_ABOVE = 60
+"""Cells of a column above which what they share is listed once: with thousands it would be most of the page."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,21 @@ class TrialFacts:
 
 
 @dataclass(frozen=True)
+class ColumnFacts:
+    """What most cells of a long column share; listed once."""
+
+    id: str
+    column: Column
+    facts: dict[str, str]
+
+
+@dataclass(frozen=True)
 class CellDetails:
-    """One cell's provenance. What all its trials share is listed once."""
+    """One cell's provenance. What all its trials share is listed once.
+
+    Attributes:
+        of_column: the column's facts, which `shared` then lacks; None if `shared` has everything.
+    """
 
     id: str
     row: Row
@@ -36,6 +52,7 @@ class CellDetails:
     trials: list[TrialFacts]
     shared: list[tuple[str, str]]
     flags: list[Flag]
+    of_column: ColumnFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -56,22 +73,41 @@ def details_id(table: Table, row: Row, column: Column) -> str:
 
 def cell_details(table: Table, report: Report) -> list[CellDetails]:
     """The provenance of every cell that has trials or waits for some."""
-    return [
+    made = [
         _details(table, row, column, cell, report)
         for row in table.rows
         for column in table.columns
         if (cell := row.cells.get(column.key)) is not None and (cell.trials or cell.waiting)
     ]
+    long = {column.key: facts for column in table.columns if (facts := _column_facts(table, column, made))}
+    return [_without(one, long[one.column.key]) if one.column.key in long else one for one in made]
+
+
+def _column_facts(table: Table, column: Column, details: Iterable[CellDetails]) -> ColumnFacts | None:
+    """What nine of ten cells of a column share; None for a column of few cells."""
+    cells = [one for one in details if one.column is column and one.trials]
+    counts = Counter(fact for one in cells for fact in one.shared)
+    facts = {key: value for (key, value), count in counts.items() if count >= 0.9 * len(cells)}
+    is_long = len(cells) > SHARED_ABOVE and facts
+    return ColumnFacts(f"facts-{slug(table.layout)}-{slug(column.key)}", column, facts) if is_long else None
+
+
+def _without(details: CellDetails, column: ColumnFacts) -> CellDetails:
+    """The cell's facts without the column's; all of them if it lacks one, such as an imported trial's settings."""
+    if not column.facts.keys() <= {key for key, _ in details.shared}:
+        return details
+    own = [(key, value) for key, value in details.shared if column.facts.get(key) != value]
+    return replace(details, shared=own, of_column=column)
 
 
 def _details(table: Table, row: Row, column: Column, cell: Cell, report: Report) -> CellDetails:
     facts = [flat_texts(_remaining_facts(trial.provenance())) for trial in cell.trials]
     shared = {key: value for key, value in facts[0].items() if all(f.get(key) == value for f in facts)} if facts else {}
-    name = details_id(table, row, column)
+    name, counted = details_id(table, row, column), {id(trial) for trial in cell.counted}
     trials = []
     for index, (trial, found) in enumerate(zip(cell.trials, facts, strict=True)):
         status = "imported" if trial.imported else trial.status
-        if trial.status == DONE and trial not in cell.counted:
+        if trial.status == DONE and id(trial) not in counted:
             status += ", left out"
         own = [(key, value) for key, value in found.items() if key not in shared]
         trials.append(TrialFacts(f"{name}-{index + 1}", trial, status, own))
@@ -103,12 +139,15 @@ def _fact_text(value: Any) -> str:
 def cost_lines(report: Report) -> list[CostLine]:
     """Pre-training runs, then fine-tuning by row and task."""
     lines = [_pretraining_cost(run) for run in report.pretraining]
-    trials = [trial for trial in report.trials if not trial.imported]
-    for row, task in dict.fromkeys((trial.row, trial.task) for trial in trials):
-        group = [trial for trial in trials if (trial.row, trial.task) == (row, task)]
+    groups: dict[tuple[str, str], list[Trial]] = {}
+    for trial in report.trials:
+        if not trial.imported:
+            groups.setdefault((trial.row, trial.task), []).append(trial)
+    labels = report.labels
+    for (row, task), group in groups.items():
         devices = ", ".join(dict.fromkeys(_describe_devices(trial.environment) for trial in group))
         hours, gpu_hours = sum_known(t.hours for t in group), sum_known(t.gpu_hours for t in group)
-        lines.append(CostLine(f"{report.labels.get(row, row)} on {task}", len(group), devices, hours, gpu_hours))
+        lines.append(CostLine(f"{labels.get(row, row)} on {task}", len(group), devices, hours, gpu_hours))
     return [line for line in lines if line is not None]
 
 

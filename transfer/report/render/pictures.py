@@ -68,11 +68,12 @@ def predictions(report: Report) -> list[Prediction]:
         if trial.status == DONE and not trial.imported:
             first.setdefault((trial.row, trial.task), trial)
     made: list[Prediction] = []
+    labels = report.labels
     for (row, task), trial in first.items():
         files = (path for path in (trial.folder / PREDICTIONS).glob("*") if path.suffix.lower() in SUFFIXES)
         for path in sorted(files)[:MAX_PER_TRIAL]:
             if len(made) < MAX_PER_PAGE and (data := _jpeg(path)):
-                caption = f"{report.labels.get(row, row)} on {task}, seed {trial.seed}: {path.stem}"
+                caption = f"{labels.get(row, row)} on {task}, seed {trial.seed}: {path.stem}"
                 made.append(Prediction(caption, f"Detections drawn on the image {path.stem} by {caption}", data))
     return made
 
