@@ -48,8 +48,8 @@ again to continue)
 """
 INIT = "write the site file from what sinfo shows, and submit a check job of one minute"
 JOBS = "names of jobs, rows, tasks or stages, or patterns such as 'moco*'"
-LOG_SHOWN, LOG_PIECE = 1 << 20, 1 << 20
-"""Bytes at the end of a log that `logs` prints, and bytes that it holds at a time."""
+LOG_PIECE = 1 << 20
+"""Bytes at the end of a log that `logs` prints, and that it holds at a time."""
 CLUSTERS = ("local", "slurm", "debug")
 
 
@@ -123,9 +123,7 @@ def _parser() -> Parser:
     status.add_argument("jobs", metavar="JOB", nargs="*", help=f"show only these: {JOBS}")
     logs = verb("logs", "print a job's output")
     logs.add_argument("--follow", "-f", action="store_true", help="continue until the job has ended")
-    logs.add_argument(
-        "--all", action="store_true", help=f"print the whole log; by default its last {LOG_SHOWN >> 20} MiB"
-    )
+    logs.add_argument("--all", action="store_true", help="print the whole log; by default its last MiB")
     logs.add_argument("job", metavar="JOB", help="the job's name, as `status` shows it, or a word that names it alone")
     cancel = verb("cancel", "ask running jobs to save a checkpoint and exit")
     cancel.add_argument("--superseded", action="store_true", help="only jobs of earlier settings of the file")
@@ -282,10 +280,11 @@ def _print_lines(graph: Graph, store: Store, snapshot: Snapshot, args: Namespace
 
 
 def _logs(args: Namespace, _: Tools | None) -> int:
+    from transfer.experiment.graph import select_jobs
     from transfer.experiment.service import open_submitted
 
     graph, store, _is_unchanged = open_submitted(args.experiment, args.sets)
-    jobs = graph.named([args.job])
+    jobs = select_jobs(graph, [args.job])
     if len(jobs) > 1:
         names = abbreviate([job.name for job in jobs], 6)
         raise UserError(f"{args.job} names {len(jobs)} jobs; name one of {names}")
@@ -295,11 +294,10 @@ def _logs(args: Namespace, _: Tools | None) -> int:
         raise UserError(f"{job.name} has not started yet; it would write {path}")
     with open(path, "rb") as log:
         size = log.seek(0, os.SEEK_END)
-        log.seek(0 if args.all else max(0, size - LOG_SHOWN))
+        log.seek(0 if args.all else max(0, size - LOG_PIECE))
         if log.tell():
             log.readline(LOG_PIECE)  # its beginning is cut off
-            shown = f"the last {LOG_SHOWN >> 20} MiB of {size / 2**20:,.0f}; --all prints everything"
-            print(f"{path}: {shown}", file=sys.stderr)
+            print(f"{path}: the last MiB of {size / 2**20:,.0f}; --all prints everything", file=sys.stderr)
         decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         while True:
             is_active = store.snapshot([job]).has_active  # before the rest is read: nothing is missed
@@ -312,17 +310,12 @@ def _logs(args: Namespace, _: Tools | None) -> int:
 
 
 def _cancel(args: Namespace, _: Tools | None) -> int:
-    from transfer.experiment.graph import NothingSubmitted
     from transfer.experiment.service import cancel, cancel_deleted, open_submitted
 
-    try:
-        graph, store, _is_unchanged = open_submitted(args.experiment, args.sets)
-    except NothingSubmitted as error:
-        cancelled = cancel_deleted(error.run_dir, args.jobs)
-        if not cancelled:
-            raise
-        print(f"{error.run_dir} was deleted; cancelling what Slurm still has of it: {', '.join(cancelled)}")
+    if cancelled := cancel_deleted(args.experiment, args.sets, args.jobs):
+        print(f"the run folder was deleted; cancelling what Slurm still has of it: {', '.join(cancelled)}")
         return EXIT_OK
+    graph, store, _is_unchanged = open_submitted(args.experiment, args.sets)
     cancelled = cancel(graph, store, args.jobs, args.superseded)
     print("cancelling " + ", ".join(cancelled) if cancelled else "nothing is running")
     return EXIT_OK

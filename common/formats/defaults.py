@@ -40,10 +40,7 @@ def default_values(stage: str) -> dict[str, Any]:
 
 def first_name(stage: str, key: str) -> str:
     """The name that a key had when it appeared: fingerprints keep it."""
-    names = _tables()[stage]["names"]
-    if key in names:
-        return str(names[key][0])
-    return next((str(former[0]) for former in names.values() if key in former), key)
+    return _schema(stage).names.get(key, key)
 
 
 def decisive_settings(stage: str, values: Mapping[str, Any], *, recorded: bool = False) -> dict[str, Any]:
@@ -69,13 +66,9 @@ def decisive_settings(stage: str, values: Mapping[str, Any], *, recorded: bool =
 
 @dataclass(frozen=True)
 class _Schema:
-    """Of a stage, by each key's first name: today's key, the first default, and today's default if it is another.
+    """Of a stage, by each key's first name: today's key, the first default, and today's default if it is another."""
 
-    Attributes:
-        names: the first name of every key that has several.
-    """
-
-    names: dict[str, str]
+    names: dict[str, str]  # the first name of every key that has several
     today: dict[str, str]
     first: dict[str, Any]
     changed: dict[str, Any]
@@ -86,7 +79,7 @@ def _schema(stage: str) -> _Schema:
     table = _tables()[stage]
     names = {name: str(former[0]) for former in table["names"].values() for name in former}
     names |= {key: str(former[0]) for key, former in table["names"].items()}
-    today = {first_name(stage, key): key for key in table["defaults"]}
+    today = {names.get(key, key): key for key in table["defaults"]}
     first = {name: table["first"].get(key, table["defaults"][key]) for name, key in today.items()}
     defaults = {name: table["defaults"][key] for name, key in today.items()}
     return _Schema(names, today, first, _decisive(stage, defaults, first, today))

@@ -8,7 +8,7 @@ from typing import Literal
 
 from common.errors import UserError
 from common.formats.job import JobState
-from transfer.experiment.graph import Graph, Job
+from transfer.experiment.graph import Graph, Job, select_jobs
 from transfer.experiment.store import ENDED_WELL, JobView, Snapshot
 
 Action = Literal["run", "queued", "done", "skip"]
@@ -70,29 +70,22 @@ def select(decisions: Decisions, graph: Graph, names: Collection[str]) -> dict[s
 def jobs_to_retry(graph: Graph, snapshot: Snapshot, words: Collection[str]) -> list[str]:
     """The jobs that `retry` runs: the named ones without a result, or all that failed, were cancelled or interrupted.
 
-    Args:
-        graph, snapshot: the jobs and their state.
-        words: name jobs (`Graph.named`).
-
     Raises:
         UserError: all jobs that a word names have their result already, or it names none.
     """
     statuses = {name: view.status for name, view in snapshot.views.items()}
     found: set[str] = set()
     for word in words:
-        jobs = [job.name for job in graph.named([word])]
-        if all(statuses[name] in ENDED_WELL for name in jobs):
+        jobs = [job.name for job in select_jobs(graph, [word])]
+        open_jobs = [name for name in jobs if statuses[name] not in ENDED_WELL]
+        if not open_jobs and statuses[jobs[0]] == "diverged":
+            raise UserError(f"{jobs[0]} has diverged, which is a result; change its settings and submit instead")
+        if not open_jobs:
             subject = f"{jobs[0]} is" if len(jobs) == 1 else f"{word}: all {len(jobs)} jobs are"
-            if statuses[jobs[0]] == "diverged":
-                subject = f"{jobs[0]} has diverged, which is a result"
-                raise UserError(f"{subject}; change its settings and submit instead")
             raise UserError(f"{subject} done; there is nothing to retry")
-        found.update(name for name in jobs if statuses[name] not in ENDED_WELL)
-    return [
-        name
-        for name, status in statuses.items()
-        if (name in found if words else status in ("failed", "cancelled", "interrupted"))
-    ]
+        found.update(open_jobs)
+    failed = ("failed", "cancelled", "interrupted")
+    return [name for name, status in statuses.items() if (name in found if words else status in failed)]
 
 
 def blocked_jobs(graph: Graph, snapshot: Snapshot) -> dict[str, str]:

@@ -279,12 +279,12 @@ class JobAttempt:
 
     def _check_folder(self) -> None:
         """Look now and then whether the folder still has the `job.json` that was written before the command started."""
-        if time.monotonic() < self._folder_checked + FOLDER_SECONDS and self._child.poll() is None:
+        now, runs = time.monotonic(), self._child.poll() is None
+        if runs and now < self._folder_checked + FOLDER_SECONDS:
             return
-        self._folder_checked = time.monotonic()
         is_there = (self.store.folder(self.job) / STATE_FILE).exists()
-        self._folder_missed = 0 if is_there else self._folder_missed + 1
-        if self._folder_missed >= FOLDER_MISSES or (self._folder_missed and self._child.poll() is not None):
+        self._folder_checked, self._folder_missed = now, 0 if is_there else self._folder_missed + 1
+        if self._folder_missed >= (FOLDER_MISSES if runs else 1):
             self.kill()
             self._child.wait()
             self._lock.release()

@@ -12,8 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from common.config import flatten, is_within, load_with_base, load_yaml, merge_dict, overlay_section
 from common.errors import UserError
 from common.files import read_json, sha256_of, write_json
@@ -115,7 +113,8 @@ class ConfigReader:
         inputs = [self._submitted[need].fingerprint for need in job.needs if need in self._submitted]
         if (job.data, inputs) != (data, needs) or not file.is_file():
             return None
-        record, mine = _comparable(section, _read_record(file), written, parts)
+        content = read_json(file) if file.suffix == ".json" else load_yaml(file)  # a plan may read thousands
+        record, mine = _comparable(section, content, written, parts)
         same = decisive_settings(section, record, recorded=True) == decisive_settings(section, mine)
         return job.fingerprint if same else None
 
@@ -126,18 +125,6 @@ class ConfigReader:
         with contextlib.suppress(UserError):
             return {job.name: job for job in GraphFile.read(file).jobs} if file and file.is_file() else {}
         return {}
-
-
-def _read_record(file: Path) -> dict[str, Any]:
-    """What a stage recorded; a plan after an edit reads thousands, for which PyYAML's own parser takes minutes."""
-    if file.suffix == ".json":
-        content: dict[str, Any] = read_json(file)
-        return content
-    with contextlib.suppress(yaml.YAMLError, OSError, ValueError):
-        content = yaml.load(file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        if isinstance(content, dict):
-            return content
-    return load_yaml(file)  # says what is wrong, and where
 
 
 def _comparable(

@@ -72,17 +72,17 @@ def job_dir(name: str, fingerprint: str) -> str:
     return f"jobs/{name}-{fingerprint[:8]}"
 
 
-def select_jobs(jobs: Sequence[Job], words: Sequence[str]) -> list[Job]:
+def select_jobs(jobs: Iterable[Job], words: Sequence[str]) -> list[Job]:
     """The jobs that any of the words names, in their order; all of them without a word.
 
     Args:
         jobs: to choose from.
-        words: each a label (`Job.labels`) or a pattern of labels: `*`, `?`, `[…]`.
+        words: labels (`Job.labels`), or patterns of labels: `*`, `?`, `[…]`.
 
     Raises:
         UserError: a word names none; lists the nearest.
     """
-    found: set[str] = set()
+    jobs, found = list(jobs), set()
     for word in words:
         named = [job.name for job in jobs if any(fnmatchcase(label, word) for label in job.labels)]
         if not named:
@@ -115,14 +115,6 @@ class Graph:
         if name not in self.jobs:
             raise UserError(f"there is no job {name!r}; {nearest(name, self.jobs)}")
         return self.jobs[name]
-
-    def named(self, words: Sequence[str]) -> list[Job]:
-        """The jobs that any of the words names; all jobs without a word.
-
-        Raises:
-            UserError: a word names none; lists the nearest.
-        """
-        return select_jobs(list(self), words)
 
     def users(self, name: str) -> list[Job]:
         return self._users.get(name, [])
@@ -160,24 +152,15 @@ class Graph:
         GraphFile(**values, jobs=tuple(jobs)).write(run_dir / GRAPH_FILE)
 
 
-class NothingSubmitted(UserError):
-    """Nothing was submitted to a run folder, or it was deleted."""
-
-    def __init__(self, run_dir: Path) -> None:
-        super().__init__(f"nothing was submitted to {run_dir} yet; `submit` does that")
-        self.run_dir = run_dir
-
-
 def read_graph(run_dir: Path) -> Graph:
     """The graph last submitted to a run folder.
 
     Raises:
-        NothingSubmitted: nothing was submitted there, or the folder was deleted.
-        UserError: the file is of another format.
+        UserError: nothing was submitted there, or the file is of another format.
     """
     path = run_dir / GRAPH_FILE
     if not path.exists():
-        raise NothingSubmitted(run_dir)
+        raise UserError(f"nothing was submitted to {run_dir} yet; `submit` does that")
     file = GraphFile.read(path, "choose another run_dir")
     jobs = [Job(**{name: getattr(entry, name) for name in STORED}) for entry in file.jobs]
     return Graph(file.experiment, file.source, file.sets, file.rows, file.tasks, {job.name: job for job in jobs})

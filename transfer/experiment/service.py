@@ -24,7 +24,7 @@ from transfer.experiment.load import ExperimentSource, absolute, config_path, lo
 from transfer.experiment.local import DebugExecutor, LocalExecutor
 from transfer.experiment.locks import SUBMIT_LOCK, FileLock, is_local, read_holder, send_signal
 from transfer.experiment.slurm.executor import ClusterExecutor
-from transfer.experiment.slurm_queue import QueueEntry, end_jobs
+from transfer.experiment.slurm_queue import end_jobs
 from transfer.experiment.spec import Experiment
 from transfer.experiment.stages import build_graph
 from transfer.experiment.store import JobView, Snapshot, Store
@@ -201,7 +201,7 @@ def cancel(graph: Graph, store: Store, words: Sequence[str], superseded: bool = 
 
     Args:
         graph, store: what was submitted.
-        words: name the jobs to cancel (`Graph.named`); empty: all of them, and what they superseded.
+        words: name the jobs to cancel (`select_jobs`); empty: all of them, and what they superseded.
         superseded: only jobs of earlier settings, and of folders that were deleted.
 
     Returns:
@@ -215,7 +215,7 @@ def cancel(graph: Graph, store: Store, words: Sequence[str], superseded: bool = 
         old = superseded_jobs(store, snapshot, in_queue=True)
         return cancel_jobs(_named(old, words) if old else [], store)
     if words:
-        jobs = graph.named(words)
+        jobs = select_jobs(graph, words)
         cancelled = cancel_jobs([snapshot.views[job.name] for job in jobs], store)
         if not cancelled:
             subject = f"{jobs[0].name} is not" if len(jobs) == 1 else f"none of {len(jobs)} jobs is"
@@ -232,9 +232,7 @@ def cancel(graph: Graph, store: Store, words: Sequence[str], superseded: bool = 
 def superseded_jobs(store: Store, snapshot: Snapshot, in_queue: bool | None = None) -> list[JobView]:
     """What still runs or waits for earlier settings.
 
-    Args:
-        store, snapshot: the run folder now.
-        in_queue: also what Slurm's queue has for folders that were deleted; by default if jobs were submitted to Slurm.
+    `in_queue`: also what Slurm's queue has for folders that were deleted; by default if jobs were submitted to Slurm.
     """
     if in_queue is None:
         in_queue = any(view.submission for view in (*snapshot.views.values(), *snapshot.superseded))
@@ -242,19 +240,17 @@ def superseded_jobs(store: Store, snapshot: Snapshot, in_queue: bool | None = No
     return [*snapshot.superseded, *unnamed]
 
 
-def cancel_deleted(run_dir: Path, words: Sequence[str]) -> list[str]:
-    """Cancel the named jobs, or all, that Slurm's queue has of a run folder that was deleted.
-
-    Returns:
-        What was cancelled, as text; nothing where no queue answers.
+def cancel_deleted(path: str, sets: Sequence[str], words: Sequence[str]) -> list[str]:
+    """If the run folder was deleted, cancel the named jobs, or all, that Slurm's queue has of it; their texts.
 
     Raises:
-        UserError: a word names none.
+        UserError: a mistake in the file, or a word names none of them.
     """
-    store, views = Store(run_dir), []
-    with contextlib.suppress(UserError):
-        views = store.unnamed(Snapshot())
-    return cancel_jobs(_named(views, words) if views else [], store)
+    run_dir, views = run_dir_of(load_experiment(path, sets)[0]), []
+    if not (run_dir / GRAPH_FILE).exists():
+        with contextlib.suppress(UserError):  # no queue here
+            views = Store(run_dir).unnamed(Snapshot())
+    return cancel_jobs(_named(views, words) if views else [], Store(run_dir))
 
 
 def _named(views: Sequence[JobView], words: Sequence[str]) -> list[JobView]:
@@ -268,13 +264,8 @@ def cancel_jobs(views: Sequence[JobView], store: Store) -> list[str]:
     Raises:
         UserError: one runs on another host, or Slurm's controller does not answer.
     """
-    queued: list[tuple[JobView, QueueEntry]] = []
-    others: list[JobView] = []
-    for view in views:
-        if view.queue_entry is not None and view.is_active:
-            queued.append((view, view.queue_entry))
-        else:
-            others.append(view)
+    queued = [(view, entry) for view in views if (entry := view.queue_entry) is not None and view.is_active]
+    others = [view for view in views if view.queue_entry is None or not view.is_active]
     for view, _ in queued:
         if view.state is not None:
             store.request_cancel(view.job, view.state)

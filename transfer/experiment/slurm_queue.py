@@ -16,8 +16,6 @@ PENDING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", 
 RUNNING = ("RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED", "RESIZING")
 TIMEOUT = 60.0
 """Seconds to wait for a busy controller."""
-IDS_PER_CALL = 1000
-"""Jobs that one call of scancel names: a command line has a limit."""
 _HAS_ENDED = re.compile("Invalid job id|already complet", re.IGNORECASE)
 
 
@@ -105,7 +103,7 @@ def query_folder(folder: Path) -> list[QueueEntry]:
 
 
 def end_jobs(entries: Iterable[QueueEntry]) -> None:
-    """Remove pending jobs from the queue and tell running ones to save and exit: few calls of scancel for any number.
+    """Remove pending jobs from the queue and tell running ones to save and exit, by two calls of scancel.
 
     scancel without a signal would send SIGTERM to every process of a running job, workers of data loaders too, and
     the tool could not save. SIGUSR2 is Slurm's warning before the time limit.
@@ -116,13 +114,11 @@ def end_jobs(entries: Iterable[QueueEntry]) -> None:
     entries = list(entries)
     for options, is_running in ((), False), (("--signal=USR2",), True):
         ids = [entry.id for entry in entries if entry.is_running is is_running]
-        for start in range(0, len(ids), IDS_PER_CALL):
-            done = run_slurm(["scancel", *options, *ids[start : start + IDS_PER_CALL]])
+        done = run_slurm(["scancel", *options, *ids]) if ids else None
+        if done is not None and done.returncode:
             lines = done.stderr.splitlines() or [f"exit code {done.returncode}"]
-            failed = [line for line in lines if not _HAS_ENDED.search(line)]
-            if done.returncode and failed:
-                said = " ".join(failed[0].split())[:200]
-                raise UserError(f"scancel of {abbreviate(ids)} failed: {said}; try again later")
+            if failed := [line for line in lines if not _HAS_ENDED.search(line)]:
+                raise UserError(f"scancel of {abbreviate(ids)} failed: {failed[0].strip()[:200]}; try again later")
 
 
 def _squeue(bases: Collection[str]) -> Iterator[QueueEntry]:

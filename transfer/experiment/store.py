@@ -230,8 +230,7 @@ class Store:
                 submission = None
             record = submission or state
             if record is not None and (submission or is_locked):
-                job = Job(record.name, former_kind(record.name), record.fingerprint, (), ())
-                found.append(JobView(job, state, submission, is_locked=is_locked))
+                found.append(JobView(_old_job(record), state, submission, is_locked=is_locked))
         return found
 
     def unnamed(self, snapshot: Snapshot) -> list[JobView]:
@@ -247,7 +246,7 @@ class Store:
             name = entry.name.partition(".")[2] or entry.name
             if entry.id not in named:
                 filed = SlurmSubmission(id=entry.id, at="", attempt=0, requeues=0, name=name, fingerprint="")
-                found.append(JobView(Job(name, former_kind(name), "", (), ()), None, filed, entry))
+                found.append(JobView(_old_job(filed), None, filed, entry))
         return found
 
     def folder(self, job: Job) -> Path:
@@ -312,9 +311,9 @@ class Store:
         return max(started, key=lambda folder: folder.stat().st_mtime).name if started else None
 
 
-def former_kind(name: str) -> JobKind:
-    """The stage of a job by its name."""
-    return cast("JobKind", name.partition(".")[0])
+def _old_job(record: JobState | SlurmSubmission) -> Job:
+    kind = cast("JobKind", record.name.partition(".")[0])
+    return Job(record.name, kind, record.fingerprint, needs=(), outputs=())
 
 
 def _read_or_none(model: type[Record], path: Path) -> Record | None:

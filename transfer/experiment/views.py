@@ -22,7 +22,7 @@ from common.formats.job import JobState
 from transfer.experiment.commands import Tools
 from transfer.experiment.decide import Decision, Decisions, blocked_jobs, describe_end, describe_queue
 from transfer.experiment.executors import RunPlan
-from transfer.experiment.graph import Graph, Job
+from transfer.experiment.graph import Graph, Job, select_jobs
 from transfer.experiment.locks import SILENT_SECONDS, SUBMIT_LOCK, why_no_flock
 from transfer.experiment.spec import StepTime
 from transfer.experiment.store import JobView, Snapshot, Store
@@ -240,7 +240,7 @@ def _ended_at(state: JobState | None) -> str:
 
 def status_rows(graph: Graph, store: Store, snapshot: Snapshot, words: Sequence[str] = ()) -> list[list[str]]:
     """The heads, then a line for each job; attempts and GPU-hours only where a job has more than one, or any."""
-    blocked, views, jobs = blocked_jobs(graph, snapshot), snapshot.views, graph.named(words)
+    blocked, views, jobs = blocked_jobs(graph, snapshot), snapshot.views, select_jobs(graph, words)
     usage = {job.name: views[job.name].usage(snapshot.starts) for job in jobs}
     with_attempts = any(attempts > 1 for attempts, _ in usage.values())
     with_gpus = any(hours for _, hours in usage.values())
@@ -275,20 +275,12 @@ def _status_cells(view: JobView, folder: Path, blocked_by: str | None) -> list[s
 
 
 def superseded_lines(superseded: Sequence[JobView], experiment: str) -> Iterator[str]:
-    """What still runs or waits for earlier settings, and the command that ends it; nothing if there is none.
-
-    Args:
-        superseded: its views.
-        experiment: the experiment file.
-    """
+    """What still runs or waits for earlier settings of the file, and the command that ends it."""
     if superseded:
-        texts = [f"{view.job.name} ({view.status}{_slurm_id(view)})" for view in superseded]
+        ids = [f", Slurm job {view.submission.id}" if view.submission else "" for view in superseded]
+        texts = [f"{view.job.name} ({view.status}{id_})" for view, id_ in zip(superseded, ids, strict=True)]
         yield f"{len(texts)} jobs of earlier settings still run or wait: {abbreviate(texts, 6)}"
         yield f"python tools/launch.py cancel {shlex.quote(experiment)} --superseded   ends them"
-
-
-def _slurm_id(view: JobView) -> str:
-    return f", Slurm job {view.submission.id}" if view.submission else ""
 
 
 def _status_title(graph: Graph, store: Store, snapshot: Snapshot, rows: Sequence[Sequence[str]]) -> str:

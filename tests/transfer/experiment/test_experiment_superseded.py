@@ -18,6 +18,7 @@ from tests.transfer.experiment.small_world import World
 from transfer.experiment import executors
 from transfer.experiment.commands import Tools
 from transfer.experiment.executors import FolderDeleted, JobAttempt, RunContext
+from transfer.experiment.graph import select_jobs
 from transfer.experiment.slurm.job_processes import Leader, SlurmProcess, SlurmTask
 
 TRIALS = ["finetune.scratch.voc07.s1", "finetune.scratch.voc07.s2"]
@@ -53,7 +54,7 @@ def names(text: str) -> set[str]:
 def test_a_word_names_a_job_a_row_a_task_a_stage_or_a_pattern(
     world: World, words: list[str], expected: set[str]
 ) -> None:
-    assert {job.name for job in world.open().graph.named(words)} == expected
+    assert {job.name for job in select_jobs(world.open().graph, words)} == expected
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from common.config import flatten
 from transfer.report.collection import DONE, PretrainingRun, Trial
@@ -29,9 +29,8 @@ class TrialFacts:
     own: list[tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class ColumnFacts:
-    """What most cells of a long column share; listed once."""
+class ColumnFacts(NamedTuple):
+    """What nearly all cells of a long column share; listed once."""
 
     id: str
     column: Column
@@ -84,12 +83,11 @@ def cell_details(table: Table, report: Report) -> list[CellDetails]:
 
 
 def _column_facts(table: Table, column: Column, details: Iterable[CellDetails]) -> ColumnFacts | None:
-    """What nine of ten cells of a column share; None for a column of few cells."""
     cells = [one for one in details if one.column is column and one.trials]
     counts = Counter(fact for one in cells for fact in one.shared)
     facts = {key: value for (key, value), count in counts.items() if count >= 0.9 * len(cells)}
-    is_long = len(cells) > SHARED_ABOVE and facts
-    return ColumnFacts(f"facts-{slug(table.layout)}-{slug(column.key)}", column, facts) if is_long else None
+    found = ColumnFacts(f"facts-{slug(table.layout)}-{slug(column.key)}", column, facts)
+    return found if len(cells) > SHARED_ABOVE and facts else None
 
 
 def _without(details: CellDetails, column: ColumnFacts) -> CellDetails:
