@@ -17,6 +17,7 @@ EPILOG = """examples:
   python tools/convert.py checkpoint_0199.pth.tar simsiam.pkl
   python tools/convert.py runs/demo/backbone.safetensors backbone.pkl
   python tools/convert.py moco_v2_800ep.pth.tar moco_target.pkl --branch target
+  python tools/convert.py run.pth mine.pkl --prefix student.backbone.
   python tools/convert.py zoo:simsiam_200ep_b256 simsiam.pkl
   python tools/convert.py simsiam.pkl simsiam.pth              back to torchvision's names, the same bits
   python tools/convert.py --inspect checkpoint.pth
@@ -34,9 +35,12 @@ def parser() -> Parser:
     options.add_argument("output", metavar="OUT", nargs="?", help="the file to write; its manifest is put beside it")
     options.add_argument("--source", default="auto", metavar="NAME", help="IN's layout; by default it is recognised")
     options.add_argument("--branch", choices=("online", "target"), help="which encoder, if there are two")
+    options.add_argument("--prefix", metavar="P", help="where in IN the ResNet is, as --inspect lists it")
     options.add_argument("--to", metavar="FORMAT", help="detectron2, torchvision or safetensors; default: OUT's ending")
     options.add_argument("--verify", action=argparse.BooleanOptionalAction, default=True, help="compare OUT with IN")
-    options.add_argument("--trust-checkpoint", action="store_true", help="let the file's pickle run code")
+    options.add_argument(
+        "--trust-checkpoint", action="store_true", help="let IN's own classes run, to open its objects"
+    )
     options.add_argument("--inspect", action="store_true", help="describe IN and what would be converted; no OUT")
     options.add_argument("--list-zoo", action="store_true", help="list the public checkpoints that zoo:NAME can name")
     return options
@@ -86,7 +90,7 @@ def _inspect(args: argparse.Namespace, path: str, source: str, branch: str | Non
     from transfer.weights.containers import read_checkpoint
     from transfer.weights.inspect_checkpoint import describe_checkpoint
 
-    for line in describe_checkpoint(read_checkpoint(path, args.trust_checkpoint), source, branch):
+    for line in describe_checkpoint(read_checkpoint(path, args.trust_checkpoint), source, branch, args.prefix):
         print(line)
     return EXIT_OK
 
@@ -96,13 +100,24 @@ def _convert(args: argparse.Namespace, path: str, source: str, branch: str | Non
     from transfer.weights.conversion import convert
 
     ignore_torch_warnings()
-    trust = args.trust_checkpoint
     with one_thread():  # hashing and copying do not gain from more threads
-        manifest = convert(path, args.output, source=source, branch=branch, to=args.to, verify=args.verify, trust=trust)
+        manifest = convert(
+            path,
+            args.output,
+            source=source,
+            branch=branch,
+            to=args.to,
+            verify=args.verify,
+            trust=args.trust_checkpoint,
+            prefix=args.prefix,
+        )
     read = manifest.source
     print(f"{read.path}: {read.layout}, {read.branch} ({read.rule})")
     for item in manifest.left_out:
         print(f"dropped: {item.name} ({item.why})")
+    other = "target" if read.branch == "online" else "online"
+    if branch is None and any(item.name == f"{other} encoder" for item in manifest.left_out):
+        print(f"two encoders: {read.branch} is read by default; --branch {other} reads the other")
     if manifest.converted_up:
         print(f"converted up to float32: {len(manifest.converted_up)} tensors")
     for warning in manifest.warnings:

@@ -5,6 +5,7 @@ Pickles, torch's among them, are read without running anything: `inert_pickle`. 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import re
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.errors import UserError
+from common.errors import UserError, abbreviate
 from common.files import sha256_of
 from common.formats.backbone import PTH_METADATA
 from transfer.weights.inert_pickle import NUMBER_KINDS, Foreign, as_tensor, count_tensors
@@ -40,6 +41,7 @@ class CheckpointFile:
         bytes: the file's size.
         metadata: the strings of a safetensors file or of a converted `.pth`; empty for all others.
         foreign: objects of classes that are not opened: place → class, and how many tensors it holds.
+        shards: the files that an index names.
     """
 
     path: str
@@ -48,11 +50,14 @@ class CheckpointFile:
     bytes: int
     metadata: Mapping[str, str] = field(default_factory=dict)
     foreign: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    shards: tuple[Path, ...] = ()
 
     @cached_property
     def sha256(self) -> str:
-        """The file's SHA-256 in hex; computed on first use."""
-        return sha256_of(self.path)
+        """The file's SHA-256 in hex, of an index that of its own and its shards' digests; computed on first use."""
+        if not self.shards:
+            return sha256_of(self.path)
+        return hashlib.sha256("".join(sha256_of(file) for file in (Path(self.path), *self.shards)).encode()).hexdigest()
 
     def at(self, *keys: str) -> dict[str, Any] | None:
         """The mapping under nested keys (by default the whole file); None if there is none."""
@@ -85,8 +90,53 @@ def read_checkpoint(path: str | Path, trust: bool = False) -> CheckpointFile:
             head = stream.read(512)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
+    if head.lstrip()[:1] == b"{" and file.name.endswith(".index.json"):
+        return _read_shards(file)
     kind, read = _choose_reader(file, head)
     return CheckpointFile(str(path), kind, bytes=file.stat().st_size, **_call_reader(file, read, trust))
+
+
+def _read_shards(path: Path) -> CheckpointFile:
+    """The files that `model.safetensors.index.json` (transformers) names, as one flat state dict.
+
+    Raises:
+        UserError: the index is damaged, or a shard or tensor is missing, is there twice or is not in the index.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        doubled = (
+            [key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index])] if len(pairs) < 5000 else []
+        )
+        if doubled:
+            raise UserError(f"{path} names {abbreviate(doubled)} twice; download it again")
+        return dict(pairs)
+
+    try:
+        places = json.loads(path.read_text(), object_pairs_hook=once)["weight_map"]
+        names = sorted({name for name in places.values() if Path(name).name == name})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} is not an index of shards (no weight_map of file names); download it again") from error
+    tree: dict[str, Any] = {}
+    for shard in (path.with_name(name) for name in names):
+        if not shard.is_file():
+            raise UserError(
+                f"{path} names the shard {shard.name}, which is not beside it; download {shard.name} as well"
+            )
+        for name, tensor in read_checkpoint(shard).tensors().items():
+            if places.get(name) != shard.name:
+                raise UserError(
+                    f"{shard} holds {name}, which {path.name} places in {places.get(name)}; download both again"
+                )
+            tree[name] = tensor
+    missing = [name for name in places if name not in tree]
+    if missing:
+        raise UserError(
+            f"{path}: {abbreviate(missing)} is in no shard ({places[missing[0]]} should hold it); download it again"
+        )
+    shards = tuple(path.with_name(name) for name in names)
+    return CheckpointFile(
+        str(path), "shards", tree, sum(file.stat().st_size for file in (path, *shards)), shards=shards
+    )
 
 
 Reader = Callable[[Path, bool], dict[str, Any]]
@@ -100,6 +150,8 @@ def _choose_reader(path: Path, head: bytes) -> tuple[str, Reader]:
         return "safetensors", _read_safetensors
     if head[:1] == b"\x80":
         return ("torch", _pickled(read_stream)) if LEGACY_TORCH in head[:24] else ("pickle", _read_pickle)
+    if head[:2] == b"\x1f\x8b":
+        raise UserError(f"{path} is compressed; unpack it (tar -xzf {path}, or gunzip {path}) and name the checkpoint")
     if head[257:262] == b"ustar":
         return "torch", _pickled(read_tar)
     if not head:
@@ -132,7 +184,8 @@ def _choose_zip_reader(path: Path) -> tuple[str, Reader]:
     if names and all(name.endswith(".npy") for name in names):
         return "npz", _read_npz
     if any(name.endswith("/constants.pkl") for name in names):
-        raise UserError(f"{path} is a TorchScript archive; save its state_dict() with torch.save instead")
+        save = f"torch.save(torch.jit.load({str(path)!r}).state_dict(), 'weights.pth')"
+        raise UserError(f'{path} is a TorchScript archive; if you trust it: python -c "import torch; {save}"')
     if any(name.endswith("/data.pkl") for name in names):
         return "torch", _pickled(read_zip)
     raise UserError(f"{path} is a zip archive without a checkpoint in it (no data.pkl, no .npy); unpack it first")

@@ -26,6 +26,7 @@ def convert(
     to: str | None = None,
     verify: bool = True,
     trust: bool = False,
+    prefix: str | None = None,
 ) -> Manifest:
     """Convert a checkpoint; the output and its manifest appear only if everything succeeded.
 
@@ -37,6 +38,7 @@ def convert(
         to: an output format's name, or None for the one that the ending of `out` implies.
         verify: compare the written file with the source.
         trust: let the checkpoint's pickle run code.
+        prefix: where in the file the ResNet is, instead of a layout.
 
     Returns:
         The manifest as written beside and inside the file; its proof is None without verification.
@@ -47,7 +49,7 @@ def convert(
     out = Path(out)
     output = choose_output_format(out, to)
     _check_replaceable(Path(path), out)
-    backbone = read_backbone(path, source, branch, trust)
+    backbone = read_backbone(path, source, branch, trust, prefix)
     check_stride(output, backbone.preprocessing, str(path))
     expected = resnet_features(backbone.arch, backbone.tensors, backbone.preprocessing) if verify else None
     with _hidden_folder(out) as folder:

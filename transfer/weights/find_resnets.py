@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from transfer.weights.containers import CheckpointFile
-from transfer.weights.match import Rename, Tensors, same_name, select_prefix
+from transfer.weights.match import Rename, Tensors, same_name, select_detectron2, select_prefix
 from transfer.weights.resnet import guess_arch, tensor_shapes
-from transfer.weights.tensor_names import from_children
+from transfer.weights.tensor_names import WRAPPERS, from_children, from_transformers, to_torchvision, unwrap
 
 MAX_DEPTH = 5
 
@@ -40,6 +40,25 @@ class FoundResNet:
         prefix = f"{self.prefix}*" if self.prefix else "unprefixed names"
         return f"{'.'.join(self.container) or 'the file'}: {prefix}"
 
+    @property
+    def place(self) -> str:
+        """What `--prefix` calls it: container and prefix."""
+        return ".".join((*self.container, self.prefix)).rstrip(".") or "."
+
+    def is_at(self, text: str) -> bool:
+        """Whether `--prefix` names it, with or without its container."""
+        wanted = text.replace(": ", ".").strip("*. ")
+        return wanted in (self.place.strip("."), self.prefix.rstrip("."))
+
+
+_NAMINGS: dict[str, Rename] = {
+    "conv1.weight": same_name,
+    "0.weight": from_children,
+    "stem.conv1.weight": to_torchvision,
+    "embedder.embedder.convolution.weight": from_transformers,
+}
+"""The first convolution's name → torchvision's names of that naming."""
+
 
 def find_resnets(checkpoint: CheckpointFile, complete: bool = True) -> list[FoundResNet]:
     """Find every ResNet in a file.
@@ -51,7 +70,7 @@ def find_resnets(checkpoint: CheckpointFile, complete: bool = True) -> list[Foun
     found: list[FoundResNet] = []
     for container in find_state_dicts(checkpoint.tree):
         tensors = checkpoint.tensors(*container)
-        for first, rename in (("conv1.weight", same_name), ("0.weight", from_children)):
+        for first, rename in _NAMINGS.items():
             for name in tensors:
                 prefix = name.removesuffix(first)
                 if name.endswith(first) and (not prefix or prefix.endswith(".")):
@@ -60,7 +79,8 @@ def find_resnets(checkpoint: CheckpointFile, complete: bool = True) -> list[Foun
 
 
 def _resnet_at(container: tuple[str, ...], prefix: str, rename: Rename, tensors: Tensors) -> Iterator[FoundResNet]:
-    named = select_prefix(tensors, prefix, rename)
+    is_detectron2 = rename is to_torchvision
+    named = select_detectron2(tensors, prefix) if is_detectron2 else select_prefix(tensors, prefix, rename)
     if "bn1.weight" not in named or "layer1.0.conv1.weight" not in named:
         return
     arch = guess_arch(named)
@@ -86,3 +106,51 @@ def find_state_dicts(tree: Any) -> Iterator[tuple[str, ...]]:
                 yield from search(value, (*keys, key))
 
     return search(tree, ())
+
+
+def unwrapped_views(checkpoint: CheckpointFile) -> Iterator[tuple[CheckpointFile, str]]:
+    """The file as it is, then with its tensors' names without wrappers, and a note of what was removed.
+
+    torch.compile's and FSDP's wrappers are removed first, then every `module.` and a leading `model.`; then one
+    `module.` is put in front, because many layouts have it. A view in which two tensors had one name is left out.
+    """
+    yield checkpoint, ""
+    renames: tuple[Callable[[str], str], ...] = (
+        unwrap,
+        lambda name: unwrap(name, parallel=True),
+        lambda name: f"module.{unwrap(name, parallel=True)}",
+    )
+    names = {name for keys in find_state_dicts(checkpoint.tree) for name in checkpoint.tensors(*keys)}
+    for rename in renames:
+        if all(rename(name) == name for name in names):
+            continue
+        tree = _rename_tensors(checkpoint.tree, rename)
+        if tree is not None:
+            removed = sorted({part for name in names for part in name.split(".") if part in WRAPPERS})
+            yield replace(checkpoint, tree=tree), f"; wrappers removed: {', '.join(removed)}"
+
+
+def _rename_tensors(tree: Any, rename: Callable[[str], str]) -> Any:
+    """The tree with other names for its tensors; None if two in one mapping would get the same."""
+    made: dict[int, Any] = {}
+
+    def copy(node: Any) -> Any:
+        if not isinstance(node, Mapping):
+            return node
+        if id(node) not in made:
+            made[id(node)] = new = {}
+            for key, value in node.items():
+                name = rename(key) if isinstance(key, str) and isinstance(value, torch.Tensor) else key
+                if name in new:
+                    raise _SameNameError
+                new[name] = copy(value)
+        return made[id(node)]
+
+    try:
+        return copy(tree)
+    except (_SameNameError, RecursionError):
+        return None
+
+
+class _SameNameError(Exception):
+    """Two tensors differ only in their wrappers."""

@@ -14,8 +14,12 @@ from transfer.weights.match import Match, Tensors
 from transfer.weights.normalize import choose_branch, find_layout, normalize_state_dict
 from transfer.weights.resnet import COUNTER
 
+MAX_LISTED = 20
 
-def describe_checkpoint(checkpoint: CheckpointFile, source: str = "auto", branch: str | None = None) -> list[str]:
+
+def describe_checkpoint(
+    checkpoint: CheckpointFile, source: str = "auto", branch: str | None = None, prefix: str | None = None
+) -> list[str]:
     """Lines about the file's content and its conversion. A file that cannot be converted is described, too."""
     lines = [
         f"file: {checkpoint.path} ({checkpoint.kind}, {checkpoint.bytes / 1e6:.1f} MB, sha256 {checkpoint.sha256})",
@@ -25,9 +29,13 @@ def describe_checkpoint(checkpoint: CheckpointFile, source: str = "auto", branch
             f"ResNet: {resnet.where} ({resnet.arch or 'incomplete, or of another kind'})"
             for resnet in find_resnets(checkpoint, complete=False)
         ),
+        *(
+            f"not opened: {place or 'the file'} (object of {name}, {count} tensors)"
+            for place, (name, count) in list(checkpoint.foreign.items())[:MAX_LISTED]
+        ),
     ]
     try:
-        match = find_layout(checkpoint, source)
+        match = find_layout(checkpoint, source, prefix, branch)
     except UserError as error:
         return [*lines, f"layout: none ({error})"]
     lines.append(f"layout: {match.layout} ({match.rule})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ import torch
 from common.formats.backbone import TORCHVISION, Preprocessing
 from common.formats.manifest import DroppedTensor
 from transfer.weights.containers import CheckpointFile
+from transfer.weights.tensor_names import to_torchvision
 
 Tensors = Mapping[str, torch.Tensor]
 Rename = Callable[[str], str | None]
@@ -143,6 +145,20 @@ def select_prefix(tensors: Tensors, prefix: str, rename: Rename = same_name) -> 
             if new is not None:
                 selected[new] = tensor
     return selected
+
+
+_DETECTRON2 = re.compile(r"(stem\.conv1|res[2-5]\.\d+)\.")
+
+
+def select_detectron2(tensors: Tensors, prefix: str) -> dict[str, torch.Tensor]:
+    """The ResNet with Detectron2's names under `prefix`; a C4 detector has its last stage in the RoI heads."""
+    heads = f"{prefix.removesuffix('backbone.')}roi_heads.res5."
+    return {
+        to_torchvision(rest): tensor
+        for name, tensor in tensors.items()
+        for rest in (name.removeprefix(heads.removesuffix("res5.") if name.startswith(heads) else prefix),)
+        if name.startswith((prefix, heads)) and _DETECTRON2.match(rest)
+    }
 
 
 def list_dropped(

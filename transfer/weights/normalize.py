@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from common.errors import UserError, abbreviate, nearest
-from common.formats.backbone import Branch
+from common.formats.backbone import TORCHVISION, Branch
 from common.formats.manifest import DroppedTensor, SourceFile
 from transfer.weights import resnet
 from transfer.weights.containers import CheckpointFile, read_checkpoint
-from transfer.weights.find_resnets import find_resnets, find_state_dicts
+from transfer.weights.find_resnets import find_resnets, find_state_dicts, unwrapped_views
 from transfer.weights.match import Match, Tensors
 from transfer.weights.readers import LAYOUTS, LAYOUTS_BY_NAME
-from transfer.weights.resnet import Backbone, Shape
+from transfer.weights.readers.any import choices, match_prefix
+from transfer.weights.readers.openmmlab import apply_config
+from transfer.weights.resnet import Backbone, Shape, guess_arch
 
 HALF_TYPES = (torch.float16, torch.bfloat16)
+AVERAGE = re.compile(r"(^|[._])(ema|swa|teacher|momentum|target|averaged?|shadow|key|k)([._]|$)", re.IGNORECASE)
+"""In the place of a ResNet that is the moving average of another."""
+
+SHARD = re.compile(r"-\d{5}-of-\d{5}\.\w+")
 SUPPORTED = "the C4 detector needs resnet50, resnet101 or resnet152"
 
 
-def read_backbone(path: str | Path, source: str = "auto", branch: str | None = None, trust: bool = False) -> Backbone:
+def read_backbone(
+    path: str | Path,
+    source: str = "auto",
+    branch: str | None = None,
+    trust: bool = False,
+    prefix: str | None = None,
+) -> Backbone:
     """Read a checkpoint of any known layout.
 
     Args:
@@ -28,57 +42,114 @@ def read_backbone(path: str | Path, source: str = "auto", branch: str | None = N
         source: a layout's name, or `auto` to recognise it by the file's content.
         branch: `online` or `target`; by default the layout's own default.
         trust: let the file's pickle run code.
+        prefix: where in the file the ResNet is, instead of a layout.
 
     Raises:
         UserError: no layout or several fit, the branch is missing, or the tensors are not a complete backbone.
     """
     checkpoint = read_checkpoint(path, trust)
-    match = find_layout(checkpoint, source)
+    match = find_layout(checkpoint, source, prefix, branch)
     return normalize_state_dict(checkpoint, match, choose_branch(match, branch, checkpoint.path))
 
 
-def find_layout(checkpoint: CheckpointFile, source: str = "auto") -> Match:
-    """Recognise the file's layout.
+def find_layout(
+    checkpoint: CheckpointFile, source: str = "auto", prefix: str | None = None, branch: str | None = None
+) -> Match:
+    """Recognise the file's layout, as it is or without the wrappers in its tensors' names.
+
+    Args:
+        checkpoint: the file.
+        source: a layout's name, or `auto`.
+        prefix: where in the file the ResNet is, instead of a layout.
+        branch: what the encoder under `prefix` is to be called.
 
     Raises:
-        UserError: none or several fit, or the one that `source` names does not.
+        UserError: none or several fit, or the one that `source` or `prefix` names does not.
     """
+    if source not in LAYOUTS_BY_NAME and source != "auto":
+        raise UserError(f"--source {source}: unknown layout; {nearest(source, [*LAYOUTS_BY_NAME, 'auto'])}")
+    if prefix is not None and source not in ("auto", "any"):
+        raise UserError(f"--prefix {prefix} and --source {source}: give one of them")
+    for view, removed in unwrapped_views(checkpoint):
+        match = _match_view(view, source, prefix, branch)
+        if match is not None:
+            return _add_companions(view, replace(match, rule=match.rule + removed) if removed else match)
+    contains = f"it contains {_describe_content(checkpoint)}; {_hint(checkpoint)}"
+    if prefix is not None:
+        raise UserError(f"{checkpoint.path} has no ResNet at --prefix {prefix}; {contains}")
     if source != "auto":
-        return _match_named(checkpoint, source)
-    own = LAYOUTS["own"].match(checkpoint)
+        wanted = LAYOUTS_BY_NAME[source].describe()
+        raise UserError(f"{checkpoint.path} is not of layout {source}: no {wanted}; {contains}")
+    raise UserError(f"{checkpoint.path} has no known layout; {contains}")
+
+
+def _match_view(checkpoint: CheckpointFile, source: str, prefix: str | None, branch: str | None) -> Match | None:
+    own = LAYOUTS["own"].match(checkpoint) if source == "auto" and prefix is None else None
     if own is not None:  # the file names its format: nothing to guess
         return own
-    matches = [match for layout in LAYOUTS.values() if (match := layout.match(checkpoint)) is not None]
-    if not matches:
-        raise UserError(
-            f"{checkpoint.path} has no known layout; it contains {_describe_content(checkpoint)}; {_hint(checkpoint)}"
-        )
-    if len(matches) > 1:
-        rules = "; ".join(f"--source {m.layout} ({m.rule})" for m in matches)
-        raise UserError(f"{checkpoint.path} fits {len(matches)} layouts; choose one: {rules}")
-    return matches[0]
+    if prefix is not None:
+        matches = [match_prefix(checkpoint, prefix, branch)]
+    else:
+        layouts = LAYOUTS.values() if source == "auto" else [LAYOUTS_BY_NAME[source]]
+        matches = [layout.match(checkpoint) for layout in layouts]
+    found = [match for match in matches if match is not None]
+    if len(found) > 1:
+        rules = "; ".join(f"--source {m.layout} ({m.rule})" for m in found)
+        raise UserError(f"{checkpoint.path} fits {len(found)} layouts; choose one: {rules}")
+    if not found:
+        return None
+    stated = found[0].preprocessing != TORCHVISION or found[0].layout in ("openmmlab", "detectron2")
+    return found[0] if stated or checkpoint.at("meta") is None else apply_config(checkpoint, found[0])
 
 
-def _match_named(checkpoint: CheckpointFile, source: str) -> Match:
-    if source not in LAYOUTS_BY_NAME:
-        raise UserError(f"--source {source}: unknown layout; {nearest(source, [*LAYOUTS_BY_NAME, 'auto'])}")
-    layout = LAYOUTS_BY_NAME[source]
-    match = layout.match(checkpoint)
-    if match is None:
-        raise UserError(
-            f"{checkpoint.path} is not of layout {source}: no {layout.describe()}; "
-            f"it contains {_describe_content(checkpoint)}"
-        )
-    return match
+def _add_companions(checkpoint: CheckpointFile, match: Match) -> Match:
+    """Name the file's other complete ResNets: the only moving average becomes the target branch, others are dropped."""
+    known = {tensors["conv1.weight"].data_ptr() for tensors in match.branches.values() if "conv1.weight" in tensors}
+    others = [
+        resnet
+        for resnet in find_resnets(checkpoint)
+        if resnet.tensors["conv1.weight"].data_ptr() not in known
+        and not any(item.name == f"{resnet.prefix}*" for item in match.dropped)
+    ]
+    averages = [resnet for resnet in others if AVERAGE.search(resnet.place)]
+    branches, rule = dict(match.branches), match.rule
+    if len(averages) == 1 and set(branches) == {"online"} and guess_arch(branches["online"]) == averages[0].arch:
+        branches["target"] = averages[0].tensors
+        rule += f"; target: {averages[0].where}"
+    rest = [resnet for resnet in others if branches.get("target") is not resnet.tensors]
+    inside = tuple(r.prefix for r in others if r.prefix and _shares_memory(checkpoint.tensors(*r.container), known))
+    dropped = [item for item in match.dropped if not item.name.startswith(inside)]
+    dropped += [
+        DroppedTensor(name=f"{resnet.place}.*", why=f"another {resnet.arch}; --prefix {resnet.place} reads it")
+        for resnet in rest
+    ]
+    dropped += [
+        DroppedTensor(name=place or "the file", why=f"object of {name} with {count} tensors, not opened")
+        for place, (name, count) in checkpoint.foreign.items()
+        if count
+    ]
+    return replace(match, branches=branches, rule=rule, dropped=tuple(dropped))
+
+
+def _shares_memory(tensors: Tensors, known: set[int]) -> bool:
+    return any(tensor.data_ptr() in known for tensor in tensors.values())
 
 
 def _hint(checkpoint: CheckpointFile) -> str:
     """What the user can do about a file of no known layout."""
-    found = find_resnets(checkpoint)
-    if not found:
-        return _explain_foreign(checkpoint) or "run --inspect for details"
-    places = ", ".join(f"a complete {item.arch} in {item.where}" for item in found)
-    return f"there is {places}" + ("; read it with --source any" if len(found) == 1 else "; save one of them alone")
+    for view, _ in unwrapped_views(checkpoint):
+        found = find_resnets(view)
+        if found:
+            places = ", ".join(f"a complete {item.arch} in {item.where}" for item in found)
+            options = choices(found) if len(found) > 1 else f"read it with --prefix {found[0].place} or --source any"
+            return f"there is {places}; {options}"
+    if _shard_hint(checkpoint.path):
+        return _shard_hint(checkpoint.path).lstrip("; ")
+    return _explain_foreign(checkpoint) or "no option converts it; --inspect shows what it holds"
+
+
+def _shard_hint(where: str) -> str:
+    return "; it is one of several shards: name the .index.json beside it" if SHARD.search(where) else ""
 
 
 def _explain_foreign(checkpoint: CheckpointFile) -> str:
@@ -107,7 +178,9 @@ def _describe_content(checkpoint: CheckpointFile) -> str:
             prefixes = [f"{prefix} ({count})" for prefix, count in sorted(counts.items(), key=lambda c: -c[1])]
             return f"{len(tensors)} tensors{' in ' + '.'.join(keys) if keys else ''}: {abbreviate(prefixes, 4)}"
     top = checkpoint.at()
-    return f"the keys {abbreviate([str(k) for k in top], 6)}" if top else f"a {type(checkpoint.tree).__name__}"
+    if top:
+        return f"the keys {abbreviate([str(key) for key in top], 6)}"
+    return f"one {checkpoint.foreign[''][0] if '' in checkpoint.foreign else type(checkpoint.tree).__name__}"
 
 
 def choose_branch(match: Match, branch: str | None, path: str) -> Branch:
@@ -178,7 +251,7 @@ def _find_arch(raw: Tensors, stated: str | None, where: str) -> str:
     if guessed is None or missing:
         raise UserError(
             f"{where}: {len(expected) - len(missing)} of {len(expected)} tensors of a {guessed or 'resnet50'}; "
-            f"{len(missing)} are missing: {abbreviate(missing)}"
+            f"{len(missing)} are missing: {abbreviate(missing)}{_shard_hint(where)}"
         )
     return guessed
 

@@ -1,4 +1,4 @@
-"""Rename a ResNet's tensors between torchvision, Detectron2, numbered children and Caffe2."""
+"""Rename a ResNet's tensors between torchvision, Detectron2, transformers, numbered children and Caffe2."""
 
 from __future__ import annotations
 
@@ -84,3 +84,37 @@ def from_caffe2(name: str) -> str | None:
     pattern = _CAFFE2_LAYER[match["layer"]]
     module = pattern.format("1" if norm else "0") if match["layer"] == "branch1" else pattern.format(kind)
     return f"layer{int(match['stage']) - 1}.{int(match['block'])}.{module}.{tensor}"
+
+
+_TRANSFORMERS = (
+    (r"^embedder\.embedder\.convolution\.", "conv1."),
+    (r"^embedder\.embedder\.normalization\.", "bn1."),
+    (r"^encoder\.stages\.(\d)\.layers\.(\d+)\.", lambda m: f"layer{int(m[1]) + 1}.{m[2]}."),
+    (r"\.layer\.(\d)\.convolution\.", lambda m: f".conv{int(m[1]) + 1}."),
+    (r"\.layer\.(\d)\.normalization\.", lambda m: f".bn{int(m[1]) + 1}."),
+    (r"\.shortcut\.convolution\.", ".downsample.0."),
+    (r"\.shortcut\.normalization\.", ".downsample.1."),
+)
+
+
+def from_transformers(name: str) -> str | None:
+    """`encoder.stages.0.layers.0.layer.0.convolution.weight` → `layer1.0.conv1.weight`; None for any other name."""
+    if not name.startswith(("embedder.embedder.", "encoder.stages.")):
+        return None
+    for pattern, new in _TRANSFORMERS:
+        name = re.sub(pattern, new, name)
+    return name
+
+
+_TRANSPARENT = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
+"""What torch.compile, FSDP, activation checkpointing and Lightning put into names."""
+
+WRAPPERS = (*_TRANSPARENT, "module", "model")
+
+
+def unwrap(name: str, parallel: bool = False) -> str:
+    """The name without wrappers; with `parallel` also without `module` anywhere and `model` at its beginning."""
+    parts = [part for part in name.split(".") if part not in _TRANSPARENT and not (parallel and part == "module")]
+    while parallel and len(parts) > 1 and parts[0] == "model":
+        parts = parts[1:]
+    return ".".join(parts)

@@ -45,7 +45,7 @@ def places(name: str) -> str:
         container = ".".join(state["container"])
         for prefix, naming in state["encoders"].items():
             kind = {"torchvision": "", "children": " (children by number)", "caffe2": " (Caffe2's names)"}
-            kind["detectron2"] = " (Detectron2's names)"
+            kind |= {"detectron2": " (Detectron2's names)", "transformers": " (transformers' names)"}
             shown = f"`{prefix}`" if prefix else "no prefix"
             found.append((f"`{container}`: " if container else "") + shown + kind[naming.split()[0]])
     return ", ".join(found)

@@ -76,7 +76,20 @@ def _named(naming: str, name: str) -> str:
     if naming == "children":
         first, rest = name.split(".", 1)
         return f"{_NUMBERS[first]}.{rest}"
+    if naming == "transformers":
+        return _transformers(name)
     return _caffe2(name) if naming == "caffe2" else name
+
+
+def _transformers(name: str) -> str:
+    """transformers' names, written out independently of the reader."""
+    *path, module, tensor = name.split(".")
+    norm = module.startswith("bn") or (module == "1" and path[-1] == "downsample")
+    kind = "normalization" if norm else "convolution"
+    if not path:
+        return f"embedder.embedder.{kind}.{tensor}"
+    part = "shortcut" if path[-1] == "downsample" else f"layer.{int(module[-1]) - 1}"
+    return f"encoder.stages.{int(path[0][5:]) - 1}.layers.{path[1]}.{part}.{kind}.{tensor}"
 
 
 def _caffe2(name: str) -> str:

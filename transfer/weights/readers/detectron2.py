@@ -1,46 +1,79 @@
-"""Detectron2's `.pkl`: converted files (with a manifest), Detectron2's own, and those of other converters."""
+"""Detectron2's files: converted `.pkl` (with a manifest), Detectron2's and other converters', and trained detectors."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-from common.formats.backbone import TORCHVISION
+import yaml
+
+from common.errors import UserError
+from common.formats.backbone import MSRA, TORCHVISION, Preprocessing
 from common.formats.manifest import DroppedTensor
 from transfer.weights.containers import CheckpointFile
 from transfer.weights.converted import check_manifest
-from transfer.weights.match import Match, Tensors
-from transfer.weights.tensor_names import to_torchvision
+from transfer.weights.match import Match, Tensors, select_detectron2
 
-BODY = re.compile(r"(stem\.conv1|res[2-5])\.")
+MAX_CONFIG = 1_000_000
+"""Bytes of a config.yaml that is read."""
+
+PREFIXES = ("", "backbone.bottom_up.", "backbone.")
+"""Of a file of weights, of an FPN detector and of a C4 detector, whose res5 is among the RoI heads."""
+
+KNOWN_BLOCKS = (
+    TORCHVISION,
+    MSRA,
+    TORCHVISION.model_copy(
+        update={"channel_order": "BGR", "mean": TORCHVISION.mean[::-1], "std": TORCHVISION.std[::-1]}
+    ),
+)
 
 
 class Detectron2:
     """Recognised by `stem.conv1.weight`. Detectron2 itself would misread a file without `__author__`."""
 
     name = "detectron2"
-    title = "Detectron2 .pkl"
+    title = "Detectron2: .pkl, and model_final.pth of a training"
 
     def match(self, checkpoint: CheckpointFile) -> Match | None:
         """Recognise the layout.
 
         Raises:
-            UserError: the file has a manifest and does not agree with it.
+            UserError: the file has a manifest and does not agree with it, or constants of an unknown preprocessing.
         """
         for container in (("model",), ()):
             tensors = checkpoint.tensors(*container)
-            if "stem.conv1.weight" in tensors:
-                return self._match(checkpoint, tensors, container)
+            for prefix in PREFIXES:
+                if f"{prefix}stem.conv1.weight" in tensors:
+                    return self.match_at(checkpoint, tensors, container, prefix)
         return None
 
     def describe(self) -> str:
-        return "stem.conv1.weight in model or at the top level"
+        return "stem.conv1.weight, backbone.stem.* or backbone.bottom_up.stem.* in model or at the top level"
 
-    def _match(self, checkpoint: CheckpointFile, tensors: Tensors, container: tuple[str, ...]) -> Match:
+    def match_at(self, checkpoint: CheckpointFile, tensors: Tensors, container: tuple[str, ...], prefix: str) -> Match:
+        """The ResNet with these names under a prefix.
+
+        Raises:
+            UserError: as `match`.
+        """
         top = checkpoint.at() or {}
-        named = {to_torchvision(name): tensor for name, tensor in tensors.items() if BODY.match(name)}
-        rule = f"{container[0] if container else 'the file'} holds stem.conv1.*"
+        named = select_detectron2(tensors, prefix)
+        rule = f"{container[0] if container else 'the file'} holds {prefix}stem.conv1.*"
+        if prefix:
+            block, source = _find_preprocessing(checkpoint, tensors)
+            return Match(
+                layout=self.name,
+                rule=rule + source,
+                branches={"online": named},
+                dropped=_list_dropped(tensors, prefix),
+                preprocessing=block or TORCHVISION,
+                warnings=() if block else (ASSUMED,),
+            )
         rule += f", author {top['__author__']}" if "__author__" in top else ", no __author__"
-        dropped = tuple(_list_dropped(tensors))
+        dropped = _list_dropped(tensors, prefix)
         if "manifest" in top:
             manifest = check_manifest(top["manifest"], tensors, checkpoint.path)
             return Match(
@@ -66,12 +99,63 @@ class Detectron2:
         )
 
 
-def _list_dropped(tensors: Tensors) -> list[DroppedTensor]:
-    groups = {name.rsplit(".", 1)[0]: name for name in tensors if not BODY.match(name)}
-    return [
-        DroppedTensor(name=f"{group}.*", why="projector" if ".fc." in name else "not of the backbone")
-        for group, name in groups.items()
-    ]
+ASSUMED = (
+    "the file does not say its preprocessing: torchvision's is assumed (RGB, stride on the 3×3). Detectron2's default "
+    "is Caffe's (BGR, std 1, stride on the 1×1): if its training kept that, put its config.yaml beside the file"
+)
+
+
+def _find_preprocessing(checkpoint: CheckpointFile, tensors: Tensors) -> tuple[Preprocessing | None, str]:
+    """A trained detector's block, and where it was found: config.yaml beside the file, or constants in it."""
+    constants = [tensors[key].flatten() for key in ("pixel_mean", "pixel_std") if key in tensors]
+    stored = [value.tolist() for value in constants if value.numel() == 3]
+    beside = Path(checkpoint.path).with_name("config.yaml")
+    block = _read_config(beside) if beside.is_file() else None
+    if block is not None and (len(stored) < 2 or _is_near(stored, block)):
+        return block, f"; preprocessing: {beside}"
+    if len(stored) < 2:
+        return None, ""
+    known = [one for one in KNOWN_BLOCKS if _is_near(stored, one)]
+    if not known:
+        raise UserError(
+            f"{checkpoint.path}: pixel_mean {stored[0]} and pixel_std {stored[1]} are of no known preprocessing; "
+            "put the training's config.yaml beside the file"
+        )
+    return known[0], "; preprocessing: pixel_mean, pixel_std"
+
+
+def _is_near(stored: Sequence[Sequence[float]], block: Preprocessing) -> bool:
+    wanted = (*block.mean, *block.std)
+    return all(abs(a - b) < 0.01 for a, b in zip((*stored[0], *stored[1]), wanted, strict=True))
+
+
+def _read_config(path: Path) -> Preprocessing | None:
+    """The block of a config.yaml that Detectron2 wrote; None if it is something else."""
+    try:
+        config: Any = yaml.safe_load(path.read_text()) if path.stat().st_size < MAX_CONFIG else None
+        model = config["MODEL"]
+        return Preprocessing(
+            channel_order=config["INPUT"]["FORMAT"],
+            mean=model["PIXEL_MEAN"],
+            std=model["PIXEL_STD"],
+            stride_in_1x1=model["RESNETS"]["STRIDE_IN_1X1"],
+        )
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError):
+        return None
+
+
+def _list_dropped(tensors: Tensors, prefix: str) -> tuple[DroppedTensor, ...]:
+    def group(name: str) -> str:
+        return ".".join(name.split(".")[:2]) if prefix else name.rsplit(".", 1)[0]
+
+    body = re.compile(rf"({re.escape(prefix)}(stem\.conv1|res[2-5]\.\d+)|roi_heads\.res5\.\d+)\.")
+    groups = {group(name): name for name in tensors if not body.match(name)}
+    return tuple(
+        DroppedTensor(
+            name=key if key in tensors else f"{key}.*", why="projector" if ".fc." in name else "not of the backbone"
+        )
+        for key, name in groups.items()
+    )
 
 
 LAYOUT = Detectron2()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from common.errors import UserError
-from common.formats.backbone import TORCHVISION
+from common.formats.backbone import TORCHVISION, Preprocessing
 from transfer.weights.containers import CheckpointFile
 from transfer.weights.match import Match, PrefixLayout, Tensors
+from transfer.weights.readers.openmmlab_config import read_preprocessing
 
 _PREFIXES = PrefixLayout(
     name="openmmlab",
@@ -52,31 +55,44 @@ class OpenMMLab:
         """Recognise the layout.
 
         Raises:
-            UserError: the file's own preprocessing constants are not torchvision's.
+            UserError: the file's own preprocessing is of no kind that a block can state.
         """
         tensors = checkpoint.tensors("state_dict")
         top = checkpoint.at() or {}
         if not {"meta", "author"} & top.keys() and not any(name.startswith(_ALSO) for name in tensors):
             return None
         match = _PREFIXES.match(checkpoint)
-        if match is not None:
-            _check_constants(tensors, checkpoint.path)
-        return match
+        return None if match is None else apply_config(checkpoint, match)
 
     def describe(self) -> str:
         return f"{_PREFIXES.describe()}, with meta or author beside it or {', '.join(f'{a}*' for a in _ALSO[:3])} in it"
 
 
-def _check_constants(tensors: Tensors, path: str) -> None:
-    for key, wanted in (("mean", TORCHVISION.mean), ("std", TORCHVISION.std)):
+def apply_config(checkpoint: CheckpointFile, match: Match) -> Match:
+    """The match with the preprocessing that the training's config, kept in `meta`, states.
+
+    Raises:
+        UserError: it is of no kind that a block can state, or the file's own constants are others.
+    """
+    block = read_preprocessing((checkpoint.at("meta") or {}), checkpoint.path)
+    _check_constants(checkpoint.tensors("state_dict"), block or TORCHVISION, checkpoint.path)
+    if block is None:
+        return match
+    return replace(match, preprocessing=block, rule=f"{match.rule}; preprocessing: the config in meta")
+
+
+def _check_constants(tensors: Tensors, block: Preprocessing, path: str) -> None:
+    for key, wanted in (("mean", block.mean), ("std", block.std)):
         stored = tensors.get(f"data_preprocessor.{key}")
         if stored is None:
             continue
-        flat = stored.flatten().to(torch.float64)
+        flat = stored.flatten().to(torch.float64) if stored.numel() == 3 else torch.zeros(0, dtype=torch.float64)
         if flat.numel() != 3 or not torch.allclose(flat, torch.tensor(wanted, dtype=torch.float64), atol=1e-2):
+            known = "torchvision's" if block == TORCHVISION else "that of its config"
             raise UserError(
-                f"{path}: data_preprocessor.{key} is {[round(v, 3) for v in flat[:3].tolist()]}, not torchvision's "
-                f"{list(wanted)}; if its images were RGB with ImageNet's mean and std, save it without them"
+                f"{path}: data_preprocessor.{key} is {[round(v, 3) for v in flat.tolist()]}, not {known} "
+                f"{list(wanted)}, and no config in its meta states the order of channels and the stride; no option "
+                "converts it"
             )
 
 

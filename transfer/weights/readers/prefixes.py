@@ -1,7 +1,7 @@
 """Layouts that differ in their containers and prefixes only. A new one is an entry here."""
 
 from transfer.weights.match import PrefixLayout
-from transfer.weights.tensor_names import from_children
+from transfer.weights.tensor_names import from_children, from_transformers
 
 PREFIX_LAYOUTS = (
     # facebookresearch/simsiam: the encoder's `fc` is the projector
@@ -15,7 +15,7 @@ PREFIX_LAYOUTS = (
     PrefixLayout(
         name="lincls",
         title="SimSiam, MoCo linear evaluation; torchvision under DistributedDataParallel",
-        containers=(("state_dict",), (), ("model",)),
+        containers=(("state_dict",), (), ("model",), ("student",)),
         online=("module.",),
         lacks=("module.prototypes.", "module.projection_head."),
         heads={"module.fc.": "classifier"},
@@ -32,6 +32,48 @@ PREFIX_LAYOUTS = (
             "module.queue_ptr": "queue",
             "module.queue": "queue",
         },
+    ),
+    # zdaxie/PixPro, microsoft/SoCo
+    PrefixLayout(
+        name="pixpro",
+        title="PixPro, SoCo",
+        containers=(("model",),),
+        online=("module.encoder.",),
+        target=("module.encoder_k.",),
+        needs=("module.encoder_k.",),
+        heads={
+            "module.projector_k.": "projector of the momentum branch",
+            "module.projector.": "projector",
+            "module.predictor.": "predictor",
+            "module.value_transform.": "predictor",
+        },
+    ),
+    # a student and its moving average in one state dict: lucidrains/ema-pytorch, mmdetection's semi-supervised methods
+    PrefixLayout(
+        name="teacher",
+        title="a student and its teacher",
+        containers=(("state_dict",), ("model",), ()),
+        online=("student.backbone.", "student.encoder.", "student.", "online_model.backbone.", "online_model."),
+        target=("teacher.backbone.", "teacher.encoder.", "teacher.", "ema_model.backbone.", "ema_model."),
+        needs=("teacher.", "ema_model."),
+        lacks=("student_backbone.", "teacher_backbone."),
+    ),
+    # pytorch/vision: detection models
+    PrefixLayout(
+        name="torchvision_detector",
+        title="torchvision's detectors",
+        containers=(("model",), (), ("state_dict",)),
+        online=("backbone.body.",),
+        heads=dict.fromkeys(("backbone.fpn.", "rpn.", "roi_heads.", "head."), "not of the backbone"),
+    ),
+    # huggingface/transformers: ResNetModel, ResNetForImageClassification
+    PrefixLayout(
+        name="transformers",
+        title="transformers' ResNet",
+        containers=((), ("state_dict",), ("model",)),
+        online=("resnet.", ""),
+        heads={"classifier.": "classifier"},
+        rename=from_transformers,
     ),
     # facebookresearch/moco-v3
     PrefixLayout(
@@ -126,7 +168,7 @@ PREFIX_LAYOUTS = (
     PrefixLayout(
         name="torchvision",
         title="torchvision, timm resnet50; extracted backbones of DINO, Barlow Twins, VICReg, MMSelfSup",
-        containers=((), ("state_dict",), ("model",)),
+        containers=((), ("state_dict",), ("model",), ("student",)),
         online=("",),
         heads={"fc.": "classifier", "head.fc.": "classifier"},
     ),
