@@ -216,7 +216,8 @@ class _Training:
         except Exception as error:  # of the evaluator, of the images, of the device
             if not (self.prepared.output / FINAL).is_file():
                 raise
-            logger.exception("the evaluation failed")
+            if not isinstance(error, UserError):
+                logger.exception("the evaluation failed")
             why = " ".join(f"{type(error).__name__}: {error}".split())
             command = command_of(replace(self.prepared.request, resume=True))
             raise UserError(f"the evaluation failed ({why}), the trained weights are kept; again: {command}") from error
