@@ -207,7 +207,10 @@ def _check_images(args: Namespace) -> int:
         count += len(faults)
     where = f"{len(index)} images in {index.folder}"
     if not count:
-        print(f"{where}, nothing wrong" + ("" if args.decode else " with their headers; --decode reads every pixel"))
+        print(
+            f"{where}, nothing wrong"
+            + ("" if args.decode else " with their headers and ends; --decode reads every pixel")
+        )
         return EXIT_OK
     print(f"{where}, {count} cannot be read; repair or remove them, or pre-train without: DATA.UNREADABLE replace")
     return EXIT_USAGE

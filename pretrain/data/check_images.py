@@ -23,7 +23,7 @@ def unreadable_images(
 
     Args:
         index: the images.
-        decode: decode every pixel as training does, which finds truncated files; else only the headers are read.
+        decode: decode every pixel as training does, which finds damage within a file; else only its header and its end.
         workers: threads (headers) or processes (decode); None: 16 threads, or as many processes as there are cores.
     """
     count = workers or (os.cpu_count() or 1 if decode else 16)

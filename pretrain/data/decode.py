@@ -46,6 +46,10 @@ SEGMENTS = frozenset([0xC4, 0xDA, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE])
 
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # a scan holds only stuffed zeros and restart markers
 
+TAIL = 4096
+"""Bytes at a file's end in which the mark of its end is looked for; other bytes may follow it."""
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+
 _GRAY, _CMYK, _CLEAR = ("1", "L", "LA", "I;16", "I;16L", "I;16B", "I;16N"), ("CMYK",), ("LA", "PA", "RGBA")
 _JPEG, _TIFF = ("JPEG", "MPO"), ("TIFF",)
 _FORMATS = {
@@ -99,11 +103,18 @@ def decode(path: Path, to_pixels: Callable[[Image.Image, bytes], Pixels]) -> tup
 
 
 def read_header(path: Path) -> None:
-    """Read a file's header: raises as `decode` does, except for what only the pixels show."""
+    """Read a file's header and its end: raises as `decode` does, except for what only the pixels show."""
     with _file_errors(path):
         stream = path.open("rb")
     with stream, _image_errors(path), _open(stream) as image:
         _require_range(image)
+        end = _ENDS.get(image.format or "", b"")
+        place = stream.tell()
+        stream.seek(max(stream.seek(0, io.SEEK_END) - TAIL, 0))
+        is_complete = end in stream.read()
+        stream.seek(place)
+        if not is_complete:  # it may be cut off
+            to_rgb(image)
 
 
 def _open(stream: IO[bytes]) -> Image.Image:

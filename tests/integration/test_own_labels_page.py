@@ -170,6 +170,6 @@ def test_the_page_of_labels_runs_from_top_to_bottom(place: Path) -> None:
         results = [json.loads(file.read_text()) for file in (place / folder).rglob("result.json")]
         assert sorted(result["task"] for result in results) == sorted(f"own_{task}" for task in TASKS), folder
         for result in results:
-            assert set(result["metrics"]["bbox"]["per_class"]) == set(CLASSES)
+            assert result["status"] == "done" and set(result["metrics"]["bbox"]["per_class"]) <= set(CLASSES)
             assert ("segm" in result["metrics"]) == (result["task"] == "own_cvat")
     assert "own_yolo" in (place / "own/runs/labels/table.md").read_text()

@@ -22,6 +22,7 @@ from transfer.engine.config import ORDER_OF_WORKERS
 from transfer.engine.seeding import AUGMENT, PRECISE_BN, numpy_seeded
 from transfer.tasks import task as tasks
 from transfer.tasks.datasets import Annotation, DatasetDict
+from transfer.tasks.images import decode_fault
 from transfer.tasks.masks import whole_polygons
 
 
@@ -72,6 +73,32 @@ def training_dicts(task: tasks.Task, cfg: CfgNode) -> list[dict[str, Any]]:
         raise UserError(fault)
     dicts = [to_detectron2(record, task.layout) for dataset in task.train for record in dataset.records]
     return filter_images_with_only_crowd_annotations(dicts) if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS else dicts
+
+
+class BrokenImage(UserError):
+    """An image that cannot be decoded; a loader's worker passes the message on with its traceback, as text."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].rstrip())
+
+
+class NamingMapper(DatasetMapper):
+    """Detectron2's mapper; an image that cannot be decoded ends the trial in one line that names it."""
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """Decode and augment an image.
+
+        Raises:
+            BrokenImage: the file is no complete image of the annotated size.
+        """
+        try:
+            mapped: dict[str, Any] = super().__call__(dataset_dict)
+        except Exception as error:
+            fault = decode_fault((dataset_dict["file_name"], dataset_dict["width"], dataset_dict["height"]))
+            if not fault:
+                raise
+            raise BrokenImage(f"{fault}; data.py check --decode finds all of them before a trial") from error
+        return mapped
 
 
 class MappedBatches(Dataset[list[dict[str, Any]]]):
@@ -135,7 +162,7 @@ def training_batches(
         order_of_workers=0 if stream == PRECISE_BN else order_of_workers,
     )
     return DataLoader(
-        MappedBatches(dicts, DatasetMapper(cfg, is_train=True), (cfg.SEED, stream, rank)),
+        MappedBatches(dicts, NamingMapper(cfg, is_train=True), (cfg.SEED, stream, rank)),
         sampler=batches,
         batch_size=None,
         collate_fn=_as_is,
@@ -153,7 +180,7 @@ def test_batches(dataset: tasks.Dataset, cfg: CfgNode) -> Iterable[list[dict[str
     """The test images of this rank, one at a time; each image once over all ranks."""
     dicts = [to_detectron2(record, dataset.split.layout) for record in dataset.records]
     loader = build_detection_test_loader(
-        dicts, mapper=DatasetMapper(cfg, is_train=False), num_workers=cfg.DATALOADER.NUM_WORKERS
+        dicts, mapper=NamingMapper(cfg, is_train=False), num_workers=cfg.DATALOADER.NUM_WORKERS
     )
     loader.worker_init_fn = ignore_stop_signals
     return loader

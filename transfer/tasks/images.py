@@ -13,7 +13,8 @@ from transfer.tasks.datasets import DatasetDict
 from transfer.tasks.reading import oriented_size
 
 TAIL = 4096
-"""Bytes at a JPEG's end in which its end is looked for."""
+"""Bytes at a file's end in which the mark of its end is looked for."""
+ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 Item = tuple[str, int, int]
 
 
@@ -32,10 +33,10 @@ def image_faults(records: Iterable[DatasetDict], decode: bool = False, workers: 
         return
     count = workers or os.cpu_count() or 1
     if count == 1:
-        yield from _only_faults(map(_decode_fault, items))
+        yield from _only_faults(map(decode_fault, items))
         return
     with ProcessPoolExecutor(count) as processes:
-        yield from _only_faults(processes.map(_decode_fault, items, chunksize=32))
+        yield from _only_faults(processes.map(decode_fault, items, chunksize=32))
 
 
 def _only_faults(found: Iterable[str]) -> Iterator[str]:
@@ -46,7 +47,8 @@ def _header_fault(item: Item) -> str:
     return _fault(item, decode=False)
 
 
-def _decode_fault(item: Item) -> str:
+def decode_fault(item: Item) -> str:
+    """Decode (file, width, height) and return what is wrong, in one line; an empty string where nothing is."""
     return _fault(item, decode=True)
 
 
@@ -69,12 +71,12 @@ def _fault(item: Item, decode: bool) -> str:
 
 
 def _is_complete(file: str, kind: str | None) -> bool:
-    """Whether a JPEG has its end: one without is decoded, as it may be cut off. Other bytes may follow the end."""
-    if kind != "JPEG":
+    """Whether a file has its end: one without is decoded, as it may be cut off. Other bytes may follow the end."""
+    if kind not in ENDS:
         return True
     with Path(file).open("rb") as stream:
         stream.seek(max(stream.seek(0, os.SEEK_END) - TAIL, 0))
-        return b"\xff\xd9" in stream.read()
+        return ENDS[kind] in stream.read()
 
 
 def abbreviate_faults(faults: Sequence[str], count: int) -> list[str]:

@@ -74,8 +74,10 @@ def _folder(folder: Path, name: str, others: tuple[str, ...], endings: frozenset
 
 
 def list_file(split: Split) -> Path:
-    """The file that lists a split's images."""
-    return split.folder / "ImageSets" / "Main" / f"{split.image_set}.txt"
+    """The file that lists a split's images: VOC's, or of a flat set in its folder."""
+    name = f"{split.image_set}.txt"
+    usual, flat = split.folder / "ImageSets" / "Main" / name, split.folder / name
+    return flat if not split.strict and not usual.exists() and flat.is_file() else usual
 
 
 def image_list(split: Split, folders: VOCFolders | None = None, reading: Reading | None = None) -> list[str]:

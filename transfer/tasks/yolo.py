@@ -98,18 +98,25 @@ def _class_names(description: Mapping[str, Any], file: Path | None, root: Path) 
         file = next((path for path in lists if path.is_file()), None)
         if file is None:
             raise UserError(f"{root} names no classes: neither data.yaml with names nor classes.txt is there")
-        listed = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    try:
-        pairs = listed.items() if isinstance(listed, dict) else enumerate(listed if isinstance(listed, list) else [])
-        names = {int(number): str(name).strip() for number, name in pairs}
-    except ValueError as error:
-        raise UserError(f"{file}: names must have numbers as keys ({error})") from error
-    if not names or min(names) < 0 or not all(isinstance(name, str) for name in names.values()):
+        listed = _lines(file)
+    pairs = dict(enumerate(listed)) if isinstance(listed, list) else listed
+    if not isinstance(pairs, dict) or not pairs or not all(isinstance(name, str) for name in pairs.values()):
         raise UserError(f"{file}: names must be a list of the classes, or numbers and classes")
+    if not all(str(number).isdecimal() for number in pairs):
+        raise UserError(f"{file}: names must have numbers as keys, from 0")
+    names = {int(number): name.strip() for number, name in pairs.items()}
     twice = [name for name, count in Counter(names.values()).items() if count > 1]
     if twice:
         raise UserError(f"{file}: names lists {twice[0]!r} twice; give each class its own name")
     return dict(sorted(names.items()))
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {file}: {error}; it must be text in UTF-8") from error
+    return [line for part in text.splitlines() if (line := part.strip())]
 
 
 def _splits(description: Mapping[str, Any], file: Path | None, root: Path) -> dict[str, list[Path]]:
@@ -125,9 +132,9 @@ def _splits(description: Mapping[str, Any], file: Path | None, root: Path) -> di
             if path is not None:
                 found.setdefault(split, []).extend(_images(path))
     for key, split in SPLITS.items() if not found else ():
-        for path in (root / "images" / key, root / key / "images"):
-            if path.is_dir():
-                found.setdefault(split, []).extend(_images(path))
+        path = next((one for one in (root / "images" / key, root / key / "images", root / key) if one.is_dir()), None)
+        if path is not None:
+            found.setdefault(split, []).extend(_images(path))
     if not found:
         found[""] = _images(root / "images" if (root / "images").is_dir() else root)
     for split, images in found.items():
@@ -148,8 +155,9 @@ def _images(path: Path) -> list[Path]:
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_ENDINGS)
         return [file for file in files if not file.name.startswith(".")]
-    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    return [next((file for file in (path.parent / line, Path(line)) if file.exists()), Path(line)) for line in lines]
+    return [
+        next((file for file in (path.parent / line, Path(line)) if file.exists()), Path(line)) for line in _lines(path)
+    ]
 
 
 def _label_file(image: Path, root: Path) -> Path:

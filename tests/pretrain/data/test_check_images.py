@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 import re
 from collections.abc import Callable
@@ -27,6 +28,8 @@ def bad_files(folder: Path, photo: bytes, seed: int) -> dict[Path, bool]:
     rng = random.Random(seed)
     float_values = folder / "depth.tif"
     Image.new("F", (8, 8)).save(float_values)
+    bitmap = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(bitmap, "BMP")
     cut = rng.randrange(len(photo) // 2, len(photo) - 20)
     kinds = [
         (b"", "jpg", True),
@@ -34,7 +37,8 @@ def bad_files(folder: Path, photo: bytes, seed: int) -> dict[Path, bool]:
         (b"<html>404 Not Found</html>", "jpeg", True),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "jpg", True),
         (float_values.read_bytes(), "tif", True),
-        (photo[:cut], "jpg", False),
+        (photo[:cut], "jpg", True),
+        (bitmap.getvalue()[: rng.randrange(500, 3000)], "bmp", False),
     ]
     float_values.unlink()
     files = {}
