@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
+import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn, TextIO
 
-from common.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, EXIT_REQUEUE, EXIT_USAGE, Preempted, UserError
+from common.errors import (
+    EXIT_FAILURE,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_REQUEUE,
+    EXIT_USAGE,
+    Preempted,
+    UserError,
+    nearest,
+    printable,
+    redact_urls,
+)
+from common.interrupts import restore_default
 
 
 class Parser(argparse.ArgumentParser):
@@ -22,8 +36,25 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
 
     def error(self, message: str) -> NoReturn:
-        """Print one line and exit with `EXIT_USAGE`."""
-        self.exit(EXIT_USAGE, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+        """Print one line, with the nearest valid names, and exit with `EXIT_USAGE`."""
+        line = printable(f"{self.prog}: error: {message}{self._suggestion(message)}; see {self.prog} --help")
+        self.exit(EXIT_USAGE, f"{redact_urls(line)}\n")
+
+    def _suggestion(self, message: str) -> str:
+        """The valid options, verbs or choices that are similar to the one that `message` refuses."""
+        word, valid = "", list(self._option_strings())
+        if found := re.search(r"unrecognized arguments: .*?(--[^\s=]+)", message):
+            word = found[1]
+        elif found := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
+            word, valid = found[1], [name.strip("' ") for name in found[2].split(",")]
+        similar = nearest(word, valid)
+        return f"; {similar}" if word and similar.startswith("did you mean") else ""
+
+    def _option_strings(self) -> Iterator[str]:
+        for action in self._actions:
+            yield from action.option_strings
+            for verb in action.choices.values() if isinstance(action, argparse._SubParsersAction) else ():
+                yield from verb._option_string_actions
 
 
 def run_main(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> NoReturn:
@@ -36,6 +67,20 @@ def run_main(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | 
 
 def call_main(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
     """Run a command line's `main` and return its exit code; a UserError is printed as one line."""
+    restore_default()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may hold bytes that are no text
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return _call(main, argv)
+    except BrokenPipeError:
+        # The reader (head, less) has exited, which is no error; the interpreter must not flush into the pipe at exit.
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return EXIT_OK
+
+
+def _call(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:
     try:
         code = main(argv)
         sys.stdout.flush()  # here, not at exit, so that a closed pipe is handled below
@@ -46,17 +91,26 @@ def call_main(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] |
         print(f"stopped: {stop}; the same command continues it", file=sys.stderr)
         return EXIT_REQUEUE
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader (head, less) has exited, which is no error; the interpreter must not flush into the pipe at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_OK
     except SystemExit as system_exit:
         if system_exit.code is None or isinstance(system_exit.code, int):
             return system_exit.code or EXIT_OK
         print(system_exit.code, file=sys.stderr)
         return EXIT_FAILURE
+    except Exception as error:
+        if _has_cause(error, KeyboardInterrupt):  # a module of C that was being imported raises its own error
+            return EXIT_INTERRUPTED
+        if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            name = str(error.filename)
+            shown = name if len(name) < 300 else f"{name[:100]}… ({len(name)} characters)"
+            return print_error(UserError(f"{shown}: {error.strerror}; give another path"))
+        raise
+
+
+def _has_cause(error: BaseException | None, kind: type[BaseException]) -> bool:
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def ignore_torch_warnings() -> None:
@@ -68,7 +122,7 @@ def ignore_torch_warnings() -> None:
 def print_error(error: UserError) -> int:
     """Print an error as one line on stderr and return `EXIT_USAGE`."""
     line = " ".join(str(error).split())
-    print(f"error: {line}", file=sys.stderr)
+    print(redact_urls(printable(f"error: {line}")), file=sys.stderr)
     return EXIT_USAGE
 
 
@@ -127,6 +181,6 @@ def megabytes(label: str) -> Callable[[int, int | None], None]:
 
 def clock(seconds: float) -> str:
     """Format `seconds` as 1:02:03 or 2:03."""
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, rest = divmod(max(round(seconds), 0), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

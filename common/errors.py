@@ -56,6 +56,9 @@ def abbreviate(names: Sequence[str], count: int = 3, separator: str = ", ") -> s
     return separator.join(names[:count]) + more
 
 
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
 def redact_urls(text: str) -> str:
     """`https://user:password@host` as `https://***@host`."""
     return re.sub(r"(?<=://)[^/\s@'\"]*@", "***@", text)
@@ -64,5 +67,5 @@ def redact_urls(text: str) -> str:
 def printable(text: str) -> str:
     """A text that a terminal shows as it is: control characters (but tabs and line breaks) and halves of surrogate
     pairs are escaped, as `\\x1b`."""
-    escaped = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+    escaped = CONTROL_CHARACTERS.sub(lambda c: c[0] if c[0] in "\t\n" else f"\\x{ord(c[0]):02x}", text)
     return escaped.encode("utf-8", "backslashreplace").decode()

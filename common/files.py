@@ -187,6 +187,20 @@ def read_json_object(path: str | os.PathLike[str], limit: int = JSON_LIMIT) -> d
     return value
 
 
+@contextlib.contextmanager
+def expect_shape(path: str | os.PathLike[str], remedy: str) -> Iterator[None]:
+    """Within the block, content of `path` is used whose keys and types were not all checked.
+
+    Raises:
+        UserError: a key is missing or a value has another type; names the file and ends with `remedy`.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        what = f"no {error}" if isinstance(error, LookupError) else " ".join(str(error).split())[:120]
+        raise UserError(f"{path} is not as it was written ({what}); {remedy}") from error
+
+
 def _has_half_pair(value: Any) -> bool:
     try:
         json.dumps(value, ensure_ascii=False).encode()

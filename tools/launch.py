@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from common.interrupts import exit_silently
+
+    exit_silently()
 
 from common.console import Parser, megabytes, run_main
 from common.errors import EXIT_FAILURE, EXIT_OK, UserError, abbreviate
@@ -289,10 +292,12 @@ def _logs(args: Namespace, _: Tools | None) -> int:
         names = abbreviate([job.name for job in jobs], 6)
         raise UserError(f"{args.job} names {len(jobs)} jobs; name one of {names}")
     job = jobs[0]
+    from common.files import open_input
+
     path = store.log(job)
     if not path.exists():
         raise UserError(f"{job.name} has not started yet; it would write {path}")
-    with open(path, "rb") as log:
+    with open_input(path) as log:
         size = log.seek(0, os.SEEK_END)
         log.seek(0 if args.all else max(0, size - LOG_PIECE))
         if log.tell():
@@ -324,7 +329,13 @@ def _cancel(args: Namespace, _: Tools | None) -> int:
 def _console(stderr: bool) -> Console:
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False)
+    console = Console(stderr=stderr, highlight=False)
+    console.on_broken_pipe = _raise_broken_pipe  # type: ignore[method-assign]  # rich itself exits with 1
+    return console
+
+
+def _raise_broken_pipe() -> None:
+    raise BrokenPipeError
 
 
 if __name__ == "__main__":

@@ -8,9 +8,13 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # tools/ holds a pretrain.py: it must not hide the package
+    from common.interrupts import exit_silently
+
+    exit_silently()
 
 from common.console import Parser, ignore_torch_warnings, run_main
 from common.errors import EXIT_FAILURE, EXIT_OK
+from common.files import expect_shape
 from common.profiling import add_option
 
 EXAMPLES = """examples:
@@ -38,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = RunFolder(args.output)
     result = folder.finished(cfg)
     if result:
-        print(f"{folder.path} holds this run, finished: {_summary(result)}")
+        print(f"{folder.path} holds this run, finished: {_summary(result, folder.result)}")
         return EXIT_OK
     ignore_torch_warnings()
     from common.training.distributed import launch
@@ -52,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAILURE
     result = folder.finished(cfg)
     if result:
-        print(f"finished: {folder.backbone}: {_summary(result)}")
+        print(f"finished: {folder.backbone}: {_summary(result, folder.result)}")
     return EXIT_OK
 
 
@@ -70,14 +74,15 @@ def _parser() -> Parser:
     return parser
 
 
-def _summary(result: dict) -> str:
-    last = result["final"]
-    healthy = result["dim"] ** -0.5
-    return (
-        f"{result['method']} {result['arch']}, {result['epochs']} epochs, {result['iterations']} iterations, "
-        f"loss {last['loss']:.4f}, std {last['std']:.4f} ({last['std'] / healthy:.2f} of 1/√{result['dim']})"
-        f"{', toy' if result['toy'] else ''}"
-    )
+def _summary(result: dict, file: Path) -> str:
+    with expect_shape(file, "remove it and run the command again"):
+        last = result["final"]
+        healthy = result["dim"] ** -0.5
+        return (
+            f"{result['method']} {result['arch']}, {result['epochs']} epochs, {result['iterations']} iterations, "
+            f"loss {last['loss']:.4f}, std {last['std']:.4f} ({last['std'] / healthy:.2f} of 1/√{result['dim']})"
+            f"{', toy' if result['toy'] else ''}"
+        )
 
 
 if __name__ == "__main__":

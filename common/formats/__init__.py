@@ -70,6 +70,13 @@ class FileFormat(BaseModel):
         return found
 
     @classmethod
+    def read_or_none(cls, path: str | os.PathLike[str]) -> Self | None:
+        """The file's content; None if it is missing or damaged."""
+        with contextlib.suppress(UserError):
+            return cls.read(path) if os.path.lexists(path) else None
+        return None
+
+    @classmethod
     def _validate(cls, data: Any, where: str, document: YamlDocument, remedy: str) -> Self:
         try:
             return validate_yaml(cls, data, document.texts)
@@ -121,7 +128,7 @@ def _reinterpret(content: Any, problem: Any, texts: Mapping[KeyPath, str]) -> bo
     *parents, last = problem["loc"] or (None,)
     value, written = problem["input"], texts.get(tuple(str(part) for part in problem["loc"]))
     found: Any = None
-    if problem["type"] == "string_type":
+    if problem["type"] == "string_type" and value is not None:
         found = written
     elif problem["type"] == "bool_type" and written is not None:
         found = YAML_BOOLEANS.get(written.lower())

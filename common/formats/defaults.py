@@ -17,6 +17,7 @@ from typing import Any
 
 from common.files import read_json
 from common.formats.run_only import STAGES, is_run_only
+from common.yaml_file import YAML_BOOLEANS
 
 DEFAULTS_FILE = Path(__file__).with_name("defaults.json")
 SCHEMA = 1
@@ -103,8 +104,11 @@ def plain_value(value: Any, like: Any = None) -> Any:
 
     Args:
         value: of a config.
-        like: the key's default; where it is a number, text such as `1e-4` (which YAML 1.1 reads as text) is one.
+        like: the key's default; where it is a number, text such as `1e-4` (which YAML 1.1 reads as text) is one, and
+            where it is a boolean, so are `yes` and `off`.
     """
+    if isinstance(value, str) and isinstance(like, bool):
+        return YAML_BOOLEANS.get(value.lower(), value)
     if isinstance(value, str) and isinstance(like, float):
         try:
             value = float(value)

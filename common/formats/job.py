@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
 from typing_extensions import Self
 
 from common.errors import UserError
@@ -25,11 +26,21 @@ def utc_now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
+def _check_time(text: str) -> str:
+    with contextlib.suppress(ValueError):
+        if datetime.fromisoformat(text).tzinfo is not None:
+            return text
+    raise ValueError(f"must be a time as ISO 8601 with its offset from UTC, not {text!r}")
+
+
+Time = Annotated[str, AfterValidator(_check_time)]
+
+
 class ProcessId(FileFormat):
     """A process of a machine. The start time tells it from a later process with the same number."""
 
     host: str = Field(description="the machine's host name")
-    pid: int = Field(description="the process number")
+    pid: int = Field(ge=0, lt=1 << 31, description="the process number")
     started: int | None = Field(default=None, description="start in clock ticks since boot; null without /proc")
 
 
@@ -59,8 +70,8 @@ class JobState(FileFormat):
     status: JobStatus = Field(description="`requeued`: stopped after a checkpoint and returned to Slurm's queue")
     executor: str = Field(description="`local`, `debug` or `slurm`")
     attempts: int = Field(description="how often the job was started")
-    started: str = Field(description="start of the last attempt, ISO 8601 in UTC")
-    ended: str | None = Field(default=None, description="end of the last attempt; null while it runs")
+    started: Time = Field(description="start of the last attempt, ISO 8601 in UTC")
+    ended: Time | None = Field(default=None, description="end of the last attempt; null while it runs")
     exit_code: int | None = Field(default=None, description="of the last command; negative: the signal that killed it")
     error: str | None = Field(default=None, description="the last error line of a failed attempt")
     process: ProcessId | None = Field(default=None, description="the process that works on the job while it runs")
@@ -145,6 +156,5 @@ class SlurmSubmission(FileFormat):
 
     @classmethod
     def read_from(cls, folder: Path) -> Self | None:
-        """The last submission of the job in `folder`; None if there was none."""
-        path = folder / SUBMISSION_FILE
-        return cls.read(path) if path.exists() else None
+        """The last submission of the job in `folder`; None if there was none, or its record is damaged."""
+        return cls.read_or_none(folder / SUBMISSION_FILE)

@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from common.errors import UserError
+from common.files import read_input
 from pretrain.data.index_cache import EXTENSIONS, PackedStringArray
+
+LIST_LIMIT = 4 << 30
+"""Bytes of a list at most."""
 
 
 def read_list(file: Path, root: str = "") -> tuple[Path, PackedStringArray, tuple[str, ...]]:
@@ -30,7 +34,7 @@ def read_list(file: Path, root: str = "") -> tuple[Path, PackedStringArray, tupl
     if not folder.is_dir():
         raise UserError(f"DATA.LIST_ROOT {folder} {'is not a folder' if folder.exists() else 'does not exist'}")
     try:
-        lines = file.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+        lines = read_input(file, LIST_LIMIT).decode(errors="surrogateescape").split("\n")
     except OSError as error:
         raise UserError(f"cannot read DATA.ROOT {file}: {error.strerror}") from error
     names: list[str] = []

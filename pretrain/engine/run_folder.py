@@ -9,7 +9,7 @@ from fvcore.common.config import CfgNode
 
 from common.config import load_yaml
 from common.errors import UserError, abbreviate
-from common.files import read_json, remove_partial_files, write_json, write_text
+from common.files import read_json_object, remove_partial_files, write_json, write_text
 from common.training.checkpoint import LAST
 from common.training.logs import LOG, METRICS
 from pretrain.config import differences
@@ -45,8 +45,7 @@ class RunFolder:
         self._check_config(cfg)
         if not self.result.exists() or not self.backbone.exists():
             return None
-        result: dict[str, Any] = read_json(self.result)
-        return result
+        return read_json_object(self.result)
 
     def claim(self, cfg: CfgNode, resume: bool) -> None:
         """Reserve the folder for this run, or check that it is this run's and may be resumed. Main process only.
@@ -93,4 +92,4 @@ class RunFolder:
         write_json(self.divergence, {"format": DIVERGENCE_FORMAT, "what": what})
 
     def diverged(self) -> str | None:
-        return str(read_json(self.divergence)["what"]) if self.divergence.exists() else None
+        return str(read_json_object(self.divergence).get("what")) if self.divergence.exists() else None

@@ -19,7 +19,7 @@ from torchvision.models.resnet import Bottleneck
 
 from common.console import Progress
 from common.errors import UserError, nearest
-from common.files import sha256_of
+from common.files import describe_unreadable, open_input, sha256_of
 from common.formats.backbone import BACKBONE_FORMAT, PTH_METADATA, BackboneMetadata, Preprocessing
 from pretrain.evaluation.labelled_images import FixedView, ImageDataset, LabelledSet, load_images
 from pretrain.models.encoder import ARCHITECTURES, backbone_tensors, build_encoder
@@ -90,9 +90,12 @@ def read_backbone(path: str | Path) -> LoadedBackbone:
         UserError: the file is missing, damaged, something else, or does not hold exactly its architecture's tensors.
     """
     file = Path(path).expanduser()
-    if not file.is_file():
-        raise UserError(f"weights {file} {'is a folder' if file.is_dir() else 'does not exist'}; name a backbone file")
-    metadata, tensors = _read_safetensors(file) if _is_safetensors(file) else _read_pth(file)
+    try:
+        with open_input(file) as stream:
+            head = stream.read(9)
+    except OSError as error:
+        raise UserError(f"{describe_unreadable(file, error, 'weights')}; name a backbone file") from error
+    metadata, tensors = _read_safetensors(file) if head[8:] == b"{" else _read_pth(file, head)
     if metadata.get("format") != BACKBONE_FORMAT:
         raise UserError(_explain_foreign(file, f"they are not marked as format {BACKBONE_FORMAT}"))
     header = BackboneMetadata.parse(metadata, f"weights {file}")
@@ -107,11 +110,6 @@ def read_backbone(path: str | Path) -> LoadedBackbone:
     return LoadedBackbone(encoder.eval(), width, arch, normalization, header.origin or {}, file, sha256_of(file))
 
 
-def _is_safetensors(file: Path) -> bool:
-    with open(file, "rb") as stream:
-        return stream.read(9)[8:] == b"{"
-
-
 def _read_safetensors(file: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     try:
         with safe_open(file, "pt") as stream:
@@ -120,10 +118,9 @@ def _read_safetensors(file: Path) -> tuple[dict[str, str], dict[str, torch.Tenso
         raise UserError(f"weights {file}: truncated or damaged ({error}); make or download the file again") from error
 
 
-def _read_pth(file: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
-    with open(file, "rb") as stream:
-        if stream.read(4) != b"PK\x03\x04":
-            raise UserError(_explain_foreign(file, "it is no backbone file"))
+def _read_pth(file: Path, head: bytes) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    if not head.startswith(b"PK\x03\x04"):
+        raise UserError(_explain_foreign(file, "it is no backbone file"))
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, AttributeError, pickle.UnpicklingError) as error:

@@ -14,7 +14,7 @@ from fvcore.common.config import CfgNode
 from common import environment
 from common.config import list_changes
 from common.errors import UserError, abbreviate
-from common.files import read_json, remove_partial_files, write_json, write_text
+from common.files import read_json_object, remove_partial_files, write_json, write_text
 from common.formats.results import EvaluationResult
 from common.formats.run_only import may_change_on_resume
 from common.training.logs import METRICS
@@ -77,8 +77,7 @@ class EvaluationFolder:
         self._check_identity(identity)
         if not self.result.exists():
             return None
-        result: dict[str, Any] = read_json(self.result)
-        return result
+        return read_json_object(self.result)
 
     def claim(self, identity: dict[str, Any], resume: bool) -> None:
         """Reserve the folder for this evaluation, or check that it may be resumed there. Main process only.
@@ -105,8 +104,10 @@ class EvaluationFolder:
         remove_partial_files(self.path, [file.name for file in files])
 
     def _check_identity(self, identity: dict[str, Any]) -> None:
-        stored = read_json(self.settings)
-        before, now = stored.get("config", {}), identity["config"]
+        stored = read_json_object(self.settings)
+        before, now = stored.get("config"), identity["config"]
+        if not isinstance(before, dict):
+            raise UserError(f"{self.settings}: config: must hold keys and values; name another --output")
         keys = [key for key in sorted(before.keys() | now.keys()) if not may_change_on_resume("evaluate", key)]
         changed = list_changes(stored, identity, [n for n in ("kind", "weights_sha256", "images") if n in identity])
         changed += list_changes(before, now, keys)

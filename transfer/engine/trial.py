@@ -19,7 +19,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from common.errors import UserError
-from common.files import read_json, write_json, write_text
+from common.files import read_json_object, write_json, write_text
 from common.formats.results import RESULT_FILE
 from common.profiling import require_steps
 from common.training import distributed
@@ -74,11 +74,11 @@ def run_trial(request: TrialRequest) -> TrialOutcome:
     prepared, task = prepare(request)
     file = prepared.output / (EVALUATION_FILE if request.eval_only else RESULT_FILE)
     if not request.eval_only and file.is_file():
-        return TrialOutcome("already", read_json(file), file)
+        return TrialOutcome("already", read_json_object(file), file)
     spawned = prepared.processes if distributed.read_distributed_environment() is None else 1
     words = (prepared, task if spawned == 1 else None)
     distributed.launch(run_process, words, spawned, prepared.cfg.TRANSFER.COLLECTIVE_SECONDS)
-    content = read_json(file)
+    content = read_json_object(file)
     return TrialOutcome("evaluated" if request.eval_only else str(content["status"]), content, file)
 
 

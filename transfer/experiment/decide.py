@@ -6,11 +6,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from common.errors import UserError
+from common.errors import UserError, abbreviate
 from common.formats.job import JobState
 from transfer.experiment.graph import Graph, Job, select_jobs
 from transfer.experiment.store import ENDED_WELL, JobView, Snapshot
 
+TO_RETRY = ("failed", "cancelled", "interrupted", "damaged")
 Action = Literal["run", "queued", "done", "skip"]
 
 
@@ -68,12 +69,18 @@ def select(decisions: Decisions, graph: Graph, names: Collection[str]) -> dict[s
 
 
 def jobs_to_retry(graph: Graph, snapshot: Snapshot, words: Collection[str]) -> list[str]:
-    """The jobs that `retry` runs: the named ones without a result, or all that failed, were cancelled or interrupted.
+    """The jobs that `retry` runs: the named ones without a result, or all that failed, were cancelled or interrupted,
+    or whose record is damaged.
 
     Raises:
-        UserError: all jobs that a word names have their result already, or it names none.
+        UserError: all jobs that a word names have their result already, or it names none; without words, nothing
+            failed, but jobs have no result.
     """
     statuses = {name: view.status for name, view in snapshot.views.items()}
+    if not words and not any(status in TO_RETRY for status in statuses.values()):
+        missing = [f"{name} ({status})" for name, status in statuses.items() if status in ("pending", "incomplete")]
+        if missing:
+            raise UserError(f"nothing failed; {len(missing)} jobs have no result: {abbreviate(missing)}; use submit")
     found: set[str] = set()
     for word in words:
         jobs = [job.name for job in select_jobs(graph, [word])]
@@ -84,8 +91,7 @@ def jobs_to_retry(graph: Graph, snapshot: Snapshot, words: Collection[str]) -> l
             subject = f"{jobs[0]} is" if len(jobs) == 1 else f"{word}: all {len(jobs)} jobs are"
             raise UserError(f"{subject} done; there is nothing to retry")
         found.update(open_jobs)
-    failed = ("failed", "cancelled", "interrupted")
-    return [name for name, status in statuses.items() if (name in found if words else status in failed)]
+    return [name for name, status in statuses.items() if (name in found if words else status in TO_RETRY)]
 
 
 def blocked_jobs(graph: Graph, snapshot: Snapshot) -> dict[str, str]:
@@ -171,6 +177,8 @@ def _reason_to_run(view: JobView, status: str) -> str:
         return f"its output {view.missing[0]} is gone"
     if status == "failed":
         return f"failed: {describe_end(view) or 'unknown'}"
+    if status == "damaged":
+        return f"damaged: {view.damage}"
     if status == "interrupted":
         return f"{describe_end(view) or 'was killed while it ran'}; continues from its last checkpoint"
     if status == "cancelled":

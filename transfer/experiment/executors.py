@@ -339,7 +339,10 @@ def state_after_success(job: Job, store: Store, state: JobState) -> JobState:
     missing = store.missing(job)
     if missing:
         return state.finish("failed", exit_code=0, error=f"exited with 0 but wrote no {missing[0]}")
-    return state.finish("diverged" if store.result_status(job) == "diverged" else "done", exit_code=0)
+    try:
+        return state.finish("diverged" if store.result_status(job) == "diverged" else "done", exit_code=0)
+    except UserError as error:
+        return state.finish("failed", exit_code=0, error=str(error)[:300])
 
 
 def start_command(

@@ -14,7 +14,7 @@ from typing import Any
 
 from common.config import flatten, is_within, load_with_base, load_yaml, merge_dict, overlay_section
 from common.errors import UserError
-from common.files import read_json, sha256_of, write_json
+from common.files import expect_shape, read_json_object, sha256_of, write_json
 from common.formats.defaults import SCHEMA, decisive_settings, first_name
 from common.formats.graph import GRAPH_FILE, GraphFile, GraphJob
 from common.formats.run_only import is_run_only, was_run_only
@@ -113,10 +113,12 @@ class ConfigReader:
         inputs = [self._submitted[need].fingerprint for need in job.needs if need in self._submitted]
         if (job.data, inputs) != (data, needs) or not file.is_file():
             return None
-        content = read_json(file) if file.suffix == ".json" else load_yaml(file)  # a plan may read thousands
-        record, mine = _comparable(section, content, written, parts)
-        same = decisive_settings(section, record, recorded=True) == decisive_settings(section, mine)
-        return job.fingerprint if same else None
+        with contextlib.suppress(UserError), expect_shape(file, "remove it"):  # a damaged record: run it again
+            content = read_json_object(file) if file.suffix == ".json" else load_yaml(file)  # maybe one of thousands
+            record, mine = _comparable(section, content, written, parts)
+            same = decisive_settings(section, record, recorded=True) == decisive_settings(section, mine)
+            return job.fingerprint if same else None
+        return None
 
     @cached_property
     def _submitted(self) -> dict[str, GraphJob]:
@@ -177,7 +179,7 @@ class WeightDigests:
 
     def __init__(self, run_dir: Path) -> None:
         self.path = run_dir / DIGESTS_FILE
-        self.known: dict[str, list[object]] = read_json(self.path) if self.path.exists() else {}
+        self.known: dict[str, list[object]] = read_json_object(self.path) if self.path.exists() else {}
 
     def of(self, file: Path) -> str:
         """The file's SHA-256.
@@ -189,7 +191,7 @@ class WeightDigests:
             stat = file.stat()
             mark = [stat.st_size, stat.st_mtime_ns]
             known = self.known.get(str(file))
-            if known and known[:2] == mark:
+            if isinstance(known, list) and len(known) == 3 and known[:2] == mark:
                 return str(known[2])
             digest = sha256_of(file)
         except OSError as error:

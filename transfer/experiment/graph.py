@@ -162,5 +162,10 @@ def read_graph(run_dir: Path) -> Graph:
     if not path.exists():
         raise UserError(f"nothing was submitted to {run_dir} yet; `submit` does that")
     file = GraphFile.read(path, "choose another run_dir")
+    before: set[str] = set()
+    for entry in file.jobs:
+        if unknown := set(entry.needs) - before:
+            raise UserError(f"{path}: job {entry.name} needs {min(unknown)}, which is not before it; submit again")
+        before.add(entry.name)
     jobs = [Job(**{name: getattr(entry, name) for name in STORED}) for entry in file.jobs]
     return Graph(file.experiment, file.source, file.sets, file.rows, file.tasks, {job.name: job for job in jobs})

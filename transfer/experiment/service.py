@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError
-from common.files import read_json
+from common.files import read_json_object
 from common.formats.graph import GRAPH_FILE
 from common.formats.job import ProcessId
 from common.yaml_file import redact_source
@@ -318,7 +318,7 @@ def _problems(experiment: Experiment, source: ExperimentSource) -> Iterator[str]
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         yield f"{source.path}: run_dir: {run_dir} cannot be written; give another with --set run_dir=DIR"
     elif (run_dir / GRAPH_FILE).exists():
-        owner = read_json(run_dir / GRAPH_FILE).get("experiment")
+        owner = read_json_object(run_dir / GRAPH_FILE).get("experiment")
         if owner != experiment.name:
             reason = f"{run_dir} belongs to experiment {owner!r}"
             yield f"{source.path}: run_dir: {reason}; give another with --set run_dir=DIR"

@@ -11,7 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
-from common.errors import nearest
+from common.errors import CONTROL_CHARACTERS, nearest
+from common.yaml_file import YAML_BOOLEANS
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,13 @@ class Section(BaseModel):
     def _read_renamed_keys(cls, content: Any) -> Any:
         if not isinstance(content, dict):
             return content
+        for key, value in content.items():
+            if (
+                isinstance(value, str)
+                and key not in FREE_TEXT
+                and (found := CONTROL_CHARACTERS.search(value.strip("\n")))
+            ):
+                raise ValueError(f"{key} holds the control character {found[0]!r}; remove it")
         renamed = {old: new for old, new in cls.renamed_keys.items() if old in content}
         for old, new in renamed.items():
             if new in content:
@@ -69,19 +77,26 @@ Overrides = Annotated[dict[str, Any], AfterValidator(_check_dotted)]
 """Dotted config keys and their values, as `KEY VALUE` on a command line."""
 
 
-def _spell_number(value: Any) -> Any:
-    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
-
-
-EnvironmentValue = Annotated[str, BeforeValidator(_spell_number)]
-"""The value of an environment variable; a number is taken as its text."""
-
-
 def _check_long_names(options: dict[str, Any]) -> dict[str, Any]:
     for key in options:
         if key.startswith("-") or "_" in key:
             raise ValueError(f"write sbatch's option {key!r} as {key.lstrip('-').replace('_', '-')!r}")
-    return options
+    return {key: YAML_BOOLEANS.get(str(value).lower(), value) for key, value in options.items()}
+
+
+def _read_hours(value: Any) -> Any:
+    """Slurm's `12:00:00` and `1-12:00:00` in hours."""
+    if not isinstance(value, str) or not (found := re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+)(?::(\d+))?", value)):
+        return value
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    if found[4] is None and found[1] is None:
+        raise ValueError(f"{value} is minutes and seconds to Slurm: write {hours + minutes / 60:.4g}, or {value}:00")
+    return 24 * days + hours + minutes / 60 + seconds / 3600
+
+
+Hours = Annotated[float, BeforeValidator(_read_hours), Field(gt=0, le=8784)]
+FREE_TEXT = ("label", "notes")
+"""Keys whose text is shown and goes to no script and no path: it may hold any character, and is escaped."""
 
 
 SbatchOptions = Annotated[dict[str, str | int | float | bool], AfterValidator(_check_long_names)]
@@ -97,8 +112,8 @@ class Resources(Section):
     tasks: int | None = Field(default=None, ge=1, description="processes per node, if it is not one per GPU")
     cpus: int | None = Field(default=None, ge=1, description="CPU cores per process")
     memory_gb: float | None = Field(default=None, gt=0, description="memory per node")
-    hours: float | None = Field(
-        default=None, gt=0, description="time limit; a job that reaches it is requeued and continues"
+    hours: Hours | None = Field(
+        default=None, description="time limit, or `12:00:00`; a job that reaches it is requeued and continues"
     )
     signal_seconds: int | None = Field(default=None, ge=1, description="how long before the limit the job saves")
     partition: str | None = Field(default=None, description="sbatch's `--partition`")
@@ -112,7 +127,7 @@ class Resources(Section):
         default=None, description="words before `python`, such as `apptainer exec --nv x.sif`"
     )
     python: str | None = Field(default=None, description="the interpreter; default: the one that submits")
-    environment: dict[str, EnvironmentValue] = Field(default_factory=dict, description="variables of the job")
+    environment: dict[str, str] = Field(default_factory=dict, description="variables of the job")
     copy_data_to: str | None = Field(
         default=None, description="a folder on the node's disk, to which the data root is copied first"
     )
@@ -320,7 +335,7 @@ class Experiment(Section):
     seeds: list[int] | None = Field(default=None, description="of the trials; default: 1, 2, 3, …")
     overlay: PathText | None = Field(default=None, description="makes every stage fit a small machine")
     data: DataRoots = Field(default_factory=DataRoots, description="data roots")
-    environment: dict[str, EnvironmentValue] = Field(default_factory=dict, description="variables of every job")
+    environment: dict[str, str] = Field(default_factory=dict, description="variables of every job")
     local: LocalSettings = Field(default_factory=LocalSettings, description="for `--cluster local`")
     slurm: SlurmSettings = Field(default_factory=SlurmSettings, description="for `--cluster slurm`")
     resources: StageResources = Field(default_factory=StageResources, description="over the site's")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from common.errors import UserError
-from common.files import read_json, write_json
+from common.files import read_json_object, write_json
 from common.formats.graph import JobKind
 from common.formats.job import STATE_FILE, SUBMISSION_FILE, JobState, SlurmSubmission, utc_now
 from transfer.experiment.graph import Graph, Job
@@ -45,6 +45,7 @@ class JobView:
         missing: its outputs that do not exist.
         is_locked: whether a process works on it.
         former: its newest folder with another fingerprint, if it was never started with this one.
+        damage: why a record of it cannot be read, in one line; empty if all can.
     """
 
     job: Job
@@ -55,16 +56,19 @@ class JobView:
     missing: tuple[str, ...] = ()
     is_locked: bool = False
     former: str | None = None
+    damage: str = ""
 
     @property
     def status(self) -> str:
         """The job's state in one word.
 
         That of `job.json`, or: pending, queued, interrupted (killed while it ran), incomplete (done, but an output is
-        missing), unknown (submitted, but the queue does not answer).
+        missing), unknown (submitted, but the queue does not answer), damaged (a record of it cannot be read).
         """
         if self.is_locked:
             return "running"
+        if self.damage:
+            return "damaged"
         status = self._status_in_queue()
         if status is not None:
             return status
@@ -179,12 +183,11 @@ class Store:
         Args:
             jobs: the jobs; a whole graph, if what it superseded is to be found, too.
             known: reuse the queue's answer in this snapshot instead of a new query.
-
-        Raises:
-            UserError: a folder belongs to a job with another fingerprint.
         """
         whole, jobs = isinstance(jobs, Graph), list(jobs)
-        submissions = {job.name: SlurmSubmission.read_from(self.folder(job)) for job in jobs}
+        submissions, damages = {}, {}
+        for job in jobs:
+            submissions[job.name], damages[job.name] = self._read_record(job, SlurmSubmission, SUBMISSION_FILE)
         folders = self._former_folders()
         superseded = self._superseded(jobs, folders) if whole and known is None else []
         if known is None:
@@ -193,7 +196,7 @@ class Store:
         views = {}
         for job in jobs:  # the lock before the state: what a process wrote at its end is seen
             is_locked = is_held(self._lock_file(job))
-            state = self.read(job)
+            state, damage = self._read_record(job, JobState, STATE_FILE)
             if state is not None and state.status == "running" and not is_locked:
                 is_locked = is_held(self._lock_file(job))  # it may have started in between
             submission = submissions[job.name]
@@ -208,6 +211,7 @@ class Store:
                 missing=tuple(self.missing(job)),
                 is_locked=is_locked,
                 former=self._newest(job, folders[job.name]) if state is None else None,
+                damage=damage or damages[job.name],
             )
         in_use = any(view.submission is not None for view in views.values())
         queued = (
@@ -224,8 +228,8 @@ class Store:
         for name in (name for names in folders.values() for name in names if f"jobs/{name}" not in current):
             folder = self.run_dir / "jobs" / name
             is_locked = is_held(folder / LOCK_FILE)
-            state = _read_or_none(JobState, folder / STATE_FILE)
-            submission = _read_or_none(SlurmSubmission, folder / SUBMISSION_FILE)
+            state = JobState.read_or_none(folder / STATE_FILE)
+            submission = SlurmSubmission.read_or_none(folder / SUBMISSION_FILE)
             if submission and state and (state.job_id, state.status) in [(submission.id, one) for one in FINAL]:
                 submission = None
             record = submission or state
@@ -256,18 +260,19 @@ class Store:
         return self.folder(job) / "stdout.log"
 
     def read(self, job: Job) -> JobState | None:
-        """The job's `job.json`; None if it was never started.
+        """The job's `job.json`; None if it was never started, or if the file is damaged: then it starts anew."""
+        return self._read_record(job, JobState, STATE_FILE)[0]
 
-        Raises:
-            UserError: the folder belongs to a job with another fingerprint.
-        """
-        path = self.folder(job) / STATE_FILE
-        if not path.exists():
-            return None
-        state = JobState.read(path, "move that folder away")
-        if state.fingerprint != job.fingerprint:
-            raise UserError(f"{path} is of another job ({state.fingerprint}); move that folder away")
-        return state
+    def _read_record(self, job: Job, model: type[Record], name: str) -> tuple[Record | None, str]:
+        """A file of the job's folder (None: there is none), and why it cannot be used."""
+        path = self.folder(job) / name
+        try:
+            record = model.read(path) if path.exists() else None
+        except UserError as error:
+            return None, str(error)
+        if record is not None and record.fingerprint != job.fingerprint:
+            return None, f"{path} is of another job ({record.fingerprint[:8]}…)"
+        return record, ""
 
     def write(self, job: Job, state: JobState) -> None:
         write_state(self.folder(job) / STATE_FILE, state)
@@ -287,12 +292,14 @@ class Store:
     def result_status(self, job: Job) -> str:
         """How the job ended by its own `result.json`: done or diverged."""
         path = self.folder(job) / "result.json"
-        return "diverged" if path.exists() and read_json(path).get("status") == "diverged" else "done"
+        return "diverged" if path.exists() and read_json_object(path).get("status") == "diverged" else "done"
 
     def cancel_requested(self, job: Job, state: JobState) -> bool:
         """Whether `cancel` was requested for this very attempt."""
         path = self.folder(job) / "cancel.json"
-        return path.exists() and read_json(path).get("attempt") == state.attempts
+        with contextlib.suppress(UserError):
+            return path.exists() and read_json_object(path).get("attempt") == state.attempts
+        return False
 
     def request_cancel(self, job: Job, state: JobState) -> None:
         """Request that the running attempt ends as cancelled."""
@@ -314,13 +321,6 @@ class Store:
 def _old_job(record: JobState | SlurmSubmission) -> Job:
     kind = cast("JobKind", record.name.partition(".")[0])
     return Job(record.name, kind, record.fingerprint, needs=(), outputs=())
-
-
-def _read_or_none(model: type[Record], path: Path) -> Record | None:
-    """The file's content; None if there is none, or a damaged one: nobody needs the job any more."""
-    with contextlib.suppress(UserError):
-        return model.read(path) if path.exists() else None
-    return None
 
 
 def write_state(path: Path, state: JobState) -> None:

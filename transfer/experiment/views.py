@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.console import clock
-from common.errors import abbreviate
-from common.files import read_json
+from common.errors import UserError, abbreviate, printable
+from common.files import expect_shape, open_input, read_json_object
 from common.formats.heartbeat import describe_stragglers, read_heartbeats
 from common.formats.job import JobState
 from transfer.experiment.commands import Tools
@@ -37,6 +37,7 @@ STYLES = {
     "queued": "cyan",
     "unknown": "yellow",
     "failed": "bold red",
+    "damaged": "bold red",
     "diverged": "yellow",
     "cancelled": "yellow",
     "interrupted": "yellow",
@@ -50,6 +51,8 @@ COUNTED = ("pending", "queued", "done", "blocked")
 """States whose jobs are only counted where space is short."""
 SILENCE = 120.0
 """Seconds after which a running job without a heartbeat is named; one is written every ten."""
+CLOCK_SKEW = 60.0
+"""Seconds by which the clocks of two machines may differ before it is said."""
 METRICS_TAIL = 1 << 16
 """Bytes at the end of a metrics file that certainly hold its last line."""
 
@@ -90,15 +93,15 @@ def _health(folder: Path, state: JobState) -> str:
 def last_metrics(path: Path) -> dict[str, Any]:
     """The last complete line of a metrics file (JSON lines); empty if there is none."""
     try:
-        with open(path, "rb") as stream:
+        with open_input(path) as stream:
             stream.seek(max(0, stream.seek(0, os.SEEK_END) - METRICS_TAIL))
             lines = stream.read().split(b"\n")[:-1]  # text after the last line break is still being written
-    except FileNotFoundError:
+    except (OSError, UserError):
         return {}
     for line in reversed(lines):
         try:
             found = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(found, dict):
             return found
@@ -116,7 +119,14 @@ def _eta(metrics: dict[str, Any], fraction: float | None) -> float | None:
 
 
 def _headline(path: Path) -> str:
-    result = read_json(path) if path.exists() else {}
+    try:
+        with expect_shape(path, "retry the job"):
+            return _describe_result(read_json_object(path)) if path.exists() else ""
+    except UserError as error:
+        return str(error)
+
+
+def _describe_result(result: dict[str, Any]) -> str:
     if result.get("status") == "diverged":
         divergence = result.get("divergence") or {}
         return f"diverged at iteration {divergence.get('iteration', 'unknown')}: {divergence.get('what', 'unknown')}"
@@ -191,10 +201,10 @@ def plan_lines(
     head += f", {counts['queued']} in the queue" if counts["queued"] else ""
     yield Text(head + (f", {counts['skip']} not needed" if counts["skip"] else ""), style="bold")
     if notes:
-        yield Text(notes.strip())
+        yield Text(printable(notes.strip()))
     tree = _PlanTree(graph, decisions, tools)
     for row in graph.rows:
-        yield Text(row.label)
+        yield Text(printable(" ".join(row.label.split())))
         roots = [job for job in graph if job.row == row.key and not job.needs]
         for job in roots:
             yield from tree.branch(job, "", job is roots[-1])
@@ -220,11 +230,11 @@ class _PlanTree:
         from rich.text import Text
 
         word = one.status if one.action in ("done", "queued") else one.action
-        why = f" {one.why or _ended_at(one.state)}".rstrip()
+        why = printable(f" {one.why or _ended_at(one.state)}".rstrip())
         name = f"{prefix}{one.job.name}".ljust(self.width)
         yield Text.assemble(name, (f"{word:<9}", STYLES.get(word, "")), (why, "dim"))
         for words in one.job.commands(self.tools) if self.tools else ():
-            yield Text(" " * len(prefix) + "  $ " + shlex.join(words), style="dim")
+            yield Text(" " * len(prefix) + "  $ " + printable(shlex.join(words)), style="dim")
 
     def _depth(self, job: Job) -> int:
         needs = [self.graph[need] for need in job.needs] if not job.after_any else []
@@ -234,8 +244,14 @@ class _PlanTree:
 def _ended_at(state: JobState | None) -> str:
     if state is None or not state.ended:
         return ""
-    at = datetime.fromisoformat(state.ended).astimezone().strftime("%Y-%m-%d %H:%M")
-    return f"{at}, took {clock(state.seconds)}"
+    at = datetime.fromisoformat(state.ended).astimezone()
+    later = " (in the future: a clock is wrong)" if at.timestamp() > time.time() + CLOCK_SKEW else ""
+    return f"{at:%Y-%m-%d %H:%M}{later}, took {_duration(state)}"
+
+
+def _duration(state: JobState) -> str:
+    """How long the last attempt took, or has run; clocks of two machines may disagree."""
+    return clock(state.seconds) if state.seconds > -CLOCK_SKEW else "starts in the future: a clock is wrong"
 
 
 def status_rows(graph: Graph, store: Store, snapshot: Snapshot, words: Sequence[str] = ()) -> list[list[str]]:
@@ -251,7 +267,7 @@ def status_rows(graph: Graph, store: Store, snapshot: Snapshot, words: Sequence[
         attempts, hours = usage[job.name]
         more = [str(attempts or "")] * with_attempts + [f"{hours:.2f}" if hours else ""] * with_gpus
         rows.append([job.name, *cells, *more, note])
-    return rows
+    return [[printable(cell.replace("\n", " ")) for cell in row] for row in rows]
 
 
 def _status_cells(view: JobView, folder: Path, blocked_by: str | None) -> list[str]:
@@ -260,6 +276,8 @@ def _status_cells(view: JobView, folder: Path, blocked_by: str | None) -> list[s
         return [status, "", "", "", f"by Slurm: needs {blocked_by}, which has no result"]
     if blocked_by and status != "running":
         return ["blocked", "", "", "", f"waits for {blocked_by}, which has no result"]
+    if view.damage and status == "damaged":
+        return [status, "", "", "", f"{view.damage}; `retry` runs it again"]
     if status in ("queued", "unknown"):
         return [status, "", "", "", describe_queue(view) or describe_end(view)]
     if state is None:
@@ -268,10 +286,10 @@ def _status_cells(view: JobView, folder: Path, blocked_by: str | None) -> list[s
     if status != "running":
         killed = "killed while it ran; submit again to continue" if status == "interrupted" else ""
         note = (progress.note if view.has_own_end else "") or describe_end(view) or killed or progress.note
-        return [status, "", clock(state.seconds) if state.ended else "", "", note]
+        return [status, "", _duration(state) if state.ended else "", "", note]
     done = "" if progress.fraction is None else f"{progress.fraction:4.0%}"
     eta = "" if progress.eta is None else clock(progress.eta)
-    return [status, done, clock(state.seconds), eta, progress.note]
+    return [status, done, _duration(state), eta, progress.note]
 
 
 def superseded_lines(superseded: Sequence[JobView], experiment: str) -> Iterator[str]:
@@ -395,7 +413,7 @@ class LineReporter:
         return True
 
     def _print(self, line: str, word: str = "") -> None:
-        self.console.print(line, style=STYLES.get(word, ""), soft_wrap=True, markup=False, highlight=False)
+        self.console.print(printable(line), style=STYLES.get(word, ""), soft_wrap=True, markup=False, highlight=False)
 
 
 class LiveReporter(LineReporter):

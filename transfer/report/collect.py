@@ -115,10 +115,9 @@ def _read_trial(job: GraphJob, folder: Path, found: Collection, seen: set[Path])
 
 def _describe_state(folder: Path) -> str:
     """A job's state and, if it failed, its last error line."""
-    try:
-        state = JobState.read(folder / STATE_FILE)
-    except UserError:
-        return "not started"
+    state = JobState.read_or_none(folder / STATE_FILE)
+    if state is None:
+        return f"its {STATE_FILE} is damaged" if (folder / STATE_FILE).exists() else "not started"
     line = " ".join((state.error or "").split())
     return state.status + (f" ({line})" if line else "")
 

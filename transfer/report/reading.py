@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.files import read_json
+from common.files import read_input, read_json
 from common.formats import FileFormat, results
 from common.formats.results import BoxMetrics, Comparable, EvaluationResult, PretrainResult, TransferResult
 from transfer.report.collection import DONE, Trial
@@ -18,6 +18,8 @@ from transfer.report.collection import DONE, Trial
 BOX_METRICS = ("AP50", "AP", "AP75")
 COPYPASTE = re.compile(r"copypaste: (.+?)\s*$")
 TASK = re.compile(r"^Task: (\w+)$")
+LOG_LIMIT = 1 << 30
+"""Bytes of a log at most."""
 Result = TransferResult | EvaluationResult | PretrainResult
 MODELS: dict[str, type[Result]] = {
     results.TRANSFER: TransferResult,
@@ -156,7 +158,7 @@ def imported_trial(path: Path, row: str, task: str) -> Trial:
         UserError: the file is missing, or holds no complete evaluation.
     """
     try:
-        text = path.read_text(errors="replace")
+        text = read_input(path, LOG_LIMIT).decode(errors="replace")
     except OSError as error:
         raise UserError(f"--import {path}: cannot be read ({error.strerror})") from error
     found, per_class = _parse_log(text) if "copypaste:" in text else _parse_metrics(text)
@@ -185,7 +187,7 @@ def _parse_metrics(text: str) -> tuple[Branches, Branches]:
     for line in text.splitlines():
         try:
             content = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue  # the last line of a killed run may be cut short
         if not isinstance(content, dict) or "bbox/AP" not in content:
             continue

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from common.errors import UserError, abbreviate
-from common.files import sha256_of
+from common.files import describe_unreadable, open_input, sha256_of
 from common.formats.backbone import PTH_METADATA
 from transfer.weights.inert_pickle import NUMBER_KINDS, Foreign, as_tensor, count_tensors
 from transfer.weights.torch_files import LEGACY_TORCH, Plain, read_plain_pickle, read_stream, read_tar, read_zip
@@ -83,13 +83,11 @@ def read_checkpoint(path: str | Path, trust: bool = False) -> CheckpointFile:
         UserError: the file is missing, cut short, damaged or in no known container.
     """
     file = Path(path)
-    if not file.is_file():
-        raise UserError(f"{path} {'is a folder' if file.is_dir() else 'does not exist'}; name a checkpoint file")
     try:
-        with open(file, "rb") as stream:
+        with open_input(file) as stream:
             head = stream.read(512)
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        raise UserError(f"{describe_unreadable(path, error)}; name a checkpoint file") from error
     if head.lstrip()[:1] == b"{" and file.name.endswith(".index.json"):
         return _read_shards(file)
     kind, read = _choose_reader(file, head)

@@ -36,6 +36,8 @@ from transfer.experiment.views import job_cost, status_lines
 
 NAME = "finetune.scratch.coco.s1"
 
+LATER = "2026-11-28T12:00:00.000+00:00"
+
 
 def program(folder: Path, name: str, text: str) -> None:
     folder.mkdir(exist_ok=True)
@@ -138,16 +140,16 @@ def decisions(world: World, queue: Snapshot) -> dict[str, Decision]:
         ({}, "TIMEOUT", "failed"),
         ({}, "OUT_OF_MEMORY", "failed"),
         ({}, "NODE_FAIL", "interrupted"),
-        ({"status": "requeued", "ended": "x"}, "PENDING", "queued"),
-        ({"status": "requeued", "ended": "x"}, None, "interrupted"),
-        ({"status": "failed", "ended": "x"}, "RUNNING", "running"),  # the batch script may put it back
-        ({"status": "failed", "ended": "x"}, "FAILED", "failed"),
-        ({"status": "failed", "ended": "x"}, None, "failed"),
-        ({"status": "cancelled", "ended": "x"}, "COMPLETING", "cancelled"),
-        ({"status": "diverged", "ended": "x"}, "COMPLETING", "incomplete"),  # its output is not there
-        ({"status": "failed", "ended": "x", "job_id": "6"}, "PENDING", "queued"),  # of an earlier filing
-        ({"status": "failed", "ended": "x", "job_id": "6"}, None, "cancelled"),
-        ({"status": "failed", "ended": "x", "job_id": None, "attempts": 2}, None, "failed"),  # later, without a queue
+        ({"status": "requeued", "ended": LATER}, "PENDING", "queued"),
+        ({"status": "requeued", "ended": LATER}, None, "interrupted"),
+        ({"status": "failed", "ended": LATER}, "RUNNING", "running"),  # the batch script may put it back
+        ({"status": "failed", "ended": LATER}, "FAILED", "failed"),
+        ({"status": "failed", "ended": LATER}, None, "failed"),
+        ({"status": "cancelled", "ended": LATER}, "COMPLETING", "cancelled"),
+        ({"status": "diverged", "ended": LATER}, "COMPLETING", "incomplete"),  # its output is not there
+        ({"status": "failed", "ended": LATER, "job_id": "6"}, "PENDING", "queued"),  # of an earlier filing
+        ({"status": "failed", "ended": LATER, "job_id": "6"}, None, "cancelled"),
+        ({"status": "failed", "ended": LATER, "job_id": None, "attempts": 2}, None, "failed"),  # later, without a queue
     ],
 )
 def test_status_by_disk_and_queue(
@@ -287,7 +289,7 @@ def test_a_decision_reads_each_file_of_a_submitted_job_once(
 def test_a_submission_that_a_later_attempt_replaced_needs_no_queue(world: World, job: Job, bin_dir: Path) -> None:
     store = Store(world.run_dir)
     submission(job).write_to(store.folder(job))
-    store.write(job, state(job, status="failed", ended="x", job_id=None, attempts=2))
+    store.write(job, state(job, status="failed", ended=LATER, job_id=None, attempts=2))
     snapshot = store.snapshot(world.open().graph)  # there is no squeue
     assert snapshot.queue_error is None
     assert snapshot.views[NAME].status == "failed"
@@ -337,7 +339,7 @@ class TestFinalState:
         assert found.status == "failed" and "exited with 1: OSError: [Errno 5]" in str(found.error)
 
     def test_a_killed_tool_is_requeued(self, job: Job, final: Callable[..., JobState]) -> None:
-        before = state(job, status="failed", exit_code=-signal.SIGKILL, ended="x", error="killed by SIGKILL")
+        before = state(job, status="failed", exit_code=-signal.SIGKILL, ended=LATER, error="killed by SIGKILL")
         assert final(before).status == "requeued"
 
     def test_three_kills_in_a_row_fail(self, job: Job, final: Callable[..., JobState]) -> None:
@@ -370,9 +372,11 @@ class TestFinalState:
         self, job: Job, folder: Path, final: Callable[..., JobState]
     ) -> None:
         write_process_end(folder, "7.0", 1, "killed by SIGKILL", -9)
-        before = state(job, status="failed", exit_code=1, ended="3000-01-01", error="RuntimeError: nobody answers")
+        before = state(
+            job, status="failed", exit_code=1, ended="3000-01-01T00:00+00:00", error="RuntimeError: no answer"
+        )
         assert final(before).status == "requeued"
-        before = before.replace(ended="2000-01-01")  # this one came first
+        before = before.replace(ended="2000-01-01T00:00:00+00:00")  # this one came first
         assert final(before) == before
 
     @pytest.mark.parametrize("what", ["Killed", "Out Of Memory"])
@@ -398,11 +402,11 @@ class TestFinalState:
 
     def test_an_error_of_its_own_stays(self, job: Job, folder: Path, final: Callable[..., JobState]) -> None:
         write_process_end(folder, "7.0", 1, "RuntimeError: Connection closed by peer", 1)
-        before = state(job, status="failed", exit_code=2, ended="x", error="error: no such file")
+        before = state(job, status="failed", exit_code=2, ended=LATER, error="error: no such file")
         assert final(before) == before
 
     def test_requeues_are_limited(self, job: Job, final: Callable[..., JobState]) -> None:
-        before = state(job, status="requeued", ended="x", error="SIGTERM", restarts=3)
+        before = state(job, status="requeued", ended=LATER, error="SIGTERM", restarts=3)
         assert final(before, restarts=3) == before
         found = final(before, restarts=3, requeues=3)
         assert (found.status, found.error) == ("failed", "was requeued 3 times already; SIGTERM")

@@ -309,7 +309,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if submission is None or submission.id != process.id:
         return 1
     path = folder / STATE_FILE
-    before = JobState.read(path) if path.exists() else None
+    before = JobState.read_or_none(path)
     if before is not None and before.job_id == process.id and before.status in (*ENDED_WELL, "cancelled"):
         return 0 if before.status in ENDED_WELL else 1
     if not _is_running(process):

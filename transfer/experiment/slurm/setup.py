@@ -16,7 +16,7 @@ from typing import Any
 
 from common import environment
 from common.errors import UserError, nearest
-from common.files import read_json, write_json, write_text
+from common.files import expect_shape, read_json_object, write_json, write_text
 from transfer.experiment.load import read_site, site_file
 from transfer.experiment.slurm.executor import SbatchRequest, refused_by_sbatch, submit_to_slurm
 from transfer.experiment.slurm_queue import query_jobs, run_slurm
@@ -202,8 +202,7 @@ def wait_for_findings(
     deadline, last, polls_after_end = time.monotonic() + timeout, "", 0
     while time.monotonic() < deadline:
         if (folder / FINDINGS).exists():
-            found: dict[str, Any] = read_json(folder / FINDINGS)
-            return found
+            return read_json_object(folder / FINDINGS)
         entry = query_jobs([job_id]).get(job_id)
         state = f"{entry.state} {entry.reason}" if entry else "gone"
         if state != last:
@@ -217,9 +216,10 @@ def wait_for_findings(
 
 
 def describe_findings(found: dict[str, Any]) -> list[str]:
-    versions = ", ".join(f"{name} {found[name]}" for name in ("torch", "torchvision", "detectron2"))
-    return [
-        f"host {found['host']}, {found['python']}",
-        f"{versions}; commit {found['commit']}",
-        f"GPUs: {', '.join(found['gpus']) or 'none'}",
-    ]
+    with expect_shape(FINDINGS, "run `init` again"):
+        versions = ", ".join(f"{name} {found[name]}" for name in ("torch", "torchvision", "detectron2"))
+        return [
+            f"host {found['host']}, {found['python']}",
+            f"{versions}; commit {found['commit']}",
+            f"GPUs: {', '.join(found['gpus']) or 'none'}",
+        ]

@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from common.errors import UserError
+from common.files import open_input
 from transfer.report.collection import DONE, PretrainingRun
 from transfer.report.figures import style
 from transfer.report.figures.style import FINETUNING, PRETRAINING, Plot, slug
@@ -57,7 +59,7 @@ def read_series(
     found: dict[str, dict[int, float]] = {}
     always = [name.encode() for name in rare]
     try:
-        with open(path, "rb") as stream:
+        with open_input(path) as stream:
             marks = Counter(any(name in line for name in always) for line in _lines(stream))
             count = marks.total()
             step, rare_step = max(1, math.ceil(count / points)), math.ceil(marks[True] / MAX_RARE)
@@ -70,7 +72,7 @@ def read_series(
                     _add_points(line, (*names, *rare), found)
                 elif index % step == 0 or index == count - 1:
                     _add_points(line, names if is_rare else (*names, *rare), found)
-    except OSError:
+    except (OSError, UserError):
         return {}
     return {name: sorted(series.items()) for name, series in found.items()}
 
@@ -82,7 +84,7 @@ def _lines(stream: IO[bytes]) -> Iterator[bytes]:
 def _add_points(line: bytes, names: Sequence[str], found: dict[str, dict[int, float]]) -> None:
     try:
         content = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     iteration = content.get("iteration") if isinstance(content, dict) else None
     if not isinstance(iteration, int):
