@@ -138,7 +138,7 @@ class ValueSources:
 
     default: str
     places: dict[str, str] = field(default_factory=dict)
-    texts: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, str | None] = field(default_factory=dict)
 
     def place(self, key: str) -> str:
         """The place that set `key`, or the nearest section around it."""
@@ -152,15 +152,12 @@ class ValueSources:
 
     def add(self, document: YamlDocument, path: str | os.PathLike[str], section: str = "") -> None:
         """Record what a file sets; of an overlay only its `section`."""
-        size = 1 if section else 0
         for key, line in document.lines.items():
-            if len(key) > size and (not section or key[0] == section):
-                name = ".".join(key[size:])
+            name = ".".join(key)
+            if not section or name.startswith(f"{section}."):
+                name = name.removeprefix(f"{section}.") if section else name
                 self.places[name] = f"{path}, line {line}"
-                self.texts.pop(name, None)
-        for key, text in document.texts.items():
-            if len(key) > size and (not section or key[0] == section):
-                self.texts[".".join(key[size:])] = text
+                self.texts[name] = document.texts.get(key)
 
 
 def _place(where: str | ValueSources, key: str) -> str:
@@ -414,16 +411,11 @@ def coerce(old: Any, new: Any, key: str, where: str | ValueSources) -> Any:
 
 
 def _explain_trap(value: Any, like: Any) -> str:
-    """What to write in place of text that YAML 1.1 takes for a number, or of a text that should be a list."""
+    """What to write in place of text that other readers of YAML take for a number, or that should be a list."""
     if isinstance(like, (list, tuple)) and isinstance(value, str):
         return f"; write a list: [{value}]"
-    if not isinstance(like, (int, float)) or not isinstance(value, str):
-        return ""
-    if re.fullmatch(r"[-+]?0[0-9]{1,20}", value):
-        return f"; write {int(value)}: a number that begins with 0 is one in base 8 to some readers"
-    if re.fullmatch(r"[0-9]+(:[0-9]+)+(\.[0-9]*)?", value):
-        return "; write a plain number: some readers take such a clock for a number in base 60"
-    return ""
+    is_trap = isinstance(like, (int, float)) and re.fullmatch(r"0[0-9]+|[0-9]+(:[0-9]+)+", str(value)[:30])
+    return "; write a plain decimal number: some read this in base 8 or 60" if is_trap else ""
 
 
 def _coerce_item(old: Sequence[Any], item: Any, key: str, where: str | ValueSources) -> Any:

@@ -7,25 +7,15 @@ import errno
 import io
 import os
 import re
+import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn, TextIO
 
-from common.errors import (
-    EXIT_FAILURE,
-    EXIT_INTERRUPTED,
-    EXIT_OK,
-    EXIT_REQUEUE,
-    EXIT_USAGE,
-    Preempted,
-    UserError,
-    nearest,
-    printable,
-    redact_urls,
-)
-from common.interrupts import restore_default
+from common import errors
+from common.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, EXIT_REQUEUE, EXIT_USAGE, Preempted, UserError
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,8 +27,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print one line, with the nearest valid names, and exit with `EXIT_USAGE`."""
-        line = printable(f"{self.prog}: error: {message}{self._suggestion(message)}; see {self.prog} --help")
-        self.exit(EXIT_USAGE, f"{redact_urls(line)}\n")
+        line = errors.printable(f"{self.prog}: error: {message}{self._suggestion(message)}; see {self.prog} --help")
+        self.exit(EXIT_USAGE, f"{errors.redact_urls(line)}\n")
 
     def _suggestion(self, message: str) -> str:
         """The valid options, verbs or choices that are similar to the one that `message` refuses."""
@@ -47,7 +37,7 @@ class Parser(argparse.ArgumentParser):
             word = found[1]
         elif found := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
             word, valid = found[1], [name.strip("' ") for name in found[2].split(",")]
-        similar = nearest(word, valid)
+        similar = errors.nearest(word, valid)
         return f"; {similar}" if word and similar.startswith("did you mean") else ""
 
     def _option_strings(self) -> Iterator[str]:
@@ -62,21 +52,18 @@ def run_main(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file's name may hold what the terminal's encoding lacks
             stream.reconfigure(errors="backslashreplace")
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(call_main(main, argv))
 
 
 def call_main(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
     """Run a command line's `main` and return its exit code; a UserError is printed as one line."""
-    restore_default()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # names of files may hold bytes that are no text
-            stream.reconfigure(errors="backslashreplace")
     try:
         return _call(main, argv)
     except BrokenPipeError:
         # The reader (head, less) has exited, which is no error; the interpreter must not flush into the pipe at exit.
-        for stream in (sys.stdout, sys.stderr):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
 
 
@@ -93,6 +80,8 @@ def _call(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | Non
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except SystemExit as system_exit:
+        if _has_cause(system_exit, BrokenPipeError):  # as rich leaves
+            return EXIT_OK
         if system_exit.code is None or isinstance(system_exit.code, int):
             return system_exit.code or EXIT_OK
         print(system_exit.code, file=sys.stderr)
@@ -122,7 +111,7 @@ def ignore_torch_warnings() -> None:
 def print_error(error: UserError) -> int:
     """Print an error as one line on stderr and return `EXIT_USAGE`."""
     line = " ".join(str(error).split())
-    print(redact_urls(printable(f"error: {line}")), file=sys.stderr)
+    print(errors.redact_urls(errors.printable(f"error: {line}")), file=sys.stderr)
     return EXIT_USAGE
 
 

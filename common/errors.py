@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
+import signal
 from collections.abc import Iterable, Sequence
 
 EXIT_OK = 0
@@ -26,6 +28,12 @@ class UserError(Exception):
 
 class Preempted(Exception):
     """The run stopped on a signal after saving a checkpoint; the same command continues it (`EXIT_REQUEUE`)."""
+
+
+def exit_on_interrupt() -> None:
+    """Until `common.console.run_main`, Ctrl-C ends the process without a traceback, unless it is ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(EXIT_INTERRUPTED))
 
 
 def nearest(word: str, valid: Iterable[str], count: int = 3) -> str:

@@ -8,7 +8,6 @@ import errno
 import hashlib
 import json
 import os
-import re
 import secrets
 import stat
 from collections.abc import Iterable, Iterator
@@ -20,7 +19,6 @@ from common.errors import UserError, nearest
 JSON_LIMIT, ANNOTATIONS_LIMIT = 64 << 20, 4 << 30
 """Bytes of a JSON file at most: of those that this project writes, and of a data set's annotations."""
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
-_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @contextlib.contextmanager
@@ -84,7 +82,7 @@ def _flush_folder(folder: Path) -> None:
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write `text` (UTF-8) to `path` atomically."""
     with atomic_write(path) as stream:
-        stream.write(text.encode())
+        stream.write(text.encode(errors="backslashreplace"))  # halves of surrogate pairs
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -170,12 +168,8 @@ def read_json(path: str | os.PathLike[str], limit: int = ANNOTATIONS_LIMIT) -> A
         raise UserError(describe_unreadable(path, error)) from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg}); is the file truncated?") from error
-    except RecursionError as error:
-        raise UserError(f"{path}: not usable JSON (nested too deeply)") from error
-    except ValueError as error:  # a number of thousands of digits
+    except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
         raise UserError(f"{path}: not usable JSON ({error})") from error
-    if _HALF_PAIR.search(text) and _has_half_pair(value):
-        raise UserError(f"{path}: not usable JSON (a text holds half of a surrogate pair)")
     return value
 
 
@@ -199,14 +193,6 @@ def expect_shape(path: str | os.PathLike[str], remedy: str) -> Iterator[None]:
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         what = f"no {error}" if isinstance(error, LookupError) else " ".join(str(error).split())[:120]
         raise UserError(f"{path} is not as it was written ({what}); {remedy}") from error
-
-
-def _has_half_pair(value: Any) -> bool:
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return True
-    return False
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

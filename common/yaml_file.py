@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -21,31 +21,23 @@ from common.files import decode_text, describe_unreadable, read_input
 
 KeyPath = tuple[str, ...]
 """A key of a nested document, such as `("rows", "simsiam", "label")`; an index of a list is a number as text."""
-
-MAX_BYTES, MAX_DEPTH, MAX_NODES = 1 << 22, 50, 200_000
-"""Larger files are refused; an alias counts as often as it is used."""
+MAX_BYTES, MAX_DEPTH, MAX_VALUES, MAX_DIGITS = 1 << 22, 50, 200_000, 300
+"""A larger file is refused; a value counts as often as an alias uses it. A longer number is text."""
 TEXT_KEYS = frozenset(("CLASSES", "TRAIN", "TEST", "FOLDER", "IMAGE_SET", "ANNOTATIONS"))
 """Keys whose values, or whose list's items, are names: `CLASSES: [1, on, 010]` are three texts."""
-
 YAML_BOOLEANS = {"yes": True, "on": True, "y": True, "no": False, "off": False, "n": False}
 """YAML 1.1's other words for true and false, in lower case: text, unless a key takes a boolean."""
-
-_WORDS: dict[str, bool | None] = {"": None, "~": None}
-for _word, _meaning in (("null", None), ("true", True), ("false", False)):
-    _WORDS |= dict.fromkeys((_word, _word.title(), _word.upper()), _meaning)
+_WORDS = {"": None, "~": None} | {
+    spelled: meaning
+    for word, meaning in (("null", None), ("true", True), ("false", False))
+    for spelled in (word, word.title(), word.upper())
+}
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9_]*|0b[01][01_]*|0x[0-9a-fA-F][0-9a-fA-F_]*)")
 _FLOAT = re.compile(
     r"[-+]?[0-9][0-9_]*\.[0-9_]*([eE][-+][0-9]+)?|\.[0-9][0-9_]*([eE][-+][0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 )
 _SHORT_FLOAT = re.compile(r"[-+]?[0-9]+\.?[0-9]*[eE][-+]?[0-9]+")
-MAX_DIGITS = 300
-_TAG = "tag:yaml.org,2002:"
-_TYPES: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (int, float),
-    "bool": (bool,),
-    "null": (type(None),),
-}
+_TAGS = {yaml.ScalarEvent: "str", yaml.SequenceStartEvent: "seq", yaml.MappingStartEvent: "map"}
 
 
 @dataclass(frozen=True)
@@ -60,9 +52,9 @@ class YamlDocument:
     """
 
     value: Any
-    lines: Mapping[KeyPath, int] = field(default_factory=dict)
-    texts: Mapping[KeyPath, str] = field(default_factory=dict)
-    secrets: tuple[tuple[int, int], ...] = ()
+    lines: dict[KeyPath, int] = field(default_factory=dict)
+    texts: dict[KeyPath, str] = field(default_factory=dict)
+    secrets: list[tuple[int, int]] = field(default_factory=list)
 
 
 def read_yaml(path: str | os.PathLike[str]) -> tuple[YamlDocument, str]:
@@ -89,84 +81,67 @@ def parse_yaml(text: str, where: str, key: str = "") -> YamlDocument:
     Raises:
         UserError: not YAML, a key twice, a tag or a key without meaning here, too deep or too large.
     """
-    reader = _Reader(where)
+    reader = _Reader(where, yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
     try:
-        return reader.read(yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)), key)
+        return reader.read(key)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        reader.refuse(str(getattr(error, "problem", None) or error), mark.line if mark else None)
+        reader.refuse(str(getattr(error, "problem", None) or error), getattr(error, "problem_mark", None))
 
 
 class _Reader:
     """Builds a document from the parser's events, one after another."""
 
-    def __init__(self, where: str) -> None:
-        self.where = where
-        self.lines: dict[KeyPath, int] = {}
-        self.texts: dict[KeyPath, str] = {}
-        self.secrets: list[tuple[int, int]] = []
-        self.nodes = 0
-        self.anchors: dict[str, tuple[Any, int] | None] = {}
-        self.events: Iterator[Any] = iter(())
+    def __init__(self, where: str, events: Iterator[Any]) -> None:
+        self.where, self.events = where, events
+        self.found = YamlDocument(None)
+        self.count = 0
+        self.anchors: dict[str, tuple[Any, int]] = {}
 
-    def read(self, events: Iterator[Any], key: str) -> YamlDocument:
-        self.events = (
-            event for event in events if not isinstance(event, (yaml.StreamStartEvent, yaml.DocumentEndEvent))
-        )
-        first = next(self.events)
-        if isinstance(first, yaml.StreamEndEvent):
-            return YamlDocument(None)
-        value = self._value(next(self.events), (key,) if key else (), is_text=_is_text_key(key))
-        last = next(self.events)
-        if not isinstance(last, yaml.StreamEndEvent):
-            self.refuse("a second document begins; keep one", last.start_mark.line)
-        shift = 1 if key else 0
-        texts = {path[shift:]: text for path, text in self.texts.items()}
-        return YamlDocument(value, self.lines, texts, tuple(self.secrets))
+    def read(self, key: str) -> YamlDocument:
+        next(self.events)  # the stream's start
+        if isinstance(next(self.events), yaml.StreamEndEvent):
+            return self.found
+        value = self._value(next(self.events), (), _is_text_key(key))
+        next(self.events)  # the document's end
+        if not isinstance(last := next(self.events), yaml.StreamEndEvent):
+            self.refuse("a second document begins; keep one", last.start_mark)
+        return YamlDocument(value, self.found.lines, self.found.texts, self.found.secrets)
 
-    def refuse(self, problem: str, line: int | None) -> NoReturn:
-        place = "" if line is None else f", line {line + 1}"
+    def refuse(self, problem: str, mark: Any) -> NoReturn:
+        place = "" if mark is None else f", line {mark.line + 1}"
         raise UserError(f"{self.where}{place}: not YAML ({' '.join(problem.split())})")
 
     def _value(self, event: Any, path: KeyPath, is_text: bool) -> Any:
-        line = event.start_mark.line
-        self.nodes += 1
-        if self.nodes > MAX_NODES:
-            self.refuse(f"it holds more than {MAX_NODES:,} values", line)
+        mark, before = event.start_mark, self.count
+        self._add(1, mark)
         if len(path) > MAX_DEPTH:
-            self.refuse(f"it is nested more than {MAX_DEPTH} deep", line)
+            self.refuse(f"it is nested more than {MAX_DEPTH} deep", mark)
         if isinstance(event, yaml.AliasEvent):
-            return self._alias(event, line)
-        before, anchor = self.nodes, event.anchor
-        if anchor is not None:
-            self.anchors[anchor] = None
+            if event.anchor not in self.anchors:
+                self.refuse(f"the alias *{event.anchor} has no anchor before it", mark)
+            value, count = self.anchors[event.anchor]
+            self._add(count, mark)
+            return copy.deepcopy(value)
+        if event.tag not in (None, "!", f"tag:yaml.org,2002:{_TAGS[type(event)]}"):
+            self.refuse(f"the tag {event.tag} has no meaning here; remove it", mark)
         if isinstance(event, yaml.ScalarEvent):
             value = self._scalar(event, path, is_text)
         else:
-            kind = "map" if isinstance(event, yaml.MappingStartEvent) else "seq"
-            if event.tag not in (None, "!", _TAG + kind):
-                self.refuse(f"the tag {event.tag} has no meaning here; remove it", line)
-            value = self._mapping(path) if kind == "map" else self._sequence(path, is_text)
-        if anchor is not None:
-            self.anchors[anchor] = (value, self.nodes - before + 1)
+            value = self._mapping(path) if isinstance(event, yaml.MappingStartEvent) else self._list(path, is_text)
+        if event.anchor is not None:
+            self.anchors[event.anchor] = value, self.count - before
         return value
 
-    def _alias(self, event: Any, line: int) -> Any:
-        if event.anchor not in self.anchors:
-            self.refuse(f"the alias *{event.anchor} has no anchor", line)
-        found = self.anchors[event.anchor]
-        if found is None:
-            self.refuse(f"the alias *{event.anchor} is within its own anchor", line)
-        self.nodes += found[1]
-        if self.nodes > MAX_NODES:
-            self.refuse(f"its aliases stand for more than {MAX_NODES:,} values", line)
-        return copy.deepcopy(found[0])
+    def _add(self, count: int, mark: Any) -> None:
+        self.count += count
+        if self.count > MAX_VALUES:
+            self.refuse(f"it holds more than {MAX_VALUES:,} values, with those that its aliases stand for", mark)
 
-    def _sequence(self, path: KeyPath, is_text: bool) -> list[Any]:
+    def _list(self, path: KeyPath, is_text: bool) -> list[Any]:
         items: list[Any] = []
         while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
             place = (*path, str(len(items)))
-            self.lines[place] = event.start_mark.line + 1
+            self.found.lines[place] = event.start_mark.line + 1
             items.append(self._value(event, place, is_text))
         return items
 
@@ -174,58 +149,44 @@ class _Reader:
         values: dict[str, Any] = {}
         inherited: dict[str, Any] = {}
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
-            line = event.start_mark.line
             if not isinstance(event, yaml.ScalarEvent):
-                self.refuse("a list, a mapping or an alias cannot be a key", line)
-            name, is_plain = event.value, event.implicit[0]
-            if name in values and not (name == "<<" and is_plain):
-                self.refuse(f"the key {name!r} is given a second time", line)
-            place = (*path, name)
-            self.lines[place] = line + 1
+                self.refuse("a list, a mapping or an alias cannot be a key", event.start_mark)
+            name, place = event.value, (*path, event.value)
+            if name in values:
+                self.refuse(f"the key {name!r} is given a second time", event.start_mark)
+            self.found.lines[place] = event.start_mark.line + 1
             below = next(self.events)
-            is_text = _is_text_key(name) and not isinstance(below, yaml.MappingStartEvent)
-            value = self._value(below, place, is_text)
-            if name == "<<" and is_plain:
-                inherited = {**self._merged(value, line), **inherited}
-            else:
+            value = self._value(below, place, _is_text_key(name) and not isinstance(below, yaml.MappingStartEvent))
+            if name != "<<" or not event.implicit[0]:
                 values[name] = value
+                continue
+            for part in value if isinstance(value, list) else [value]:
+                if not isinstance(part, dict):
+                    self.refuse("<< merges mappings; give an alias of one", event.start_mark)
+                inherited = {**part, **inherited}
         return {**inherited, **values}
 
-    def _merged(self, value: Any, line: int) -> dict[str, Any]:
-        parts = value if isinstance(value, list) else [value]
-        if not all(isinstance(part, dict) for part in parts):
-            self.refuse("<< merges mappings; give an alias of one", line)
-        return {name: item for part in reversed(parts) for name, item in part.items()}
-
     def _scalar(self, event: Any, path: KeyPath, is_text: bool) -> Any:
-        tag, text = event.tag, event.value
         if "environment" in ".".join(path[:-1]).split("."):
-            self.secrets.append((event.start_mark.index, event.end_mark.index))
-        if tag in ("!", _TAG + "str") or (tag is None and not event.implicit[0]):
+            self.found.secrets.append((event.start_mark.index, event.end_mark.index))
+        text = event.value
+        if event.tag is not None or not event.implicit[0] or (is_text and text not in ("", "~")):
             return text
         value = plain_scalar(text)
-        if tag is not None:
-            kinds = _TYPES.get(tag.removeprefix(_TAG), ())
-            if not isinstance(value, kinds) or (kinds != (bool,) and isinstance(value, bool)):
-                self.refuse(f"{text!r} with the tag {tag} has no meaning here; remove the tag", event.start_mark.line)
-        elif is_text and text not in ("", "~"):
-            return text
         is_word = len(text) <= MAX_DIGITS and (text.lower() in YAML_BOOLEANS or _SHORT_FLOAT.fullmatch(text))
         if is_word or not isinstance(value, str):
-            self.texts[path] = text
+            self.found.texts[path] = text
         return value
 
 
 def plain_scalar(text: str) -> Any:
     """A plain (unquoted) scalar: None, a boolean, an int, a float, or the text itself."""
-    if text in _WORDS:
-        return _WORDS[text]
+    if text in _WORDS or len(text) > MAX_DIGITS:
+        return _WORDS.get(text, text)
     digits = text.replace("_", "")
-    if len(text) <= MAX_DIGITS and _INTEGER.fullmatch(text):
+    if _INTEGER.fullmatch(text):
         return int(digits, 0)
-    if len(text) <= MAX_DIGITS and _FLOAT.fullmatch(text):
-        return float(re.sub(r"\.(?=[iInN])", "", digits))
-    return text
+    return float(re.sub(r"\.(?=[iInN])", "", digits)) if _FLOAT.fullmatch(text) else text
 
 
 def redact(text: str, places: Sequence[tuple[int, int]] = ()) -> str:
@@ -234,14 +195,6 @@ def redact(text: str, places: Sequence[tuple[int, int]] = ()) -> str:
         line_end = "\n" if text[:end].endswith("\n") else ""  # after a block scalar
         text = f'{text[:start]}"***"{line_end}{text[end:]}'
     return redact_urls(text)
-
-
-def redact_source(text: str) -> str:
-    """The text of an experiment file without the values of environment variables; its passwords are replaced too."""
-    try:
-        return redact(text, parse_yaml(text, "").secrets)
-    except UserError:
-        return redact_urls(text)
 
 
 def redact_set(word: str) -> str:

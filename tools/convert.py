@@ -9,9 +9,7 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    from common.interrupts import exit_silently
-
-    exit_silently()
+    __import__("common.errors").errors.exit_on_interrupt()
 
 from common.console import Parser, ignore_torch_warnings, megabytes, run_main
 from common.errors import EXIT_OK

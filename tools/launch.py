@@ -18,9 +18,7 @@ from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    from common.interrupts import exit_silently
-
-    exit_silently()
+    __import__("common.errors").errors.exit_on_interrupt()
 
 from common.console import Parser, megabytes, run_main
 from common.errors import EXIT_FAILURE, EXIT_OK, UserError, abbreviate
@@ -329,13 +327,7 @@ def _cancel(args: Namespace, _: Tools | None) -> int:
 def _console(stderr: bool) -> Console:
     from rich.console import Console
 
-    console = Console(stderr=stderr, highlight=False)
-    console.on_broken_pipe = _raise_broken_pipe  # type: ignore[method-assign]  # rich itself exits with 1
-    return console
-
-
-def _raise_broken_pipe() -> None:
-    raise BrokenPipeError
+    return Console(stderr=stderr, highlight=False)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    from common.interrupts import exit_silently
-
-    exit_silently()
+    __import__("common.errors").errors.exit_on_interrupt()
 
 from common.console import Parser, run_main
 from common.errors import EXIT_OK, UserError

@@ -107,7 +107,7 @@ Model = typing.TypeVar("Model", bound=BaseModel)
 def validate_yaml(model: type[Model], data: Any, texts: Mapping[KeyPath, str]) -> Model:
     """Validate content of a YAML file in the types that its keys have.
 
-    Where a key takes text, a number, a boolean or null is the text that is written; where it takes a boolean, `yes`
+    Where a key takes text, a number or a boolean is the text that is written (`texts`); where it takes a boolean, `yes`
     and `on` are true; where it takes a number, so is `1e-4`.
 
     Raises:
@@ -117,32 +117,27 @@ def validate_yaml(model: type[Model], data: Any, texts: Mapping[KeyPath, str]) -
         return model.model_validate(data)
     except ValidationError as error:
         content = copy.deepcopy(data)
-        changed = [_reinterpret(content, problem, texts) for problem in error.errors()]
+        changed = [_reinterpret(content, problem, texts) for problem in error.errors()]  # all of them
         if not any(changed):
             raise
     return model.model_validate(content)
 
 
 def _reinterpret(content: Any, problem: Any, texts: Mapping[KeyPath, str]) -> bool:
-    """Replace the value of a problem by what it means to its key; False if that is not known."""
-    *parents, last = problem["loc"] or (None,)
-    value, written = problem["input"], texts.get(tuple(str(part) for part in problem["loc"]))
-    found: Any = None
-    if problem["type"] == "string_type" and value is not None:
-        found = written
-    elif problem["type"] == "bool_type" and written is not None:
-        found = YAML_BOOLEANS.get(written.lower())
-    elif problem["type"] == "float_type" and written is not None:
+    """Replace the value of a problem by what its text means to its key; False if it means nothing else."""
+    path, kind = problem["loc"], problem["type"]
+    written = texts.get(tuple(map(str, path)), "")
+    meaning: Any = written if kind == "string_type" and problem["input"] is not None else None
+    if kind == "bool_type":
+        meaning = YAML_BOOLEANS.get(written.lower())
+    elif kind == "float_type" and "e" in written.lower():
         with contextlib.suppress(ValueError):
-            found = float(written)
-    try:
-        for part in parents:
-            content = content[part]
-        if found is None or content[last] is not value:
-            return False
-        content[last] = found
-    except (LookupError, TypeError):  # the path names a part of a type, not of the content
+            meaning = float(written)
+    if not written or meaning is None:
         return False
+    for part in path[:-1]:
+        content = content[part]
+    content[path[-1]] = meaning
     return True
 
 

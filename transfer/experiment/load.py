@@ -30,12 +30,14 @@ SHIPPED_STEP_TIMES = environment.ROOT / "configs/seconds.yaml"
 class ExperimentSource:
     """Where an experiment came from: its file, the file's text, and the `--set` words laid over it.
 
-    Values of environment variables and passwords in URLs are `***` in text and words: `graph.json` records both.
+    Values of environment variables and passwords in URLs are `***` in text and words: `graph.json` records both. An
+    earlier release recorded the `original` text.
     """
 
     path: str
     text: str
     sets: tuple[str, ...] = ()
+    original: str = ""
 
 
 def load_experiment(path: str | os.PathLike[str], sets: Sequence[str] = ()) -> tuple[Experiment, ExperimentSource]:
@@ -55,7 +57,8 @@ def load_experiment(path: str | os.PathLike[str], sets: Sequence[str] = ()) -> t
     except ValidationError as error:
         reason = explain_validation_error(error, Experiment, lambda key: _locate(key, str(path), document.lines, sets))
         raise UserError(reason) from error
-    return experiment, ExperimentSource(str(path), redact(text, document.secrets), tuple(map(redact_set, sets)))
+    shown = redact(text, document.secrets)
+    return experiment, ExperimentSource(str(path), shown, tuple(map(redact_set, sets)), text)
 
 
 def _parse_set(word: str) -> tuple[dict[str, Any], dict[KeyPath, str]]:

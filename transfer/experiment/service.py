@@ -14,7 +14,6 @@ from common.errors import UserError
 from common.files import read_json_object
 from common.formats.graph import GRAPH_FILE
 from common.formats.job import ProcessId
-from common.yaml_file import redact_source
 from transfer.experiment.commands import Tools
 from transfer.experiment.decide import decide, jobs_to_retry, select
 from transfer.experiment.executors import Executor, RunListener, RunOutcome, RunPlan
@@ -112,8 +111,7 @@ def open_submitted(path: str, sets: Sequence[str] = ()) -> tuple[Graph, Store, b
     experiment, source = load_experiment(path, sets)
     run_dir = run_dir_of(experiment)
     graph = read_graph(run_dir)
-    # An earlier release recorded the file's text as it was.
-    return graph, Store(run_dir), source.text in (graph.source, redact_source(graph.source))
+    return graph, Store(run_dir), graph.source in (source.text, source.original)
 
 
 def submit(

@@ -6,6 +6,7 @@ connection: of all errors the cause must be found.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import socket
@@ -14,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from common.files import read_json, write_json
+from common.errors import UserError
+from common.files import expect_shape, read_json_object, write_json
 from common.formats.job import JobState, SlurmSubmission, utc_now
 from transfer.experiment.executors import last_error_line
 
@@ -72,8 +74,10 @@ def read_process_ends(folder: Path, run: str) -> list[ProcessEnd]:
     """The error records of one start of a job, in the order of their time."""
     found = []
     for file in folder.glob("error.rank*.json"):
-        content = read_json(file)
-        if content["run"] == run:
+        with contextlib.suppress(UserError), expect_shape(file, "remove it"):
+            content = read_json_object(file)
+            if content["run"] != run:
+                continue
             error = f"process {content['rank']} on {content['host']}: {content['error']}"
             kind = kind_of_end(content["exit_code"], content["error"])
             found.append(ProcessEnd(content["rank"], error, kind, content.get("at", "")))
