@@ -149,12 +149,13 @@ class _Reader:
         values: dict[str, Any] = {}
         inherited: dict[str, Any] = {}
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
+            mark: Any = event.start_mark
             if not isinstance(event, yaml.ScalarEvent):
-                self.refuse("a list, a mapping or an alias cannot be a key", event.start_mark)
+                self.refuse("a list, a mapping or an alias cannot be a key", mark)
             name, place = event.value, (*path, event.value)
             if name in values:
-                self.refuse(f"the key {name!r} is given a second time", event.start_mark)
-            self.found.lines[place] = event.start_mark.line + 1
+                self.refuse(f"the key {name!r} is given a second time", mark)
+            self.found.lines[place] = mark.line + 1
             below = next(self.events)
             value = self._value(below, place, _is_text_key(name) and not isinstance(below, yaml.MappingStartEvent))
             if name != "<<" or not event.implicit[0]:
@@ -162,7 +163,7 @@ class _Reader:
                 continue
             for part in value if isinstance(value, list) else [value]:
                 if not isinstance(part, dict):
-                    self.refuse("<< merges mappings; give an alias of one", event.start_mark)
+                    self.refuse("<< merges mappings; give an alias of one", mark)
                 inherited = {**part, **inherited}
         return {**inherited, **values}
 
