@@ -262,6 +262,7 @@ class RowSpec(Section):
     scratch: bool = Field(default=False, description="no weights")
     source: str | None = Field(default=None, description="the checkpoint's layout; default: detected")
     branch: str | None = Field(default=None, description="which of its two encoders")
+    prefix: str | None = Field(default=None, description="where in it the ResNet is, instead of a layout")
     trust: bool = Field(default=False, description="allow its pickle to run code")
     finetune: Overrides = Field(default_factory=dict, description="overrides of this row, over the task's")
     table_row: Key | None = Field(default=None, description="the table's row that its results are in; default: its own")
@@ -274,8 +275,10 @@ class RowSpec(Section):
         if len(given) != 1:
             found = " and ".join(given) or "none of them"
             raise ValueError(f"a row has exactly one of pretrain, weights, scratch; this one has {found}")
-        if self.scratch and (self.source or self.branch or self.trust):
-            raise ValueError("a scratch row converts nothing; remove source, branch and trust")
+        if self.scratch and (self.source or self.branch or self.prefix or self.trust):
+            raise ValueError("a scratch row converts nothing; remove source, branch, prefix and trust")
+        if self.prefix and self.source:
+            raise ValueError("prefix and source both say where the ResNet is; remove one")
         if self.epochs and not self.weights:
             raise ValueError("epochs says how long given weights were trained; a recipe says so itself: remove it")
         return self

@@ -137,10 +137,13 @@ class JobBuilder:
             weights = self.digests.of(checkpoint) if entry is None or checkpoint.exists() else str(row.weights)
             layout = layout or (entry.layout if entry else None)
             branch = branch or (entry.branch if entry else None)
-        print_ = fingerprint(kind="convert", weights=weights, source=layout, branch=branch)
+        place = (
+            {"prefix": row.prefix} if row.prefix else {}
+        )  # absent by default, as in fingerprints of earlier releases
+        print_ = fingerprint(kind="convert", weights=weights, source=layout, branch=branch, **place)
         name = f"convert.{key}"
         out = job_dir(name, print_)
-        options: dict[str, str | bool] = {"source": layout or False, "branch": branch or False}
+        options: dict[str, str | bool] = {"source": layout or False, "branch": branch or False, **place}
         options["trust-checkpoint"] = row.trust
         args, outputs = [], []
         if self.experiment.tasks:

@@ -24,7 +24,7 @@ import torch
 from common.errors import UserError, abbreviate
 from common.files import describe_unreadable, open_input, sha256_of
 from common.formats.backbone import PTH_METADATA
-from transfer.weights.inert_pickle import NUMBER_KINDS, Foreign, as_tensor, count_tensors
+from transfer.weights.inert_pickle import MAX_LISTED, NUMBER_KINDS, Foreign, as_tensor, children, count_tensors
 from transfer.weights.torch_files import LEGACY_TORCH, Plain, read_plain_pickle, read_stream, read_tar, read_zip
 
 MAX_NESTING = 20
@@ -63,8 +63,8 @@ class CheckpointFile:
         """The mapping under nested keys (by default the whole file); None if there is none."""
         node = self.tree
         for key in keys:
-            node = node.get(key) if isinstance(node, Mapping) else None
-        return dict(node) if isinstance(node, Mapping) else None
+            node = children(node).get(key)
+        return dict(children(node)) or None
 
     def tensors(self, *keys: str) -> dict[str, torch.Tensor]:
         """The tensors directly under nested keys, by name; empty if there are none."""
@@ -253,6 +253,8 @@ def open_objects(root: Any) -> dict[str, Any]:
     def convert(value: Any, path: str) -> Any:
         if isinstance(value, np.ndarray) and value.dtype.kind in NUMBER_KINDS:
             return as_tensor(value)
+        if isinstance(value, (list, tuple)) and len(value) <= MAX_LISTED and path.count(".") < MAX_NESTING:
+            return [convert(item, f"{path}.{index}".lstrip(".")) for index, item in enumerate(value)]
         if isinstance(value, _CLOSED) or path.count(".") >= MAX_NESTING:
             return value
         if id(value) not in made:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from transfer.weights.containers import CheckpointFile
+from transfer.weights.inert_pickle import children
 from transfer.weights.match import Rename, Tensors, same_name, select_detectron2, select_prefix
 from transfer.weights.resnet import guess_arch, tensor_shapes
 from transfer.weights.tensor_names import WRAPPERS, from_children, from_transformers, to_torchvision, unwrap
@@ -96,13 +97,14 @@ def find_state_dicts(tree: Any) -> Iterator[tuple[str, ...]]:
     seen: set[int] = set()
 
     def search(node: Any, keys: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-        if not isinstance(node, Mapping) or len(keys) > MAX_DEPTH or id(node) in seen:
+        if len(keys) > MAX_DEPTH or id(node) in seen:
             return
         seen.add(id(node))
-        if any(isinstance(value, torch.Tensor) for value in node.values()):
+        items = children(node)
+        if any(isinstance(value, torch.Tensor) for value in items.values()):
             yield keys
-        for key, value in node.items():
-            if isinstance(key, str) and isinstance(value, Mapping):
+        for key, value in items.items():
+            if isinstance(key, str) and children(value):
                 yield from search(value, (*keys, key))
 
     return search(tree, ())
@@ -127,7 +129,7 @@ def unwrapped_views(checkpoint: CheckpointFile) -> Iterator[tuple[CheckpointFile
         tree = _rename_tensors(checkpoint.tree, rename)
         if tree is not None:
             removed = sorted({part for name in names for part in name.split(".") if part in WRAPPERS})
-            yield replace(checkpoint, tree=tree), f"; wrappers removed: {', '.join(removed)}"
+            yield replace(checkpoint, tree=tree), f"; wrappers removed: {', '.join(removed) or 'none, module added'}"
 
 
 def _rename_tensors(tree: Any, rename: Callable[[str], str]) -> Any:
@@ -135,6 +137,8 @@ def _rename_tensors(tree: Any, rename: Callable[[str], str]) -> Any:
     made: dict[int, Any] = {}
 
     def copy(node: Any) -> Any:
+        if isinstance(node, (list, tuple)) and children(node):
+            return [copy(item) for item in node]
         if not isinstance(node, Mapping):
             return node
         if id(node) not in made:

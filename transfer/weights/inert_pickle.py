@@ -32,6 +32,8 @@ PRICE = 80
 MAX_NAME, MAX_DIMENSIONS, LONG = 1000, 64, 1 << 12
 MAX_FOREIGN = 1000
 """Foreign objects that are listed."""
+MAX_LISTED = 64
+"""Items of a list that is searched for tensors and state dicts."""
 
 Buffer = bytes | bytearray | mmap.mmap
 
@@ -419,26 +421,35 @@ InertUnpickler.dispatch |= {
 }
 
 
+def children(node: Any) -> Mapping[Any, Any]:
+    """What a node of the tree holds by key; the items of a short list by number."""
+    if isinstance(node, (list, tuple)) and len(node) <= MAX_LISTED:
+        return {str(index): item for index, item in enumerate(node)}
+    return node if isinstance(node, Mapping) else {}
+
+
 def as_mapping(value: Any) -> dict[Any, Any] | None:
     """The items of a dict or of an object of a subclass of it; None for anything else."""
     return value if isinstance(value, dict) else value.items if isinstance(value, Foreign) else None
 
 
 def to_plain(root: Any, resolve: Callable[[StoredTensor], torch.Tensor]) -> tuple[Any, dict[str, Foreign]]:
-    """The tree with tensors in place of arrays and stored tensors (in dicts), and the foreign objects in it by path.
+    """The tree with tensors in place of arrays and stored tensors, and the foreign objects in it by path.
 
     Each object is converted once and in place, so that a tree of shared objects costs no more than its size.
     """
     made: dict[int, tuple[Any, Any]] = {}
     foreign: dict[str, Foreign] = {}
-    todo: list[tuple[str, dict[Any, Any]]] = []
+    todo: list[tuple[str, dict[Any, Any] | list[Any]]] = []
 
     def convert(value: Any, path: str) -> Any:
         if isinstance(value, Foreign) and value.items is None:
             if len(foreign) < MAX_FOREIGN:
                 foreign.setdefault(path, value)
             return value
-        mapping = as_mapping(value)
+        mapping: Any = as_mapping(value)
+        if isinstance(value, (list, tuple)) and len(value) <= MAX_LISTED:
+            mapping = value if isinstance(value, list) else list(value)
         if mapping is None and not isinstance(value, (StoredTensor, _Array)):
             return value
         if id(value) not in made:
@@ -453,8 +464,8 @@ def to_plain(root: Any, resolve: Callable[[StoredTensor], torch.Tensor]) -> tupl
     tree = convert(root, "")
     while todo:
         path, mapping = todo.pop()
-        for key, value in mapping.items():
-            mapping[key] = convert(value, f"{path}.{key}"[:200].lstrip(".") if isinstance(key, str) else path)
+        for key, value in mapping.items() if isinstance(mapping, dict) else enumerate(mapping):
+            mapping[key] = convert(value, f"{path}.{key}"[:200].lstrip(".") if isinstance(key, (str, int)) else path)
     return tree, foreign
 
 

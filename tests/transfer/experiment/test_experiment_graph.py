@@ -60,6 +60,7 @@ def test_literal_commands(world: World) -> None:
     world.edit(rows={
         "scratch": {"scratch": True, "finetune": {"SOLVER.BASE_LR": 0.1, "TRANSFER.CLASSES": ["bus", "cat"]}},
         "mine": {"weights": f"{world.base}/mine.pth", "source": "moco", "branch": "online", "trust": True},
+        "deep": {"weights": f"{world.base}/mine.pth", "prefix": "student.body"},
         "simsiam": {"pretrain": {"config": f"{world.base}/configs/simsiam.yaml", "overrides": {"SEED": 3}}},
     })  # fmt: skip
     (world.base / "mine.pth").write_text("weights")
@@ -74,6 +75,7 @@ def test_literal_commands(world: World) -> None:
         f"TRANSFER.DATA_ROOT {b}/detection SOLVER.BASE_LR 0.1 TRANSFER.CLASSES ['bus', 'cat']",
         "convert.mine": f"python3 /T/convert.py {b}/mine.pth {dirs['convert.mine']}/mine.pkl "
         "--source moco --branch online --trust-checkpoint",
+        "convert.deep": f"python3 /T/convert.py {b}/mine.pth {dirs['convert.deep']}/deep.pkl --prefix student.body",
         "pretrain.simsiam": f"python3 /T/pretrain.py --config-file {b}/configs/simsiam.yaml {over} "
         f"--resume --output {dirs['pretrain.simsiam']} DATA.ROOT {b}/images SEED 3",
         "convert.simsiam": f"python3 /T/convert.py {dirs['pretrain.simsiam']}/backbone.safetensors "

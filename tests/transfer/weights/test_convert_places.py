@@ -395,3 +395,13 @@ def test_an_object_with_a_second_network_is_listed(
     assert (
         "dropped: ema (object of torch.nn.modules.linear.Linear with 2 tensors, not opened)" in capsys.readouterr().out
     )
+
+
+@pytest.mark.parametrize("trust", [True, False])
+def test_a_state_dict_in_a_list_or_a_tuple(trust: bool, tmp_path: Path, r50: Tensors, other_r50: Tensors) -> None:
+    for index, content in enumerate(([r50, 3], (3, r50), {"nets": [other_r50, {"w": prefixed(r50, "x.")}]})):
+        path = save(tmp_path / f"{index}.pth", content)
+        place = re.findall(r"--prefix (\S+)", refusal(path))[-1]
+        assert place == ("0", "1", "nets.1.w.x")[index]
+        match = find_layout(read_checkpoint(path, trust), prefix=place)
+        assert torch.equal(match.branches["online"]["conv1.weight"], r50["conv1.weight"])
