@@ -280,7 +280,27 @@ def deep(value: Any) -> Any:
     return [deep(item) for item in value] if isinstance(value, list) else value
 
 
-FORMS = {"python": as_python, "json": json.dumps, "yaml": yaml.safe_dump, "dict": dict, "foreign": deep}
+class Config:
+    """mmengine's: the dict is a part of its state."""
+
+    def __init__(self, content: Any) -> None:
+        self.content = content
+
+    def __getstate__(self) -> Any:
+        return deep(self.content), "config.py", "text", None
+
+    def __setstate__(self, state: Any) -> None:
+        self.content = state[0]
+
+
+FORMS = {
+    "object": Config,
+    "python": as_python,
+    "json": json.dumps,
+    "yaml": yaml.safe_dump,
+    "dict": dict,
+    "foreign": deep,
+}
 CAFFE_PYTORCH = MSRA.model_copy(update={"stride_in_1x1": False})
 
 
@@ -291,7 +311,6 @@ CAFFE_PYTORCH = MSRA.model_copy(update={"stride_in_1x1": False})
     [
         (config_2x("caffe", CAFFE, to_rgb=False), MSRA),
         (config_2x("pytorch", PYTORCH, to_rgb=True), TORCHVISION),
-        (config_2x("pytorch", PYTORCH), TORCHVISION),
         (config_2x("pytorch", SMALL), TORCHVISION),
         (config_2x("pytorch", CAFFE, to_rgb=False), CAFFE_PYTORCH),
         (config_3x("caffe", CAFFE, bgr_to_rgb=False), MSRA),
@@ -322,6 +341,12 @@ def test_a_config_that_decides_nothing_is_refused(tmp_path: Path, r50: Tensors) 
         meta = {"config": as_python(config)}
         line = refusal(save(tmp_path / "m.pth", {"meta": meta, "state_dict": prefixed(r50, "backbone.")}))
         assert words in line and "meta.config" in line and "no option converts" in line
+
+
+def test_a_config_that_cannot_be_read_is_a_warning(tmp_path: Path, r50: Tensors) -> None:
+    meta = {"config": "model = dict(backbone=dict(style='caffe')"}
+    match = found(save(tmp_path / "m.pth", {"meta": meta, "state_dict": prefixed(r50, "backbone.")}), r50)
+    assert len(match.warnings) == 1 and "config in meta" in match.warnings[0]
 
 
 @pytest.mark.parametrize("text", ["(" * 5000, "a = " + "-" * 100_000 + "1", "{", "a: &a [*a]", "x = open('ran', 'w')"])

@@ -5,19 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from common.errors import UserError
 from common.formats.backbone import MSRA, TORCHVISION, Preprocessing
 from common.formats.manifest import DroppedTensor
+from common.yaml_file import read_yaml
 from transfer.weights.containers import CheckpointFile
 from transfer.weights.converted import check_manifest
 from transfer.weights.match import Match, Tensors, select_detectron2
-
-MAX_CONFIG = 1_000_000
-"""Bytes of a config.yaml that is read."""
 
 PREFIXES = ("", "backbone.bottom_up.", "backbone.")
 """Of a file of weights, of an FPN detector and of a C4 detector, whose res5 is among the RoI heads."""
@@ -132,7 +127,7 @@ def _is_near(stored: Sequence[Sequence[float]], block: Preprocessing) -> bool:
 def _read_config(path: Path) -> Preprocessing | None:
     """The block of a config.yaml that Detectron2 wrote; None if it is something else."""
     try:
-        config: Any = yaml.safe_load(path.read_text()) if path.stat().st_size < MAX_CONFIG else None
+        config = read_yaml(path)[0].value
         model = config["MODEL"]
         return Preprocessing(
             channel_order=config["INPUT"]["FORMAT"],
@@ -140,7 +135,7 @@ def _read_config(path: Path) -> Preprocessing | None:
             std=model["PIXEL_STD"],
             stride_in_1x1=model["RESNETS"]["STRIDE_IN_1X1"],
         )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError):
+    except (UserError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -10,7 +10,7 @@ from common.errors import UserError
 from common.formats.backbone import TORCHVISION, Preprocessing
 from transfer.weights.containers import CheckpointFile
 from transfer.weights.match import Match, PrefixLayout, Tensors
-from transfer.weights.readers.openmmlab_config import read_preprocessing
+from transfer.weights.readers.openmmlab_config import parse_config, read_preprocessing
 
 _PREFIXES = PrefixLayout(
     name="openmmlab",
@@ -74,8 +74,15 @@ def apply_config(checkpoint: CheckpointFile, match: Match) -> Match:
     Raises:
         UserError: it is of no kind that a block can state, or the file's own constants are others.
     """
-    block = read_preprocessing((checkpoint.at("meta") or {}), checkpoint.path)
+    meta = checkpoint.at("meta") or {}
+    block = read_preprocessing(meta, checkpoint.path)
     _check_constants(checkpoint.tensors("state_dict"), block or TORCHVISION, checkpoint.path)
+    texts = [text for text in (meta.get("cfg"), meta.get("config")) if isinstance(text, str) and "backbone" in text]
+    if any(parse_config(text) is None for text in texts):
+        unread = (
+            "the config in meta is not Python, JSON or YAML that can be read: torchvision's preprocessing is assumed"
+        )
+        match = replace(match, warnings=(*match.warnings, unread))
     if block is None:
         return match
     return replace(match, preprocessing=block, rule=f"{match.rule}; preprocessing: the config in meta")

@@ -7,10 +7,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
-import yaml
-
 from common.errors import UserError
 from common.formats.backbone import MSRA, TORCHVISION, Preprocessing
+from common.yaml_file import YAML_BOOLEANS, parse_yaml
 from transfer.weights.inert_pickle import Foreign
 
 MAX_TEXT = 2_000_000
@@ -25,7 +24,7 @@ def read_preprocessing(meta: Mapping[Any, Any], path: str) -> Preprocessing | No
     """
     for key in ("cfg", "config"):
         where = f"{path}: meta.{key}"
-        config = _parse(meta.get(key))
+        config = parse_config(meta.get(key))
         if config is not None:
             style = _find_style(config)
             found = _find_constants(config, where)
@@ -40,26 +39,28 @@ def read_preprocessing(meta: Mapping[Any, Any], path: str) -> Preprocessing | No
     return None
 
 
-def _parse(value: Any) -> Mapping[Any, Any] | None:
+def parse_config(value: Any) -> Mapping[Any, Any] | None:
     """A config as a mapping: a dict, or JSON, Python or YAML as text. Python is parsed, never run."""
     if isinstance(value, (Mapping, Foreign)):
         return _as_mapping(value)
     if not isinstance(value, str) or len(value) > MAX_TEXT:
         return None
-    for parse in (json.loads, _parse_python, yaml.safe_load):
+    for parse in (json.loads, _parse_python, lambda text: parse_yaml(text, "config").value):
         try:
             parsed = parse(value)
-        except (ValueError, SyntaxError, RecursionError, MemoryError, yaml.YAMLError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError, UserError):
             continue
         if isinstance(parsed, Mapping) and parsed:
             return parsed
     return None
 
 
-def _as_mapping(value: Any) -> Mapping[Any, Any] | None:
-    """A dict, or the dict inside an object of a config's class."""
-    if isinstance(value, Foreign):
-        return value.items or next((part for part in value.parts if isinstance(part, Mapping)), None)
+def _as_mapping(value: Any, depth: int = 3) -> Mapping[Any, Any] | None:
+    """A dict, or the dict inside an object of a config's class (its items, an argument or a part of its state)."""
+    if isinstance(value, Foreign) and depth:
+        parts = [item for part in value.parts for item in (part if isinstance(part, (list, tuple)) else [part])]
+        inner = (_as_mapping(part, depth - 1) for part in parts[:10])
+        return value.items or next((mapping for mapping in inner if mapping is not None), None)
     return value if isinstance(value, Mapping) else None
 
 
@@ -134,7 +135,8 @@ def _find_constants(config: Mapping[Any, Any], where: str) -> tuple[list[float],
         factor = 255 if scaled else 1
         default = scaled or not is_preprocessor  # mmcv's Normalize converts to RGB, a data preprocessor does not
         rgb = next((mapping[name] for name in ("to_rgb", "bgr_to_rgb") if name in mapping), default)
-        one = ([value * factor for value in mean], [value * factor for value in std], bool(rgb))
+        rgb = YAML_BOOLEANS.get(str(rgb).lower(), bool(rgb))
+        one = ([value * factor for value in mean], [value * factor for value in std], rgb)
         if one not in stated[is_preprocessor]:
             stated[is_preprocessor].append(one)
     found = stated[True] or stated[False]
