@@ -174,10 +174,9 @@ def _make_scalar(dtype: Any, data: Any = b"") -> Any:
 
 def _size_of(made: Any) -> int:
     """The memory that a stand-in has taken besides the file's own bytes."""
-    if isinstance(made, (bytes, dict)):
-        return len(made) * (1 if isinstance(made, bytes) else PRICE)
-    copied = isinstance(made, _Array) and made.value is not None and not made.value.dtype.isnative
-    return made.value.nbytes if isinstance(made, _Array) and copied else 0
+    if isinstance(made, _Array) and made.value is not None and not made.value.dtype.isnative:
+        return int(made.value.nbytes)
+    return len(made) if isinstance(made, bytes) else 0
 
 
 def _encode(text: Any, codec: Any = "latin1") -> bytes:
@@ -343,7 +342,8 @@ class InertUnpickler(pickle._Unpickler):
         """Push what a call makes: a stand-in's result, or a `Foreign` with these arguments."""
         if not isinstance(arguments, (tuple, list)):
             raise pickle.UnpicklingError("a call without arguments")
-        self.input.pay(PRICE + 8 * len(arguments))
+        copied = sum(len(argument) for argument in arguments if isinstance(argument, (list, dict)))
+        self.input.pay(PRICE + 8 * len(arguments) + PRICE * copied)
         if isinstance(function, _Known):
             made = function.make(*arguments)
             self.input.pay(_size_of(made))

@@ -110,6 +110,20 @@ def memory_bombs(big: int) -> Iterator[tuple[str, bytes]]:
         b"\x8a\x0a" + ((i << 61) - i).to_bytes(10, "little", signed=True) + b"N" for i in range(60_000)
     )
     yield "keys of one hash", same_hash + b"u"
+    yield "wide text", b"X" + struct.pack("<I", 20_000_004) + "𝄞".encode() + b"a" * 20_000_000
+    if big:
+        yield from _amplifiers()
+        yield "lists", b"](" + b"]" * big + b"e"
+        yield "sets", b"](" + b"\x8f" * big + b"e"
+        yield "dicts in dicts", b"}N" * big
+        yield "marks", b"(" * big
+        yield "floats", b"](" + b"G????????" * big + b"e"
+        yield "classes", b"](cposix\nsystem\n\x94" + b"h\x00)\x81" * big + b"e"
+        yield "memos", b"N" + b"\x94" * big
+
+
+def _amplifiers() -> Iterator[tuple[str, bytes]]:
+    """Small loops over a large object."""
     yield (
         "a text encoded again and again",
         b"X"
@@ -122,15 +136,8 @@ def memory_bombs(big: int) -> Iterator[tuple[str, bytes]]:
         "a dict copied again and again",
         copies + b"ccollections\nOrderedDict\n\x940](" + b"h\x01h\x00\x85R" * 20_000 + b"e",
     )
-    yield "wide text", b"X" + struct.pack("<I", 20_000_004) + "𝄞".encode() + b"a" * 20_000_000
-    if big:
-        yield "lists", b"](" + b"]" * big + b"e"
-        yield "sets", b"](" + b"\x8f" * big + b"e"
-        yield "dicts in dicts", b"}N" * big
-        yield "marks", b"(" * big
-        yield "floats", b"](" + b"G????????" * big + b"e"
-        yield "classes", b"](cposix\nsystem\n\x94" + b"h\x00)\x81" * big + b"e"
-        yield "memos", b"N" + b"\x94" * big
+    pairs = b"](" + b"NN\x86" * 200_000 + b"e\x94ccollections\nOrderedDict\n\x940]("
+    yield "a dict of one key made again and again", pairs + b"h\x01h\x00\x85R" * 100_000 + b"e"
 
 
 def zipped(data: bytes, storage: bytes = b"", compression: int = zipfile.ZIP_STORED) -> bytes:

@@ -127,13 +127,13 @@ WRITERS: dict[str, Callable[[Any, Path], Any]] = {
 }
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(n, marks=pytest.mark.slow) for n in range(4, 12))])
 def test_what_trainers_leave_needs_no_trust(
     seed: int, tmp_path: Path, r50: Tensors, foreign: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = random.Random(seed)
     found = leftovers(foreign)
-    writer = list(WRITERS)[seed]
+    writer = list(WRITERS)[seed % len(WRITERS)]
     if "pickle" in writer:
         del found["sparse"], found["quantised"]
     chosen = dict(rng.sample(sorted(found.items()), len(found) - 5))
