@@ -12,7 +12,7 @@ if __name__ == "__main__":
     __import__("common.errors").errors.exit_on_interrupt()
 
 from common.console import Parser, ignore_torch_warnings, megabytes, run_main
-from common.errors import EXIT_OK
+from common.errors import EXIT_OK, printable
 
 EPILOG = """examples:
   python tools/convert.py checkpoint_0199.pth.tar simsiam.pkl
@@ -92,7 +92,7 @@ def _inspect(args: argparse.Namespace, path: str, source: str, branch: str | Non
     from transfer.weights.inspect_checkpoint import describe_checkpoint
 
     for line in describe_checkpoint(read_checkpoint(path, args.trust_checkpoint), source, branch, args.prefix):
-        print(line)
+        print(printable(" ".join(line.split())))
     return EXIT_OK
 
 
@@ -115,7 +115,7 @@ def _convert(args: argparse.Namespace, path: str, source: str, branch: str | Non
     read = manifest.source
     print(f"{read.path}: {read.layout}, {read.branch} ({read.rule})")
     for item in manifest.left_out:
-        print(f"dropped: {item.name} ({item.why})")
+        print(printable(" ".join(f"dropped: {item.name} ({item.why})".split())))
     other = "target" if read.branch == "online" else "online"
     if branch is None and any(item.name == f"{other} encoder" for item in manifest.left_out):
         print(f"two encoders: {read.branch} is read by default; --branch {other} reads the other")

@@ -391,6 +391,12 @@ class InertUnpickler(pickle._Unpickler):
         items = self.pop_mark()
         self.append(Foreign("builtins.frozenset", items))
 
+    def _long(self) -> None:
+        (length,) = struct.unpack("<i", self.read(4))
+        if length > MAX_NAME:
+            raise pickle.UnpicklingError("a number longer than any checkpoint's")
+        self.append(pickle.decode_long(self.read(length)))
+
     def _text(self, code: str, encoding: str) -> None:
         length = struct.unpack(code, self.read(struct.calcsize(code)))[0]
         self.input.pay(length)
@@ -411,6 +417,7 @@ InertUnpickler.dispatch |= {
         (pickle.EMPTY_SET, lambda m: m._instantiate(Foreign("builtins.set"), ())),
         (pickle.FROZENSET, InertUnpickler._make_frozenset),
         (pickle.FRAME, lambda m: m.read(8)),
+        (pickle.LONG4, InertUnpickler._long),
         (pickle.BYTEARRAY8, InertUnpickler.dispatch[pickle.BINBYTES8[0]]),
         (pickle.BINSTRING, lambda m: m._text("<I", "latin-1")),
         (pickle.SHORT_BINSTRING, lambda m: m._text("<B", "latin-1")),

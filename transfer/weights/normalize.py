@@ -251,7 +251,7 @@ def _find_arch(raw: Tensors, stated: str | None, where: str) -> str:
     if guessed is None or missing:
         raise UserError(
             f"{where}: {len(expected) - len(missing)} of {len(expected)} tensors of a {guessed or 'resnet50'}; "
-            f"{len(missing)} are missing: {abbreviate(missing)}{_shard_hint(where)}"
+            f"{len(missing)} are missing: {abbreviate(missing)}{_shard_hint(where) or '; no option converts it'}"
         )
     return guessed
 

@@ -273,6 +273,17 @@ def test_hostile_calls_do_not_run(tmp_path: Path, r50: Tensors, capsys: pytest.C
     assert not mark.exists() and not (tmp_path / "out.pkl").exists()
 
 
+def test_names_of_control_characters_stay_on_their_line(
+    tmp_path: Path, r50: Tensors, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors = {"state_dict": {**r50, "a\nerror: b\x1b[2J.weight": torch.ones(1)}, "x\ny": 1 << 7000}
+    path = save(tmp_path / "x.pth", tensors)
+    for words in ([str(path), str(tmp_path / "out.pkl"), "--no-verify"], ["--inspect", str(path)]):
+        assert call_main(main, words) == EXIT_OK
+        out = capsys.readouterr().out
+        assert "\x1b" not in out and "\nerror" not in out and out
+
+
 def test_a_hostile_call_beside_a_resnet_is_inert(tmp_path: Path, r50: Tensors) -> None:
     class Command:
         def __reduce__(self) -> Any:
