@@ -5,6 +5,7 @@ Several run folders become one collection. Rows of one name are one row only if 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.formats.graph import GRAPH_FILE, GraphFile, GraphJob
-from common.formats.job import STATE_FILE, JobState
+from common.formats.job import STATE_FILE, AttemptRecord, JobState
 from common.formats.results import LR_SEARCH_FILE, RESULT_FILE, LrSearchRecord, PretrainResult, TransferResult
 from transfer.report.collection import Collection, PretrainingRun, RecordedSearch, RowInfo, Skipped
 from transfer.report.reading import evaluation_trial, imported_trial, read_result, transfer_trial
@@ -122,6 +123,14 @@ def _describe_state(folder: Path) -> str:
     return state.status + (f" ({line})" if line else "")
 
 
+def _attempts(folder: Path) -> tuple[AttemptRecord, ...]:
+    """Every attempt at the job of this folder; empty outside of experiments."""
+    with contextlib.suppress(UserError):
+        if (folder / STATE_FILE).is_file():
+            return tuple(JobState.read(folder / STATE_FILE).all_attempts())
+    return ()
+
+
 def _read_pretraining(job: GraphJob, folder: Path, found: Collection, seen: set[Path]) -> None:
     """Add a pre-training run; one without a result is added for its curves."""
     name = job.row or job.name
@@ -159,14 +168,14 @@ def _add_result(path: Path, found: Collection, row: str | None, task: str | None
     if isinstance(result, PretrainResult):
         name = row or result.recipe or result.method
         label = found.rows[name].label if name in found.rows else name
-        found.pretraining.append(PretrainingRun(path.parent, label, result.status, result))
+        found.pretraining.append(PretrainingRun(path.parent, label, result.status, result, _attempts(path.parent)))
         return
     if isinstance(result, TransferResult):
         trial = None if result.role == SEARCH_ROLE else transfer_trial(result, path, row)
     else:
         trial = evaluation_trial(result, path, row)
     if trial is not None:
-        found.add_trial(replace(trial, task=task or trial.task))
+        found.add_trial(replace(trial, task=task or trial.task, attempts=_attempts(path.parent)))
 
 
 def _read_search(path: Path, found: Collection) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from common.formats.run_only import may_differ_in_average
 
 if TYPE_CHECKING:
+    from common.formats.job import AttemptRecord
     from common.formats.results import LrSearchRecord, PretrainResult
 
 DONE, DIVERGED = "done", "diverged"
@@ -34,6 +35,7 @@ class Trial:
         reasons: why it does not compare with the published protocol; empty if it does.
         divergence: iteration, lr and what became NaN, for a diverged trial.
         settings, weights, config, guards, environment, timing: sections of the result file.
+        attempts: every attempt at its job; empty outside of experiments.
     """
 
     source: Path
@@ -53,6 +55,7 @@ class Trial:
     guards: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     timing: Mapping[str, Any] = field(default_factory=dict)
+    attempts: tuple[AttemptRecord, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -75,19 +78,20 @@ class Trial:
         return facts
 
     @property
-    def hours(self) -> float | None:
-        """Wall-clock hours of training and evaluation; None if unknown."""
+    def _spent(self) -> tuple[float | None, float | None]:
         seconds = [self.timing.get(key) for key in ("train_seconds", "eval_seconds")]
         known = [float(s) for s in seconds if isinstance(s, (int, float))]
-        return sum(known) / 3600 if known else None
+        return spent_hours(self.attempts, sum(known) if known else None, self.settings.get("num_processes") or 1)
+
+    @property
+    def hours(self) -> float | None:
+        """Wall-clock hours of training and evaluation, of all attempts; None if unknown."""
+        return self._spent[0]
 
     @property
     def gpu_hours(self) -> float | None:
-        """Wall-clock hours times processes; None if unknown or made on a CPU."""
-        devices = list(self.environment.get("devices") or ["cpu"])
-        if self.hours is None or devices == ["cpu"]:
-            return None
-        return self.hours * int(self.settings.get("num_processes") or 1)
+        """Wall-clock hours times processes, of all attempts; None if unknown or made on a CPU."""
+        return None if list(self.environment.get("devices") or ["cpu"]) == ["cpu"] else self._spent[1]
 
     def provenance(self) -> dict[str, Any]:
         """Where the trial's figures came from, as plain data."""
@@ -118,7 +122,24 @@ class Trial:
             "environment": dict(self.environment),
             "timing": dict(self.timing),
             "gpu_hours": self.gpu_hours,
+            "attempts": len(self.attempts) if len(self.attempts) > 1 else None,
         }
+
+
+def spent_hours(
+    attempts: Sequence[AttemptRecord], seconds: float | None, processes: int | None
+) -> tuple[float | None, float | None]:
+    """Wall-clock hours, and those times processes: of all attempts if there were several, else as the result says.
+
+    Args:
+        attempts: by the job's record; their GPUs count if they are known.
+        seconds, processes: by the result, which knows only of the last attempt.
+    """
+    if len(attempts) > 1:
+        parts = [(one.seconds / 3600, one.gpus or processes or 1) for one in attempts]
+        return sum(hours for hours, _ in parts), sum(hours * count for hours, count in parts)
+    hours = None if seconds is None else seconds / 3600
+    return hours, None if hours is None or processes is None else hours * processes
 
 
 @dataclass(frozen=True)
@@ -130,12 +151,14 @@ class PretrainingRun:
         name: its name in legends.
         status: `done`, or the job's state (`running`, `failed`, …).
         result: its result.json; None while it runs.
+        attempts: every attempt at its job; empty outside of experiments.
     """
 
     folder: Path
     name: str
     status: str
     result: PretrainResult | None = None
+    attempts: tuple[AttemptRecord, ...] = ()
 
 
 @dataclass(frozen=True)

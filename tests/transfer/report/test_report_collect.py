@@ -150,6 +150,24 @@ def test_an_unfinished_pretraining_run_has_its_state(tmp_path: Path) -> None:
     assert [(p.name, p.status, p.result) for p in found.pretraining] == [("SimSiam", "running", None)]
 
 
+def test_hours_are_those_of_all_attempts(tmp_path: Path) -> None:
+    """The result knows only of the last one."""
+    run = Run(tmp_path, [("scratch", "scratch", None)], {"voc07": 3})
+    at = [f"2026-01-01T{hour:02d}:00:00+00:00" for hour in range(6)]
+    earlier = [
+        {"started": at[0], "ended": at[1], "status": "requeued", "gpus": 8},
+        {"started": at[2], "ended": at[4], "status": "failed", "gpus": 4},
+    ]
+    state = {"status": "done", "started": at[4], "ended": at[5]}
+    run.finetune("scratch", "voc07", 1, GOOD, **state, attempts=3, gpus=8, earlier=earlier)
+    run.finetune("scratch", "voc07", 2, {**GOOD, "seed": 2}, **state, gpus=8)
+    run.finetune("scratch", "voc07", 3, {**GOOD, "seed": 3})
+    resumed, once, outside = collect([run.save()]).trials
+    assert (resumed.hours, resumed.gpu_hours, resumed.provenance()["attempts"]) == (4.0, 8 * 1 + 4 * 2 + 8 * 1, 3)
+    assert (once.hours, once.gpu_hours) == (outside.hours, outside.gpu_hours)
+    assert [trial.provenance()["attempts"] for trial in (once, outside)] == [None, None]
+
+
 def test_an_lr_search_trial_is_in_no_cell_and_its_record_is_read(tmp_path: Path) -> None:
     put(tmp_path / "search", {**GOOD, "role": "lr_search"})
     record = {"format": "lr-search/1", "row": "simsiam", "task": "voc07", "seed": 0, "split": "voc_2007_test"}

@@ -139,6 +139,19 @@ def test_gpu_hours_are_counted_and_unknown_ones_are_called_unknown(text: str) ->
     assert re.search(r"pre-training SimSiam, base</th>.*<td>unknown</td>", cost)
 
 
+def test_attempts_are_counted_where_a_run_had_several(tmp_path: Path) -> None:
+    run = Run(tmp_path, [("scratch", "scratch", None)], {"voc07": 2})
+    at = [f"2026-01-01T0{hour}:00:00+00:00" for hour in range(4)]
+    earlier = [{"started": at[0], "ended": at[1], "status": "requeued", "gpus": 8}]
+    state = {"status": "done", "started": at[2], "ended": at[3], "gpus": 8, "earlier": earlier}
+    for seed in (1, 2):
+        run.finetune("scratch", "voc07", seed, result("scratch", "voc07", seed, [1.0, 2.0, 3.0]), **state)
+    found = render(run.save())
+    cost = found[found.index('<h2 id="cost">') :]
+    assert '<th scope="col">attempts</th>' in cost
+    assert re.search(r"scratch on voc07</th><td>2</td><td>4</td><td>8 × Example GPU</td><td>4\.00</td><td>32\.00", cost)
+
+
 def test_skipped_files_are_named(text: str) -> None:
     skipped = text[text.index('<h2 id="skipped">') :]
     assert "finetune.scratch.voc0712.s5-01234567/result.json" in skipped

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from common.config import flatten
-from transfer.report.collection import DONE, PretrainingRun, Trial
+from transfer.report.collection import DONE, PretrainingRun, Trial, spent_hours
 from transfer.report.figures.style import slug
 from transfer.report.model import Cell, Column, Flag, Report, Row, Table
 
@@ -56,10 +56,14 @@ class CellDetails:
 
 @dataclass(frozen=True)
 class CostLine:
-    """One line of the cost table; `gpu_hours` is None for work on a CPU or if no times were recorded."""
+    """One line of the cost table.
+
+    `gpu_hours` is None for work on a CPU or if no times were recorded, `attempts` if each run had one.
+    """
 
     what: str
     runs: int
+    attempts: int | None
     devices: str
     hours: float | None
     gpu_hours: float | None
@@ -145,7 +149,9 @@ def cost_lines(report: Report) -> list[CostLine]:
     for (row, task), group in groups.items():
         devices = ", ".join(dict.fromkeys(_describe_devices(trial.environment) for trial in group))
         hours, gpu_hours = sum_known(t.hours for t in group), sum_known(t.gpu_hours for t in group)
-        lines.append(CostLine(f"{labels.get(row, row)} on {task}", len(group), devices, hours, gpu_hours))
+        attempts = _count_attempts(group)
+        what = f"{labels.get(row, row)} on {task}"
+        lines.append(CostLine(what, len(group), attempts, devices, hours, gpu_hours))
     return [line for line in lines if line is not None]
 
 
@@ -155,14 +161,18 @@ def sum_known(values: Iterable[float | None]) -> float | None:
     return sum(known) if known else None
 
 
+def _count_attempts(runs: Sequence[Trial | PretrainingRun]) -> int | None:
+    count = sum(max(len(run.attempts), 1) for run in runs)
+    return count if count > len(runs) else None
+
+
 def _pretraining_cost(run: PretrainingRun) -> CostLine | None:
     if run.result is None:
         return None
-    hours = None if run.result.seconds is None else run.result.seconds / 3600
-    devices, processes = _describe_devices(run.result.environment), run.result.num_processes
-    is_gpu = hours is not None and processes is not None and devices not in ("cpu", "unknown")
-    gpu_hours = hours * processes if is_gpu else None  # type: ignore[operator]
-    return CostLine(f"pre-training {run.name}", 1, devices, hours, gpu_hours)
+    devices = _describe_devices(run.result.environment)
+    hours, gpu_hours = spent_hours(run.attempts, run.result.seconds, run.result.num_processes)
+    gpu_hours = None if devices in ("cpu", "unknown") else gpu_hours
+    return CostLine(f"pre-training {run.name}", 1, _count_attempts([run]), devices, hours, gpu_hours)
 
 
 def _describe_devices(environment: Mapping[str, Any]) -> str:
