@@ -160,9 +160,10 @@ def _plan(args: Namespace, tools: Tools | None) -> int:
 
     opened = open_experiment(args.experiment, args.sets, tools)
     snapshot = opened.snapshot()
+    decisions = decide(opened.graph, snapshot)
     lines = plan_lines(
         opened.graph,
-        decide(opened.graph, snapshot),
+        decisions,
         opened.store,
         tools=opened.tools if args.commands else None,
         step_times=[*read_site().seconds, *read_step_times()],
@@ -175,7 +176,7 @@ def _plan(args: Namespace, tools: Tools | None) -> int:
         print(f"submit would first download {name} (row {key}), which needs a network here", file=sys.stderr)
     for text in superseded_lines(snapshot.superseded, args.experiment):
         print(text, file=sys.stderr)
-    for problem in opened.problems():
+    for problem in opened.problems() or opened.data_problems(decisions):
         print(f"submit would refuse: {problem}", file=sys.stderr)
     return EXIT_OK
 

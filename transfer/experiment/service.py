@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ from common.files import read_json_object
 from common.formats.graph import GRAPH_FILE
 from common.formats.job import ProcessId
 from transfer.experiment.commands import Tools
-from transfer.experiment.decide import decide, jobs_to_retry, select
+from transfer.experiment.decide import Decisions, decide, jobs_to_retry, select
 from transfer.experiment.executors import Executor, RunListener, RunOutcome, RunPlan
 from transfer.experiment.fingerprints import ConfigReader, WeightDigests
 from transfer.experiment.graph import Graph, read_graph, select_jobs
@@ -57,7 +58,14 @@ class OpenExperiment:
 
     def problems(self) -> list[str]:
         """Why no job can start, one line each; empty if nothing is wrong."""
-        return list(_problems(self.experiment, self.source)) or list(_data_problems(self.experiment, self.source))
+        return list(_problems(self.experiment, self.source))
+
+    def data_problems(self, decisions: Decisions) -> list[str]:
+        """What is wrong with the annotations of each task that will be trained on, one line a task.
+
+        Published splits are left to their download, and images to the trials.
+        """
+        return list(_data_problems(self, decisions))
 
     def downloads(self) -> list[tuple[str, str]]:
         """The public checkpoints that are not downloaded, as (row's key, `zoo:NAME`)."""
@@ -142,8 +150,8 @@ def submit(
         snapshot = opened.snapshot()
         decisions = decide(graph, snapshot)
         refusal = executor.refusal(opened.experiment, decisions)
-        if refusal:
-            raise UserError(refusal)
+        for problem in [refusal] if refusal else opened.data_problems(decisions):
+            raise UserError(problem)
         if retry is not None:
             decisions = select(decisions, graph, jobs_to_retry(graph, snapshot, retry))
         old = superseded_jobs(store, snapshot, in_queue=executor.name == "slurm" or None)
@@ -322,23 +330,29 @@ def _problems(experiment: Experiment, source: ExperimentSource) -> Iterator[str]
             yield f"{source.path}: run_dir: {reason}; give another with --set run_dir=DIR"
 
 
-def _data_problems(experiment: Experiment, source: ExperimentSource) -> Iterator[str]:
-    """What is wrong with each task's own splits, as its trials would read them; one line a task."""
+def _data_problems(opened: OpenExperiment, decisions: Decisions) -> Iterator[str]:
+    experiment = opened.experiment
+    jobs = [one.job for one in decisions.values() if one.action == "run"]
+    wanted = {(job.row_key, job.task) for job in jobs if job.kind in ("search", "finetune")}
     reader = ConfigReader(config_path(experiment.overlay) if experiment.overlay else None)
     root = absolute(experiment.data.detection or "")
     checked: set[TaskSettings] = set()
-    for row in experiment.rows.values():
-        for key, task in experiment.tasks.items():
-            config = config_path(task.config)
-            values = reader.resolved(config, "transfer", {**task.overrides, **row.finetune})
-            if not any(name.startswith(OWN_SPLITS) for name in values):
-                continue
-            settings = TaskSettings.of(values, root)
-            faults = own_split_faults(settings) if settings not in checked else []
-            checked.add(settings)
-            if faults:
-                more = f"; {len(faults) - 1} more: python tools/data.py check --config-file {config} {root}"
-                yield f"{source.path}: tasks.{key}: {faults[0]}{more if len(faults) > 1 else ''}"
+    for (row_key, row), (key, task) in itertools.product(experiment.rows.items(), experiment.tasks.items()):
+        config = config_path(task.config)
+        values = reader.resolved(config, "transfer", {**task.overrides, **row.finetune})
+        if (row_key, key) not in wanted or not any(name.startswith(OWN_SPLITS) for name in values):
+            continue
+        where = f"{opened.source.path}: tasks.{key}"
+        try:
+            settings = TaskSettings.of(values, root, str(config))
+        except UserError as error:
+            yield f"{where}: {error}"
+            continue
+        faults = own_split_faults(settings) if settings not in checked else []
+        checked.add(settings)
+        if faults:
+            more = f"; {len(faults) - 1} more: python tools/data.py check --config-file {config} {root}"
+            yield f"{where}: {faults[0]}{more if len(faults) > 1 else ''}"
 
 
 def _named_files(experiment: Experiment, public: Mapping[str, ZooCheckpoint]) -> Iterator[tuple[str, Path]]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,15 +13,18 @@ from typing import Any
 
 from common.config import ValueSources, coerce
 from common.errors import UserError, nearest
+from common.files import read_json, write_json
 from common.formats.defaults import default_values
 from transfer.tasks.classes import BENCHMARK, toy_classes
 from transfer.tasks.coco import read_coco
 from transfer.tasks.datasets import PUBLISHED, ROOT_VARIABLE, DatasetDict, Split, data_root, find_split
 from transfer.tasks.images import image_faults
-from transfer.tasks.reading import Reading
+from transfer.tasks.reading import IMAGE_ENDINGS, Reading, one_line
 from transfer.tasks.voc import read_voc
 
 OWN_SPLITS = "TRANSFER.SPLITS"
+CACHED_FROM = 1.0
+"""Seconds of reading from which its result is cached."""
 READ = (
     *(f"TRANSFER.{key}" for key in ("TASK", "DATA_ROOT", "CLASSES", "STRICT", "CHECK_COUNTS")),
     *("DATASETS.TRAIN", "DATASETS.TEST", "DATALOADER.FILTER_EMPTY_ANNOTATIONS", "MODEL.MASK_ON"),
@@ -231,8 +238,36 @@ def _is_trained(record: DatasetDict, settings: TaskSettings) -> bool:
 
 
 def own_split_faults(settings: TaskSettings) -> list[str]:
-    """What is wrong with the annotations of a user's own splits; images are not opened, published splits not read."""
+    """What is wrong with the annotations of a user's own splits; images are not opened, published splits not read.
+
+    What took long to read is cached until a file of the splits has another name, size or time of modification.
+    """
     own = [split for split in settings.splits if split.name not in PUBLISHED]
+    digest = hashlib.sha256(f"{settings!r} {[_stamp(split) for split in own]}".encode(errors="replace")).hexdigest()
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    file = home / "ssl-detection-transfer" / "annotations" / f"{digest}.json"
+    with contextlib.suppress(OSError, UserError):
+        if file.is_file():
+            return list(read_json(file))
+    start = time.perf_counter()
+    faults = _read_faults(settings, own)
+    if time.perf_counter() - start > CACHED_FROM:
+        with contextlib.suppress(OSError, UserError):  # no home, or a full one
+            write_json(file, faults)
+    return faults
+
+
+def _stamp(split: Split) -> list[Any]:
+    """Names of the files below a split's folder, and size and time of those that are no images."""
+    files = [Path(folder) / name for folder, _, names in os.walk(split.folder) for name in sorted(names)]
+    texts = [file for file in files if file.suffix.lower() not in IMAGE_ENDINGS]
+    texts += [split.annotations] if split.annotations is not None else []
+    with contextlib.suppress(OSError):
+        return [*map(str, files), *((one.st_size, one.st_mtime_ns) for one in map(Path.stat, texts))]
+    return [time.time()]
+
+
+def _read_faults(settings: TaskSettings, own: Sequence[Split]) -> list[str]:
     faults: list[str] = []
     try:
         datasets = [read_split(split, settings.classes, settings.check_counts, faults) for split in own]
@@ -240,7 +275,7 @@ def own_split_faults(settings: TaskSettings) -> list[str]:
             faults += [fault for _, fault in training_faults(join_splits(settings.name, datasets), settings)]
     except UserError as error:
         faults.append(str(error))
-    return faults
+    return list(map(one_line, faults))
 
 
 def _mask_faults(record: DatasetDict, is_test: bool, polygons: bool) -> Iterator[str]:
