@@ -82,7 +82,7 @@ def find_resnets(checkpoint: CheckpointFile, complete: bool = True) -> list[Foun
 def _resnet_at(container: tuple[str, ...], prefix: str, rename: Rename, tensors: Tensors) -> Iterator[FoundResNet]:
     is_detectron2 = rename is to_torchvision
     named = select_detectron2(tensors, prefix) if is_detectron2 else select_prefix(tensors, prefix, rename)
-    if "bn1.weight" not in named or "layer1.0.conv1.weight" not in named:
+    if "conv1.weight" not in named or "bn1.weight" not in named or "layer1.0.conv1.weight" not in named:
         return
     arch = guess_arch(named)
     if arch is not None:

@@ -103,15 +103,15 @@ def _match_view(checkpoint: CheckpointFile, source: str, prefix: str | None, bra
 
 
 def _add_companions(checkpoint: CheckpointFile, match: Match) -> Match:
-    """Name the file's other complete ResNets: the only moving average becomes the target branch, others are dropped."""
+    """Name the file's other ResNets: the only complete moving average becomes the target branch, others are dropped."""
     known = {tensors["conv1.weight"].data_ptr() for tensors in match.branches.values() if "conv1.weight" in tensors}
     others = [
         resnet
-        for resnet in find_resnets(checkpoint)
+        for resnet in find_resnets(checkpoint, complete=False)
         if resnet.tensors["conv1.weight"].data_ptr() not in known
         and not any(item.name == f"{resnet.prefix}*" for item in match.dropped)
     ]
-    averages = [resnet for resnet in others if AVERAGE.search(resnet.place)]
+    averages = [resnet for resnet in others if resnet.arch and AVERAGE.search(resnet.place)]
     branches, rule = dict(match.branches), match.rule
     if len(averages) == 1 and set(branches) == {"online"} and guess_arch(branches["online"]) == averages[0].arch:
         branches["target"] = averages[0].tensors
@@ -120,7 +120,12 @@ def _add_companions(checkpoint: CheckpointFile, match: Match) -> Match:
     inside = tuple(r.prefix for r in others if r.prefix and _shares_memory(checkpoint.tensors(*r.container), known))
     dropped = [item for item in match.dropped if not item.name.startswith(inside)]
     dropped += [
-        DroppedTensor(name=f"{resnet.place}.*", why=f"another {resnet.arch}; --prefix {resnet.place} reads it")
+        DroppedTensor(
+            name=f"{resnet.place}.*",
+            why=f"another {resnet.arch}; --prefix {resnet.place} reads it"
+            if resnet.arch
+            else "a ResNet that is incomplete or of another kind",
+        )
         for resnet in rest
     ]
     dropped += [

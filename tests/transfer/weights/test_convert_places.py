@@ -178,11 +178,12 @@ def test_every_other_resnet_is_listed(
     tmp_path: Path, r50: Tensors, other_r50: Tensors, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = {**simsiam(r50), "judge": {"net": prefixed(other_r50, "body.")}, "old": resnet("resnet101", seed=2)}
+    content["ema"] = {name: tensor for name, tensor in other_r50.items() if "running" not in name}
     path = save(tmp_path / "three.pth", content)
     assert call_main(main, [str(path), str(tmp_path / "out.pkl"), "--no-verify"]) == EXIT_OK
     out = capsys.readouterr().out
     assert "dropped: judge.net.body.* (another resnet50; --prefix judge.net.body reads it)" in out
-    assert "dropped: old.* (another resnet101" in out
+    assert "dropped: old.* (another resnet101" in out and "dropped: ema.* (a ResNet that is incomplete" in out
     assert call_main(main, ["--inspect", str(path)]) == EXIT_OK
     assert "judge.net: body.* (resnet50)" in capsys.readouterr().out
     found(path, other_r50, prefix="judge.net.body")
@@ -439,3 +440,9 @@ def test_a_state_dict_in_a_list_or_a_tuple(trust: bool, tmp_path: Path, r50: Ten
         assert place == ("0", "1", "nets.1.w.x")[index]
         match = find_layout(read_checkpoint(path, trust), prefix=place)
         assert torch.equal(match.branches["online"]["conv1.weight"], r50["conv1.weight"])
+
+
+def test_the_unprefixed_names_of_the_file_itself(tmp_path: Path, r50: Tensors, other_r50: Tensors) -> None:
+    path = save(tmp_path / "both.pth", {**other_r50, "weights": r50})
+    found(path, r50, prefix="weights")
+    found(path, other_r50, prefix=".")

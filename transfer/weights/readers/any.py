@@ -50,7 +50,7 @@ def match_prefix(checkpoint: CheckpointFile, prefix: str, branch: str | None) ->
     """
     found = [resnet for resnet in find_resnets(checkpoint, complete=False) if resnet.is_at(prefix)]
     found = [resnet for resnet in found if resnet.arch] or found
-    exact = [resnet for resnet in found if resnet.place == prefix.rstrip(".*")]
+    exact = [resnet for resnet in found if resnet.place.strip(".") == prefix.strip("*. ")]
     if len(found) > 1 and len(exact) != 1:
         raise UserError(f"{checkpoint.path}: --prefix {prefix} names {len(found)} ResNets; {choices(found)}")
     chosen = (exact or found)[:1]

@@ -95,11 +95,10 @@ def _check_constants(tensors: Tensors, block: Preprocessing, path: str) -> None:
             continue
         flat = stored.flatten().to(torch.float64) if stored.numel() == 3 else torch.zeros(0, dtype=torch.float64)
         if flat.numel() != 3 or not torch.allclose(flat, torch.tensor(wanted, dtype=torch.float64), atol=1e-2):
-            known = "torchvision's" if block == TORCHVISION else "that of its config"
+            known = "torchvision's" if block is TORCHVISION else "that of the config in its meta"
             raise UserError(
                 f"{path}: data_preprocessor.{key} is {[round(v, 3) for v in flat.tolist()]}, not {known} "
-                f"{list(wanted)}, and no config in its meta states the order of channels and the stride; no option "
-                "converts it"
+                f"{list(wanted)}: the order of its channels is not known; no option converts it"
             )
 
 
