@@ -324,3 +324,31 @@ def test_import_yolo_overwrites_no_other_file(tmp_path: Path, capsys: Capture) -
     write(tmp_path / "out/instances.json", "{}")
     assert "instances.json exists" in refused(capsys, "import", "yolo", folder, tmp_path / "out")
     assert (tmp_path / "out/instances.json").read_text() == "{}"
+
+
+def test_changed_label_files_and_descriptions_are_read_or_refused_in_one_line(tmp_path: Path, capsys: Capture) -> None:
+    """Bytes of a label file or of data.yaml replaced, left out or doubled: files that check accepts, or exit 2."""
+    folder, out = one_image(tmp_path, ""), tmp_path / "out"
+    label, description = folder / "labels/a.txt", folder / "data.yaml"
+    text = {label: b"0 0.5 0.5 0.2 0.2\n1 .1 .1 .9 .1 .5 .9\n", description: YAML["ultralytics"].encode()}
+    text[description] = text[description].replace(b"images/train", b"images").replace(b"val: images/val\n", b"")
+    outcomes = {EXIT_OK: 0, EXIT_USAGE: 0}
+    for seed in range(150):
+        rng = random.Random(seed)
+        for file, content in text.items():
+            file.write_bytes(content)
+        changed = rng.choice([label, description])
+        content, (start, end) = text[changed], sorted(rng.sample(range(len(text[changed])), 2))
+        piece = rng.choice(
+            [b"", content[start:end] * 2, rng.randbytes(3), b"nan", b"-", b"[", b"\xff", b": ", b"1e400"]
+        )
+        changed.write_bytes(content[:start] + piece + content[min(end, start + 3) :])
+        code = call_main(main, ["import", "yolo", str(folder), str(out)])
+        captured = capsys.readouterr()
+        assert captured.err.count("\n") == (code != EXIT_OK), seed
+        outcomes[code] += 1
+        for file in sorted(out.iterdir()) if code == EXIT_OK else ():
+            categories = [one["name"] for one in json.loads(file.read_text())["categories"]]
+            read_split(Split("own", "coco", folder, annotations=file), categories)
+            file.unlink()
+    assert min(outcomes.values()) > 20

@@ -53,12 +53,13 @@ def read_voc(split: Split, classes: Sequence[str], reading: Reading | None = Non
     labels = {name: index for index, name in enumerate(classes)}
     folders = VOCFolders.below(split.folder, reading)
     records: list[DatasetDict] = []
+    listed_in = list_file(split)
     seen: dict[str, str] = {}
     for image_id in image_list(split, folders, reading):
         try:
-            image = find_image(image_id, split.extension, list_file(split), folders, reading)
+            image = find_image(image_id, split.extension, listed_in, folders, reading)
             if seen.setdefault(image, image_id) != image_id:
-                raise UserError(f"{list_file(split)}: {image} is the image of {seen[image]} and of {image_id}")
+                raise UserError(f"{listed_in}: {image} is the image of {seen[image]} and of {image_id}")
             records.append(_record(folders.annotation(image_id), image, image_id, labels, reading))
         except UserError as error:
             reading.add_fault(error)
@@ -137,17 +138,17 @@ def _box(
     element: ET.Element, where: str, width: float, height: float, reading: Reading
 ) -> tuple[float, float, float, float]:
     x0, y0, x1, y1 = (_number(element, f"bndbox/{side}", where) for side in ("xmin", "ymin", "xmax", "ymax"))
-    outside = max(1 - x0, x1 - width), max(1 - y0, y1 - height)
+    beyond_x, beyond_y = max(1 - x0, x1 - width), max(1 - y0, y1 - height)
+    if x0 <= x1 and y0 <= y1 and beyond_x <= SLACK and beyond_y <= SLACK:
+        return x0, y0, x1, y1
     text = f"box {x0:g} {y0:g} {x1:g} {y1:g}"
     wrong = f"{where}: {text} is empty or outside the image ({width:g} × {height:g}); correct or remove it"
-    if outside[0] > slack_of(width) or outside[1] > slack_of(height):
+    clipped = max(x0, 1.0), max(y0, 1.0), min(x1, width), min(y1, height)
+    is_far = beyond_x > slack_of(width) or beyond_y > slack_of(height)
+    if is_far or clipped[0] > clipped[2] or clipped[1] > clipped[3]:
         raise UserError(wrong)
-    if max(outside) > SLACK:
-        reading.adjust("{count} boxes up to {extent} px outside their image: clipped", wrong, max(outside))
-        x0, y0, x1, y1 = max(x0, 1.0), max(y0, 1.0), min(x1, width), min(y1, height)
-    if not (x0 <= x1 and y0 <= y1):
-        raise UserError(wrong)
-    return x0, y0, x1, y1
+    reading.adjust("{count} boxes up to {extent} px outside their image: clipped", wrong, max(beyond_x, beyond_y))
+    return clipped
 
 
 def _is_difficult(element: ET.Element, where: str, reading: Reading) -> bool:
@@ -160,11 +161,13 @@ def _is_difficult(element: ET.Element, where: str, reading: Reading) -> bool:
 
 def _number(element: ET.Element, path: str, where: str) -> float:
     text = element.findtext(path)
-    with contextlib.suppress(ValueError):
+    try:
         number = float(text or "")
-        if math.isfinite(number):
-            return number
-    raise UserError(f"{where}: {path} is {text!r}, not a number; correct it")
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"{where}: {path} is {text!r}, not a number; correct it")
+    return number
 
 
 def parse_xml(annotation: Path, reading: Reading) -> ET.Element:
