@@ -214,6 +214,7 @@ def _may_cancel(args: Namespace, superseded: Sequence[JobView]) -> bool:
 
 def _report(opened: OpenExperiment, outcome: RunOutcome, console: Console) -> int:
     """Print the table to stdout and the jobs without a result to stderr; the exit code."""
+    from common.errors import printable
     from transfer.experiment.decide import blocked_jobs, decide, is_current
 
     if outcome.stopped is not None:
@@ -231,7 +232,7 @@ def _report(opened: OpenExperiment, outcome: RunOutcome, console: Console) -> in
     blocked = blocked_jobs(opened.graph, snapshot)
     for name, why in missing.items():
         reason = f"blocked by {blocked[name]}" if name in blocked else why
-        console.print(f"no result: {name}: {reason}", soft_wrap=True, markup=False)
+        console.print(printable(f"no result: {name}: {reason}"), soft_wrap=True, markup=False)
     return EXIT_FAILURE if missing else EXIT_OK
 
 

@@ -13,7 +13,7 @@ if __name__ == "__main__":
     __import__("common.errors").errors.exit_on_interrupt()
 
 from common.console import Parser, run_main
-from common.errors import EXIT_OK, UserError
+from common.errors import EXIT_OK, UserError, printable
 
 if TYPE_CHECKING:
     from transfer.report.tables import Options
@@ -125,7 +125,7 @@ def rendered(args: argparse.Namespace, kind: str) -> str:
     if not report.tables and kind in ("csv", "latex"):  # which have no room for words
         print("\n".join(report.notes), file=sys.stderr)
     names = {"md": "markdown"}
-    return str(importlib.import_module(f"transfer.report.render.{names.get(kind, kind)}").render(report))
+    return printable(importlib.import_module(f"transfer.report.render.{names.get(kind, kind)}").render(report))
 
 
 def options(args: argparse.Namespace) -> Options:

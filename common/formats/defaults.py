@@ -15,6 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from common.config import ValueSources, coerce
+from common.errors import UserError, nearest
 from common.files import read_json
 from common.formats.run_only import STAGES, is_run_only
 from common.yaml_file import YAML_BOOLEANS
@@ -37,6 +39,29 @@ def default_values(stage: str) -> dict[str, Any]:
         stage: `pretrain`, `evaluate` or `transfer`.
     """
     return dict(_tables()[stage]["defaults"])
+
+
+def check_keys(stage: str, values: Mapping[str, Any], where: str | ValueSources) -> None:
+    """Check keys, and their values' types, without the stage's code; former names and removed keys pass.
+
+    Args:
+        stage: `pretrain`, `evaluate` or `transfer`.
+        values: dotted keys and values.
+        where: what messages call their place.
+
+    Raises:
+        UserError: an unknown key (with similar valid ones), or a value of another type.
+    """
+    tables = _tables()[stage]
+    known = tables["defaults"]
+    former = {*tables["removed"], *(name for names in tables["names"].values() for name in names)}
+    for key, value in values.items():
+        parent = next((name for name in known if key.startswith(f"{name}.")), None)
+        if key in known:
+            coerce(known[key], value, key, where)
+        elif parent is None and key not in former and value != {}:
+            place = where if isinstance(where, str) else where.place(key)
+            raise UserError(f"{place}: unknown key {key!r}; {nearest(key, known)}")
 
 
 def first_name(stage: str, key: str) -> str:

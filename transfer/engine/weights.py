@@ -9,7 +9,7 @@ from typing import Any
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
-from common.errors import UserError
+from common.errors import UserError, nearest
 from common.files import sha256_of
 from common.formats.backbone import TORCHVISION, Preprocessing
 from common.formats.manifest import Manifest
@@ -61,6 +61,8 @@ def find_weights(text: str, depth: int, folder: Path, *, single_process: bool = 
     if text == SCRATCH:
         return InitialWeights(SCRATCH, TORCHVISION)
     path = _from_zoo(text, folder, single_process) if text.startswith(ZOO) else Path(text)
+    if (similar := nearest(text, [SCRATCH])).startswith("did you mean") and not path.exists():
+        raise UserError(f"--weights {text}: there is no such file; {similar}")
     _, manifest = read_converted(path)
     found = depth_of(manifest.arch)
     if found != depth:

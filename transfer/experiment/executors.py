@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol
 
-from common.errors import EXIT_REQUEUE, UserError
+from common.errors import EXIT_REQUEUE, UserError, redact_urls
 from common.formats.job import STATE_FILE, JobState, JobStatus, utc_now
 from transfer.experiment.commands import Command, Tools
 from transfer.experiment.decide import Decisions
@@ -378,7 +378,7 @@ def ignore_signals() -> None:
 
 
 def write_banner(log: IO[bytes], attempt: int, command: Command) -> None:
-    log.write(f"== attempt {attempt} · {utc_now()} · {shlex.join(command)}\n".encode())
+    log.write(f"== attempt {attempt} · {utc_now()} · {redact_urls(shlex.join(command))}\n".encode())
     log.flush()
 
 

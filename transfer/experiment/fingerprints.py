@@ -12,10 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from common.config import flatten, is_within, load_with_base, load_yaml, merge_dict, overlay_section
+from common.config import flatten, is_within, load_with_sources, load_yaml, merge_dict, overlay_section
 from common.errors import UserError
 from common.files import expect_shape, read_json_object, sha256_of, write_json
-from common.formats.defaults import SCHEMA, decisive_settings, first_name
+from common.formats.defaults import SCHEMA, check_keys, decisive_settings, first_name
 from common.formats.graph import GRAPH_FILE, GraphFile, GraphJob
 from common.formats.run_only import is_run_only, was_run_only
 
@@ -53,17 +53,19 @@ class ConfigReader:
         Comments, the order of keys, and which file sets a key do not affect it.
 
         Raises:
-            UserError: a file is missing or is not YAML.
+            UserError: a file is missing or is not YAML, or a key is unknown or has a value of another type.
         """
         if (config, section) not in self._merged:
-            merged = load_with_base(config)
+            merged, sources = load_with_sources(config)
             if self.overlay is not None:
-                merge_dict(merged, overlay_section(self.overlay, section))
+                merge_dict(merged, overlay_section(self.overlay, section, sources))
             self._merged[config, section] = flatten(merged)
+            check_keys(section, self._merged[config, section], sources)
         found = dict(self._merged[config, section])
         for key, value in overrides.items():
             found = {name: old for name, old in found.items() if not is_within(name, (key,))}
             found.update(flatten({key: value}))
+        check_keys(section, overrides, f"overrides of {config.name}")
         return found
 
     def fingerprint(

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
-from common.errors import UserError, nearest
+from common.errors import UserError, nearest, redact_urls
 from common.formats.graph import GRAPH_FILE, GraphFile, GraphJob, GraphRow, GraphTask, JobKind
 from transfer.experiment.commands import Arguments, Command, Tools
 
@@ -146,7 +146,7 @@ class Graph:
     def write(self, run_dir: Path, tools: Tools) -> None:
         jobs = []
         for job in self:
-            commands = tuple(list(words) for words in job.commands(tools))
+            commands = tuple([redact_urls(word) for word in words] for words in job.commands(tools))
             jobs.append(GraphJob(**{name: getattr(job, name) for name in STORED}, commands=commands, dir=job.dir))
         values = {name: getattr(self, name) for name in ("experiment", "source", "sets", "rows", "tasks")}
         GraphFile(**values, jobs=tuple(jobs)).write(run_dir / GRAPH_FILE)

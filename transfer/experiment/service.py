@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import UserError
-from common.files import read_json_object
+from common.errors import UserError, nearest
+from common.files import describe_unreadable, open_input, read_json_object
 from common.formats.graph import GRAPH_FILE
 from common.formats.job import ProcessId
 from transfer.experiment.commands import Tools
@@ -28,6 +28,7 @@ from transfer.experiment.slurm_queue import end_jobs
 from transfer.experiment.spec import Experiment
 from transfer.experiment.stages import build_graph
 from transfer.experiment.store import JobView, Snapshot, Store
+from transfer.report.published import LAYOUTS, load_expected
 from transfer.tasks.task import OWN_SPLITS, TaskSettings, own_split_faults
 from transfer.weights import checkpoint_zoo
 from transfer.weights.checkpoint_zoo import ZooCheckpoint
@@ -302,8 +303,18 @@ def _check_files(
         UserError: one is missing; names the experiment file and its key.
     """
     for key, file in _named_files(experiment, public):
-        if not file.is_file():
-            raise UserError(f"{source.path}: {key}: {file} is not a file; write a path from the current folder")
+        try:
+            open_input(file).close()
+        except OSError as error:
+            advice = "write a path from the current folder"
+            raise UserError(f"{source.path}: {key}: {describe_unreadable(file, error)}; {advice}") from error
+        except UserError as error:
+            raise UserError(f"{source.path}: {key}: {error}") from error
+    published = [name for layout in LAYOUTS for name in load_expected(layout).row_by_key]
+    for row, spec in experiment.rows.items():
+        if spec.expected is not None and spec.expected not in published:
+            reason = f"no published row is called {spec.expected!r}; {nearest(spec.expected, published)}"
+            raise UserError(f"{source.path}: rows.{row}.expected: {reason}")
     for key, root in _data_roots(experiment):
         if root is None:
             raise UserError(f"{source.path}: {key} is not given; add it to the file or pass --set {key}=DIR")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.console import clock
-from common.errors import UserError, abbreviate, printable
+from common.errors import UserError, abbreviate, printable, redact_urls
 from common.files import expect_shape, open_input, read_json_object
 from common.formats.heartbeat import describe_stragglers, read_heartbeats
 from common.formats.job import JobState
@@ -234,7 +234,7 @@ class _PlanTree:
         name = f"{prefix}{one.job.name}".ljust(self.width)
         yield Text.assemble(name, (f"{word:<9}", STYLES.get(word, "")), (why, "dim"))
         for words in one.job.commands(self.tools) if self.tools else ():
-            yield Text(" " * len(prefix) + "  $ " + printable(shlex.join(words)), style="dim")
+            yield Text(" " * len(prefix) + "  $ " + printable(redact_urls(shlex.join(words))), style="dim")
 
     def _depth(self, job: Job) -> int:
         needs = [self.graph[need] for need in job.needs] if not job.after_any else []

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from common.console import Progress, megabytes
-from common.errors import UserError, nearest
+from common.errors import UserError, nearest, redact_urls
 from common.files import md5_of
 from transfer.weights.download import download
 
@@ -159,7 +159,7 @@ def _archive(archive: Archive, root: Path, mirror: str | None, log: Log) -> Path
     url = archive.url if mirror is None else f"{mirror.rstrip('/')}/{archive.name}"
     existed = file.exists()
     if not existed:
-        log(f"downloading {url}")
+        log(f"downloading {redact_urls(url)}")
         download(url, file, megabytes(archive.name))
     fault = _fault(archive, file)
     if fault and existed:

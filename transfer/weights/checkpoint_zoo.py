@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from common.environment import ROOT
-from common.errors import UserError, nearest
+from common.errors import UserError, nearest, redact_urls
 from common.files import md5_of, sha256_of
 from common.formats.zoo import UNKNOWN, Zoo, ZooEntry, ZooRecord
 from transfer.weights.download import ProgressCallback, download
@@ -136,7 +136,9 @@ def _check_digests(entry: ZooCheckpoint, file: Path) -> None:
     if not entry.record.exists():
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         size = file.stat().st_size
-        ZooRecord(name=entry.name, url=entry.url, sha256=digest, bytes=size, first_used=now).write(entry.record)
+        ZooRecord(name=entry.name, url=redact_urls(entry.url), sha256=digest, bytes=size, first_used=now).write(
+            entry.record
+        )
     elif ZooRecord.read(entry.record).sha256 != digest:
         raise UserError(
             f"{file} has sha256 {digest}, not the one recorded at first use in {entry.record}: the file was "

@@ -22,7 +22,7 @@ from common.formats.job import SlurmSubmission, utc_now
 from transfer.experiment.decide import Decision, Decisions
 from transfer.experiment.executors import Executor, RunListener, RunOutcome, RunPlan, job_environment
 from transfer.experiment.graph import Job
-from transfer.experiment.load import read_site
+from transfer.experiment.load import read_site, run_dir_of
 from transfer.experiment.slurm.job_processes import SlurmTask
 from transfer.experiment.slurm.staging import copy_code
 from transfer.experiment.slurm_queue import run_slurm
@@ -128,6 +128,8 @@ class ClusterExecutor(Executor):
         unknown = [one for one in decisions.values() if one.status == "unknown"]
         if unknown:
             return unknown[0].why
+        if "%" in str(run_dir := run_dir_of(experiment)):
+            return f"run_dir: Slurm replaces the % in {run_dir}; give another with --set run_dir=DIR"
         requested = {}
         for job in (one.job for one in decisions.values() if one.action == "run"):
             row = experiment.rows[job.row_key] if job.row_key is not None else None
@@ -177,6 +179,10 @@ class ClusterExecutor(Executor):
             settings.array_parallelism,
             code=code or environment.ROOT,
         )
+        if resources.environment or plan.experiment.environment:  # its scripts and pickles hold their values
+            folder = store.run_dir / FOLDER
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o700)
         ids = submit_to_slurm(request, store.run_dir / FOLDER, _tasks(array, plan, resources, code))
         for one, id_ in zip(decisions, ids, strict=True):
             submission = SlurmSubmission(

@@ -130,7 +130,9 @@ class Panel:
             if len(points) > 1:
                 line_style.update(markevery=max(1, len(points) // 6), markersize=4)
             x, y = zip(*points, strict=True)
-            axes.plot(x, y, linewidth=self.width, label=None if label in named else label, **line_style)
+            axes.plot(
+                x, y, linewidth=self.width, label=None if label in named else style.legend_label(label), **line_style
+            )
             named.add(label)
         for dim, level in self.ideal.items():
             axes.axhline(level, color=style.INK, linewidth=1, linestyle=(0, (2, 2)))

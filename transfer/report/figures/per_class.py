@@ -80,7 +80,7 @@ def _draw(found: ClassTable) -> Figure:
         points = [(ap, y) for y, name in enumerate(names) if (ap := classes.get(name)) is not None]
         x, y = zip(*points, strict=True) if points else ((), ())
         line_style = {**style.series_style(index), "linestyle": "none"}
-        axes.plot(x, y, markersize=5, markerfacecolor="none", label=row.label, **line_style)
+        axes.plot(x, y, markersize=5, markerfacecolor="none", label=style.legend_label(row.label), **line_style)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.margins(x=0.06)

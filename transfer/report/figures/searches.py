@@ -46,7 +46,13 @@ def _draw(title: str, found: Labelled) -> Figure:
         chosen += [point for point in points if point[0] == record.chosen]
         lost += [p.lr for p in record.points if p.value is None]
         line_style = style.series_style(index)
-        axes.plot([lr for lr, _ in points], [v for _, v in points], label=label, markersize=5, **line_style)
+        axes.plot(
+            [lr for lr, _ in points],
+            [v for _, v in points],
+            label=style.legend_label(label),
+            markersize=5,
+            **line_style,
+        )
     ring: dict[str, Any] = {"color": style.INK, "markersize": 11, "markerfacecolor": "none"}
     axes.plot([lr for lr, _ in chosen], [v for _, v in chosen], "o", label="chosen", **ring)
     if lost:

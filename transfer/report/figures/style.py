@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from common.errors import printable
 from transfer.report.model import Row
 
 if TYPE_CHECKING:
@@ -131,17 +132,33 @@ def create_axes(title: str, x: str, y: str, height: float = 2.3, entries: int = 
     return figure, made
 
 
+def legend_label(label: str) -> str:
+    """A label as a legend shows it; matplotlib leaves out those that begin with `_`."""
+    return f" {label}" if label.startswith("_") else label
+
+
+def _show_dollars(figure: Figure) -> None:
+    """Show the `$` of labels and titles instead of reading them as formulas; ticks of a log axis are formulas."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        if "$" in text.get_text() and "mathdefault" not in text.get_text():
+            text.set_parse_math(False)
+
+
 def to_svg(figure: Figure) -> str:
     """The figure as SVG; the same figure gives the same text."""
     text = io.StringIO()
+    _show_dollars(figure)
     with styled():
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-    return text.getvalue()
+    return printable(text.getvalue())
 
 
 def to_png(figure: Figure) -> bytes:
     """The figure as PNG, 200 dots an inch, on white."""
     data = io.BytesIO()
+    _show_dollars(figure)
     with styled():
         figure.savefig(data, format="png", dpi=200, facecolor="white", metadata={"Software": None})
     return data.getvalue()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 
 from transfer.report.cells import printed
 from transfer.report.model import Column, Report, Table
@@ -19,13 +20,19 @@ def _table(table: Table) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     heads = [head for column in table.columns for head in _heads(column)]
-    writer.writerow(["layout", "row", "label", *heads, "row marks"])
+    writer.writerow(map(_without_formula, ["layout", "row", "label", *heads, "row marks"]))
     for line in render_rows(table):
         row = line.row
         figures = [figure for cell in line.cells for figure in _figures(cell, row.published)]
         flags = "; ".join(f"{flag.kind} ({flag.text})" for flag in row.flags)
-        writer.writerow([table.layout, row.key, row.label, *figures, flags])
+        writer.writerow(map(_without_formula, [table.layout, row.key, row.label, *figures, flags]))
     return text.getvalue()
+
+
+def _without_formula(cell: str) -> str:
+    """Text as a spreadsheet shows it; a number keeps its sign."""
+    is_formula = len(cell) > 1 and cell[0] in "=+-@\t\r" and not re.fullmatch(r"[-+]?[0-9.]+", cell)
+    return f"'{cell}" if is_formula else cell
 
 
 def _heads(column: Column) -> list[str]:

@@ -18,6 +18,11 @@ SPECIAL = {
     "–": "--",
     "…": r"\dots{}",
     "→": r"$\to$",
+    "[": "{[}",  # after \\, it would be an option's, and * a variant's
+    "*": "{*}",
+    "\n": " ",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
 }
