@@ -421,6 +421,8 @@ def _explain_trap(value: Any, like: Any) -> str:
 def _coerce_item(old: Sequence[Any], item: Any, key: str, where: str | ValueSources) -> Any:
     """Convert an item for a list that held `old` so far; in a list of numbers int and float both pass unchanged."""
     if not old:
+        if key.partition("[")[0].rpartition(".")[2] in TEXT_KEYS and not isinstance(item, str):
+            raise UserError(f"{_place(where, key)}: {key} must be text, not {type(item).__name__} ({item!r})")
         return item
     numbers = isinstance(old[0], (int, float)) and not isinstance(old[0], bool)
     if numbers and isinstance(item, (int, float)) and not isinstance(item, bool):

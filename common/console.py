@@ -17,6 +17,9 @@ from typing import NoReturn, TextIO
 from common import errors
 from common.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, EXIT_REQUEUE, EXIT_USAGE, Preempted, UserError
 
+MAX_LINE = 4000
+"""Characters of an error at most: a name may have millions."""
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that keeps the line breaks of its examples and prints errors as one line."""
@@ -110,7 +113,7 @@ def ignore_torch_warnings() -> None:
 
 def print_error(error: UserError) -> int:
     """Print an error as one line on stderr and return `EXIT_USAGE`."""
-    line = " ".join(str(error).split())
+    line = " ".join(str(error)[:MAX_LINE].split())
     print(errors.redact_urls(errors.printable(f"error: {line}")), file=sys.stderr)
     return EXIT_USAGE
 

@@ -90,21 +90,24 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def open_input(path: str | os.PathLike[str]) -> IO[bytes]:
-    """Open a regular file for reading; never waits for a writer of a named pipe.
+def open_input(path: str | os.PathLike[str], limit: int = 1 << 62) -> IO[bytes]:
+    """Open a regular file of at most `limit` bytes for reading; never waits for a writer of a named pipe.
 
     Raises:
         OSError: it cannot be opened.
-        UserError: it is a folder, a named pipe, a device or a socket, or no name of a file.
+        UserError: it is a folder, a named pipe, a device or a socket, too large, or no name of a file.
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except ValueError as error:
         raise UserError(f"{str(path)!r} is no name of a file ({error})") from error
-    mode = os.fstat(handle).st_mode
-    if not stat.S_ISREG(mode):
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode):
         os.close(handle)
-        raise UserError(f"{path} is {_KINDS.get(stat.S_IFMT(mode), 'a socket')}, not a file; name a file")
+        raise UserError(f"{path} is {_KINDS.get(stat.S_IFMT(found.st_mode), 'a socket')}, not a file; name a file")
+    if found.st_size > limit:
+        os.close(handle)
+        raise UserError(f"{path} has {found.st_size:,} bytes; such a file has {limit:,} at most: is it the right one?")
     return os.fdopen(handle, "rb")
 
 
@@ -115,13 +118,8 @@ def read_input(path: str | os.PathLike[str], limit: int) -> bytes:
         OSError: it cannot be read.
         UserError: it is no regular file (`open_input`), or larger.
     """
-    with open_input(path) as stream:
-        content = stream.read(limit + 1)
-    if len(content) > limit:
-        raise UserError(
-            f"{path} is larger than {limit:,} bytes, the most that is read of such a file; is it the right one?"
-        )
-    return content
+    with open_input(path, limit) as stream:
+        return stream.read(limit)
 
 
 def decode_text(content: bytes, where: str) -> str:

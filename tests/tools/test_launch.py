@@ -67,12 +67,13 @@ def _experiment(folder: Path, **changes: str) -> Path:
     for name in ("images", "detection"):
         (folder / name).mkdir(exist_ok=True)
     (folder / "task.yaml").write_text("SOLVER: {MAX_ITER: 2}\n")
+    (folder / "recipe.yaml").write_text("SOLVER: {EPOCHS: 2}\n")
     (folder / "loop.yaml").write_text("_BASE_: loop.yaml\n")
     (folder / "file").write_text("in the way")
     parts = {
         "name": "one",
         "run_dir": f"{folder}/run",
-        "rows": "{scratch: {scratch: true}, simsiam: {pretrain: {config: task.yaml}}}",
+        "rows": "{scratch: {scratch: true}, simsiam: {pretrain: {config: recipe.yaml}}}",
         "tasks": "{voc07: {config: task.yaml}}",
         "data": "{images: images, detection: detection}",
         **changes,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.files import read_input, read_json
+from common.files import JSON_LIMIT, read_input, read_json
 from common.formats import FileFormat, results
 from common.formats.results import BoxMetrics, Comparable, EvaluationResult, PretrainResult, TransferResult
 from transfer.report.collection import DONE, Trial
@@ -35,7 +35,7 @@ def read_result(path: Path) -> Result:
     Raises:
         UserError: unreadable, not JSON, malformed, another program's file, or of an unknown version.
     """
-    content = read_json(path)
+    content = read_json(path, JSON_LIMIT)
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, not an object")
     found = content.get("format")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common.files import read_json
+from common.files import expect_shape, read_json_object
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -38,4 +38,7 @@ TOY_RECORD = "toy.json"
 def toy_classes(root: Path) -> tuple[str, ...]:
     """Classes of the toy set that a data root belongs to; empty where it belongs to none."""
     record = root.parent / TOY_RECORD
-    return tuple(read_json(record)["classes"]) if record.is_file() else ()
+    if not record.is_file():
+        return ()
+    with expect_shape(record, "draw the toy set again"):
+        return tuple(str(name) for name in read_json_object(record)["classes"])

@@ -11,10 +11,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from common.errors import UserError, nearest
+from common.files import read_input
 from transfer.tasks.datasets import Annotation, DatasetDict, Split
 from transfer.tasks.reading import Reading, image_size, slack_of
 from transfer.tasks.voc_lists import VOCFolders, image_list, list_file
 
+XML_LIMIT = 1 << 24
+"""Bytes of an annotation at most."""
 SLACK = 1
 """Pixels by which a box may exceed its image: annotations that count from 0 instead of 1 are common and harmless."""
 SUPERSETS = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949", "big5": "cp950"}
@@ -177,7 +180,7 @@ def parse_xml(annotation: Path, reading: Reading) -> ET.Element:
         UserError: it does not exist, cannot be read, or is not XML; names the line.
     """
     try:
-        data = annotation.read_bytes()
+        data = read_input(annotation, XML_LIMIT)
     except FileNotFoundError as error:
         raise UserError(f"{annotation} does not exist, but its image is listed; is the set complete?") from error
     except OSError as error:

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from common.errors import UserError
+from common.files import read_input
 from transfer.tasks.datasets import Split
 from transfer.tasks.reading import IMAGE_ENDINGS, ImageFolder, Reading
 
@@ -21,6 +22,8 @@ ANNOTATION_FOLDERS = ("annotations", "annotation", "xmls", "xml", "labels")
 """Names, in any case, of the folders of images and of XML files where VOC's own are missing."""
 FLAG = re.compile(r"\s+(-1|0|1)$")
 """The last column of VOC's lists of a single class."""
+LIST_LIMIT = 1 << 28
+"""Bytes of a list at most."""
 PLAIN = re.compile(r"[\w-]+", re.ASCII)
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
@@ -91,7 +94,7 @@ def image_list(split: Split, folders: VOCFolders | None = None, reading: Reading
     file, reading = list_file(split), reading or Reading(split.strict)
     folders = folders or VOCFolders.below(split.folder, Reading())
     try:
-        data = file.read_bytes()
+        data = read_input(file, LIST_LIMIT)
     except FileNotFoundError as error:
         raise UserError(
             f"{file} does not exist; it should list the images of {split.name}; "

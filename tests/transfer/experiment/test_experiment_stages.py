@@ -57,7 +57,7 @@ class TestEvaluations:
 
     def graph(self, world: World):
         (world.base / "mine.pth").write_text("weights")
-        (world.base / "configs/linear.yaml").write_text("SOLVER: {EPOCHS: 90}\n")
+        (world.base / "configs/linear.yaml").write_text("LINEAR: {EPOCHS: 90}\n")
         rows = {
             "scratch": {"scratch": True},
             "simsiam": {"pretrain": recipe(world)},
@@ -99,7 +99,7 @@ class TestEvaluations:
 
     def test_an_evaluation_s_settings_count_for_it_alone(self, world: World) -> None:
         before = {job.name: job.fingerprint for job in self.graph(world)}
-        (world.base / "configs/linear.yaml").write_text("SOLVER: {EPOCHS: 91}\n")
+        (world.base / "configs/linear.yaml").write_text("LINEAR: {EPOCHS: 91}\n")
         after = {job.name: job.fingerprint for job in world.open().graph}
         changed = {name for name in before if before[name] != after[name]}
         assert changed == {"evaluate.simsiam.linear", "evaluate.mine.linear", "table"}

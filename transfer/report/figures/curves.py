@@ -32,7 +32,7 @@ Curve = tuple[str, int, Points]
 METRICS_FILE = "metrics.json"
 MAX_POINTS, MAX_RARE = 300, 1000
 """Points of a curve, and of one that is measured rarely."""
-LONGEST_LINE = 1 << 20
+LONGEST_LINE, METRICS_LIMIT = 1 << 20, 4 << 30
 QUANTITIES = {
     "loss": ("loss", "Pre-training loss"),
     "std": ("std of z/‖z‖", "Std of the normalised output"),
@@ -59,7 +59,7 @@ def read_series(
     found: dict[str, dict[int, float]] = {}
     always = [name.encode() for name in rare]
     try:
-        with open_input(path) as stream:
+        with open_input(path, METRICS_LIMIT) as stream:
             marks = Counter(any(name in line for name in always) for line in _lines(stream))
             count = marks.total()
             step, rare_step = max(1, math.ceil(count / points)), math.ceil(marks[True] / MAX_RARE)
