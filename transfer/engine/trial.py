@@ -218,7 +218,7 @@ class _Training:
                 raise
             if not isinstance(error, UserError):
                 logger.exception("the evaluation failed")
-            why = " ".join(f"{type(error).__name__}: {error}".split())
+            why = f"{type(error).__name__}: {str(error).strip().rpartition(chr(10))[2]}"  # a worker's has its traceback
             command = command_of(replace(self.prepared.request, resume=True))
             raise UserError(f"the evaluation failed ({why}), the trained weights are kept; again: {command}") from error
         self.evaluation = (answer, timer.seconds())

@@ -349,9 +349,11 @@ def _data_problems(opened: OpenExperiment, decisions: Decisions) -> Iterator[str
     root = absolute(experiment.data.detection or "")
     checked: set[TaskSettings] = set()
     for (row_key, row), (key, task) in itertools.product(experiment.rows.items(), experiment.tasks.items()):
+        if (row_key, key) not in wanted:
+            continue
         config = config_path(task.config)
         values = reader.resolved(config, "transfer", {**task.overrides, **row.finetune})
-        if (row_key, key) not in wanted or not any(name.startswith(OWN_SPLITS) for name in values):
+        if not any(name.startswith(OWN_SPLITS) for name in values):
             continue
         where = f"{opened.source.path}: tasks.{key}"
         try:
