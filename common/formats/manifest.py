@@ -23,7 +23,7 @@ class SourceFile(FileFormat):
     """The file that the weights were read from."""
 
     path: str = Field(description="the path as the user wrote it")
-    sha256: str = Field(description="SHA-256 of the file, hex")
+    sha256: str = Field(description="SHA-256 of the file, hex; of an index of shards, one over all its files' digests")
     bytes: int = Field(description="size of the file")
     layout: str = Field(description="name of the layout")
     rule: str = Field(description="what in the file the layout was recognised by")

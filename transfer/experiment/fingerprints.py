@@ -18,6 +18,7 @@ from common.files import expect_shape, read_json_object, sha256_of, write_json
 from common.formats.defaults import SCHEMA, check_keys, decisive_settings, first_name
 from common.formats.graph import GRAPH_FILE, GraphFile, GraphJob
 from common.formats.run_only import is_run_only, was_run_only
+from common.formats.shards import INDEX_SUFFIX, index_digest
 
 VERSION = 1
 """Increased only if the fingerprint's ingredients change; then everything runs again."""
@@ -184,11 +185,14 @@ class WeightDigests:
         self.known: dict[str, list[object]] = read_json_object(self.path) if self.path.exists() else {}
 
     def of(self, file: Path) -> str:
-        """The file's SHA-256.
+        """The file's SHA-256; of an index of shards, one over the digests of all its files.
 
         Raises:
             UserError: it does not exist or cannot be read.
         """
+        return index_digest(file, self._of) if file.name.endswith(INDEX_SUFFIX) and file.exists() else self._of(file)
+
+    def _of(self, file: Path) -> str:
         try:
             stat = file.stat()
             mark = [stat.st_size, stat.st_mtime_ns]

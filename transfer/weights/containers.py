@@ -5,7 +5,6 @@ Pickles, torch's among them, are read without running anything: `inert_pickle`. 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
 import re
@@ -24,6 +23,7 @@ import torch
 from common.errors import UserError, abbreviate
 from common.files import describe_unreadable, open_input, sha256_of
 from common.formats.backbone import PTH_METADATA
+from common.formats.shards import INDEX_SUFFIX, index_digest, read_shard_index
 from transfer.weights.inert_pickle import MAX_LISTED, NUMBER_KINDS, Foreign, as_tensor, children, count_tensors
 from transfer.weights.torch_files import LEGACY_TORCH, Plain, read_plain_pickle, read_stream, read_tar, read_zip
 
@@ -36,12 +36,11 @@ class CheckpointFile:
 
     Attributes:
         path: as the user wrote it.
-        kind: `torch`, `pickle`, `safetensors` or `npz`.
+        kind: `torch`, `pickle`, `safetensors`, `npz` or `shards`.
         tree: nested dicts with tensors (arrays are tensors, too) and all other values in the file.
         bytes: the file's size.
         metadata: the strings of a safetensors file or of a converted `.pth`; empty for all others.
         foreign: objects of classes that are not opened: place → class, and how many tensors it holds.
-        shards: the files that an index names.
     """
 
     path: str
@@ -50,14 +49,11 @@ class CheckpointFile:
     bytes: int
     metadata: Mapping[str, str] = field(default_factory=dict)
     foreign: Mapping[str, tuple[str, int]] = field(default_factory=dict)
-    shards: tuple[Path, ...] = ()
 
     @cached_property
     def sha256(self) -> str:
-        """The file's SHA-256 in hex, of an index that of its own and its shards' digests; computed on first use."""
-        if not self.shards:
-            return sha256_of(self.path)
-        return hashlib.sha256("".join(sha256_of(file) for file in (Path(self.path), *self.shards)).encode()).hexdigest()
+        """The file's SHA-256 in hex (of an index: `index_digest`); computed on first use."""
+        return index_digest(Path(self.path), sha256_of) if self.kind == "shards" else sha256_of(self.path)
 
     def at(self, *keys: str) -> dict[str, Any] | None:
         """The mapping under nested keys (by default the whole file); None if there is none."""
@@ -88,7 +84,7 @@ def read_checkpoint(path: str | Path, trust: bool = False) -> CheckpointFile:
             head = stream.read(512)
     except OSError as error:
         raise UserError(f"{describe_unreadable(path, error)}; name a checkpoint file") from error
-    if head.lstrip()[:1] == b"{" and file.name.endswith(".index.json"):
+    if head.lstrip()[:1] == b"{" and file.name.endswith(INDEX_SUFFIX):
         return _read_shards(file)
     kind, read = _choose_reader(file, head)
     return CheckpointFile(str(path), kind, bytes=file.stat().st_size, **_call_reader(file, read, trust))
@@ -100,41 +96,21 @@ def _read_shards(path: Path) -> CheckpointFile:
     Raises:
         UserError: the index is damaged, or a shard or tensor is missing, is there twice or is not in the index.
     """
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        doubled = (
-            [key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index])] if len(pairs) < 5000 else []
-        )
-        if doubled:
-            raise UserError(f"{path} names {abbreviate(doubled)} twice; download it again")
-        return dict(pairs)
-
-    try:
-        places = json.loads(path.read_text(), object_pairs_hook=once)["weight_map"]
-        names = sorted({name for name in places.values() if Path(name).name == name})
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} is not an index of shards (no weight_map of file names); download it again") from error
+    places, shards = read_shard_index(path)
     tree: dict[str, Any] = {}
-    for shard in (path.with_name(name) for name in names):
-        if not shard.is_file():
-            raise UserError(
-                f"{path} names the shard {shard.name}, which is not beside it; download {shard.name} as well"
-            )
+    for shard in shards:
         for name, tensor in read_checkpoint(shard).tensors().items():
-            if places.get(name) != shard.name:
-                raise UserError(
-                    f"{shard} holds {name}, which {path.name} places in {places.get(name)}; download both again"
-                )
+            place = places.get(name)
+            if place != shard.name:
+                raise UserError(f"{shard} holds {name}, which {path.name} places in {place}; download both again")
             tree[name] = tensor
     missing = [name for name in places if name not in tree]
     if missing:
         raise UserError(
             f"{path}: {abbreviate(missing)} is in no shard ({places[missing[0]]} should hold it); download it again"
         )
-    shards = tuple(path.with_name(name) for name in names)
-    return CheckpointFile(
-        str(path), "shards", tree, sum(file.stat().st_size for file in (path, *shards)), shards=shards
-    )
+    size = sum(file.stat().st_size for file in (path, *shards))
+    return CheckpointFile(str(path), "shards", tree, size)
 
 
 Reader = Callable[[Path, bool], dict[str, Any]]

@@ -18,6 +18,7 @@ from common.formats.backbone import MSRA, TORCHVISION, Preprocessing
 from tests.transfer.weights import recorded
 from tests.transfer.weights.made_checkpoints import bare, heads, moco, prefixed, resnet, save, simsiam
 from tools.convert import main
+from transfer.experiment.fingerprints import WeightDigests
 from transfer.weights.containers import read_checkpoint
 from transfer.weights.match import Match
 from transfer.weights.normalize import choose_branch, find_layout, normalize_state_dict, read_backbone
@@ -387,6 +388,7 @@ def test_shards(suffix: str, tmp_path: Path, r50: Tensors) -> None:
     index = shards(tmp_path, {**prefixed(named, "resnet."), **heads("classifier.1.weight")}, random.Random(1), suffix)
     assert found(index, r50).layout == "transformers"
     before = read_checkpoint(index).sha256
+    assert WeightDigests(tmp_path).of(index) == before
     part = next(iter(sorted(tmp_path.glob(f"model-*.{suffix}"))))
     with pytest.raises(UserError, match=r"one of several shards: name the \.index\.json"):
         read_backbone(part)
