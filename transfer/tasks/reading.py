@@ -122,6 +122,11 @@ class ImageFolder:
                 return str(found[0])
         raise UserError(lists)
 
+    def has_others(self, file: str) -> bool:
+        """Whether there are other images of a file's stem in its folder."""
+        path = Path(file)
+        return len(self._stems(path.parent).get(unicodedata.normalize("NFC", path.stem), [])) > 1
+
     def _of_stem(self, name: str) -> list[Path]:
         """The images of a name's stem; a dot may belong to it: `tile.12` is the image tile.12.jpg."""
         parent, _, last = name.rpartition("/")

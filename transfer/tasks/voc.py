@@ -83,7 +83,10 @@ def find_image(image_id: str, extension: str, listed_in: Path, folders: VOCFolde
         UserError: there is no such image, or several.
     """
     try:
-        return folders.files.find(f"{image_id}.{extension}", listed_in, reading)
+        found = folders.files.find(f"{image_id}.{extension}", listed_in, reading)
+        if not reading.strict and folders.files.has_others(found):
+            reading.adjust("{count} images that exist with several endings: EXTENSION chooses", "")
+        return found
     except UserError:
         annotation = folders.annotation(image_id)
         if reading.strict or not folders.has(image_id):

@@ -182,7 +182,10 @@ def test_several_images_of_a_stem_are_named_and_extension_chooses(tmp_path: Path
     put(tmp_path, "a", "png", xml(filename=r"C:\photos\a.png"))
     assert read_voc(split, CLASSES)[0].file.endswith("a.png")
     picture(tmp_path / "JPEGImages/a.jpg")
-    assert read_voc(split, CLASSES)[0].file.endswith("a.jpg")  # EXTENSION's default, as ever
+    dataset = read_split(split, CLASSES)
+    assert dataset.records[0].file.endswith("a.jpg")  # EXTENSION's default, as ever
+    assert "1 images that exist with several endings" in " ".join(dataset.adjustments)
+    assert read_voc(replace(split, strict=True), CLASSES)[0].file.endswith("a.jpg")
 
 
 def test_an_image_is_found_by_the_filename_unless_it_is_another_one_s(tmp_path: Path) -> None:
