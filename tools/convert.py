@@ -69,7 +69,8 @@ def _resolve_input(args: argparse.Namespace) -> tuple[str, str, str | None]:
     path, entry = checkpoint_zoo.resolve(args.input, megabytes(args.input))
     if entry is None:
         return path, args.source, args.branch
-    return path, entry.layout if args.source == "auto" else args.source, args.branch or entry.branch
+    layout = entry.layout if args.source == "auto" and args.prefix is None else args.source
+    return path, layout, args.branch or entry.branch
 
 
 def _list_zoo() -> int:
@@ -97,6 +98,7 @@ def _inspect(args: argparse.Namespace, path: str, source: str, branch: str | Non
 
 
 def _convert(args: argparse.Namespace, path: str, source: str, branch: str | None) -> int:
+    from common.formats.backbone import TORCHVISION
     from common.training.distributed import one_thread
     from transfer.weights.conversion import convert
 
@@ -118,7 +120,12 @@ def _convert(args: argparse.Namespace, path: str, source: str, branch: str | Non
         print(printable(" ".join(f"dropped: {item.name} ({item.why})".split())))
     other = "target" if read.branch == "online" else "online"
     if branch is None and any(item.name == f"{other} encoder" for item in manifest.left_out):
-        print(f"two encoders: {read.branch} is read by default; --branch {other} reads the other")
+        print(f"two encoders ({read.rule}): {read.branch} is read by default; --branch {other} reads the other")
+    block = manifest.preprocessing
+    if block != TORCHVISION:
+        stride = "1×1" if block.stride_in_1x1 else "3×3"
+        numbers = f"mean {list(block.mean)}, std {list(block.std)}"
+        print(f"preprocessing: {block.channel_order}, {numbers}, stride on the {stride}")
     if manifest.converted_up:
         print(f"converted up to float32: {len(manifest.converted_up)} tensors")
     for warning in manifest.warnings:

@@ -135,7 +135,7 @@ class JobBuilder:
             checkpoint = absolute(row.weights or "") if entry is None else entry.file
             # One that is not downloaded yet has no digest: `plan` names it, `submit` downloads it first.
             weights = self.digests.of(checkpoint) if entry is None or checkpoint.exists() else str(row.weights)
-            layout = layout or (entry.layout if entry else None)
+            layout = layout or (entry.layout if entry and not row.prefix else None)
             branch = branch or (entry.branch if entry else None)
         place = (
             {"prefix": row.prefix} if row.prefix else {}
