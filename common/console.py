@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import io
 import os
 import re
 import signal
+import stat
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from common import errors
-from common.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, EXIT_REQUEUE, EXIT_USAGE, Preempted, UserError
+from common.errors import (
+    EXIT_FAILURE,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_REQUEUE,
+    EXIT_USAGE,
+    Preempted,
+    StorageError,
+    UserError,
+    storage_error,
+)
 
 MAX_LINE = 4000
 """Characters of an error at most: a name may have millions."""
@@ -55,6 +68,8 @@ def run_main(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file's name may hold what the terminal's encoding lacks
             stream.reconfigure(errors="backslashreplace")
+    _write_whole_lines()
+    threading.excepthook = _report_thread
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(call_main(main, argv))
@@ -65,15 +80,14 @@ def call_main(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] |
     try:
         return _call(main, argv)
     except BrokenPipeError:
-        # The reader (head, less) has exited, which is no error; the interpreter must not flush into the pipe at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output(sys.stdout)  # the reader (head, less) has exited, which is no error
         return EXIT_OK
 
 
 def _call(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:
     try:
         code = main(argv)
-        sys.stdout.flush()  # here, not at exit, so that a closed pipe is handled below
+        _flush_output()  # here, not at exit, so that a closed pipe and a full disk are handled below
         return code
     except UserError as error:
         return print_error(error)
@@ -96,13 +110,50 @@ def _call(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | Non
             name = str(error.filename)
             shown = name if len(name) < 300 else f"{name[:100]}… ({len(name)} characters)"
             return print_error(UserError(f"{shown}: {error.strerror}; give another path"))
-        raise
+        failure = storage_error(error)
+        if failure is None:
+            raise
+        return print_error(failure)
 
 
 def _has_cause(error: BaseException | None, kind: type[BaseException]) -> bool:
     while error is not None and not isinstance(error, kind):
         error = error.__cause__ or error.__context__
     return error is not None
+
+
+def _write_whole_lines() -> None:
+    """Give an unbuffered stdout (`python -u`) a buffer that is flushed at each line.
+
+    Without one a short write, which is how a disk fills, loses the rest of the text and raises nothing.
+    """
+    if isinstance(getattr(sys.stdout, "buffer", None), io.RawIOBase):
+        out: Any = sys.stdout
+        stream = io.BufferedWriter(out.buffer)
+        sys.stdout = io.TextIOWrapper(stream, out.encoding, out.errors, line_buffering=True, write_through=True)
+
+
+def _flush_output() -> None:
+    """Flush stdout, to the disk where it is a file: some file systems report a full disk no earlier."""
+    if sys.stdout is None:
+        return
+    sys.stdout.flush()
+    with contextlib.suppress(io.UnsupportedOperation, ValueError):
+        number = sys.stdout.fileno()
+        if stat.S_ISREG(os.fstat(number).st_mode):
+            os.fsync(number)
+
+
+def _discard_output(stream: TextIO) -> None:
+    """Send what the stream still holds nowhere: the interpreter must not fail on it at exit."""
+    with contextlib.suppress(io.UnsupportedOperation, ValueError, OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _report_thread(args: threading.ExceptHookArgs) -> None:
+    """A thread that fails on a full disk (TensorBoard's writer) prints no traceback: the main thread reports it."""
+    if storage_error(args.exc_value) is None:
+        threading.__excepthook__(args)
 
 
 def ignore_torch_warnings() -> None:
@@ -112,10 +163,17 @@ def ignore_torch_warnings() -> None:
 
 
 def print_error(error: UserError) -> int:
-    """Print an error as one line on stderr and return `EXIT_USAGE`."""
+    """Print an error as one line on stderr and return `EXIT_USAGE`, or `EXIT_FAILURE` if a disk is the reason."""
     line = " ".join(str(error)[:MAX_LINE].split())
-    print(errors.redact_urls(errors.printable(f"error: {line}")), file=sys.stderr)
-    return EXIT_USAGE
+    line = errors.redact_urls(errors.printable(f"error: {line}"))
+    failed = isinstance(error, StorageError)
+    for stream, text in ((sys.stdout, ""), (sys.stderr, f"{line}\n")):
+        try:
+            stream.write(text)
+            stream.flush()
+        except OSError:  # it is on a full disk, or its reader has exited
+            _discard_output(stream)
+    return EXIT_FAILURE if failed else EXIT_USAGE
 
 
 class Progress:

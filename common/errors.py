@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
 import signal
@@ -24,6 +25,46 @@ class UserError(Exception):
     The message is one line that says what is wrong, where (file, key, line) and what to do.
     `common.console.run_main` prints it and exits with `EXIT_USAGE`. Other exceptions are bugs and keep their traceback.
     """
+
+
+class StorageError(UserError):
+    """A disk is full, failing or read-only: one line, exit `EXIT_FAILURE`; the same command continues afterwards."""
+
+
+_FREE, _FAILS = "free some space and run the same command again", "check the disk and run the same command again"
+STORAGE_REMEDIES = {
+    errno.ENOSPC: _FREE,
+    errno.EDQUOT: _FREE,
+    errno.EFBIG: "allow larger files (ulimit -f, the file system's limit) and run the same command again",
+    errno.EROFS: "choose another folder, or make the file system writable and run the same command again",
+    errno.EIO: _FAILS,
+    errno.ESTALE: _FAILS,
+    errno.EREMOTEIO: _FAILS,
+    errno.ENXIO: _FAILS,
+}
+"""What to do about an error of the storage, by its number. Other errors of the system are no storage's."""
+
+
+def storage_error(error: BaseException | None, path: str | os.PathLike[str] | None = None) -> StorageError | None:
+    """The one-line error where `error`, or what it was raised from, is a full, failing or read-only disk; else None.
+
+    torch's zip writer hides the system's error in a RuntimeError.
+
+    Args:
+        error: any exception.
+        path: the file that was written, where the exception names none.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, StorageError):
+            return seen
+        if isinstance(seen, OSError) and seen.errno in STORAGE_REMEDIES:
+            name = path or seen.filename or "the output"
+            return StorageError(f"cannot write {name}: {seen.strerror}; {STORAGE_REMEDIES[seen.errno]}")
+        seen = seen.__cause__ or seen.__context__
+    if isinstance(error, RuntimeError) and "PytorchStreamWriter" in str(error):
+        return StorageError(f"cannot write {path or 'a checkpoint'}: the disk is full or failing; {_FREE}")
+    return None
 
 
 class Preempted(Exception):

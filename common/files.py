@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import errno
 import hashlib
+import io
 import json
 import os
+import re
 import secrets
 import stat
+import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from common.errors import UserError, nearest
+from common.errors import UserError, nearest, storage_error
 
 JSON_LIMIT, ANNOTATIONS_LIMIT = 64 << 20, 4 << 30
 """Bytes of a JSON file at most: of those that this project writes, and of a data set's annotations."""
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+
+class _RecordingFile(io.FileIO):
+    """A file that remembers why a write failed: torch's zip writer raises a RuntimeError without the reason."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.failure = error
+            raise
 
 
 @contextlib.contextmanager
@@ -29,30 +44,32 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     disk before the rename.
 
     Raises:
-        UserError: the folder cannot be written, the disk is full, or `path` is a folder.
+        StorageError: the disk is full, failing or read-only.
+        UserError: the folder may not be written, or `path` is a folder.
     """
     target = Path(path)
-    if target.is_dir():
-        raise UserError(f"cannot write {target}: it is a folder; give the name of a file")
     name = temporary_name(target)
+    raw: _RecordingFile | None = None
     try:
+        if target.exists() and not target.is_file():
+            kind = "a folder" if target.is_dir() else "no ordinary file"
+            raise UserError(f"cannot write {target}: it is {kind}; give the name of a file")
         target.parent.mkdir(parents=True, exist_ok=True)
         # Not tempfile: its files are private (0600), and the umask cannot be read without changing it for all threads.
-        handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror}; choose a writable folder") from error
-    try:
-        with os.fdopen(handle, "wb") as stream:
+        raw = _RecordingFile(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb")
+        with io.BufferedWriter(raw) as stream:
             yield stream
             stream.flush()
-            os.fsync(stream.fileno())
+            os.fsync(raw.fileno())
         name.replace(target)
     except BaseException as error:
-        name.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"cannot write {target}: {error.strerror}; free some space and run the command again"
-            ) from error
+        with contextlib.suppress(OSError):
+            name.unlink(missing_ok=True)
+        failure = storage_error(raw.failure if raw and raw.failure else error, target)
+        if failure:
+            raise failure from error
+        if isinstance(error, OSError) and raw is None:
+            raise UserError(f"cannot write {target}: {error.strerror}; choose a writable folder") from error
         raise
     _flush_folder(target.parent)
 
@@ -63,9 +80,13 @@ def temporary_name(target: Path) -> Path:
 
 
 def remove_partial_files(folder: Path, names: Iterable[str]) -> None:
-    """Remove the temporary files that a killed process left for targets of these names (`*` matches any)."""
-    for name in names:
-        for file in folder.glob(f".{name}.*.tmp"):
+    """Remove the temporary files that a killed process left for targets of these names (`*` matches any).
+
+    Call it as the only writer of these targets: then whoever wrote them has ended.
+    """
+    wanted = [re.compile(r"\." + re.escape(name).replace(r"\*", ".*") + r"\.[0-9a-f]+\.tmp") for name in names]
+    for file in folder.iterdir():
+        if any(pattern.fullmatch(file.name) for pattern in wanted) and file.is_file():
             file.unlink(missing_ok=True)
 
 
@@ -207,6 +228,24 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     return digest.hexdigest()
+
+
+def damaged_record(path: str | os.PathLike[str]) -> str | None:
+    """What is damaged in a zip, which is what torch.save writes; None where nothing is.
+
+    torch writes a CRC-32 of every record and never reads it: a flipped bit would be resumed from. The checksum sees
+    every error of up to 32 neighbouring bits, and misses one of 4 billion others; it is no proof against intent.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # zipfile raises half a dozen types for a damaged file
+        if storage_error(error):
+            raise
+        return str(error) or type(error).__name__
+    return None if bad is None else f"the checksum of {bad} does not match"
 
 
 def md5_of(path: str | os.PathLike[str]) -> str:

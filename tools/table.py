@@ -35,14 +35,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.runs and not args.imports and args.published != "rows":
         raise UserError("name a run folder, or give --published rows to see the published numbers alone")
     kind = args.format or format_of(args.output)
-    text = rendered(args, kind)
     if args.output is None:
-        sys.stdout.write(text)
-    else:
-        from common.files import write_text
+        sys.stdout.write(rendered(args, kind))
+        return EXIT_OK
+    from common.files import remove_partial_files, write_text
+    from common.writer_lock import WriterLock
 
-        write_text(args.output, text)
-        print(f"wrote {args.output}")
+    with WriterLock(args.output, file=True):
+        remove_partial_files(args.output.parent, [args.output.name])
+        write_text(args.output, rendered(args, kind))
+    print(f"wrote {args.output}")
     return EXIT_OK
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import inspect
+import json
 import os
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -13,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 from typing_extensions import Self
 
 from common.errors import UserError, nearest
@@ -93,6 +96,63 @@ class FileFormat(BaseModel):
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write as indented JSON, atomically."""
         write_json(path, self.as_dict())
+
+
+class SealedFormat(FileFormat):
+    """A file that holds the digest of its own content, so that a reader sees a flipped bit or an edit.
+
+    It protects against damage and accidents, not against somebody who computes the digest anew. Files of releases that
+    wrote none are read as before.
+    """
+
+    digest: str | None = Field(
+        default=None,
+        description="SHA-256 (hex) of the other keys as JSON with sorted keys and no blanks; absent in older files",
+    )
+
+    @classmethod
+    def _validate(cls, data: Any, where: str, document: YamlDocument, remedy: str) -> Self:
+        if not is_sealed(data, cls):
+            raise UserError(f"{where} is damaged or was edited: it does not have its digest; {remedy or SEAL_REMEDY}")
+        return super()._validate(data, where, document, remedy)
+
+    @classmethod
+    def parse_unsealed(cls, data: Any, where: str | os.PathLike[str]) -> Self:
+        """Validate content without looking at its digest: for a reader that marks what was altered."""
+        return super()._validate(data, str(where), YamlDocument(data), "")
+
+    def as_sealed_dict(self) -> dict[str, Any]:
+        """`as_dict` with the content's digest as its last key."""
+        content = {key: value for key, value in self.as_dict().items() if key != "digest"}
+        return {**content, "digest": digest_of(content)}
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write as indented JSON with its digest, atomically."""
+        write_json(path, self.as_sealed_dict())
+
+
+SEAL_REMEDY = "restore it from a copy, or remove it and run again what writes it"
+HEX_DIGEST = re.compile("[0-9a-f]{64}")
+
+
+def digest_of(content: Mapping[str, Any]) -> str:
+    """SHA-256 in hex of content as JSON with sorted keys and no blanks; its `digest` is left out."""
+    plain = json.loads(json.dumps({key: value for key, value in content.items() if key != "digest"}))
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def is_sealed(data: Any, model: type[BaseModel]) -> bool:
+    """Whether content has the digest that it holds, or holds none (an older file).
+
+    A digest whose own name was damaged is an unknown key with 64 hex digits.
+    """
+    if not isinstance(data, dict):
+        return True
+    if data.get("digest") is not None:
+        return bool(data["digest"] == digest_of(data))
+    unknown = [value for key, value in data.items() if key not in model.model_fields]
+    return not any(isinstance(value, str) and HEX_DIGEST.fullmatch(value) for value in unknown)
 
 
 def _lists_for_tuples(value: Any) -> Any:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
-from typing import Annotated, Any, Literal
+import os
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
-from common.formats import FileFormat
+from common.errors import UserError
+from common.files import read_json, sha256_of
+from common.formats import HEX_DIGEST, SEAL_REMEDY, FileFormat
+from common.formats.results import PRETRAIN, RESULT_FILE
 
 BACKBONE_FORMAT = "backbone/1"
 PTH_METADATA = "backbone_metadata"
@@ -61,6 +70,14 @@ class BackboneMetadata(FileFormat):
         ),
     )
 
+    digest: str | None = Field(
+        default=None,
+        description=(
+            "SHA-256 (hex) of the header without this entry (JSON, sorted keys, no blanks) and of all tensors' bytes; "
+            "absent in files of earlier releases and in a `.pth`"
+        ),
+    )
+
     @field_validator("preprocessing", "manifest", "origin", mode="before")
     @classmethod
     def _decode(cls, value: Any) -> Any:
@@ -80,3 +97,118 @@ class BackboneMetadata(FileFormat):
         if self.origin is not None:
             strings["origin"] = json.dumps(self.origin, sort_keys=True)
         return strings
+
+
+def seal_safetensors(content: bytes) -> list[bytes | memoryview]:
+    """A safetensors file with a digest in its metadata and a sorted header: equal runs give equal files.
+
+    Args:
+        content: as safetensors writes it, with its header's keys shuffled.
+
+    Returns:
+        The parts to write one after the other.
+    """
+    stream = io.BytesIO(content)
+    header = _read_header(stream)
+    return _seal(header, [memoryview(content)[stream.tell() :]])
+
+
+def float32_safetensors(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> list[bytes | memoryview]:
+    """A sealed safetensors file of float32 arrays, without a copy of them.
+
+    Args:
+        tensors: C-contiguous numpy arrays by name.
+        metadata: strings.
+
+    Returns:
+        The parts to write one after the other.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    parts: list[memoryview] = []
+    end = 0
+    for name in sorted(tensors):
+        array = tensors[name]
+        start, end = end, end + array.nbytes
+        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [start, end]}
+        parts.append(array.reshape(-1).data)
+    return _seal(header, parts)
+
+
+def _seal(header: dict[str, Any], parts: Sequence[memoryview]) -> list[bytes | memoryview]:
+    """The layout: 8 bytes of header length, the header (JSON, padded to a multiple of 8), the tensors."""
+    header.setdefault("__metadata__", {})["digest"] = _content_digest(header, parts)
+    text = _header_text(header)
+    text += b" " * (-len(text) % 8)
+    return [struct.pack("<Q", len(text)) + text, *parts]
+
+
+def check_backbone_file(path: str | Path) -> None:
+    """Compare a safetensors file with the digest in its metadata and with the `result.json` beside it, if there is one.
+
+    Files without either, such as those of other projects, are accepted.
+
+    Raises:
+        UserError: the file is not what was written.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as stream:
+            header = _read_header(stream)
+            is_whole = _has_its_digest(header, stream)
+    except (OSError, ValueError, TypeError, AttributeError, struct.error) as error:
+        raise UserError(f"{path} is truncated or damaged ({error}); {SEAL_REMEDY}") from error
+    if not is_whole:
+        raise UserError(f"{path} is damaged: its content does not have the digest in its metadata; {SEAL_REMEDY}")
+    recorded = _recorded_sha256(path)
+    if recorded is not None and recorded != sha256_of(path):
+        where = path.with_name(RESULT_FILE)
+        raise UserError(f"{path} is damaged or was replaced: its SHA-256 is not the one in {where}; {SEAL_REMEDY}")
+
+
+def _read_header(stream: BinaryIO) -> dict[str, Any]:
+    """The header; the stream is then at the first tensor's first byte."""
+    (length,) = struct.unpack("<Q", stream.read(8))
+    size = stream.seek(0, os.SEEK_END)
+    if length > size:
+        raise ValueError(f"a header of {length} bytes in a file of {size}")
+    stream.seek(8)
+    header: dict[str, Any] = json.loads(stream.read(length))
+    return header
+
+
+def _header_text(header: Mapping[str, Any]) -> bytes:
+    return json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _content_digest(header: Mapping[str, Any], parts: Iterable[bytes | memoryview]) -> str:
+    metadata = {key: value for key, value in header["__metadata__"].items() if key != "digest"}
+    digest = hashlib.sha256(_header_text({**header, "__metadata__": metadata}))
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _has_its_digest(header: Mapping[str, Any], stream: BinaryIO) -> bool:
+    """Whether a file has the digest that it holds, or is of another project or of a release that wrote none.
+
+    A digest whose own name was damaged is an unknown entry of 64 hex digits.
+    """
+    metadata = header.get("__metadata__") or {}
+    if not metadata.keys() & {"arch", "branch", "preprocessing"}:
+        return True
+    if "digest" in metadata:
+        return bool(metadata["digest"] == _content_digest(header, iter(lambda: stream.read(1 << 22), b"")))
+    unknown = metadata.keys() - BackboneMetadata.model_fields.keys() - {"backbone_sha256"}
+    return not any(HEX_DIGEST.fullmatch(metadata[key]) for key in unknown)
+
+
+def _recorded_sha256(path: Path) -> str | None:
+    """The file's SHA-256 in the pre-training result beside it; None where there is none."""
+    try:
+        result = read_json(path.with_name(RESULT_FILE))
+    except UserError:
+        return None
+    if not isinstance(result, dict) or result.get("format") != PRETRAIN:
+        return None
+    names = {result.get(key): result.get(f"{key}_sha256") for key in ("backbone", "backbone_target")}
+    return names.get(path.name)

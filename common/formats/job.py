@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model
 from typing_extensions import Self
 
 from common.errors import UserError
+from common.files import remove_partial_files
 from common.formats import FileFormat
 
 STATE_FILE = "job.json"
@@ -145,6 +146,8 @@ class SlurmSubmission(FileFormat):
         It is renamed into place but not flushed to disk: flushing hundreds of files takes long, and a Slurm job whose
         record was lost in a power failure runs nothing.
         """
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_partial_files(folder, [SUBMISSION_FILE])
         part = folder / f".{SUBMISSION_FILE}.{secrets.token_hex(4)}.tmp"
         try:
             folder.mkdir(parents=True, exist_ok=True)

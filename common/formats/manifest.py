@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from common.formats import FileFormat
+from common.formats import FileFormat, SealedFormat
 from common.formats.backbone import Branch, Preprocessing
 
 MANIFEST_FORMAT = "manifest/1"
@@ -64,7 +64,7 @@ class ToolVersion(FileFormat):
     commit: str | None = Field(description="commit of the checkout")
 
 
-class Manifest(FileFormat):
+class Manifest(SealedFormat):
     """Where converted weights come from, what was written and what was verified."""
 
     format: Literal["manifest/1"] = Field(default="manifest/1", description="`manifest/1`")

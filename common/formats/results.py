@@ -10,12 +10,14 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
-from common.formats import FileFormat
+from common.formats import FileFormat, SealedFormat
 
 PRETRAIN: Final = "pretrain-result/1"
 EVALUATION: Final = "evaluation-result/1"
 TRANSFER: Final = "transfer-result/1"
 LR_SEARCH: Final = "lr-search/1"
+AP_TOLERANCE: Final = 1e-3
+"""How far, in per cent, rounding may take an AP from the mean of its classes."""
 RESULT_FILE, LR_SEARCH_FILE = "result.json", "lr_search.json"
 
 Name = Annotated[str, Field(min_length=1)]
@@ -47,7 +49,7 @@ class CollapseAlarm(FileFormat):
     lowest: float = Field(description="lowest std while the alarm was raised")
 
 
-class PretrainResult(FileFormat):
+class PretrainResult(SealedFormat):
     """`result.json` of a pre-training run, written last of all when the run is finished."""
 
     format: Literal["pretrain-result/1"] = Field(default=PRETRAIN, description="format and its version")
@@ -87,7 +89,7 @@ class EvaluatedWeights(FileFormat):
     )
 
 
-class EvaluationResult(FileFormat):
+class EvaluationResult(SealedFormat):
     """`result.json` of an evaluation of a frozen backbone (kNN or linear)."""
 
     format: Literal["evaluation-result/1"] = Field(default=EVALUATION, description="format and its version")
@@ -168,7 +170,7 @@ class SearchedLr(FileFormat):
     metric: str = Field(description="metric the choice was made by")
 
 
-class TransferResult(FileFormat):
+class TransferResult(SealedFormat):
     """`result.json` of a fine-tuning trial, written last of all when the trial is finished or has diverged."""
 
     format: Literal["transfer-result/1"] = Field(default=TRANSFER, description="format and its version")
@@ -196,6 +198,17 @@ class TransferResult(FileFormat):
     heldout: HeldOutPart | None = Field(default=None, description="the held-out part, where `select_on` is `heldout`")
     lr_search: SearchedLr | None = Field(default=None, description="the search whose learning rate the trial uses")
 
+    def find_contradiction(self) -> str | None:
+        """Which AP is not the mean of its classes' AP, as every evaluator defines it; None where all are."""
+        for branch, values in (self.metrics or {}).items():
+            each = [] if values is None else [value for value in (values.per_class or {}).values() if value is not None]
+            if values is None or values.AP is None or not each:
+                continue
+            mean = sum(each) / len(each)
+            if not abs(mean - values.AP) <= AP_TOLERANCE:
+                return f"metrics.{branch}.AP is {values.AP:.4f}, but the mean over its classes is {mean:.4f}"
+        return None
+
 
 class LrCandidate(FileFormat):
     """One learning rate of a search."""
@@ -207,7 +220,7 @@ class LrCandidate(FileFormat):
     result_sha256: str | None = Field(default=None, description="SHA-256 of the trial's result.json; null without one")
 
 
-class LrSearchRecord(FileFormat):
+class LrSearchRecord(SealedFormat):
     """`lr_search.json`: the candidates of a learning-rate search and the choice.
 
     The candidate with the highest value is chosen, of equal ones the smaller learning rate.
@@ -227,3 +240,10 @@ class LrSearchRecord(FileFormat):
     weights: dict[str, Any] | None = Field(default=None, description="`name` and `sha256` of the candidates' weights")
     settings: dict[str, Any] | None = Field(default=None, description="the candidates' settings, without `lr`")
     toy: bool | None = Field(default=None, description="true if searched with an overlay that shrinks the run")
+
+    def find_contradiction(self) -> str | None:
+        """Why the choice does not follow from the candidates; None where it does."""
+        measured = [point for point in self.points if point.value is not None]
+        best = min(measured, key=lambda point: (-(point.value or 0.0), point.lr), default=None)
+        follows = None if best is None else best.lr
+        return None if self.chosen == follows else f"chosen is {self.chosen}, but the best candidate is {follows}"

@@ -1,7 +1,8 @@
-"""Checkpoint files: written atomically, numbered by iteration, the newest ones kept."""
+"""Checkpoint files: written atomically, numbered by iteration, the newest ones kept, damaged ones set aside."""
 
 from __future__ import annotations
 
+import logging
 import random
 import re
 from collections.abc import Callable
@@ -9,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.utils import comm
 
 from common.errors import UserError
-from common.files import atomic_write, remove_partial_files, write_text
+from common.files import atomic_write, damaged_record, remove_partial_files, write_text
+from common.training.collectives import run_on_main_process
 
 LAST = "last_checkpoint"
 """The file that names the newest checkpoint, as Detectron2 calls it."""
+DAMAGED = ".damaged"
+"""Ending of a checkpoint that was set aside."""
+
+_log = logging.getLogger(__name__)
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -25,7 +30,7 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path, reject: Callable[[Any], str | None], remedy: str) -> dict[str, Any]:
-    """Read a checkpoint; tensors are on the CPU. Nothing of the file is executed (`weights_only`).
+    """Read a checkpoint that `damaged_record` found whole; tensors are on the CPU. Nothing of it is executed.
 
     Args:
         path: the file.
@@ -33,7 +38,7 @@ def load_checkpoint(path: Path, reject: Callable[[Any], str | None], remedy: str
         remedy: what the user should do; ends the message.
 
     Raises:
-        UserError: the file is damaged or something else.
+        UserError: the file is something else.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -44,6 +49,24 @@ def load_checkpoint(path: Path, reject: Callable[[Any], str | None], remedy: str
     if why:
         raise UserError(f"checkpoint {path} cannot be used ({why}); {remedy}")
     return dict(content)
+
+
+def set_aside_if_damaged(path: Path) -> bool:
+    """Rename a checkpoint whose records do not have their checksums to `NAME.damaged`, and log it; it is never deleted.
+
+    Returns:
+        Whether it was damaged.
+    """
+    reason = damaged_record(path)
+    if reason is None:
+        return False
+    target, number = path.with_name(path.name + DAMAGED), 1
+    while target.exists():
+        number += 1
+        target = path.with_name(f"{path.name}{DAMAGED}{number}")
+    path.rename(target)
+    _log.warning("checkpoint %s is damaged (%s): set aside as %s", path, reason, target.name)
+    return True
 
 
 class CheckpointFolder:
@@ -72,11 +95,20 @@ class CheckpointFolder:
         return [path for _, path in sorted((number, path) for number, path in found if number is not None)]
 
     def newest(self) -> Path | None:
-        """The checkpoint with the highest number, the same on all processes; every process must call it."""
-        names: list[str] = [path.name for path in self.files()[-1:]]
-        # On a shared file system the newest file may not be visible on every node yet: the main process decides.
-        chosen: list[str] = comm.all_gather(names)[0]
-        return self.folder / chosen[0] if chosen else None
+        """The newest checkpoint that is whole, the same on all processes; every process must call it.
+
+        Damaged ones are set aside. On a shared file system the newest file may not be visible on every node yet: the
+        main process decides.
+        """
+        name = run_on_main_process(self._newest_whole)
+        return self.folder / name if name else None
+
+    def _newest_whole(self) -> str | None:
+        return next((path.name for path in self.candidates() if not set_aside_if_damaged(path)), None)
+
+    def candidates(self) -> list[Path]:
+        """The checkpoints to resume from, the newest first."""
+        return self.files()[::-1]
 
     def write(self, name: str, content: dict[str, Any]) -> Path:
         """Write a checkpoint, and its name to `last_checkpoint`. Called by the main process only."""
@@ -86,21 +118,26 @@ class CheckpointFolder:
         return path
 
     def last(self) -> Path | None:
-        """The checkpoint that `last_checkpoint` names; None when there is no such file.
+        """The checkpoint that `last_checkpoint` names, else the newest numbered one; None when there is neither.
 
         Raises:
-            UserError: it names a file that does not exist.
+            UserError: it names a file that does not exist, and nothing else is left.
         """
         try:
-            name = (self.folder / LAST).read_text().strip()
+            name = (self.folder / LAST).read_text(errors="replace").strip()
         except FileNotFoundError:
             return None
         path = self.folder / name
-        if not path.is_file():
+        if path.parent == self.folder and path.is_file():
+            return path
+        left = self.files()
+        if not left and not list(self.folder.glob(f"*{DAMAGED}*")):
             raise UserError(
                 f"{self.folder / LAST} names {name}, which does not exist; restore it, or start in another --output"
             )
-        return path
+        found = left[-1] if left else None
+        _log.warning("%s names %s, which does not exist: taking %s", self.folder / LAST, name, found or "none")
+        return found
 
     def remove_partial(self) -> None:
         """Remove temporary files of a process that was killed while it wrote. Called by the main process only."""

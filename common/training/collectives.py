@@ -13,7 +13,8 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common.errors import UserError
+from common.errors import UserError, storage_error
+from common.writer_lock import WriterLock
 
 T = TypeVar("T")
 
@@ -131,17 +132,36 @@ def run_on_main_process(action: Callable[[], T]) -> T:
         action: returns a picklable value.
 
     Raises:
-        UserError: `action` raised it; it is raised on all processes.
+        UserError: `action` raised it; it is raised on all processes. A full or failing disk is one, too.
     """
-    outcome: list[tuple[str | None, T | None]] = [(None, None)]
+    outcome: list[tuple[UserError | None, T | None]] = [(None, None)]
     if comm.is_main_process():
         try:
             outcome = [(None, action())]
         except UserError as error:
-            outcome = [(str(error), None)]
+            outcome = [(type(error)(str(error)), None)]
+        except OSError as error:
+            failure = storage_error(error)
+            if failure is None:
+                raise
+            outcome = [(failure, None)]
     if is_distributed():
         dist.broadcast_object_list(outcome)
-    error_line, value = outcome[0]
-    if error_line is not None:
-        raise UserError(error_line)
+    failed, value = outcome[0]
+    if failed is not None:
+        raise failed
     return value  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def lock_on_main_process(lock: WriterLock) -> Iterator[None]:
+    """Hold a lock on the main process while the block runs.
+
+    Raises:
+        UserError: another process holds it; raised on all processes.
+    """
+    run_on_main_process(lock.acquire)
+    try:
+        yield
+    finally:
+        lock.release()

@@ -20,7 +20,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from common.errors import EXIT_REQUEUE, Preempted, UserError
+from common.errors import EXIT_REQUEUE, Preempted, StorageError, UserError, storage_error
 
 T = TypeVar("T")
 
@@ -245,9 +245,10 @@ def _run_child(
         try:
             main(*args)
         except Exception as error:
-            kind = next((kind for kind in (UserError, Preempted) if isinstance(error, kind)), None)
-            errors.put((time.monotonic(), rank, kind(str(error)) if kind else None))
-            raise
+            known = storage_error(error) or error
+            kind = next((kind for kind in (StorageError, UserError, Preempted) if isinstance(known, kind)), None)
+            errors.put((time.monotonic(), rank, kind(str(known)) if kind else None))
+            raise known from error
 
     try:
         _run(DistributedEnvironment(rank, count, rank, count, init_method), run, args, timeout)

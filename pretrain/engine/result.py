@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from torch import nn
 
 from common import environment
 from common.files import atomic_write, sha256_of
-from common.formats.backbone import BackboneMetadata, Branch, Preprocessing
+from common.formats.backbone import BackboneMetadata, Branch, Preprocessing, seal_safetensors
 from common.formats.results import PretrainResult
 from pretrain.data.augment import preprocessing_block
 from pretrain.engine.run_folder import RunFolder
@@ -140,14 +139,5 @@ def write_classifier(path: Path, layer: nn.Linear, classes: Sequence[str], arch:
 
 
 def _write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file whose header's keys are sorted: safetensors shuffles them, and equal runs must give
-    equal files.
-
-    The layout: 8 bytes of header length, the header (JSON, padded with spaces to a multiple of 8), the tensors.
-    """
-    content = safetensors.torch.save(tensors, metadata)
-    (length,) = struct.unpack("<Q", content[:8])
-    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
     with atomic_write(path) as stream:
-        stream.write(struct.pack("<Q", len(header)) + header + content[8 + length :])
+        stream.writelines(seal_safetensors(safetensors.torch.save(tensors, metadata)))

@@ -25,10 +25,12 @@ _log = logging.getLogger(__name__)
 
 
 def load_latest(folder: Path) -> dict[str, Any] | None:
-    """Read the newest checkpoint; tensors are on the CPU. None where there is none. Every process must call it.
+    """Read the newest checkpoint that is whole; tensors are on the CPU. None where there is none.
+
+    Every process must call it. Damaged ones are set aside.
 
     Raises:
-        UserError: it is damaged or something else; the message says how to resume from the one before.
+        UserError: it is something else; the message says how to resume from the one before.
     """
     newest = CheckpointFolder(folder, PREFIX).newest()
     if newest is None:

@@ -13,11 +13,12 @@ from fvcore.common.config import CfgNode
 
 from common.errors import UserError
 from common.profiling import require_steps
-from common.training.collectives import run_on_main_process
+from common.training.collectives import lock_on_main_process, run_on_main_process
 from common.training.divergence import Diverged
 from common.training.hooks import ProfileSteps
 from common.training.logs import build_writers, log_to_folder
 from common.training.watch import CHECKPOINT, EVALUATION, EnterPhase, HangWatch, WatchSteps
+from common.writer_lock import WriterLock
 from pretrain.data.index import ImageIndex, find_images
 from pretrain.engine.build_trainer import batch_norm_size, build_trainer, check_sizes, training_device
 from pretrain.engine.monitors import KnnMonitor, Monitor, ValidationMonitor, check_labels, knn_sets, validation_set
@@ -62,20 +63,21 @@ def run_pretraining(cfg: CfgNode, recipe: str, output: str, resume: bool, profil
     check_labels(cfg, index)
     require_steps(profile, len(index) // cfg.SOLVER.BATCH_SIZE * cfg.SOLVER.EPOCHS)
     monitors = _build_monitors(cfg, folder, index)
-    run_on_main_process(lambda: folder.claim(cfg, resume))
-    with _logging(folder), HangWatch(folder.path, cfg.MONITOR.HANG_SECONDS) as watch:
-        try:
-            trainer, measured = _train(
-                cfg, folder, index, device=device, monitors=monitors, watch=watch, profile=profile
-            )
-        except Diverged as error:
-            _log.error("stopped: %s; the last good checkpoint is kept", error)
-            what = str(error)
-            run_on_main_process(lambda: folder.record_divergence(what))
-            return
-        if comm.is_main_process():
-            classes = (index.classes or ()) if needs_labels(cfg.METHOD) else ()
-            write_result(cfg, recipe, folder, trainer, measured=measured, classes=classes)
+    with lock_on_main_process(WriterLock(folder.path)):
+        run_on_main_process(lambda: folder.claim(cfg, resume))
+        with _logging(folder), HangWatch(folder.path, cfg.MONITOR.HANG_SECONDS) as watch:
+            try:
+                trainer, measured = _train(
+                    cfg, folder, index, device=device, monitors=monitors, watch=watch, profile=profile
+                )
+            except Diverged as error:
+                _log.error("stopped: %s; the last good checkpoint is kept", error)
+                what = str(error)
+                run_on_main_process(lambda: folder.record_divergence(what))
+                return
+            if comm.is_main_process():
+                classes = (index.classes or ()) if needs_labels(cfg.METHOD) else ()
+                write_result(cfg, recipe, folder, trainer, measured=measured, classes=classes)
 
 
 def _logging(folder: RunFolder) -> contextlib.AbstractContextManager[None]:

@@ -10,6 +10,8 @@ from fvcore.common.config import CfgNode
 from common.config import load_yaml
 from common.errors import UserError, abbreviate
 from common.files import read_json_object, remove_partial_files, write_json, write_text
+from common.formats.backbone import check_backbone_file
+from common.formats.results import PretrainResult
 from common.training.checkpoint import LAST
 from common.training.logs import LOG, METRICS
 from pretrain.config import differences
@@ -38,14 +40,17 @@ class RunFolder:
         """The result if this run is finished, else None.
 
         Raises:
-            UserError: the folder holds a run with another config.
+            UserError: the folder holds a run with another config, or its result or backbone file is damaged.
         """
         if not self.config.exists():
             return None
         self._check_config(cfg)
         if not self.result.exists() or not self.backbone.exists():
             return None
-        return read_json_object(self.result)
+        result = read_json_object(self.result)
+        PretrainResult.parse(result, self.result)
+        check_backbone_file(self.backbone)
+        return result
 
     def claim(self, cfg: CfgNode, resume: bool) -> None:
         """Reserve the folder for this run, or check that it is this run's and may be resumed. Main process only.

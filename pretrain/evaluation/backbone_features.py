@@ -19,8 +19,14 @@ from torchvision.models.resnet import Bottleneck
 
 from common.console import Progress
 from common.errors import UserError, nearest
-from common.files import describe_unreadable, open_input, sha256_of
-from common.formats.backbone import BACKBONE_FORMAT, PTH_METADATA, BackboneMetadata, Preprocessing
+from common.files import damaged_record, describe_unreadable, open_input, sha256_of
+from common.formats.backbone import (
+    BACKBONE_FORMAT,
+    PTH_METADATA,
+    BackboneMetadata,
+    Preprocessing,
+    check_backbone_file,
+)
 from pretrain.evaluation.labelled_images import FixedView, ImageDataset, LabelledSet, load_images
 from pretrain.models.encoder import ARCHITECTURES, backbone_tensors, build_encoder
 
@@ -111,6 +117,7 @@ def read_backbone(path: str | Path) -> LoadedBackbone:
 
 
 def _read_safetensors(file: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    check_backbone_file(file)
     try:
         with safe_open(file, "pt") as stream:
             return stream.metadata() or {}, {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
@@ -121,6 +128,9 @@ def _read_safetensors(file: Path) -> tuple[dict[str, str], dict[str, torch.Tenso
 def _read_pth(file: Path, head: bytes) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     if not head.startswith(b"PK\x03\x04"):
         raise UserError(_explain_foreign(file, "it is no backbone file"))
+    damage = damaged_record(file)
+    if damage:
+        raise UserError(f"weights {file} are damaged ({damage}); restore them from a copy, or convert them again")
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, AttributeError, pickle.UnpicklingError) as error:

@@ -13,10 +13,11 @@ from fvcore.common.config import CfgNode
 
 from common.errors import UserError
 from common.files import sha256_of
-from common.training.checkpoint import load_checkpoint, save_checkpoint
-from common.training.collectives import run_on_main_process
+from common.training.checkpoint import load_checkpoint, save_checkpoint, set_aside_if_damaged
+from common.training.collectives import lock_on_main_process, run_on_main_process
 from common.training.distributed import STOP_SIGNALS, handle_signals
 from common.training.divergence import Diverged
+from common.writer_lock import WriterLock
 from pretrain.data.sampler import ResumableBatchSampler
 from pretrain.evaluation.backbone_features import (
     Extractor,
@@ -72,18 +73,18 @@ def evaluate_backbone(request: EvaluationRequest, cfg: CfgNode) -> dict[str, Any
     sets = labelled_sets(request.data, cfg.DATA.TRAIN, cfg.DATA.VAL, "--data")
     if request.kind == "knn":
         check_k(cfg.KNN.K, sets[0], "KNN.K")
-    folder = EvaluationFolder(request.output) if request.output is not None else None
-    if folder:
-        identity = _identity(request, cfg, backbone.sha256, sets)
-        run_on_main_process(lambda: folder.claim(identity, request.resume))
     extractor = _build_extractor(backbone, cfg, device)
-    if request.kind == "knn":
-        outcome = _evaluate_knn(cfg, extractor, sets)
-    else:
-        assert folder is not None  # checked by the command line
-        outcome = _evaluate_linear(cfg, extractor, sets, folder)
-    result = build_result(request, cfg, backbone, sets, **outcome)
-    if folder:
+    if request.output is None:
+        return build_result(request, cfg, backbone, sets, **_evaluate_knn(cfg, extractor, sets)).as_dict()
+    folder = EvaluationFolder(request.output)
+    identity = _identity(request, cfg, backbone.sha256, sets)
+    with lock_on_main_process(WriterLock(folder.path)):
+        run_on_main_process(lambda: folder.claim(identity, request.resume))
+        if request.kind == "knn":
+            outcome = _evaluate_knn(cfg, extractor, sets)
+        else:
+            outcome = _evaluate_linear(cfg, extractor, sets, folder)
+        result = build_result(request, cfg, backbone, sets, **outcome)
         run_on_main_process(lambda: folder.write_result(result))
     return result.as_dict()
 
@@ -145,6 +146,8 @@ def _evaluate_linear(cfg: CfgNode, extractor: Extractor, sets: Sets, folder: Eva
             )
     except Diverged as error:
         divergence = error.record()
+    # Here, too: a run that was killed between its last checkpoint and the last line writes none of them again.
+    run_on_main_process(lambda: folder.write_history(probe.progress.history))
     metrics = None if divergence else _final_metrics(probe.progress.history)
     seconds = round(before + time.perf_counter() - start, 3)
     return {"metrics": metrics, "divergence": divergence, "timing": {"seconds": seconds}}
@@ -205,12 +208,12 @@ def _save_state(folder: EvaluationFolder, content: dict[str, Any], history: list
 
 
 def _load_state(path: Path) -> dict[str, Any] | None:
-    """The folder's checkpoint, or None where there is none.
+    """The folder's checkpoint; None where there is none, or where it is damaged and set aside.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: it is something else.
     """
-    if not run_on_main_process(path.exists):
+    if not run_on_main_process(lambda: path.exists() and not set_aside_if_damaged(path)):
         return None
     return load_checkpoint(path, _reject, "move it away to start again")
 

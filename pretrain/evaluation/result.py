@@ -77,7 +77,9 @@ class EvaluationFolder:
         self._check_identity(identity)
         if not self.result.exists():
             return None
-        return read_json_object(self.result)
+        result = read_json_object(self.result)
+        EvaluationResult.parse(result, self.result)
+        return result
 
     def claim(self, identity: dict[str, Any], resume: bool) -> None:
         """Reserve the folder for this evaluation, or check that it may be resumed there. Main process only.

@@ -180,6 +180,7 @@ def weights_file(folder: Path, weights: Path, what: str) -> Path:
     tensors = safetensors.torch.load_file(weights)
     with safetensors.safe_open(weights, "pt") as stream:
         metadata = stream.metadata()
+    del metadata["digest"]  # what is wrong is no damage
     file = folder / "w.safetensors"
     if what == "raw checkpoint":
         torch.save({"state_dict": tensors}, folder / "w.pth.tar")

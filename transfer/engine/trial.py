@@ -19,13 +19,14 @@ from detectron2.utils import comm
 from torch import nn
 
 from common.errors import UserError
-from common.files import read_json_object, write_json, write_text
-from common.formats.results import RESULT_FILE
+from common.files import damaged_record, read_json_object, write_json, write_text
+from common.formats.results import RESULT_FILE, TransferResult
 from common.profiling import require_steps
 from common.training import distributed
 from common.training.hooks import ProfileSteps, StopOnSignal
 from common.training.logs import METRICS, log_to_folder, truncate_metrics
 from common.training.watch import CHECKPOINT, EVALUATION, EnterPhase, HangWatch, WatchSteps
+from common.writer_lock import WriterLock
 from transfer.engine.config import SEPARABLE
 from transfer.engine.detection_data import register_metadata, test_batches, training_batches, training_dicts
 from transfer.engine.detection_trainer import DetectionTrainer
@@ -35,8 +36,8 @@ from transfer.engine.predictions import draw_predictions
 from transfer.engine.prepare import PreparedTrial, TrialRequest, command_of, load_task_of, prepare
 from transfer.engine.result import trial_result
 from transfer.engine.seeding import PRECISE_BN, sampler_seeds, seed_torch
-from transfer.engine.trial_folder import EVALUATION_FILE, FINAL
-from transfer.engine.trial_hooks import Stopwatch, WriteCheckpoints
+from transfer.engine.trial_folder import EVALUATION_FILE, FINAL, has_ended
+from transfer.engine.trial_hooks import MetricHistory, Stopwatch, WriteCheckpoints, first_line
 from transfer.engine.weights import load_weights
 from transfer.evaluation.evaluators import build_evaluator, metrics_of, rehearse_evaluation
 from transfer.modeling import register
@@ -71,15 +72,22 @@ def run_trial(request: TrialRequest) -> TrialOutcome:
         UserError: anything about the request is wrong; nothing has been trained.
         Preempted: stopped on a signal, after a checkpoint.
     """
-    prepared, task = prepare(request)
-    file = prepared.output / (EVALUATION_FILE if request.eval_only else RESULT_FILE)
-    if not request.eval_only and file.is_file():
-        return TrialOutcome("already", read_json_object(file), file)
-    spawned = prepared.processes if distributed.read_distributed_environment() is None else 1
-    words = (prepared, task if spawned == 1 else None)
-    distributed.launch(run_process, words, spawned, prepared.cfg.TRANSFER.COLLECTIVE_SECONDS)
-    content = read_json_object(file)
-    return TrialOutcome("evaluated" if request.eval_only else str(content["status"]), content, file)
+    with contextlib.ExitStack() as stack:
+        place = distributed.read_distributed_environment()
+        writes = place is None or place.rank == 0
+        if writes and not request.eval_only and not has_ended(request.output):
+            stack.enter_context(WriterLock(request.output))
+        prepared, task = prepare(request)
+        file = prepared.output / (EVALUATION_FILE if request.eval_only else RESULT_FILE)
+        if writes and request.eval_only:  # beside a training that goes on
+            stack.enter_context(WriterLock(file, file=True))
+        elif not request.eval_only and file.is_file():
+            return TrialOutcome("already", TransferResult.read(file).as_dict(), file)
+        spawned = prepared.processes if place is None else 1
+        words = (prepared, task if spawned == 1 else None)
+        distributed.launch(run_process, words, spawned, prepared.cfg.TRANSFER.COLLECTIVE_SECONDS)
+        content = read_json_object(file)
+        return TrialOutcome("evaluated" if request.eval_only else str(content["status"]), content, file)
 
 
 def run_process(prepared: PreparedTrial, task: Task | None = None) -> None:
@@ -157,7 +165,7 @@ class _Training:
         start = checkpoint["iteration"] + 1 if checkpoint else 0
         require_steps(prepared.request.profile, cfg.SOLVER.MAX_ITER - start)
         if comm.is_main_process():
-            truncate_metrics(prepared.output / METRICS, start)  # before the writers open the file
+            truncate_metrics(prepared.output / METRICS, first_line(checkpoint))  # before the writers open the file
         self.trainer.register_hooks(self._hooks())
         if checkpoint:
             self._restore(checkpoint)
@@ -168,8 +176,8 @@ class _Training:
             self._write_result(guards)
 
     def _newest_checkpoint(self) -> dict[str, Any] | None:
-        """The newest checkpoint's content; None at the trial's beginning."""
-        newest = self.prepared.checkpoints.last()
+        """The content of the newest checkpoint that is whole; None at the trial's beginning."""
+        newest = self.prepared.checkpoints.newest()
         if newest is None:
             return None
         logger.info("resuming from %s", newest)
@@ -185,6 +193,7 @@ class _Training:
         """Detectron2's hooks with the trial's own, and checkpoints last: what they hold is written already."""
         prepared, cfg, trainer = self.prepared, self.prepared.cfg, self.trainer
         main, profile = comm.is_main_process(), prepared.request.profile
+        writers = default_writers(str(prepared.output), cfg.SOLVER.MAX_ITER) if main else []
         checkpointing = WriteCheckpoints(prepared.checkpoints, cfg.SOLVER.CHECKPOINT_PERIOD)
         return [
             ProfileSteps(prepared.output, profile, self._batch_iterator) if profile and main else None,
@@ -195,7 +204,8 @@ class _Training:
             EnterPhase(self.watch, EVALUATION),
             self._precise_bn() if cfg.TEST.PRECISE_BN.ENABLED else None,
             hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
-            hooks.PeriodicWriter(default_writers(str(prepared.output), cfg.SOLVER.MAX_ITER)) if main else None,
+            MetricHistory(writers),
+            hooks.PeriodicWriter(writers) if main else None,
             EnterPhase(self.watch, CHECKPOINT),
             checkpointing,  # after the writer: a trial killed between the two writes the lines of its last steps again
             StopOnSignal(checkpointing.save),
@@ -274,6 +284,9 @@ def evaluate(model: nn.Module, prepared: PreparedTrial, task: Task) -> dict[str,
 def _evaluate_only(prepared: PreparedTrial, task: Task) -> None:
     newest = prepared.checkpoints.last()
     assert newest is not None
+    damage = damaged_record(newest)
+    if damage:
+        raise UserError(f"checkpoint {newest} is damaged ({damage}); --resume continues from the one before it")
     content = prepared.checkpoints.load(newest)
     model = build_seeded_detector(prepared.cfg)
     model.load_state_dict(content["model"])

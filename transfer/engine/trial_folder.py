@@ -49,9 +49,14 @@ class TrialCheckpoints(CheckpointFolder):
         keep: number of numbered checkpoints that are kept.
     """
 
-    def __init__(self, folder: Path, keep: int = 1) -> None:
+    def __init__(self, folder: Path, keep: int = 2) -> None:
         super().__init__(folder, "model")
         self.keep = keep
+
+    def candidates(self) -> list[Path]:
+        """The one that `last_checkpoint` names, which may be the final one, then the numbered ones, newest first."""
+        last = self.last()
+        return [] if last is None else [last, *(path for path in super().candidates() if path != last)]
 
     def save(self, model: dict[str, Any], trainer: dict[str, Any], iteration: int) -> None:
         """Write a checkpoint to resume from, then remove the oldest.
@@ -79,7 +84,7 @@ class TrialCheckpoints(CheckpointFolder):
         """Read a checkpoint; tensors are on the CPU.
 
         Raises:
-            UserError: it is damaged or no checkpoint of a trial.
+            UserError: it is no checkpoint of a trial.
         """
 
         def reject(content: dict[str, Any]) -> str | None:

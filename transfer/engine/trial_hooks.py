@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from detectron2.engine import HookBase
+from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 
 from transfer.engine.trial_folder import TrialCheckpoints
+
+WINDOW = 20
+"""Iterations that Detectron2's writers smooth over."""
 
 
 class WriteCheckpoints(HookBase):
@@ -33,6 +38,52 @@ class WriteCheckpoints(HookBase):
         """Save a checkpoint to resume from."""
         trainer = self.trainer
         self.checkpoints.save(trainer.detector.state_dict(), trainer.state_dict(), trainer.iter)
+
+
+class MetricHistory(HookBase):
+    """Continues the values that metrics.json is smoothed over, so that a resumed trial logs what an unbroken one does.
+
+    Detectron2's writers print the median of the last WINDOW iterations, and a value that is measured less often (an
+    evaluation) at their next turn. Register it before the writers' hook.
+
+    Args:
+        writers: of this process; empty on others than the main one.
+    """
+
+    def __init__(self, writers: Sequence[EventWriter]) -> None:
+        self.writers = [writer for writer in writers if isinstance(writer, (JSONWriter, TensorboardXWriter))]
+        self._state: dict[str, Any] = {}
+
+    def before_train(self) -> None:
+        """Fill the new storage, and tell the writers what they have written."""
+        storage: Any = self.trainer.storage
+        for name, values in self._state.get("histories", {}).items():
+            for value, iteration in values:
+                storage.put_scalar(name, value, self._state["smoothed"][name], iteration)
+        for writer in self.writers:
+            writer._last_write = self._state.get("written", -1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint: the last WINDOW iterations of each value, oldest first."""
+        storage = self.trainer.storage
+        histories = {}
+        for name, history in storage.histories().items():
+            values = history.values()[-WINDOW:]
+            histories[name] = [[value, iteration] for value, iteration in values if iteration > values[-1][1] - WINDOW]
+        written = max((writer._last_write for writer in self.writers), default=-1)
+        return {"histories": histories, "smoothed": dict(storage.smoothing_hints()), "written": written}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """From the checkpoint."""
+        self._state = dict(state)
+
+
+def first_line(checkpoint: dict[str, Any] | None) -> int:
+    """The iteration from which on metrics.json is written again by a trial that resumes from a checkpoint."""
+    if checkpoint is None:
+        return 0
+    state = checkpoint.get("trainer", checkpoint).get("hooks", {}).get(MetricHistory.__qualname__)
+    return int(state["written"] if state else checkpoint["iteration"]) + 1
 
 
 class Stopwatch(HookBase):

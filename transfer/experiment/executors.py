@@ -19,10 +19,10 @@ from typing import IO, Protocol
 
 from common.errors import EXIT_REQUEUE, UserError, redact_urls
 from common.formats.job import STATE_FILE, JobState, JobStatus, utc_now
+from common.locks import FileLock, kill_tree, process_id
 from transfer.experiment.commands import Command, Tools
 from transfer.experiment.decide import Decisions
 from transfer.experiment.graph import Graph, Job
-from transfer.experiment.locks import FileLock, kill_tree, process_id
 from transfer.experiment.spec import Experiment
 from transfer.experiment.store import Snapshot, Store
 
@@ -229,6 +229,7 @@ class JobAttempt:
         if not lock.acquire(timeout):
             return None
         try:
+            store.remove_partial(job)
             state = next_attempt(job, graph, store, context)
             return cls(job, commands, store, context, state=state, lock=lock)
         except BaseException:

@@ -17,6 +17,7 @@ from common.console import call_main
 from common.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, UserError
 from common.formats.graph import GRAPH_FILE
 from common.formats.job import JobState
+from common.locks import process_id
 from transfer.experiment.commands import Command
 from transfer.experiment.executors import (
     Executor,
@@ -33,7 +34,6 @@ from transfer.experiment.executors import (
     write_banner,
 )
 from transfer.experiment.graph import Job
-from transfer.experiment.locks import process_id
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -210,6 +210,7 @@ class DebugExecutor(Executor):
         while not lock.acquire(timeout=5.0):
             listener.waiting(job, plan.store.read(job))
         with lock, _environment(job_environment(plan.experiment)):
+            plan.store.remove_partial(job)
             state = next_attempt(job, plan.graph, plan.store, RunContext(self.name))
             try:
                 plan.store.write(job, state.replace(process=process_id()))

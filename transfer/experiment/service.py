@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError, nearest
-from common.files import describe_unreadable, open_input, read_json_object
+from common.files import describe_unreadable, open_input, read_json_object, remove_partial_files
 from common.formats.graph import GRAPH_FILE
 from common.formats.job import ProcessId
+from common.locks import SUBMIT_LOCK, FileLock, is_local, read_holder, send_signal
 from transfer.experiment.commands import Tools
 from transfer.experiment.decide import Decisions, decide, jobs_to_retry, select
 from transfer.experiment.executors import Executor, RunListener, RunOutcome, RunPlan
@@ -22,7 +23,6 @@ from transfer.experiment.fingerprints import ConfigReader, WeightDigests
 from transfer.experiment.graph import Graph, read_graph, select_jobs
 from transfer.experiment.load import ExperimentSource, absolute, config_path, load_experiment, run_dir_of
 from transfer.experiment.local import DebugExecutor, LocalExecutor
-from transfer.experiment.locks import SUBMIT_LOCK, FileLock, is_local, read_holder, send_signal
 from transfer.experiment.slurm.executor import ClusterExecutor
 from transfer.experiment.slurm_queue import end_jobs
 from transfer.experiment.spec import Experiment
@@ -158,6 +158,7 @@ def submit(
         old = superseded_jobs(store, snapshot, in_queue=executor.name == "slurm" or None)
         if old and may_cancel(old):
             cancel_jobs(old, store)
+        remove_partial_files(store.run_dir, [GRAPH_FILE])
         graph.write(store.run_dir, opened.tools)
         opened.digests.save()
         plan = RunPlan(

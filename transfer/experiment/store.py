@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from common.errors import UserError
-from common.files import read_json_object, write_json
+from common.files import read_json_object, remove_partial_files, write_json
 from common.formats.graph import JobKind
 from common.formats.job import STATE_FILE, SUBMISSION_FILE, JobState, SlurmSubmission, utc_now
+from common.locks import FileLock, is_held
 from transfer.experiment.graph import Graph, Job
-from transfer.experiment.locks import FileLock, is_held
 from transfer.experiment.slurm_queue import Queue, QueueEntry, Starts, query_folder, query_jobs, query_starts
 
 Record = TypeVar("Record", JobState, SlurmSubmission)
@@ -276,6 +276,10 @@ class Store:
 
     def write(self, job: Job, state: JobState) -> None:
         write_state(self.folder(job) / STATE_FILE, state)
+
+    def remove_partial(self, job: Job) -> None:
+        """Remove what a process that was killed while it wrote the job's state left; as the holder of its lock."""
+        remove_partial_files(self.folder(job), [STATE_FILE])
 
     def lock(self, job: Job) -> FileLock:
         return FileLock(self._lock_file(job))

@@ -19,11 +19,11 @@ from common.errors import UserError, abbreviate, printable, redact_urls
 from common.files import expect_shape, open_input, read_json_object
 from common.formats.heartbeat import describe_stragglers, read_heartbeats
 from common.formats.job import JobState
+from common.locks import SILENT_SECONDS, SUBMIT_LOCK, why_no_flock
 from transfer.experiment.commands import Tools
 from transfer.experiment.decide import Decision, Decisions, blocked_jobs, describe_end, describe_queue
 from transfer.experiment.executors import RunPlan
 from transfer.experiment.graph import Graph, Job, select_jobs
-from transfer.experiment.locks import SILENT_SECONDS, SUBMIT_LOCK, why_no_flock
 from transfer.experiment.spec import StepTime
 from transfer.experiment.store import JobView, Snapshot, Store
 

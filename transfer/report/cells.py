@@ -66,12 +66,15 @@ def build_cell(
         requested: the number of trials that the experiment requests.
         waiting: one line for each trial without a result.
     """
-    done = [trial for trial in trials if trial.status == DONE]
+    altered = [trial for trial in trials if trial.altered]
+    done = [trial for trial in trials if trial.status == DONE and not trial.altered]
     counted, repeated = split_repeated_seeds(trial for trial in done if column.branch in trial.metrics)
     differences = find_differences(counted)
     no_branch = [t for t in done if column.branch not in t.metrics]
     waiting = [*waiting, *(f"{trial.source}: has no {column.branch} metrics" for trial in no_branch)]
-    flags = _completeness_flags(trials, counted, requested, waiting)
+    waiting += [f"{trial.source} was altered" for trial in altered]
+    flags = _completeness_flags([t for t in trials if not t.altered], counted, requested, waiting)
+    flags += [Flag(model.ALTERED, f"{trial.source} left out: {trial.altered}") for trial in altered]
     if differences:
         flags.append(Flag(MIXED, f"not averaged, the trials differ in {describe_differences(differences)}"))
     flags += [Flag(model.REPEATED, f"{t.source} left out: seed {t.seed} has a result already") for t in repeated]

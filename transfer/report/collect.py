@@ -164,8 +164,10 @@ def _read_result(
 
 
 def _add_result(path: Path, found: Collection, row: str | None, task: str | None) -> None:
-    result = read_result(path)
+    result, altered = read_result(path)
     if isinstance(result, PretrainResult):
+        if altered:
+            raise UserError(f"{path}: altered: {altered}")
         name = row or result.recipe or result.method
         label = found.rows[name].label if name in found.rows else name
         found.pretraining.append(PretrainingRun(path.parent, label, result.status, result, _attempts(path.parent)))
@@ -175,7 +177,8 @@ def _add_result(path: Path, found: Collection, row: str | None, task: str | None
     else:
         trial = evaluation_trial(result, path, row)
     if trial is not None:
-        found.add_trial(replace(trial, task=task or trial.task, attempts=_attempts(path.parent)))
+        attempts = _attempts(path.parent)
+        found.add_trial(replace(trial, task=task or trial.task, attempts=attempts, altered=altered))
 
 
 def _read_search(path: Path, found: Collection) -> None:
@@ -214,7 +217,8 @@ def _weights(found: Collection) -> dict[str, set[str]]:
     """Row to the SHA-256 of its weights files."""
     made: dict[str, set[str]] = {}
     for trial in found.trials:
-        made.setdefault(trial.row, set()).add(str(trial.weights.get("sha256")))
+        if not trial.altered:
+            made.setdefault(trial.row, set()).add(str(trial.weights.get("sha256")))
     return made
 
 

@@ -33,6 +33,7 @@ class Trial:
         toy: made with an overlay that shrinks the run; never compared with published numbers.
         imported: not made by this project; its settings are unknown.
         reasons: why it does not compare with the published protocol; empty if it does.
+        altered: how the file was altered after it was written; such a trial is not averaged. Empty if it was not.
         divergence: iteration, lr and what became NaN, for a diverged trial.
         settings, weights, config, guards, environment, timing: sections of the result file.
         attempts: every attempt at its job; empty outside of experiments.
@@ -48,6 +49,7 @@ class Trial:
     toy: bool = False
     imported: bool = False
     reasons: tuple[str, ...] = ()
+    altered: str = ""
     divergence: Mapping[str, Any] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, Any] = field(default_factory=dict)

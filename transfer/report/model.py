@@ -11,6 +11,7 @@ from transfer.report.collection import PretrainingRun, RecordedSearch, Skipped, 
 from transfer.report.statistics import SampleComparison
 
 INCOMPLETE, DIVERGED, TOY, NOT_COMPARABLE = "incomplete", "diverged", "toy", "not comparable"
+ALTERED = "altered"
 MIXED, IMPORTED, OUTLIER, REPEATED, UNLIKE = "mixed", "imported", "outlier", "repeated", "unlike the column"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from common.errors import UserError
 from common.files import JSON_LIMIT, read_input, read_json
-from common.formats import FileFormat, results
+from common.formats import FileFormat, is_sealed, results
 from common.formats.results import BoxMetrics, Comparable, EvaluationResult, PretrainResult, TransferResult
 from transfer.report.collection import DONE, Trial
 
@@ -29,8 +29,11 @@ MODELS: dict[str, type[Result]] = {
 Branches = dict[str, dict[str, float]]
 
 
-def read_result(path: Path) -> Result:
+def read_result(path: Path) -> tuple[Result, str]:
     """Read one result.json.
+
+    Returns:
+        The result, and how it was altered after it was written; empty where it was not.
 
     Raises:
         UserError: unreadable, not JSON, malformed, another program's file, or of an unknown version.
@@ -42,7 +45,10 @@ def read_result(path: Path) -> Result:
     if found is None:
         raise UserError(f"{path}: has no 'format'; not a result of this project")
     if model := MODELS.get(str(found)):
-        return model.parse(content, path)
+        result = model.parse_unsealed(content, path)
+        if not is_sealed(content, model):
+            return result, "its content does not have its digest"
+        return result, (isinstance(result, TransferResult) and result.find_contradiction()) or ""
     if str(found).partition("/")[0] in {known.partition("/")[0] for known in MODELS}:
         raise UserError(f"{path}: format {found!r} is of another version than this code reads")
     raise UserError(f"{path}: format {found!r} is not a result of this project")

@@ -60,6 +60,9 @@ def read_candidate(folder: Path, metric: str) -> Candidate | None:
     if not isinstance(content, dict) or content.get("format") != TRANSFER:
         raise UserError(f"{file}: is not the result of a trial; give the folders that tools/transfer.py wrote")
     result = TransferResult.parse(content, file, remedy="run the candidate again")
+    contradiction = result.find_contradiction()
+    if contradiction:
+        raise UserError(f"{file} was altered: {contradiction}; run the candidate again")
     if result.role != ROLE:
         raise UserError(f"{file}: is a reported trial, not a candidate of a search; run candidates with --role {ROLE}")
     if result.settings.lr is None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from common.errors import UserError
 from common.files import read_json, sha256_of
-from common.formats.results import LR_SEARCH, HeldOutPart, LrCandidate, LrSearchRecord
+from common.formats.results import LR_SEARCH, RESULT_FILE, HeldOutPart, LrCandidate, LrSearchRecord
 from transfer.search.candidates import Candidate, read_candidate
 
 
@@ -224,6 +224,13 @@ def read_choice(file: Path) -> RecordedChoice:
     if not isinstance(content, dict) or content.get("format") != LR_SEARCH:
         raise UserError(f"{where}: is not of format {LR_SEARCH}; give what tools/lr_search.py choose wrote")
     record = LrSearchRecord.parse(content, where, remedy)
+    contradiction = record.find_contradiction()
+    if contradiction:
+        raise UserError(f"{where} was altered: {contradiction}; {remedy}")
+    for point in record.points:
+        result = Path(point.folder or "") / RESULT_FILE
+        if point.folder and point.result_sha256 and result.is_file() and sha256_of(result) != point.result_sha256:
+            raise UserError(f"{where}: {result} is not the result that the choice was made from; {remedy}")
     for key in ("trial_task", "seed", "toy", "weights", "settings"):
         if getattr(record, key) is None:
             raise UserError(f"{where}: {key}: is missing; {remedy}")

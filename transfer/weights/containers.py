@@ -22,7 +22,7 @@ import torch
 
 from common.errors import UserError, abbreviate
 from common.files import describe_unreadable, open_input, sha256_of
-from common.formats.backbone import PTH_METADATA
+from common.formats.backbone import PTH_METADATA, check_backbone_file
 from common.formats.shards import INDEX_SUFFIX, index_digest, read_shard_index
 from transfer.weights.inert_pickle import MAX_LISTED, NUMBER_KINDS, Foreign, as_tensor, children, count_tensors
 from transfer.weights.torch_files import LEGACY_TORCH, Plain, read_plain_pickle, read_stream, read_tar, read_zip
@@ -268,6 +268,7 @@ def _read_safetensors(path: Path, trust: bool) -> dict[str, Any]:
         if length > path.stat().st_size:
             raise UserError(f"{path} is cut short or damaged (a header of {length} bytes); download it again")
         json.loads(stream.read(length))
+    check_backbone_file(path)
     with safe_open(str(path), framework="pt", device="cpu") as file:
         tree = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return {"tree": tree, "metadata": dict(file.metadata() or {})}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import contextlib
+import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import UserError
+from common.files import remove_partial_files, temporary_name
 from common.formats.manifest import Manifest
+from common.writer_lock import WriterLock
 from transfer.weights import checkpoint_zoo
 from transfer.weights.converted import build_manifest, has_manifest, manifest_path
 from transfer.weights.download import ProgressCallback
@@ -49,18 +53,20 @@ def convert(
     out = Path(out)
     output = choose_output_format(out, to)
     _check_replaceable(Path(path), out)
-    backbone = read_backbone(path, source, branch, trust, prefix)
-    check_stride(output, backbone.preprocessing, str(path))
-    expected = resnet_features(backbone.arch, backbone.tensors, backbone.preprocessing) if verify else None
-    with _hidden_folder(out) as folder:
-        hidden = Path(folder) / out.name
-        manifest = _write(hidden, output, backbone)
-        del backbone  # verification needs digests and features only: peak memory stays low
-        if expected is not None:
-            proof = output.verify(hidden, manifest, expected)
-            manifest = _write_proof(hidden, output, manifest.model_copy(update={"proof": proof}))
-        manifest.write(manifest_path(out))
-        _move(hidden, out)
+    with WriterLock(out, file=True, purpose="OUT"):
+        _remove_leftovers(out)
+        backbone = read_backbone(path, source, branch, trust, prefix)
+        check_stride(output, backbone.preprocessing, str(path))
+        expected = resnet_features(backbone.arch, backbone.tensors, backbone.preprocessing) if verify else None
+        with _hidden_folder(out) as folder:
+            hidden = folder / out.name
+            manifest = _write(hidden, output, backbone)
+            del backbone  # verification needs digests and features only: peak memory stays low
+            if expected is not None:
+                proof = output.verify(hidden, manifest, expected)
+                manifest = _write_proof(hidden, output, manifest.model_copy(update={"proof": proof}))
+            manifest.write(manifest_path(out))
+            _move(hidden, out)
     return manifest
 
 
@@ -78,19 +84,34 @@ def _write_proof(path: Path, output: OutputFormat, manifest: Manifest) -> Manife
 
 
 def _move(hidden: Path, out: Path) -> None:
-    """Flush the file to disk, then rename it. The manifest beside it exists by then; the one inside counts."""
-    with open(hidden, "rb") as stream:
-        os.fsync(stream.fileno())
+    """Rename the file, which was flushed to disk. The manifest beside it exists by then; the one inside counts."""
     hidden.replace(out)
 
 
-def _hidden_folder(out: Path) -> tempfile.TemporaryDirectory[str]:
-    """A folder on the output's file system, so that the output is moved into place by a rename."""
+@contextlib.contextmanager
+def _hidden_folder(out: Path) -> Iterator[Path]:
+    """A folder on the output's file system, so that the output is moved into place by a rename; removed at the end."""
+    folder = temporary_name(out)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}; choose a folder you may write to") from error
+        folder.mkdir()
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Remove the hidden folders of conversions to `out` that were killed; earlier releases named them otherwise.
+
+    A folder that holds anything else than such a file is the user's.
+    """
+    remove_partial_files(out.parent, [manifest_path(out).name])
+    pattern = re.compile(re.escape(f".{out.name}.") + r"([0-9a-f]{8}\.tmp|[a-z0-9_]{8})")
+    ours = re.compile(rf"{re.escape(out.name)}|\.{re.escape(out.name)}\.[0-9a-f]+\.tmp")
+    for folder in out.parent.iterdir():
+        if pattern.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
+            files = list(folder.iterdir())
+            if all(ours.fullmatch(file.name) and file.is_file() for file in files):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_replaceable(path: Path, out: Path) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from common.errors import UserError, nearest
-from common.formats.backbone import PTH_METADATA, BackboneMetadata, Preprocessing
+from common.files import atomic_write
+from common.formats.backbone import PTH_METADATA, BackboneMetadata, Preprocessing, float32_safetensors
 from common.formats.manifest import Manifest, Proof
 from transfer.weights.containers import read_checkpoint
 from transfer.weights.converted import check_manifest, read_converted
@@ -50,9 +51,9 @@ def _write_detectron2(path: Path, tensors: Tensors, manifest: Manifest) -> None:
         "model": {name: tensor.numpy() for name, tensor in tensors.items()},
         "__author__": AUTHOR,
         "matching_heuristics": True,
-        "manifest": manifest.as_dict(),
+        "manifest": manifest.as_sealed_dict(),
     }
-    with open(path, "wb") as stream:
+    with atomic_write(path) as stream:
         pickle.dump(content, stream, protocol=4)
 
 
@@ -64,14 +65,15 @@ def _write_torchvision(path: Path, tensors: Tensors, manifest: Manifest) -> None
     """
     state = OrderedDict((name, tensor.detach().clone()) for name, tensor in tensors.items())
     setattr(state, PTH_METADATA, _metadata(manifest))
-    torch.save(state, path)
+    with atomic_write(path) as stream:
+        torch.save(state, stream)
 
 
 def _write_safetensors(path: Path, tensors: Tensors, manifest: Manifest) -> None:
     """torchvision's names as safetensors: a backbone file with a manifest in its metadata."""
-    from safetensors.numpy import save_file
-
-    save_file({name: tensor.numpy() for name, tensor in tensors.items()}, path, metadata=_metadata(manifest))
+    arrays = {name: tensor.contiguous().numpy() for name, tensor in tensors.items()}
+    with atomic_write(path) as stream:
+        stream.writelines(float32_safetensors(arrays, _metadata(manifest)))
 
 
 def _metadata(manifest: Manifest) -> dict[str, str]:
@@ -79,7 +81,7 @@ def _metadata(manifest: Manifest) -> dict[str, str]:
         arch=manifest.arch,
         branch=manifest.source.branch,
         preprocessing=manifest.preprocessing,
-        manifest=manifest.as_dict(),
+        manifest=manifest.as_sealed_dict(),
         origin=manifest.origin,
     ).encode()
 

@@ -97,8 +97,9 @@ def test_the_folder_has_detectron2_s_files(voc: tuple[TrialRequest, dict[str, An
     assert {"total_loss", "loss_rpn_cls", "lr", "bbox/AP50", "data_time"} <= {key for line in lines for key in line}
     assert list(folder.glob("events.out.tfevents.*"))
     assert "guards" in (folder / "log.txt").read_text()
-    # Three numbered checkpoints were written (the fourth iteration's is the final one), the last is kept.
-    assert sorted(file.name for file in folder.glob("*.pth")) == ["model_0000002.pth", "model_final.pth"]
+    # Three numbered checkpoints were written (the fourth iteration's is the final one), the last two are kept.
+    kept = ["model_0000001.pth", "model_0000002.pth", "model_final.pth"]
+    assert sorted(file.name for file in folder.glob("*.pth")) == kept
     assert (folder / "last_checkpoint").read_text().strip() == "model_final.pth"
 
 
@@ -198,14 +199,24 @@ def test_foreign_checkpoints_are_not_touched(make_request: RequestFactory) -> No
     assert [file.name for file in request.output.iterdir()] == ["last_checkpoint"]
 
 
-def test_a_damaged_checkpoint_is_named(make_request: RequestFactory) -> None:
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(
+    make_request: RequestFactory,
+) -> None:
     request = make_request("SOLVER.CHECKPOINT_PERIOD", "1", resume=True)
-    run_trial(request)
-    (request.output / "result.json").unlink()
+    first = run_trial(request).content
     file = request.output / "model_final.pth"
-    file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"model_final.pth cannot be used"):
-        run_trial(request)
-    file.unlink()
+    for damage in ("cut short", "one bit"):
+        (request.output / "result.json").unlink()
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content if damage == "one bit" else content[:1000])
+        assert run_trial(request).content["metrics"] == first["metrics"]
+        assert f"{file} is damaged" in (request.output / "log.txt").read_text() and file.exists()
+    assert (request.output / "model_final.pth.damaged").exists() and (
+        request.output / "model_final.pth.damaged2"
+    ).exists()
+    (request.output / "result.json").unlink()
+    for left in request.output.glob("model_*"):
+        left.unlink()
     with pytest.raises(UserError, match=r"last_checkpoint names model_final.pth"):
         run_trial(request)

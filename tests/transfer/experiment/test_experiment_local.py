@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from common.locks import FileLock, is_held
 from tests.transfer.experiment.small_world import World
 from transfer.experiment.local import visible_gpus
-from transfer.experiment.locks import FileLock, is_held
 
 FINETUNES = {
     f"finetune.{row}.{trial}" for row in ("scratch", "simsiam") for trial in ("voc07.s1", "voc07.s2", "coco.s1")
@@ -401,7 +401,7 @@ def test_a_full_disk_is_the_reason_even_if_nothing_can_be_written(
     world.order(finetune__scratch__coco={"fill": str(small_disk / "filler")})
     sets = ("--set", f"run_dir={small_disk}/run")
     world.edit(rows={"scratch": {"scratch": True}}, tasks={"coco": {"config": f"{world.base}/configs/coco.yaml"}})
-    assert world.launch("submit", *sets) == 2  # not even the table's job can begin
+    assert world.launch("submit", *sets) == 1  # not even the table's job can begin
     assert "job.json: No space left on device; " in capsys.readouterr().err
     opened = world.open(f"run_dir={small_disk}/run")
     state = opened.store.read(opened.graph["finetune.scratch.coco.s1"])

@@ -24,6 +24,7 @@ from common.console import run_main
 from common.errors import EXIT_REQUEUE, UserError
 from common.formats.graph import GRAPH_FILE
 from common.formats.job import STATE_FILE, JobState, SlurmSubmission
+from common.locks import SILENT_SECONDS
 from transfer.experiment.commands import Command, Tools
 from transfer.experiment.executors import (
     FolderDeleted,
@@ -34,7 +35,6 @@ from transfer.experiment.executors import (
     start_command,
 )
 from transfer.experiment.graph import Job, read_graph
-from transfer.experiment.locks import SILENT_SECONDS
 from transfer.experiment.slurm.endings import (
     END_OF_START,
     describe_stop,

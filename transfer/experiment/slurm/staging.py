@@ -12,7 +12,7 @@ from pathlib import Path
 from common import environment
 from common.errors import UserError
 from common.files import write_text
-from transfer.experiment.locks import FileLock
+from common.locks import FileLock
 
 CODE_FOLDERS = ("common", "pretrain", "transfer", "tools", "configs")
 STAGED = ".staged"

@@ -143,6 +143,17 @@ class FileLock:
             os.close(self._handle)
             self._handle = None
 
+    @property
+    def is_acquired(self) -> bool:
+        return self._handle is not None
+
+    def forget(self) -> None:
+        """In a forked child that does not keep the lock: close what it inherited; the lock stays the parent's."""
+        if self._handle is not None:
+            os.close(self._handle)
+            os.close(self._note_handle)
+            self._handle = None
+
     def __enter__(self) -> FileLock:
         return self
 
