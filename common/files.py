@@ -140,7 +140,7 @@ def read_input(path: str | os.PathLike[str], limit: int) -> bytes:
         UserError: it is no regular file (`open_input`), or larger.
     """
     with open_input(path, limit) as stream:
-        return stream.read(limit)
+        return stream.read()  # read(limit) would reserve that much memory
 
 
 def decode_text(content: bytes, where: str) -> str:
@@ -212,6 +212,16 @@ def expect_shape(path: str | os.PathLike[str], remedy: str) -> Iterator[None]:
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         what = f"no {error}" if isinstance(error, LookupError) else " ".join(str(error).split())[:120]
         raise UserError(f"{path} is not as it was written ({what}); {remedy}") from error
+
+
+def read_tail(path: str | os.PathLike[str], size: int = 1 << 16) -> str:
+    """The last `size` bytes of a log, which may be large; empty if there is none."""
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - size))
+            return stream.read(size).decode(errors="replace")
+    except FileNotFoundError:
+        return ""
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

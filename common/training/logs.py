@@ -13,7 +13,7 @@ from pathlib import Path
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 
 from common.errors import Preempted, UserError
-from common.files import write_text
+from common.files import atomic_write
 from common.training.divergence import Diverged
 
 LOG, METRICS = "log.txt", "metrics.json"
@@ -85,13 +85,14 @@ def truncate_metrics(path: Path, start: int) -> None:
     """Drop a metrics file's lines of iterations from `start` on, and incomplete lines."""
     if not path.exists():
         return
-    lines = path.read_text(errors="replace").splitlines(keepends=True)
-    kept = [line for line in lines if _iteration(line) < start]
-    if kept != lines:
-        write_text(path, "".join(kept))
+    with open(path, "rb") as stream:
+        if all(_iteration(line) < start for line in stream):
+            return
+    with open(path, "rb") as stream, atomic_write(path) as kept:
+        kept.writelines(line for line in stream if _iteration(line) < start)
 
 
-def _iteration(line: str) -> float:
+def _iteration(line: bytes) -> float:
     """A line's iteration; infinite if the line is not a JSON object that has one."""
     try:
         return float(json.loads(line)["iteration"])

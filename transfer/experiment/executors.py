@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from common.errors import EXIT_REQUEUE, UserError, redact_urls
+from common.files import read_tail
 from common.formats.job import STATE_FILE, JobState, JobStatus, utc_now
 from common.locks import FileLock, kill_tree, process_id
 from transfer.experiment.commands import Command, Tools
@@ -411,12 +412,7 @@ def why_full(folder: Path) -> str | None:
 
 def last_error_line(log: Path) -> str:
     """The last line of the last attempt in a log that looks like an error, else its last line; empty if none."""
-    try:
-        with open(log, "rb") as stream:
-            stream.seek(max(0, stream.seek(0, os.SEEK_END) - LOG_TAIL))
-            text = stream.read().decode(errors="replace")
-    except FileNotFoundError:
-        return ""
+    text = read_tail(log, LOG_TAIL)
     attempt = text[max(text.rfind("== attempt "), 0) :].split("\n")
     lines = [line.strip() for line in attempt if line.strip() and not line.startswith("== attempt ")]
     errors = [line for line in lines if _ERROR.match(line)]

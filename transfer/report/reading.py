@@ -6,20 +6,22 @@ import contextlib
 import json
 import math
 import re
+from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.files import JSON_LIMIT, read_input, read_json
+from common.files import JSON_LIMIT, open_input, read_json
 from common.formats import FileFormat, is_sealed, results
 from common.formats.results import BoxMetrics, Comparable, EvaluationResult, PretrainResult, TransferResult
 from transfer.report.collection import DONE, Trial
 
 BOX_METRICS = ("AP50", "AP", "AP75")
+LAST_LINES = 200
+"""Lines with an evaluation, of which the last one counts, that are kept of a large file."""
 COPYPASTE = re.compile(r"copypaste: (.+?)\s*$")
 TASK = re.compile(r"^Task: (\w+)$")
-LOG_LIMIT = 1 << 30
-"""Bytes of a log at most."""
 Result = TransferResult | EvaluationResult | PretrainResult
 MODELS: dict[str, type[Result]] = {
     results.TRANSFER: TransferResult,
@@ -163,11 +165,15 @@ def imported_trial(path: Path, row: str, task: str) -> Trial:
     Raises:
         UserError: the file is missing, or holds no complete evaluation.
     """
+    logged, measured = deque[str](maxlen=LAST_LINES), deque[str](maxlen=LAST_LINES)
     try:
-        text = read_input(path, LOG_LIMIT).decode(errors="replace")
+        with open_input(path) as stream:  # never held whole
+            for piece in iter(lambda: stream.readline(1 << 22), b""):
+                if b"copypaste:" in piece or b'"bbox/AP"' in piece:
+                    (logged if b"copypaste:" in piece else measured).append(piece.decode(errors="replace"))
+        found, per_class = _parse_log(logged) if logged else _parse_metrics(measured)
     except OSError as error:
         raise UserError(f"--import {path}: cannot be read ({error.strerror})") from error
-    found, per_class = _parse_log(text) if "copypaste:" in text else _parse_metrics(text)
     complete = {branch: values for branch, values in found.items() if all(m in values for m in BOX_METRICS)}
     if not complete:
         raise UserError(
@@ -186,11 +192,11 @@ def imported_trial(path: Path, row: str, task: str) -> Trial:
     )
 
 
-def _parse_metrics(text: str) -> tuple[Branches, Branches]:
+def _parse_metrics(lines: Iterable[str]) -> tuple[Branches, Branches]:
     """Branch to metrics (`bbox/AP50`) and to AP per class (`bbox/AP-cat`), of the last line with an evaluation."""
     metrics: Branches = {}
     per_class: Branches = {}
-    for line in text.splitlines():
+    for line in lines:
         try:
             content = json.loads(line)
         except (ValueError, RecursionError):
@@ -207,12 +213,12 @@ def _parse_metrics(text: str) -> tuple[Branches, Branches]:
     return metrics, per_class
 
 
-def _parse_log(text: str) -> tuple[Branches, Branches]:
+def _parse_log(lines: Iterable[str]) -> tuple[Branches, Branches]:
     """The last `copypaste` block of each branch: a `Task:` line, a line of names, a line of values."""
     metrics: Branches = {}
     branch: str | None = None
     names: list[str] = []
-    for line in text.splitlines():
+    for line in lines:
         found = COPYPASTE.search(line)
         if not found:
             continue

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -133,3 +135,17 @@ def test_a_signal_stops_the_loop_after_its_step_and_a_save(number: signal.Signal
     last.register_hooks([StopOnSignal()])
     last.train(0, 10)
     assert last.iter == 10
+
+
+def test_a_resumed_run_reads_a_large_metrics_file_line_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    with open(path, "w") as stream:
+        stream.writelines(json.dumps({"iteration": i, "padding": "x" * 500}) + "\n" for i in range(10_000))
+        stream.write('{"iteration": 99')
+    tracemalloc.start()
+    truncate_metrics(path, 9_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1e6
+    lines = path.read_text().splitlines()
+    assert len(lines) == 9_000 and json.loads(lines[-1])["iteration"] == 8_999

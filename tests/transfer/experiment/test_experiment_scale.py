@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import tracemalloc
 from collections import Counter
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from common.formats import defaults
 from common.formats.job import JobState, utc_now
 from tests.file_reads import file_reads
+from tests.transfer.experiment.fake_slurm import FakeSlurm
 from tests.transfer.experiment.small_world import World
 from transfer.experiment import fingerprints
 from transfer.experiment.graph import Graph
@@ -86,3 +89,58 @@ def test_the_users_of_all_jobs_are_found_in_one_pass(many: World) -> None:
     found = {job.name: [user.name for user in counted.users(job.name)] for job in graph}
     assert passes["jobs"] == 1
     assert found == {job.name: [user.name for user in graph if job.name in user.needs] for job in graph}
+
+
+def test_slurm_is_asked_as_often_for_many_jobs_as_for_few(
+    world: World, slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One sbatch an array, one squeue a status, two calls of scancel for what waits and one for what runs."""
+    config = f"{world.base}/configs/simsiam.yaml"
+    world.edit(
+        rows={f"r{i}": {"label": f"row {i}", "pretrain": {"config": config}} for i in range(3)},
+        tasks={"voc07": {"config": f"{world.base}/configs/voc07.yaml", "trials": 40}},
+    )
+    assert world.launch("submit", "--cluster", "slurm") == 0
+    jobs = len(world.open().graph.jobs)
+    counts = slurm.counts()
+    assert jobs == len(slurm.queue) == 127
+    assert counts["sbatch"] == 3 * 3 + 1 and counts["test-only"] <= 3 and counts["squeue"] <= 2
+    assert world.launch("status") == 0
+    assert slurm.counts()["squeue"] == 1
+    assert world.launch("plan") == 0
+    assert slurm.counts()["squeue"] == 1
+    slurm.start(*[id_ for id_ in slurm.queue if id_.endswith(("_1", "_2"))])
+    assert world.launch("cancel") == 0
+    calls = slurm.calls()
+    ended = [words for words in calls if words[0] == "scancel"]
+    assert len(ended) == 3 and sum(words[0] == "squeue" for words in calls) == 2
+    assert ended[0][1:] == [str(max(int(id_.split("_")[0]) for id_ in slurm.queue))]  # the table leaves first
+    assert [words[1] == "--signal=USR2" for words in ended] == [False, False, True]
+    assert set(slurm.queue.values()) == {"CANCELLED"}
+
+
+@pytest.mark.parametrize("options", [[], ["--all"]])
+def test_logs_shows_the_end_of_a_large_log_and_never_holds_it_whole(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    opened = world.open()
+    opened.graph.write(opened.store.run_dir, opened.tools)
+    log = opened.store.log(opened.graph["table"])
+    log.parent.mkdir(parents=True)
+    log.write_text("".join(f"line {i:06} {'ä' * 200}\n" for i in range(30_000)))
+    shown = world.base / "shown"
+    with open(shown, "w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        tracemalloc.start()
+        assert world.launch("logs", "table", *options) == 0
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        monkeypatch.undo()
+    lines = shown.read_text().splitlines()
+    assert log.stat().st_size > 12e6 and peak < 7e6
+    assert lines[-1].startswith("line 029999 ") and {len(line) for line in lines} == {212}
+    if options:
+        assert len(lines) == 30_000
+    else:
+        assert 2000 < len(lines) < 3000
+        assert "--all" in capsys.readouterr().err

@@ -19,6 +19,7 @@ from transfer.report.collect import collect
 from transfer.report.figures import all_plots, curves, style
 from transfer.report.figures.curves import read_series
 from transfer.report.model import Report
+from transfer.report.reading import imported_trial
 from transfer.report.render import facts, html
 from transfer.report.tables import Options, build_report
 
@@ -155,3 +156,19 @@ def test_the_facts_of_a_trial_are_compared_once(
     monkeypatch.setattr(trial_type, "__eq__", lambda self, other: compared.append(1) or self is other)
     facts.cell_details(report.tables[0], report)
     assert len(compared) <= 60
+
+
+@pytest.mark.parametrize("is_log", [True, False])
+def test_an_imported_file_is_read_in_pieces(tmp_path: Path, is_log: bool) -> None:
+    noise = "[07/01 12:00:00] d2.utils.events: eta: 1:00:00 iter: 19 total_loss: 2.9 " + "x" * 300 + "\n"
+    blocks = ["copypaste: Task: bbox\n", "copypaste: AP,AP50,AP75\n", "copypaste: {0}.5,70.0,50.0\n"]
+    lines = blocks if is_log else ['{{"iteration": {0}, "bbox/AP": {0}.5, "bbox/AP50": 70.0, "bbox/AP75": 50.0}}\n']
+    with open(tmp_path / "imported", "w") as stream:
+        for i in range(30):
+            stream.writelines([*(line.format(i) for line in lines), *[noise] * 1000])
+    tracemalloc.start()
+    trial = imported_trial(tmp_path / "imported", "row", "voc07")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert trial.metrics["bbox"] == {"AP": 29.5, "AP50": 70.0, "AP75": 50.0}
+    assert peak < 2 * MIB

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from common.errors import UserError
-from common.files import expect_shape, read_json_object, write_json
+from common.files import expect_shape, read_json_object, read_tail, write_json
 from common.formats.job import JobState, SlurmSubmission, utc_now
 from transfer.experiment.executors import last_error_line
 
@@ -112,7 +112,7 @@ def read_slurm_log(folder: Path, id_: str) -> SlurmLog:
         id_: its Slurm id.
     """
     log = log_of_job(folder, id_)
-    text = log.read_text(errors="replace").rpartition(END_OF_START)[2] if log.exists() else ""
+    text = read_tail(log).rpartition(END_OF_START)[2]
     lines = [line.strip() for line in text.splitlines()]
     cancelled = next((found for line in reversed(lines) if (found := _JOB_CANCELLED.search(line))), None)
     ends = tuple(_ends_before_the_rest(lines, folder, id_))
@@ -227,7 +227,7 @@ def _state_without_start(before: JobState | None, submission: SlurmSubmission, r
 
 def _first_output(folder: Path, id_: str, code: int) -> str:
     log = log_of_job(folder, id_)
-    text = log.read_text(errors="replace").rpartition(END_OF_START)[2] if log.exists() else ""
+    text = read_tail(log).rpartition(END_OF_START)[2]
     lines = [line.strip() for line in text.splitlines()]
     causes = [line for line in lines if line and not line.startswith(("submitit ", "srun: "))]  # srun's are effects
     line = (causes or lines or ["nothing"])[-1]
