@@ -52,13 +52,20 @@ class FoundResNet:
         return wanted in (self.place.strip("."), self.prefix.rstrip("."))
 
 
-_NAMINGS: dict[str, Rename] = {
-    "conv1.weight": same_name,
-    "0.weight": from_children,
-    "stem.conv1.weight": to_torchvision,
-    "embedder.embedder.convolution.weight": from_transformers,
-}
-"""The first convolution's name → torchvision's names of that naming."""
+_NAMINGS: tuple[tuple[str, str, Rename], ...] = (
+    ("conv1.weight", "layer1.0.conv1.weight", same_name),
+    ("0.weight", "4.0.conv1.weight", from_children),
+    ("stem.conv1.weight", "res2.0.conv1.weight", to_torchvision),
+    (
+        "embedder.embedder.convolution.weight",
+        "encoder.stages.0.layers.0.layer.0.convolution.weight",
+        from_transformers,
+    ),
+)
+"""The names of the stem's and of the first stage's first convolution, and the way to torchvision's names."""
+
+MAX_FOUND = 64
+"""ResNets that are listed; a hostile file may have any number of beginnings."""
 
 
 def find_resnets(checkpoint: CheckpointFile, complete: bool = True) -> list[FoundResNet]:
@@ -71,18 +78,18 @@ def find_resnets(checkpoint: CheckpointFile, complete: bool = True) -> list[Foun
     found: list[FoundResNet] = []
     for container in find_state_dicts(checkpoint.tree):
         tensors = checkpoint.tensors(*container)
-        for first, rename in _NAMINGS.items():
-            for name in tensors:
-                prefix = name.removesuffix(first)
-                if name.endswith(first) and (not prefix or prefix.endswith(".")):
-                    found += _resnet_at(container, prefix, rename, tensors)
+        for first, second, rename in _NAMINGS:
+            prefixes = [name.removesuffix(first) for name in tensors if name.endswith(first)]
+            prefixes = [p for p in prefixes if f"{p}{second}" in tensors and (not p or p.endswith("."))]
+            for prefix in prefixes[: MAX_FOUND - len(found)]:
+                found += _resnet_at(container, prefix, rename, tensors)
     return [resnet for resnet in found if resnet.arch or not complete]
 
 
 def _resnet_at(container: tuple[str, ...], prefix: str, rename: Rename, tensors: Tensors) -> Iterator[FoundResNet]:
     is_detectron2 = rename is to_torchvision
     named = select_detectron2(tensors, prefix) if is_detectron2 else select_prefix(tensors, prefix, rename)
-    if "conv1.weight" not in named or "bn1.weight" not in named or "layer1.0.conv1.weight" not in named:
+    if "bn1.weight" not in named:
         return
     arch = guess_arch(named)
     if arch is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -448,3 +449,11 @@ def test_the_unprefixed_names_of_the_file_itself(tmp_path: Path, r50: Tensors, o
     path = save(tmp_path / "both.pth", {**other_r50, "weights": r50})
     found(path, r50, prefix="weights")
     found(path, other_r50, prefix=".")
+
+
+def test_many_beginnings_of_resnets_take_no_time(tmp_path: Path, cpu_clock: Callable[[], float]) -> None:
+    one = torch.ones(1)
+    parts = ("conv1.weight", "bn1.weight", "layer1.0.conv1.weight")
+    path = save(tmp_path / "many.pth", {f"p{n}.{part}": one for n in range(10_000) for part in parts})
+    start = cpu_clock()
+    assert "no known layout" in refusal(path) and cpu_clock() - start < 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
@@ -67,7 +68,10 @@ def _as_mapping(value: Any, depth: int = 3) -> Mapping[Any, Any] | None:
 def _parse_python(text: str) -> dict[str, Any]:
     """The assignments of a module that are literals, `dict(...)` or names assigned before."""
     names: dict[str, Any] = {}
-    for node in ast.parse(text).body:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of escapes in the config's strings
+        module = ast.parse(text)
+    for node in module.body:
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
             names[node.targets[0].id] = _evaluate(node.value, names)
     return names
