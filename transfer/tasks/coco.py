@@ -231,11 +231,11 @@ class _CocoFile:
         for index, entry in enumerate(entries):
             given = entry.get("id") if isinstance(entry, dict) else None
             key = given if type(given) is int else key_of(given)
-            where = f"{self.path}, annotations[{index}]"
             if self.reading.strict and type(given) is not int:
-                self.reading.add_fault(_wrong(where, "id", given))
+                self.reading.add_fault(_wrong(f"{self.path}, annotations[{index}]", "id", given))
             elif key in seen:
-                self.reading.add_fault(f"{where}: the id {key!r} is used twice; remove or renumber one of the two")
+                twice = f"the id {key!r} is used twice; remove or renumber one of the two"
+                self.reading.add_fault(f"{self.path}, annotations[{index}]: {twice}")
             keys.append(key)
             if key is not None and key != 0:
                 seen.add(key)

@@ -9,6 +9,8 @@ from transfer.tasks.reading import Reading
 
 Box = tuple[float, float, float, float]
 POINTS = 3
+LONGEST_OUTLINE = 5e6
+"""Pixels: to draw a polygon takes memory for each pixel of its outline, about 100 bytes."""
 LONGEST_COUNT = 7
 """Characters of one run length in a compressed RLE, 5 bits each: more than any image has pixels."""
 
@@ -56,12 +58,17 @@ def _check_polygon(polygon: list[Any], size: tuple[int, int]) -> None:
     """A polygon may leave its image by as much as the image is long; it is cut off at the edge."""
     reach = 2 * max(size)
     try:
-        inside = sum(polygon) == sum(polygon) and -reach <= min(polygon, default=0) <= max(polygon, default=0) <= reach
+        low, high = min(polygon, default=0), max(polygon, default=0)
+        inside = sum(polygon) == sum(polygon) and -reach <= low <= high <= reach
     except (TypeError, OverflowError):
         inside = False
     if not inside:
         wrong = next((item for item in polygon if not (type(item) in (int, float) and -reach <= item <= reach)), None)
         raise UserError(f"segmentation: {wrong!r:.60} is no coordinate in its image of {size[1]} × {size[0]} pixels")
+    if len(polygon) * (high - low) > LONGEST_OUTLINE:
+        steps = zip(polygon, polygon[2:], strict=False)
+        if sum(abs(to - start) for start, to in steps) > LONGEST_OUTLINE:
+            raise UserError(f"segmentation: a polygon of {len(polygon) // 2} points is no outline; simplify it")
 
 
 def _check_rle(value: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:

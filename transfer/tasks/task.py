@@ -25,6 +25,8 @@ from transfer.tasks.voc import read_voc
 OWN_SPLITS = "TRANSFER.SPLITS"
 CACHED_FROM = 1.0
 """Seconds of reading from which its result is cached."""
+READING_VERSION = 1
+"""Increased where reading refuses something else than before: results of earlier readings are not used then."""
 READ = (
     *(f"TRANSFER.{key}" for key in ("TASK", "DATA_ROOT", "CLASSES", "STRICT", "CHECK_COUNTS")),
     *("DATASETS.TRAIN", "DATASETS.TEST", "DATALOADER.FILTER_EMPTY_ANNOTATIONS", "MODEL.MASK_ON"),
@@ -221,7 +223,9 @@ def training_faults(task: Task, settings: TaskSettings) -> Iterator[tuple[Datase
     """Yield one line for everything in checked splits that the detector cannot be trained or measured with."""
     names = ", ".join(dataset.split.name for dataset in task.train)
     if not any(_is_trained(record, settings) for dataset in task.train for record in dataset.records):
-        yield task.train[0], f"{names}: no image has an object to train on"
+        crowds = any(record.annotations for dataset in task.train for record in dataset.records)
+        why = "; all are iscrowd 1: write 0 for single objects" if crowds else ""
+        yield task.train[0], f"{names}: no image has an object to train on{why}"
     for dataset, is_test in (*((one, False) for one in task.train), (task.test, True)):
         for record in dataset.records:
             if not (is_test or _is_trained(record, settings)):
@@ -243,7 +247,9 @@ def own_split_faults(settings: TaskSettings) -> list[str]:
     What took long to read is cached until a file of the splits has another name, size or time of modification.
     """
     own = [split for split in settings.splits if split.name not in PUBLISHED]
-    digest = hashlib.sha256(f"{settings!r} {[_stamp(split) for split in own]}".encode(errors="replace")).hexdigest()
+    digest = hashlib.sha256(
+        f"{READING_VERSION} {settings!r} {[_stamp(split) for split in own]}".encode(errors="replace")
+    ).hexdigest()
     home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     file = home / "ssl-detection-transfer" / "annotations" / f"{digest}.json"
     with contextlib.suppress(OSError, UserError):

@@ -242,6 +242,7 @@ WRONG: list[tuple[str, Any]] = [
     *(("area", value) for value in (NAN, INF, -1, True, [4])),
     *(("iscrowd", value) for value in (2, "yes", NAN)),
     *(("segmentation", [[value, 5, 60, 5, 60, 60]]) for value in (NAN, INF, "5", None, [5], 1e12, 10**400)),
+    ("segmentation", [[0, 0, 160, 120] * 20_000]),
     *(("segmentation", value) for value in ([1, 2, 3], "x", [[0.1, 0.2, 0.3, 0.2, 0.3, 0.4]], {"size": [120, 160]})),
     *(("segmentation", {"size": size, "counts": [19200]}) for size in ([160, 120], [120], [120, "a"], [1 << 40, 160])),
     *(
@@ -251,7 +252,7 @@ WRONG: list[tuple[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("key", "value"), WRONG)
+@pytest.mark.parametrize(("key", "value"), WRONG, ids=[f"{key} {value!r:.40}" for key, value in WRONG])
 def test_no_value_that_a_rasteriser_or_the_metric_cannot_use_gets_through(folder: Path, key: str, value: Any) -> None:
     content = plain(random.Random(4))
     for strict in (False, True):
@@ -299,6 +300,10 @@ def test_what_training_would_refuse_is_named_by_split(folder: Path) -> None:
         "train"
     }
     assert not list(training_faults(join_splits("own", [masks, masks]), settings))
+    crowds = plain(random.Random(1))
+    each("annotations", iscrowd=lambda _: 1)(crowds, random.Random(0))
+    ((_, fault),) = training_faults(join_splits("own", [read(folder, crowds), masks]), settings)
+    assert "own: no image has an object to train on; all are iscrowd 1" in fault
     thin = Dataset(masks.split, [DatasetDict("thin.jpg", 1, 1, 9000, masks.records[0].annotations)], CLASSES, (1, 2))
     ((_, fault),) = training_faults(Task("own", (masks,), thin), settings)
     assert "thin.jpg is 1 × 9000, too thin" in fault
