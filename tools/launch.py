@@ -43,14 +43,16 @@ EXAMPLES = """examples:
   python tools/launch.py retry configs/experiments/demo.yaml           what failed or was killed, and what waits for it
   python tools/launch.py cancel configs/experiments/demo.yaml
   python tools/launch.py submit configs/experiments/table5.yaml --cluster slurm   submit all to Slurm and return
+  python tools/launch.py submit configs/experiments/table5.yaml --cluster slurm --dry-run   the batch scripts alone
 
 exit codes: 0 done (slurm: submitted), 1 a job has no result, 2 wrong use, 130/143 stopped by Ctrl-C/SIGTERM (submit
 again to continue)
 """
-INIT = "write the site file from what sinfo shows, and submit a check job of one minute"
+INIT = "write the site file from what sinfo shows, and submit a check job of the size of a real one"
 JOBS = "names of jobs, rows, tasks or stages, or patterns such as 'moco*'"
 LOG_PIECE = 1 << 20
 """Bytes at the end of a log that `logs` prints, and that it holds at a time."""
+ROOM = "where Slurm takes no more jobs of yours, stay and submit the rest as jobs end"
 CLUSTERS = ("local", "slurm", "debug")
 
 
@@ -98,6 +100,9 @@ def _parser() -> Parser:
 
     init = verbs.add_parser("init", help=INIT, description=INIT, epilog=EXAMPLES)
     init.add_argument("--partition", metavar="P", help="where to train; by default one with GPUs")
+    init.add_argument(
+        "--run-dir", type=Path, default=Path("runs"), metavar="DIR", help="where experiments will write (runs)"
+    )
     init.add_argument("--wait", type=float, default=120, metavar="S", help="seconds to wait for the check job (120)")
     verb("plan", "show what would run and why; touches nothing").add_argument(
         "--commands", action="store_true", help="show the jobs' command lines as well"
@@ -108,10 +113,11 @@ def _parser() -> Parser:
         sub.add_argument(
             "--cluster",
             choices=CLUSTERS,
-            default="local",
-            help="local: side by side on this machine (default); slurm: submit all to the queue and return; "
-            "debug: in this process, one after another",
+            help="slurm: submit all to the queue and return (default where `init` wrote a site file); local: side by "
+            "side on this machine (default elsewhere); debug: in this process, one after another",
         )
+        sub.add_argument("--dry-run", action="store_true", help="print the batch scripts or commands; write nothing")
+        sub.add_argument("--wait-for-room", action="store_true", help=ROOM)
         sub.add_argument(
             "--superseded",
             choices=("ask", "cancel", "keep"),
@@ -138,7 +144,7 @@ def _init(args: Namespace, _: Tools | None) -> int:
 
     file = write_site(args.partition)
     print(f"wrote {file}:\n\n{file.read_text(encoding='utf-8')}")
-    id_, folder = submit_check_job()
+    id_, folder = submit_check_job(args.run_dir)
     print(f"submitted the check job as {id_}")
 
     def report(state: str) -> None:
@@ -156,17 +162,20 @@ def _plan(args: Namespace, tools: Tools | None) -> int:
     from transfer.experiment.decide import decide
     from transfer.experiment.load import read_site, read_step_times
     from transfer.experiment.service import open_experiment
+    from transfer.experiment.slurm.executor import ClusterExecutor
     from transfer.experiment.views import plan_lines, superseded_lines
 
     opened = open_experiment(args.experiment, args.sets, tools)
     snapshot = opened.snapshot()
     decisions = decide(opened.graph, snapshot)
+    resources = {job.name: ClusterExecutor().resources(job, opened.experiment) for job in opened.graph}
     lines = plan_lines(
         opened.graph,
         decisions,
         opened.store,
         tools=opened.tools if args.commands else None,
         step_times=[*read_site().seconds, *read_step_times()],
+        gpus={name: max((one.nodes or 1) * (one.gpus or 0), 1) for name, one in resources.items()},
         notes=opened.experiment.notes,
     )
     out = _console(stderr=False)
@@ -182,20 +191,41 @@ def _plan(args: Namespace, tools: Tools | None) -> int:
 
 
 def _submit(args: Namespace, tools: Tools | None) -> int:
-    from transfer.experiment.service import EXECUTORS, open_experiment, submit
+    from transfer.experiment.load import site_file
+    from transfer.experiment.service import EXECUTORS, dry_run, open_experiment, submit
+    from transfer.experiment.slurm.executor import ClusterExecutor
     from transfer.experiment.views import reporter_for
 
-    opened = open_experiment(args.experiment, args.sets, tools, megabytes)
-    console = _console(stderr=True)
+    cluster = args.cluster or ("slurm" if site_file().exists() else "local")
+    if args.wait_for_room and cluster != "slurm":
+        raise UserError(f"--wait-for-room is for Slurm's queue, and this runs with --cluster {cluster}; leave it out")
+    executor = ClusterExecutor(wait_for_room=True) if args.wait_for_room else EXECUTORS[cluster]()
     retry = args.jobs if args.verb == "retry" else None
-    may_cancel = functools.partial(_may_cancel, args)
-    outcome = submit(opened, EXECUTORS[args.cluster](), reporter_for(console), retry, may_cancel)
-    if args.cluster == "slurm":
-        before = f"; {outcome.already_queued} were in the queue already" if outcome.already_queued else ""
-        print(f"submitted {len(outcome.submitted)} jobs{before}")
-        print(f"python tools/launch.py status {args.experiment} --watch   shows their state; you may close this shell")
+    if args.dry_run:
+        for text in dry_run(open_experiment(args.experiment, args.sets, tools), executor, retry):
+            print(text)
         return EXIT_OK
-    return _report(opened, outcome, console)
+    console = _console(stderr=True)
+    if not args.cluster and cluster == "slurm":
+        message = f"submits to Slurm, because {site_file()} exists; --cluster local runs on this machine"
+        console.print(message, soft_wrap=True, markup=False)
+    opened = open_experiment(args.experiment, args.sets, tools, megabytes)
+    outcome = submit(opened, executor, reporter_for(console), retry, functools.partial(_may_cancel, args))
+    return _report_submitted(args, outcome) if cluster == "slurm" else _report(opened, outcome, console)
+
+
+def _report_submitted(args: Namespace, outcome: RunOutcome) -> int:
+    before = f"; {outcome.already_queued} were in the queue already" if outcome.already_queued else ""
+    print(f"submitted {len(outcome.submitted)} jobs{before}")
+    print(f"python tools/launch.py status {args.experiment} --watch   shows their state; you may close this shell")
+    for name, by in outcome.blocked.items():
+        print(f"not submitted: {name}: needs {by}, which has no result", file=sys.stderr)
+    if outcome.left:
+        shown = " ".join(outcome.left)
+        print(f"not submitted, the queue takes no more ({outcome.no_room}): {shown}", file=sys.stderr)
+        command = f"python tools/launch.py {args.verb} {args.experiment}"
+        print(f"{command} --wait-for-room   submits these {len(outcome.left)} as jobs end", file=sys.stderr)
+    return EXIT_FAILURE if outcome.left or outcome.blocked else EXIT_OK
 
 
 def _may_cancel(args: Namespace, superseded: Sequence[JobView]) -> bool:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_init_writes_a_valid_site_file(world: SlurmWorld, capsys: pytest.CaptureFixture[str]) -> None:
-    assert launch.main(["init"]) == 0
+    assert launch.main(["init", "--run-dir", f"{world.base}/runs"]) == 0
     out = capsys.readouterr().out
     assert "partition: main" in out and "GPUs: none" in out and "torch " in out
     site = read_site().resources.default

@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol
@@ -62,6 +62,8 @@ class RunOutcome:
         submitted: the Slurm ids of the jobs submitted to the queue.
         already_queued: how many jobs were in the queue before.
         stopped: the signal that ended the run early; None if it ran to its end.
+        left: jobs that are still to be submitted, because the queue had no room for them.
+        no_room: what sbatch said then.
     """
 
     ran: dict[str, JobState] = field(default_factory=dict)
@@ -69,6 +71,8 @@ class RunOutcome:
     submitted: dict[str, str] = field(default_factory=dict)
     already_queued: int = 0
     stopped: int | None = None
+    left: list[str] = field(default_factory=list)
+    no_room: str = ""
 
     @property
     def without_result(self) -> list[str]:
@@ -83,6 +87,9 @@ class RunListener(Protocol):
 
     def submitted(self, jobs: Sequence[Job], ids: Sequence[str], after: str) -> None:
         """Jobs were submitted under these Slurm ids; `after` names the jobs that they wait for."""
+
+    def no_room(self, left: Sequence[str], why: str) -> None:
+        """The queue takes no more jobs now; these are still to be submitted."""
 
     def started(self, job: Job, state: JobState) -> None:
         """A job has started."""
@@ -122,6 +129,12 @@ class Executor(ABC):
     @abstractmethod
     def run(self, plan: RunPlan, listener: RunListener) -> RunOutcome:
         """Run the plan."""
+
+    def dry_run(self, plan: RunPlan) -> Iterator[str]:
+        """What `run` would start, as text; by default the jobs' command lines. Writes and starts nothing."""
+        for job in plan.to_run():
+            for words in job.commands(plan.tools):
+                yield f"# {job.name}\n{shlex.join(words)}"
 
 
 def job_environment(experiment: Experiment) -> dict[str, str]:

@@ -146,30 +146,44 @@ def submit(
     for key, name in opened.downloads():
         remedy = f"where there is a network: python tools/convert.py --inspect {name}"
         raise UserError(f"{opened.source.path}: rows.{key}.weights: {name} is not downloaded; {remedy}")
-    store, graph = opened.store, opened.graph
-    with _submit_lock(store.run_dir):
-        snapshot = opened.snapshot()
-        decisions = decide(graph, snapshot)
-        refusal = executor.refusal(opened.experiment, decisions)
-        for problem in [refusal] if refusal else opened.data_problems(decisions):
+    with _submit_lock(opened.store.run_dir):
+        plan = _plan_run(opened, retry)
+        refusal = executor.refusal(opened.experiment, plan.decisions)
+        for problem in [refusal] if refusal else opened.data_problems(plan.decisions):
             raise UserError(problem)
-        if retry is not None:
-            decisions = select(decisions, graph, jobs_to_retry(graph, snapshot, retry))
-        old = superseded_jobs(store, snapshot, in_queue=executor.name == "slurm" or None)
+        old = superseded_jobs(opened.store, plan.snapshot, in_queue=executor.name == "slurm" or None)
         if old and may_cancel(old):
-            cancel_jobs(old, store)
-        remove_partial_files(store.run_dir, [GRAPH_FILE])
-        graph.write(store.run_dir, opened.tools)
+            cancel_jobs(old, opened.store)
+        remove_partial_files(opened.store.run_dir, [GRAPH_FILE])
+        opened.graph.write(opened.store.run_dir, opened.tools)
         opened.digests.save()
-        plan = RunPlan(
-            experiment=opened.experiment,
-            graph=graph,
-            decisions=decisions,
-            store=store,
-            tools=opened.tools,
-            snapshot=snapshot,
-        )
         return executor.run(plan, listener)
+
+
+def dry_run(opened: OpenExperiment, executor: Executor, retry: Sequence[str] | None = None) -> Iterator[str]:
+    """What `submit` would start: batch scripts or command lines. Writes nothing and locks nothing.
+
+    Raises:
+        UserError: a job could not start, or a named job cannot be retried.
+    """
+    for problem in opened.problems():
+        raise UserError(problem)
+    return executor.dry_run(_plan_run(opened, retry))
+
+
+def _plan_run(opened: OpenExperiment, retry: Sequence[str] | None) -> RunPlan:
+    graph, snapshot = opened.graph, opened.snapshot()
+    decisions: Decisions = decide(graph, snapshot)
+    if retry is not None:
+        decisions = select(decisions, graph, jobs_to_retry(graph, snapshot, retry))
+    return RunPlan(
+        experiment=opened.experiment,
+        graph=graph,
+        decisions=decisions,
+        store=opened.store,
+        tools=opened.tools,
+        snapshot=snapshot,
+    )
 
 
 @contextlib.contextmanager

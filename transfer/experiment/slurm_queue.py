@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pwd
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +17,10 @@ from common.errors import UserError, abbreviate
 
 PENDING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT")
 RUNNING = ("RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED", "RESIZING")
+BACKOFF = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+"""Seconds to wait before each further try of a submission that a busy controller did not take."""
+MAX_ARRAY_SIZE = 1001
+"""Slurm's own default, where `scontrol` does not tell."""
 TIMEOUT = 60.0
 """Seconds to wait for a busy controller."""
 _HAS_ENDED = re.compile("Invalid job id|already complet", re.IGNORECASE)
@@ -58,19 +65,120 @@ class QueueEntry:
 Queue = Mapping[str, QueueEntry]
 
 
-def run_slurm(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+class SlurmTimeoutError(UserError):
+    """A command of Slurm did not answer."""
+
+
+class NoRoomError(UserError):
+    """The queue takes no more jobs of this user now: a limit of submitted jobs is reached."""
+
+
+def run_slurm(words: Sequence[str], attempts: int = 1) -> subprocess.CompletedProcess[str]:
     """Run one of Slurm's commands.
 
+    Args:
+        words: the command.
+        attempts: how often it is run while the controller is busy, a little later each time.
+
     Raises:
-        UserError: it is not installed, or the controller does not answer.
+        SlurmTimeoutError: it does not answer.
+        UserError: it is not installed.
     """
-    try:
-        return subprocess.run(list(words), capture_output=True, text=True, timeout=TIMEOUT, check=False)
-    except FileNotFoundError as error:
-        advice = "run this on a login node of the cluster, or use --cluster local"
-        raise UserError(f"there is no {words[0]} on this machine; {advice}") from error
-    except subprocess.TimeoutExpired as error:
-        raise UserError(f"{words[0]} did not answer in {TIMEOUT:.0f} s; try again later") from error
+    for attempt in range(1, attempts + 1):
+        try:
+            done = subprocess.run(list(words), capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        except FileNotFoundError as error:
+            advice = "run this on a login node of the cluster, or use --cluster local"
+            raise UserError(f"there is no {words[0]} on this machine; {advice}") from error
+        except subprocess.TimeoutExpired as error:
+            if attempt == attempts:
+                raise SlurmTimeoutError(f"{words[0]} did not answer in {TIMEOUT:.0f} s; try again later") from error
+            continue
+        if not (done.returncode and is_transient(done.stderr)) or attempt == attempts:
+            break
+        time.sleep(attempt)
+    return done
+
+
+def is_transient(said: str) -> bool:
+    """Whether a command of Slurm failed only because the controller was busy or could not be reached."""
+    return bool(_TRANSIENT.search(said))
+
+
+_LIMIT = re.compile(r"\b(?:QOS|Assoc)[A-Za-z]+")
+_TRANSIENT = re.compile(
+    r"timed out|did not answer|temporarily|contact slurm controller|connection (failure|refused|reset)|"
+    r"(receive|send|communication).*(failure|error)|zero bytes|transport endpoint|try again",
+    re.IGNORECASE,
+)
+
+
+def submit_script(script: Path, name: str) -> str:
+    """sbatch, with further tries where the controller is busy; the Slurm id.
+
+    A controller that is busy may have taken the job and lost the answer: each try first looks for the script in the
+    queue.
+    """
+    for pause in (*BACKOFF, None):
+        said, id_, is_answered = _call_sbatch(script)
+        if id_ is None and is_answered and not is_transient(said):
+            break
+        time.sleep(0 if id_ else pause or 1)
+        id_ = id_ or _find_submitted(script)
+        if id_ is not None:
+            return id_
+    if is_out_of_room(said):
+        raise NoRoomError(said)
+    remedy = "try again later" if is_transient(said) else "correct it and submit again"
+    raise UserError(f"sbatch refused {name}: {said}; {remedy}: what is submitted stays")
+
+
+def _call_sbatch(script: Path) -> tuple[str, str | None, bool]:
+    """What sbatch printed, the Slurm id in it, and whether the controller has answered in time."""
+    with clean_environment():
+        try:
+            done = run_slurm(["sbatch", str(script)])
+        except SlurmTimeoutError as error:
+            return str(error), None, False
+    found = re.search(r"Submitted batch job (\d+)", done.stdout)
+    said = " ".join(f"{done.stderr} {done.stdout}".replace("sbatch: error: ", "").split())[:300]
+    return said, found[1] if found else None, True
+
+
+def _find_submitted(script: Path) -> str | None:
+    """The Slurm id of the job of this script, if the controller has it."""
+    words = ["squeue", "--noheader", f"--user={os.getuid()}", "--states=all", "--format=%F|%o"]
+    with contextlib.suppress(UserError):
+        for line in run_slurm(words, attempts=3).stdout.splitlines():
+            id_, _, command = line.strip().partition("|")
+            if command == str(script):
+                return id_
+    return None
+
+
+def is_out_of_room(said: str) -> bool:
+    limits = _LIMIT.findall(said)
+    return any("Submit" in limit for limit in limits) if limits else "job submit limit" in said
+
+
+@contextlib.contextmanager
+def clean_environment() -> Iterator[None]:
+    """submitit's `clean_env`, except for the variables that name the cluster or are options of sbatch."""
+    from submitit.helpers import clean_env
+
+    names = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT")
+    kept = {name: value for name, value in os.environ.items() if name in names or name.startswith("SBATCH_")}
+    with clean_env():
+        os.environ.update(kept)
+        yield
+
+
+def max_array_size() -> int:
+    """How many jobs an array may have (`MaxArraySize`)."""
+    with contextlib.suppress(UserError):
+        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", run_slurm(["scontrol", "show", "config"]).stdout, re.MULTILINE)
+        return max(int(found[1]), 1) if found else MAX_ARRAY_SIZE
+    return MAX_ARRAY_SIZE
 
 
 def query_jobs(ids: Collection[str]) -> dict[str, QueueEntry]:
@@ -123,7 +231,7 @@ def end_jobs(entries: Iterable[QueueEntry]) -> None:
 
 def _squeue(bases: Collection[str]) -> Iterator[QueueEntry]:
     words = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(sorted(bases))}"]
-    done = run_slurm([*words, "--Format=JobArrayID:|,State:|,Reason:|,NodeList:|,exit_code:"])
+    done = run_slurm([*words, "--Format=JobArrayID:|,State:|,Reason:|,NodeList:|,exit_code:"], attempts=3)
     if done.returncode and "Invalid job id" in done.stderr:  # none of them is known any more
         return
     if done.returncode:

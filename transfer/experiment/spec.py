@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -77,13 +78,6 @@ Overrides = Annotated[dict[str, Any], AfterValidator(_check_dotted)]
 """Dotted config keys and their values, as `KEY VALUE` on a command line."""
 
 
-def _check_long_names(options: dict[str, Any]) -> dict[str, Any]:
-    for key in options:
-        if key.startswith("-") or "_" in key:
-            raise ValueError(f"write sbatch's option {key!r} as {key.lstrip('-').replace('_', '-')!r}")
-    return {key: YAML_BOOLEANS.get(str(value).lower(), value) for key, value in options.items()}
-
-
 def _read_hours(value: Any) -> Any:
     """Slurm's `12:00:00` and `1-12:00:00` in hours."""
     if not isinstance(value, str) or not (found := re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+)(?::(\d+))?", value)):
@@ -98,12 +92,75 @@ Hours = Annotated[float, BeforeValidator(_read_hours), Field(gt=0, le=8784)]
 FREE_TEXT = ("label", "notes")
 """Keys whose text is shown and goes to no script and no path: it may hold any character, and is escaped."""
 
+GRAPH_OPTIONS = (
+    *("array", "dependency", "error", "job-name", "kill-on-invalid-dep", "no-requeue", "open-mode", "output"),
+    *("parsable", "requeue", "signal", "test-only", "wait", "wrap"),
+)
+"""Options of sbatch that the graph itself sets."""
+KEY_OF_OPTION = {
+    "nodes": "nodes",
+    "ntasks": "tasks",
+    "ntasks-per-node": "tasks",
+    "tasks-per-node": "tasks",
+    "cpus-per-task": "cpus",
+    "time": "hours",
+    "gres": "gres",
+}
+"""Options of sbatch that have a key of their own."""
+GPU_OPTIONS = ("gpus", "gpus-per-node", "gpus-per-task")
+"""Other spellings of `gpus`, for sites that want one of them."""
+MEMORY_OPTIONS = ("mem", "mem-per-cpu", "mem-per-gpu")
+"""Other spellings of `memory_gb`."""
 
-SbatchOptions = Annotated[dict[str, str | int | float | bool], AfterValidator(_check_long_names)]
+
+def _check_sbatch_options(options: dict[str, Any]) -> dict[str, Any]:
+    for key in options:
+        if key.startswith("-") or "_" in key:
+            raise ValueError(f"write sbatch's option {key!r} as {key.lstrip('-').replace('_', '-')!r}")
+        taken = [name for name in (*GRAPH_OPTIONS, *KEY_OF_OPTION) if name.startswith(key)]  # sbatch reads beginnings
+        if taken and key not in (*GPU_OPTIONS, *MEMORY_OPTIONS):
+            own = KEY_OF_OPTION.get(taken[0])
+            raise ValueError(f"{key!r} is set by {f'the key {own}: use that' if own else 'the graph: remove it'}")
+    return {key: YAML_BOOLEANS.get(str(value).lower(), value) for key, value in options.items()}
+
+
+SbatchOptions = Annotated[dict[str, str | int | float | bool | None], AfterValidator(_check_sbatch_options)]
+
+
+def _empty_if_none(empty: Any) -> BeforeValidator:
+    return BeforeValidator(lambda value: type(empty)() if value is None else value)
+
+
+def count_gpus(gres: str | None) -> int | None:
+    """The GPUs per node that a `--gres` requests by number; None if it names none (`shard:4`, `none`)."""
+    found = _GPU.findall(_SOCKETS.sub("", gres or ""))
+    return sum(int(count or 1) for _, count in found) if found else None
+
+
+def _with_gpus(gres: str, gpus: int) -> str | None:
+    """The gres with another number of GPUs; unchanged if it names several kinds of them, or none."""
+    if count_gpus(gres) == gpus:
+        return gres
+    gres = _SOCKETS.sub("", gres)
+    found = list(_GPU.finditer(gres))
+    if len(found) != 1:
+        return gres
+    rest = [part for part in (gres[: found[0].start()].strip(","), gres[found[0].end() :].lstrip(",")) if part]
+    if not gpus:
+        return ",".join(rest) or None
+    return f"{gres[: found[0].start()]}{found[0].group(1)}:{gpus}{gres[found[0].end() :]}"
+
+
+_GPU = re.compile(r"(?<![^,])((?:gres[/:])?gpu(?::(?!\d+(?:[,(]|$))[^:=,(]+)?)(?:[:=](\d+))?(?=[,(]|$)")
+_SOCKETS = re.compile(r"\([^)]*\)")
 
 
 class Resources(Section):
-    """What one job of a stage gets from Slurm. A missing key falls back to the layer below."""
+    """What one job of a stage gets from Slurm.
+
+    A missing key falls back to the layer below. A key whose value is empty (`null`, `[]`, `{}`) removes that of the
+    layers below: the job then gets what Slurm gives by default.
+    """
 
     renamed_keys: ClassVar[dict[str, str]] = {"stage_to": "copy_data_to"}
 
@@ -120,14 +177,26 @@ class Resources(Section):
     account: str | None = Field(default=None, description="sbatch's `--account`")
     qos: str | None = Field(default=None, description="sbatch's `--qos`")
     constraint: str | None = Field(default=None, description="sbatch's `--constraint`")
-    gres: str | None = Field(default=None, description="`gpu:a100:8`: used instead of `--gpus-per-node`")
-    sbatch: SbatchOptions = Field(default_factory=dict, description="other options of sbatch; `true`: without a value")
-    setup: list[str] = Field(default_factory=list, description="shell lines before the job, of all layers")
+    gres: str | None = Field(
+        default=None,
+        description="`gpu:a100:8`: instead of `--gpus-per-node`; `gpus` follows its number",
+    )
+    sbatch: Annotated[SbatchOptions, _empty_if_none({})] = Field(
+        default_factory=dict, description="other options of sbatch; `true`: without a value, `false`: not that one"
+    )
+    srun: Annotated[list[str], _empty_if_none([])] = Field(
+        default_factory=list, description="words for srun, of all layers, such as `--container-image=x.sqsh`"
+    )
+    setup: Annotated[list[str], _empty_if_none([])] = Field(
+        default_factory=list, description="shell lines before the job, of all layers; the first that fails ends it"
+    )
     container: str | None = Field(
         default=None, description="words before `python`, such as `apptainer exec --nv x.sif`"
     )
     python: str | None = Field(default=None, description="the interpreter; default: the one that submits")
-    environment: dict[str, str] = Field(default_factory=dict, description="variables of the job")
+    environment: Annotated[dict[str, str], _empty_if_none({})] = Field(
+        default_factory=dict, description="variables of the job"
+    )
     copy_data_to: str | None = Field(
         default=None, description="a folder on the node's disk, to which the data root is copied first"
     )
@@ -136,18 +205,76 @@ class Resources(Section):
     def tasks_per_node(self) -> int:
         return self.tasks or self.gpus or 1
 
+    @model_validator(mode="after")
+    def _check_gpus(self) -> Resources:
+        counted = count_gpus(self.gres)
+        if self.gpus is not None and counted not in (None, self.gpus):
+            raise ValueError(f"gres {self.gres} requests {counted} GPUs and gpus says {self.gpus}; leave one out")
+        return self
+
     def over(self, lower: Resources) -> Resources:
-        """These, completed by `lower`; options and variables are merged key by key, set-up lines appended."""
+        """These, completed by `lower`; options and variables are merged key by key, lines and words appended."""
         merged: dict[str, Any] = {}
-        for name in type(self).model_fields:
+        for name in self.model_fields_set | lower.model_fields_set:
             mine, theirs = getattr(self, name), getattr(lower, name)
-            if isinstance(mine, dict):
-                merged[name] = {**theirs, **mine}
-            elif isinstance(mine, list):
-                merged[name] = [*theirs, *mine]
+            if name not in self.model_fields_set:
+                merged[name] = theirs
+            elif isinstance(mine, dict) and mine:
+                merged[name] = {k: v for k, v in {**theirs, **mine}.items() if v is not None and v is not False}
             else:
-                merged[name] = theirs if mine is None else mine
+                merged[name] = [*theirs, *mine] if isinstance(mine, list) and mine else mine
+        changed = self.model_fields_set & {"gpus", "gres"}
+        if changed == {"gpus"} and lower.gres:
+            merged["gres"] = _with_gpus(lower.gres, self.gpus or 0)
+        elif changed == {"gres"} and (counted := count_gpus(self.gres)) is not None:
+            merged["gpus"] = counted
         return Resources(**merged)
+
+    def without(self, names: Iterable[str]) -> Resources:
+        """These without the named keys, and without the options of sbatch that spell one of them."""
+        kept = {name: getattr(self, name) for name in self.model_fields_set - set(names)}
+        if self.sbatch:
+            kept["sbatch"] = {k: v for k, v in self.sbatch.items() if k not in (*GPU_OPTIONS, *MEMORY_OPTIONS)}
+            if not kept["sbatch"]:  # an empty one would remove the options of the layers below
+                del kept["sbatch"]
+        return Resources(**kept)
+
+    def contradiction(self) -> str | None:
+        """Why these cannot be requested together, in one line; None if they can."""
+        each = {"gpus": (self.nodes or 1) * (self.gpus or 0), "gpus-per-node": self.gpus or 0}
+        each["gpus-per-task"] = (self.gpus or 0) // self.tasks_per_node
+        for option, expected in each.items():
+            if option in self.sbatch and count_gpus(f"gpu:{self.sbatch[option]}") != expected:
+                said = f"sbatch.{option} {self.sbatch[option]} does not fit gpus {self.gpus}"
+                return f"{said} on each of {self.nodes or 1} nodes with {self.tasks_per_node} tasks; correct one"
+        if self.hours is not None and (self.signal_seconds or 0) >= self.hours * 3600:
+            return f"signal_seconds {self.signal_seconds} is not below hours {format_hours(self.hours)}; lower it"
+        return None
+
+
+def parse_hours(limit: str) -> float | None:
+    """The hours of a time limit such as `30:00`, `12:00:00` or `2-00:00:00`; None for `infinite`."""
+    if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", limit):
+        return None
+    days, dash, rest = limit.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if dash:  # days-hours[:minutes[:seconds]]
+        parts += [0] * (3 - len(parts))
+    elif len(parts) == 1:  # minutes
+        parts = [0, *parts, 0]
+    elif len(parts) == 2:  # minutes:seconds
+        parts = [0, *parts]
+    return 24 * int(days or 0) + parts[0] + parts[1] / 60 + parts[2] / 3600
+
+
+def in_minutes(hours: float) -> int:
+    """Hours in whole minutes, rounded up, as Slurm counts a time limit."""
+    return math.ceil(round(hours * 60, 3))
+
+
+def format_hours(hours: float) -> str:
+    """Hours as `h:mm`, rounded up to a minute."""
+    return f"{in_minutes(hours) // 60}:{in_minutes(hours) % 60:02d}"
 
 
 SINGLE_PROCESS = ("convert", "choose", "table")
@@ -184,7 +311,7 @@ class StageResources(Section):
         """What a job of that kind gets from this layer, over `lower`."""
         default = self.default
         if kind in SINGLE_PROCESS:
-            default = default.model_copy(update=dict.fromkeys(SIZE))
+            default = default.without(SIZE)
         found = default.over(lower)
         if kind == "search":
             found = self.finetune.over(found)
@@ -218,6 +345,7 @@ class StepTime(Section):
     gpus: int = Field(ge=1, description="the GPUs that were used together")
     device: str = Field(description="their type")
     source: str = Field(min_length=1, description="who measured it")
+    estimate: bool = Field(default=False, description="computed from a measurement of something smaller")
 
 
 class SiteConfig(Section):

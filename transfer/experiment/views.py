@@ -24,7 +24,7 @@ from transfer.experiment.commands import Tools
 from transfer.experiment.decide import Decision, Decisions, blocked_jobs, describe_end, describe_queue
 from transfer.experiment.executors import RunPlan
 from transfer.experiment.graph import Graph, Job, select_jobs
-from transfer.experiment.spec import StepTime
+from transfer.experiment.spec import StepTime, format_hours
 from transfer.experiment.store import JobView, Snapshot, Store
 
 if TYPE_CHECKING:  # a pipe needs no terminal library, which is slow to import
@@ -158,23 +158,58 @@ def job_cost(job: Job, step_times: Sequence[StepTime]) -> JobCost | None:
     return None
 
 
-def cost_lines(decisions: Decisions, step_times: Sequence[StepTime]) -> Iterator[str]:
-    """The cost of the jobs to run, one line per stage; stages that need no GPU are left out."""
+def cost_lines(
+    graph: Graph, decisions: Decisions, step_times: Sequence[StepTime], gpus: Mapping[str, int]
+) -> Iterator[str]:
+    """The cost of the jobs to run: one line per stage, the total, and the longest chain of jobs.
+
+    Args:
+        graph, decisions: the jobs, and which of them run; stages that need no GPU are left out.
+        step_times: what the cost is computed from.
+        gpus: how many each job gets.
+    """
     by_kind: dict[str, list[Job]] = defaultdict(list)
     for one in decisions.values():
         if one.action == "run" and one.job.kind not in ("convert", "choose", "table"):
             by_kind[one.job.kind].append(one.job)
+    costs = {job.name: job_cost(job, step_times) for jobs in by_kind.values() for job in jobs}
     for kind, jobs in by_kind.items():
-        known = [cost for job in jobs if (cost := job_cost(job, step_times)) is not None]
-        parts = []
-        if known:
-            hours = sum(one.gpu_hours for one in known)
-            devices = ", ".join(dict.fromkeys(one.measured.device for one in known))
-            parts.append(f"{hours:,.1f} GPU-hours on {devices}")
-        if len(known) < len(jobs):
-            parts.append(f"{len(jobs) - len(known)} unknown" if known else "unknown GPU-hours")
+        known = [cost for job in jobs if (cost := costs[job.name]) is not None]
         sources = "; ".join(dict.fromkeys(one.measured.source for one in known))
-        yield f"{kind}: {len(jobs)} jobs, {', '.join(parts)}" + (f" ({sources})" if sources else "")
+        text = _describe_costs([costs[job.name] for job in jobs])
+        yield f"{kind}: {len(jobs)} jobs, {text}" + (f" ({sources})" if sources else "")
+    if any(costs.values()):
+        yield f"total: {len(costs)} jobs, {_describe_costs(list(costs.values()))}"
+        yield from _longest_chain(graph, costs, gpus)
+
+
+def _describe_costs(costs: Sequence[JobCost | None]) -> str:
+    known = [one for one in costs if one is not None]
+    if not known:
+        return "unknown GPU-hours"
+    devices: dict[str, float] = defaultdict(float)
+    for one in known:
+        devices[one.measured.device + (" (estimate)" if one.measured.estimate else "")] += one.gpu_hours
+    text = f"{sum(devices.values()):,.1f} GPU-hours"
+    each = [f"{hours:,.1f} on {device}" for device, hours in devices.items()]
+    text += f": {' and '.join(each)}" if len(each) > 1 else f" on {next(iter(devices))}"
+    return text + (f", {len(costs) - len(known)} unknown" if len(known) < len(costs) else "")
+
+
+def _longest_chain(graph: Graph, costs: Mapping[str, JobCost | None], gpus: Mapping[str, int]) -> Iterator[str]:
+    """The jobs that follow each other for the longest time, each on the GPUs that it gets."""
+    hours: dict[str, float] = {}
+    chains: dict[str, tuple[str, ...]] = {}
+    for job in graph:  # in dependency order
+        before = max(job.needs, key=lambda name: hours[name], default=None)
+        cost = costs.get(job.name)
+        hours[job.name] = (hours[before] if before else 0.0) + (cost.gpu_hours / gpus[job.name] if cost else 0.0)
+        chains[job.name] = (chains[before] if before else ()) + ((job.name,) if job.name in costs else ())
+    last = max(hours, key=lambda name: hours[name])
+    jobs = [graph[name] for name in chains[last]]
+    parts = [f"{job.kind} {job.task or ''}".strip() + ("" if costs[job.name] else " (unknown)") for job in jobs]
+    shown = " → ".join(f"{part} on {gpus[job.name]} GPUs" for part, job in zip(parts, jobs, strict=True))
+    yield f"longest chain: {format_hours(hours[last])} (h:mm), row {jobs[0].row_key}: {shown}, as `resources` says"
 
 
 def plan_lines(
@@ -184,6 +219,7 @@ def plan_lines(
     *,
     tools: Tools | None = None,
     step_times: Sequence[StepTime] = (),
+    gpus: Mapping[str, int] | None = None,
     notes: str | None = None,
 ) -> Iterator[Text]:
     """The plan as a tree: every job below what it needs, with what would happen and why.
@@ -192,6 +228,7 @@ def plan_lines(
         graph, decisions, store: the jobs, what would happen to each, and where.
         tools: show the jobs' command lines, too.
         step_times: for the GPU-hours at the end.
+        gpus: how many each job gets; by default one.
         notes: the experiment's own.
     """
     from rich.text import Text
@@ -211,7 +248,7 @@ def plan_lines(
     for job in graph:
         if job.row is None:
             yield from tree.leaf(decisions[job.name], "")
-    for line in cost_lines(decisions, step_times):
+    for line in cost_lines(graph, decisions, step_times, gpus or {job.name: 1 for job in graph}):
         yield Text(line, style="dim")
 
 
@@ -369,6 +406,9 @@ class LineReporter:
         more = f" … {jobs[-1].name} ({len(jobs)} jobs)" if len(jobs) > 1 else ""
         shown = ids[0] if len(ids) == 1 else f"{ids[0].partition('_')[0]}_[0-{len(ids) - 1}]"
         self._print(f"submit  {jobs[0].name}{more} as {shown}" + (f", {after}" if after else ""))
+
+    def no_room(self, left: Sequence[str], why: str) -> None:
+        self._print(f"wait    {len(left)} jobs are left, such as {left[0]}: no room in the queue ({why})")
 
     def started(self, job: Job, state: JobState) -> None:
         attempt = f" (attempt {state.attempts})" if state.attempts > 1 else ""

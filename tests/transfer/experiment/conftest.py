@@ -15,6 +15,7 @@ from tests.transfer.experiment.small_world import World, make
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """An experiment in a fresh folder; nothing has run yet."""
     monkeypatch.setenv("FAKE_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))  # no site file of this machine's user
     return make(tmp_path)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 from pathlib import Path
 
@@ -18,8 +17,8 @@ from transfer.experiment.slurm.executor import (
     ClusterExecutor,
     SbatchRequest,
     job_arrays,
-    make_submitit_executor,
     sbatch_parameters,
+    script_text,
 )
 from transfer.experiment.slurm.staging import STAGED, copy_code, stage_data
 from transfer.experiment.spec import Resources
@@ -27,20 +26,8 @@ from transfer.experiment.spec import Resources
 EIGHT = Resources(nodes=1, gpus=8, cpus=8, memory_gb=400, hours=24, signal_seconds=120)
 
 
-@pytest.fixture(autouse=True)
-def some_srun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """submitit looks for srun when it is made; nothing here calls it."""
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/srun").write_text("#!/bin/sh\nexit 1\n")
-    (tmp_path / "bin/srun").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
-
-
 def text(request: SbatchRequest, count: int = 1) -> str:
-    executor = make_submitit_executor(request, Path("/r/slurm"))
-    if count > 1:
-        executor.parameters["map_count"] = count
-    return executor._make_submission_file_text(executor._submitit_command_str, "x")
+    return script_text(request, Path("/r/slurm"), count)
 
 
 def request(resources: Resources, **changes: object) -> SbatchRequest:
@@ -50,9 +37,25 @@ def request(resources: Resources, **changes: object) -> SbatchRequest:
     return dataclasses.replace(plain, **changes)
 
 
-def test_one_node_of_eight_gpus() -> None:
-    assert text(request(EIGHT)) == (
-        """\
+END_JOB = """\
+    trap - ERR
+    job=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}
+    for _ in 1 2 3; do state=$(squeue --noheader --jobs="$job" --format=%T) && break; sleep 2; done
+    record_end --code "$1" --state "$state"; code=$?
+    if [ $code = 75 ]; then
+        said=$(scontrol requeue "$job" 2>&1) || { record_end --code "$1" --not-requeued "$said"; exit 1; }
+    fi
+    case $code in 75|76) sleep 120;; esac
+    [ $code != 77 ] || exit 1
+    exit $code
+}
+"""
+
+
+@pytest.mark.parametrize("nodes", [1, 4])
+def test_nodes_of_eight_gpus(nodes: int) -> None:
+    assert text(request(EIGHT.model_copy(update={"nodes": nodes}))) == (
+        f"""\
 #!/bin/bash
 
 # Parameters
@@ -61,7 +64,7 @@ def test_one_node_of_eight_gpus() -> None:
 #SBATCH --gpus-per-node=8
 #SBATCH --job-name=table5.pretrain.simsiam
 #SBATCH --mem=409600M
-#SBATCH --nodes=1
+#SBATCH --nodes={nodes}
 #SBATCH --ntasks-per-node=8
 #SBATCH --open-mode=append
 #SBATCH --output=/r/slurm/%j_0_log.out
@@ -70,16 +73,22 @@ def test_one_node_of_eight_gpus() -> None:
 #SBATCH --time=1440
 
 # setup
-export PYTHONPATH=/c${PYTHONPATH:+:$PYTHONPATH}
+record_end() {{
+    PYTHONPATH=/c${{PYTHONPATH:+:$PYTHONPATH}} /venv/python -m transfer.experiment.slurm.job_processes --requeues 20 \
+"$@" /r/jobs/a-1
+}}
+end_job() {{
+{END_JOB}\
+export PYTHONPATH=/c${{PYTHONPATH:+:$PYTHONPATH}}
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output /r/slurm/%j_%t_log.out --error /r/slurm/%j_%t_log.err """
-        """--kill-on-bad-exit=1 --cpus-per-task=8 /venv/python -u -m submitit.core._submit /r/slurm
+srun --unbuffered --output /r/slurm/%j_%t_log.out --error /r/slurm/%j_%t_log.err --kill-on-bad-exit=1 --export=ALL \
+--cpus-per-task=8 /venv/python -u -m submitit.core._submit /r/slurm
 
 
 # teardown
-code=$?; /venv/python -m transfer.experiment.slurm.job_processes --requeues 20 --code "$code" /r/jobs/a-1"""
+end_job $?"""
     )
 
 
@@ -123,12 +132,18 @@ def test_four_nodes_by_gres_with_every_site_option() -> None:
         "#SBATCH --signal=USR2@300",
         "#SBATCH --time=1",
     ]
-    setup = lines[lines.index("# setup") + 1 : lines.index("# command") - 1]
-    assert setup == [
+    setup = lines[lines.index("    exit $code") + 2 : lines.index("# command") - 1]
+    assert setup[0].startswith("trap ") and setup[0].endswith(" ERR")
+    assert setup[1:] == [
         "module load cuda/12.4",
-        "export PYTHONPATH=/c${PYTHONPATH:+:$PYTHONPATH}",
+        "trap - ERR",
         "export NCCL_SOCKET_IFNAME='ib0 ib1'",
+        "export PYTHONPATH=/c${PYTHONPATH:+:$PYTHONPATH}",
     ]
+    own, fallback = lines[lines.index("record_end() {") + 1 :][:2]
+    assert " apptainer exec --nv /i/torch.sif python3 -m transfer.experiment.slurm.job_processes " in own
+    assert own.endswith('; code=$?; case $code in 0|75|76|77) echo "$said" >&2; return $code;; esac')
+    assert " /venv/python -m transfer.experiment.slurm.job_processes " in fallback, "where that one cannot start"
     [command] = [line for line in lines if line.startswith("srun ")]
     assert command.endswith(" apptainer exec --nv /i/torch.sif python3 -u -m submitit.core._submit /r/slurm")
 
@@ -140,13 +155,14 @@ def test_an_array_waits_for_its_weights_and_is_cancelled_without_them() -> None:
     assert "#SBATCH --dependency=afterok:12" in lines
     assert "#SBATCH --kill-on-invalid-dep=yes" in lines
     assert "#SBATCH --output=/r/slurm/%A_%a_0_log.out" in lines
-    assert lines[-1].endswith('--code "$code" /r/jobs/s0 /r/jobs/s1 /r/jobs/s2 /r/jobs/s3 /r/jobs/s4')
+    end = lines[lines.index("record_end() {") + 1]
+    assert end.endswith('"$@" /r/jobs/s0 /r/jobs/s1 /r/jobs/s2 /r/jobs/s3 /r/jobs/s4')
 
 
 def test_without_gpus_no_gpu_option_is_set() -> None:
     found = sbatch_parameters(request(Resources(nodes=2, gpus=0, tasks=4, hours=1)))
     assert (found["nodes"], found["ntasks_per_node"]) == (2, 4)
-    assert "gpus_per_node" not in found and "gres" not in found and "mem" not in found
+    assert found["gpus_per_node"] is found["gres"] is found["mem"] is None
 
 
 def test_the_whole_graph_s_dependencies(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

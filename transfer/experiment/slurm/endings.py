@@ -169,7 +169,7 @@ def final_state(
         before = _state_without_start(before, submission, restarts, folder)
         if not ends and code == 128 + signal.SIGTERM:
             before = _end(before, "requeued", "SIGTERM before it began", code)
-        elif not ends:
+        elif all(end.rank == 0 and end.kind == "error" for end in ends):  # srun's line tells only the exit code
             return before.finish("failed", exit_code=code, error=_first_output(folder, submission.id, code))
     return _limit_requeues(_judge(before, ends, code, folder), submission, restarts)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,11 +44,12 @@ from transfer.experiment.slurm.endings import (
     read_slurm_log,
     write_process_end,
 )
-from transfer.experiment.slurm.staging import stage_data
-from transfer.experiment.slurm_queue import run_slurm
+from transfer.experiment.slurm.staging import check_gpu, stage_data
 from transfer.experiment.store import ENDED_WELL, Store, write_state
 
 HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+EXIT_ENDED_BY_SLURM, EXIT_RECORDED = EXIT_REQUEUE + 1, EXIT_REQUEUE + 2
+"""`main`: Slurm is ending the job already (preempted, cancelled, requeued by hand); the job has no result."""
 LEFTOVER_TIMEOUT = 60.0 + SILENT_SECONDS
 """Seconds that processes of the job's former start may take to exit, or the lock of a dead node to be free."""
 
@@ -85,7 +87,7 @@ class SlurmTask:
         max_resumes: how often a command that exits with 75 by itself is restarted.
         requeues: how often the job may be requeued.
         grace: seconds that a command has to save a checkpoint before the time limit.
-        gpus: the GPUs of the job, on all nodes.
+        gpus: the GPUs of the job, on all nodes; each process must be able to use one.
         copy_data_to: a folder of the node that the data root is copied to first.
     """
 
@@ -125,12 +127,16 @@ class SlurmTask:
 
         assert self._leader is not None, "submitit calls it in the first process only"
         try:
-            return DelayedSubmission(self) if self._leader.request_requeue() else None
+            is_requested = self._leader.request_requeue()
         except FolderDeleted as error:
             sys.exit(str(error))
+        # submitit calls scontrol; where there is none, as in many containers, the batch script requeues the job.
+        return DelayedSubmission(self) if is_requested and shutil.which("scontrol") else None
 
     def commands(self) -> list[Command]:
         """The job's command lines on this node: with this Python, and with the copy of its data root if requested."""
+        if self.gpus:
+            check_gpu(self.gpus)
         data = self.job.data
         copy = stage_data(data, self.copy_data_to) if self.copy_data_to and data else None
         return self.job.commands(replace(self.tools, python=sys.executable), data=copy)
@@ -297,50 +303,39 @@ def _blocked_signals() -> Iterator[None]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The last line of a batch script: write down how the job ended, and requeue it if it was killed."""
+    """The last line of a batch script: write down how the job ended.
+
+    Exits with 0 if the job has its result, EXIT_REQUEUE if the script is to requeue it, EXIT_ENDED_BY_SLURM if Slurm
+    is ending it, else EXIT_RECORDED: any other code means that this Python could not run.
+    """
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--requeues", type=int, required=True)
     parser.add_argument("--code", type=int, required=True)
+    parser.add_argument("--state", default="", help="what squeue says of the job")
+    parser.add_argument("--not-requeued", help="why `scontrol requeue` failed")
     parser.add_argument("folders", nargs="+", type=Path)
     args = parser.parse_args(argv)
     process = SlurmProcess.current()
     folder: Path = args.folders[int(os.environ.get("SLURM_ARRAY_TASK_ID") or 0)]
     submission = SlurmSubmission.read_from(folder)
     if submission is None or submission.id != process.id:
-        return 1
+        return EXIT_RECORDED
     path = folder / STATE_FILE
     before = JobState.read_or_none(path)
+    if args.not_requeued is not None and before is not None:
+        reason = f"could not be requeued ({' '.join(args.not_requeued.split())}); {before.error}"
+        write_state(path, before.replace(status="failed", error=reason[:300]))
+        return EXIT_RECORDED
     if before is not None and before.job_id == process.id and before.status in (*ENDED_WELL, "cancelled"):
-        return 0 if before.status in ENDED_WELL else 1
-    if not _is_running(process):
-        return _wait_for_slurm()
+        return 0 if before.status in ENDED_WELL else EXIT_RECORDED
+    if args.state not in ("", "RUNNING"):  # requeued, preempted or cancelled
+        return EXIT_ENDED_BY_SLURM
     ends = read_process_ends(folder, process.run)
     state = final_state(before, ends, submission, restarts=process.restarts, code=args.code, folder=folder)
     sys.stderr.write(f"{END_OF_START}{process.run}: {state.status}: {state.error}\n")
     if state != before:
         write_state(path, state)
-    return _requeue(path, state, process) if state.status == "requeued" else 1
-
-
-def _is_running(process: SlurmProcess) -> bool:
-    """Whether Slurm still counts the job as running: not requeued, preempted or cancelled."""
-    return run_slurm(["squeue", "--noheader", f"--jobs={process.id}", "--format=%T"]).stdout.strip() == "RUNNING"
-
-
-def _requeue(path: Path, state: JobState, process: SlurmProcess) -> int:
-    """`scontrol requeue`; writes the reason into `job.json` if it fails."""
-    done = run_slurm(["scontrol", "requeue", process.id])
-    if done.returncode:
-        reason = f"could not be requeued ({' '.join(done.stderr.split())}); {state.error}"
-        write_state(path, state.replace(status="failed", error=reason[:300]))
-        return 1
-    return _wait_for_slurm()
-
-
-def _wait_for_slurm() -> int:
-    """Wait until Slurm ends this script. An earlier exit code would count as that of the requeued job."""
-    time.sleep(120)
-    return 1
+    return EXIT_REQUEUE if state.status == "requeued" else EXIT_RECORDED
 
 
 if __name__ == "__main__":

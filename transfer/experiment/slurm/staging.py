@@ -1,10 +1,13 @@
-"""Copies that a Slurm job runs from: the code as it was submitted, and data on a node's own disk."""
+"""What a Slurm job finds on its node: the code as it was submitted, data on the node's own disk, a usable GPU."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import shutil
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,3 +105,40 @@ def _copy_file(source: str, target: str) -> str:
         os.utime(part, ns=(there.st_atime_ns, there.st_mtime_ns))
         Path(part).replace(target)
     return target
+
+
+PROBE = """
+import os, sys, torch
+count, rank = torch.cuda.device_count(), int(os.environ.get("SLURM_LOCALID", 0))
+if not count:
+    sys.exit(f"torch {torch.__version__} finds none")
+device = f"cuda:{rank if count > 1 else 0}"
+assert torch.ones(1, device=device).sum().item() == 1
+print(torch.cuda.get_device_name(device), getattr(torch.cuda.get_device_properties(device), "uuid", rank))
+"""
+"""Of several GPUs that a process sees, it uses that of its rank on the node, as `common.training.distributed` does."""
+PROBE_TIMEOUT = 300.0
+
+
+def check_gpu(gpus: int) -> str:
+    """Use this process's GPU once, with this Python's torch, in a process of its own.
+
+    Args:
+        gpus: how many were requested for the node.
+
+    Returns:
+        The GPU's name and UUID.
+
+    Raises:
+        UserError: torch finds none, or it cannot be used: the job would train on the CPU, or not at all.
+    """
+    try:
+        done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=PROBE_TIMEOUT)
+        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1] if done.returncode else ""
+    except subprocess.TimeoutExpired:
+        said = f"no answer in {PROBE_TIMEOUT:.0f} s"
+    if said:
+        host = socket.gethostname()
+        remedy = f"see `{sys.executable} tools/doctor.py` there, or request gpus: 0"
+        raise UserError(f"{gpus} GPUs were requested and {host} has none that is usable: {said[:160]}; {remedy}")
+    return done.stdout.strip()
