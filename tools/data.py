@@ -115,7 +115,9 @@ def _add_split(parser: Parser) -> None:
         "or a COCO file F.json: writes F_train.json and F_val.json",
     )
     parser.add_argument("--val", type=float, default=0.2, metavar="SHARE", help="share of val (default: 0.2)")
-    parser.add_argument("--seed", type=int, default=0, help="same seed and ids, same division (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="same seed and ids, same division (default: 0)"
+    )
 
 
 def _add_import(parser: Parser) -> None:
@@ -198,7 +200,10 @@ def _check_images(args: Namespace) -> int:
 
     if args.root is not None or args.config_file is not None or args.published:
         raise UserError("--images DIR checks unlabelled images: give no ROOT, --config-file or --published with it")
-    index = find_images(str(args.images))
+    try:
+        index = find_images(str(args.images))
+    except UserError as error:
+        raise UserError(str(error).replace("DATA.ROOT", "--images")) from error
     progress = Progress(len(index), "images")
     count = 0
     for number, faults in unreadable_images(index, args.decode, args.workers):

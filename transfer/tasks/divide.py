@@ -41,9 +41,11 @@ def divide(source: Path, val: float, seed: int) -> list[str]:
     if annotations:
         return _divide_voc(source, folders, annotations, val, seed)
     files = [file for folder in (source, source / "annotations") for file in sorted(folder.glob("*.json"))]
-    if len(files) != 1:
-        several = f"; give one of {abbreviate([str(file) for file in files])}" if files else ""
-        raise UserError(f"{source} holds no XML files and {len(files) or 'no'} COCO file(s){several}")
+    if not files:
+        advice = f"labels of YOLO become one by python tools/data.py import yolo {source} OUT"
+        raise UserError(f"{source} holds no XML files and no COCO file; {advice}")
+    if len(files) > 1:
+        raise UserError(f"{source} holds {len(files)} JSON files; give one of {abbreviate([str(f) for f in files])}")
     return _divide_coco(files[0], val, seed)
 
 
