@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +34,17 @@ class Heartbeat(FileFormat):
     hung: str | None = Field(default=None, description="why the process ended itself")
 
 
+def attempt_name() -> str:
+    """The Slurm job of this process and its restarts, such as `123.0`; empty without Slurm."""
+    job = os.environ.get("SLURM_JOB_ID", "")
+    return f"{job}.{os.environ.get('SLURM_RESTART_COUNT') or 0}" if job else ""
+
+
+def host_name() -> str:
+    """This machine's name; under Slurm, the one that Slurm has for it."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
 def read_heartbeats(folder: Path) -> list[Heartbeat]:
     """The heartbeats in a run's folder by rank; a damaged file, or one that vanishes, is left out."""
     found = []
@@ -43,10 +56,15 @@ def read_heartbeats(folder: Path) -> list[Heartbeat]:
     return sorted(found, key=lambda one: one.rank)
 
 
-def slowest_host(heartbeats: Sequence[Heartbeat]) -> str | None:
+def find_hang(folder: Path, attempt: str) -> tuple[str, str] | None:
+    """Why a process of this attempt ended itself, and the host to blame; None where none did."""
+    heartbeats = [one for one in read_heartbeats(folder) if one.attempt == attempt]
+    hung = next((one.hung for one in heartbeats if one.hung), None)
+    return (f"hung: {hung}", slowest_host(heartbeats)) if hung else None
+
+
+def slowest_host(heartbeats: Sequence[Heartbeat]) -> str:
     """The host to blame for a hang: of the process that got least far, by iteration, then by its last sign of life."""
-    if len({one.host for one in heartbeats}) < 2:
-        return heartbeats[0].host if heartbeats else None
     return min(heartbeats, key=lambda one: (one.iteration, one.hung is not None, one.at)).host
 
 

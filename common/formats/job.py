@@ -81,6 +81,7 @@ class JobState(FileFormat):
     )
     job_id: str | None = Field(default=None, description="the Slurm job of the attempt; null without Slurm")
     kills: int = Field(default=0, description="attempts in a row that were killed (SIGKILL, or a vanished process)")
+    hangs: int = Field(default=0, description="attempts in a row in which a process hung and ended itself")
     restarts: int | None = Field(default=None, description="how often Slurm had requeued the job before this attempt")
     gpus: int = Field(default=0, description="GPUs allocated to the attempt, on all nodes")
     earlier: list[AttemptRecord] = Field(default_factory=list, description="the attempts before it")
@@ -106,7 +107,8 @@ class JobState(FileFormat):
         names = ("started", "status", "error", "job_id", "gpus")
         record = AttemptRecord(ended=ended, **{name: getattr(before, name) for name in names})
         kills = before.kills if before.job_id == self.job_id else 0
-        return self.replace(attempts=before.attempts + 1, kills=kills, earlier=[*before.earlier, record])
+        hangs = before.hangs if before.job_id == self.job_id else 0
+        return self.replace(attempts=before.attempts + 1, kills=kills, hangs=hangs, earlier=[*before.earlier, record])
 
     def all_attempts(self) -> list[AttemptRecord]:
         """Every attempt, the last one up to now while it runs."""

@@ -13,7 +13,6 @@ import json
 import logging
 import multiprocessing
 import os
-import socket
 import statistics
 import threading
 import time
@@ -25,7 +24,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from common.errors import EXIT_REQUEUE
-from common.formats.heartbeat import Heartbeat
+from common.formats.heartbeat import Heartbeat, attempt_name, host_name
 from common.training.distributed import DUMP_STACKS, kill_workers, request_stacks
 
 START, STEP, EVALUATION, CHECKPOINT = "start", "step", "evaluation", "checkpoint"
@@ -131,7 +130,7 @@ class HangWatch(logging.Handler):
 
     def _leave(self, seconds: float) -> None:
         """Write the stacks and end the process. The main thread may hold any lock: nothing here logs."""
-        where = f"rank {self.rank} on {socket.gethostname()}"
+        where = f"rank {self.rank} on {host_name()}"
         hung = f"no progress for {seconds:.0f} s in {self.phase} after {self.iteration} iterations, {where}"
         faulthandler.dump_traceback(self._stacks, all_threads=True)
         for child in multiprocessing.active_children():
@@ -147,7 +146,7 @@ class HangWatch(logging.Handler):
         """Write the heartbeat; not flushed to disk, and a disk that refuses it ends nothing."""
         content = Heartbeat(
             rank=self.rank,
-            host=socket.gethostname(),
+            host=host_name(),
             pid=os.getpid(),
             attempt=attempt_name(),
             at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -161,12 +160,6 @@ class HangWatch(logging.Handler):
         with contextlib.suppress(OSError):
             part.write_text(json.dumps(content.as_dict(), indent=1) + "\n")
             part.replace(self._heartbeat_file)
-
-
-def attempt_name() -> str:
-    """The Slurm job of this process and its restarts, such as `123.0`; empty without Slurm."""
-    job = os.environ.get("SLURM_JOB_ID", "")
-    return f"{job}.{os.environ.get('SLURM_RESTART_COUNT') or 0}" if job else ""
 
 
 def _median(values: deque[float]) -> float | None:

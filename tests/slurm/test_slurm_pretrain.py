@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,9 +46,26 @@ resources:
 ROWS = ("unbroken", "requeued", "killed", "timed")
 
 
+HANGING = """\
+name: {name}
+run_dir: {base}/run
+rows:
+  unbroken: {{pretrain: &recipe {{config: {base}/recipe.yaml, overrides: &own {{MONITOR.HANG_SECONDS: 12, SOLVER.EPOCHS: 15}}}}}}
+  stopped: {{pretrain: *recipe}}
+  worker:
+    pretrain: {{config: {base}/recipe.yaml, overrides: {{<<: *own, DATA.WORKERS: 1}}}}
+    resources: {{pretrain: {{nodes: 1}}}}
+tasks: {{}}
+data: {{images: {base}/images}}
+resources:
+  default: {{cpus: 1, memory_gb: 1}}
+  pretrain: {{nodes: 2, gpus: 0, tasks: 1, hours: 1, signal_seconds: 30}}
+"""
+
+
 @pytest.fixture
 def two_nodes(world: SlurmWorld) -> SlurmWorld:
-    """Four pre-trainings of one recipe, each of two processes on two nodes."""
+    """Pre-trainings of one recipe, each of two processes on two nodes."""
     rng = np.random.RandomState(0)
     for number in range(32):
         file = world.base / f"images/train/class{number % 2}/{number:02d}.png"
@@ -114,3 +133,34 @@ def test_an_interrupted_pretraining_on_two_nodes_ends_bit_for_bit_as_an_uninterr
         losses = {line["iteration"]: line["loss"] for line in metrics(world, row)}
         assert losses == {line["iteration"]: line["loss"] for line in metrics(world, "unbroken")}, row
     assert (world.run_dir / "table.html").exists()
+
+
+def stop_loader_worker(world: SlurmWorld) -> None:
+    """Of the tool's processes the youngest."""
+    os.kill(world.processes("pretrain.worker")[-1], signal.SIGSTOP)
+
+
+def test_a_hang_is_requeued_the_second_time_without_the_node(two_nodes: SlurmWorld) -> None:
+    world = two_nodes
+    world.file.write_text(HANGING.format(name=world.base.name, base=world.base))
+    assert world.submit() == 0
+    thread = interrupt_during_training(
+        world, "stopped", lambda: os.kill(world.processes("pretrain.stopped", rank=1)[-1], signal.SIGSTOP)
+    )
+    for hangs, lines in ((1, 5), (2, 20)):
+        world.wait(lambda lines=lines: len(metrics(world, "worker")) >= lines, "it does not train", 300)  # type: ignore[misc]
+        stop_loader_worker(world)
+        world.wait(lambda hangs=hangs: world.state("pretrain.worker").hangs == hangs, "it does not hang", 120)  # type: ignore[misc]
+    state = world.state("pretrain.worker")
+    where = re.search(r"hung: no progress for \d+ s in step .* on (\S+); (\S+) excluded", str(state.error))
+    assert where is not None and where.group(1) == where.group(2)
+    id_ = world.ids()["pretrain.worker"]
+    assert f"ExcNodeList={where.group(1)}" in world.cluster.run("scontrol", "show", "job", id_)
+    thread.join()
+    assert set(world.wait_until_over(500).values()) == {"done"}
+    attempts = {row: world.state(f"pretrain.{row}").attempts for row in ("unbroken", "stopped", "worker")}
+    assert attempts == {"unbroken": 1, "stopped": 2, "worker": 3}
+    assert result(world, "stopped")["backbone_sha256"] == result(world, "unbroken")["backbone_sha256"]
+    for row in ("stopped", "worker"):
+        folder = world.run_dir / world.open().graph[f"pretrain.{row}"].dir
+        assert "run_step" in (folder / "stacks.rank0.txt").read_text()

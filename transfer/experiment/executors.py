@@ -19,6 +19,7 @@ from typing import IO, Protocol
 
 from common.errors import EXIT_REQUEUE, UserError, redact_urls
 from common.files import read_tail
+from common.formats.heartbeat import attempt_name, find_hang
 from common.formats.job import STATE_FILE, JobState, JobStatus, utc_now
 from common.locks import FileLock, kill_tree, process_id
 from transfer.experiment.commands import Command, Tools
@@ -270,12 +271,16 @@ class JobAttempt:
             return self._finish(self.state.finish("cancelled", exit_code=code, error=self._stop_reason or "cancelled"))
         if self._stop_reason:
             return self._finish(self.state.finish(self._stop_status, exit_code=code, error=self._stop_reason))
-        if code == EXIT_REQUEUE and self._resumes_left:
+        if code == EXIT_REQUEUE and self._resumes_left and not self._is_hung():
             self._resumes_left -= 1
             self._child = self._launch()
             return None
         error = describe_exit(code, self.store.log(self.job), self.context.max_resumes)
         return self._finish(self.state.finish("failed", exit_code=code, error=error))
+
+    def _is_hung(self) -> bool:
+        """Whether the command ended itself in a hang on Slurm, where all processes of the job start again together."""
+        return self.context.job_id is not None and find_hang(self.store.folder(self.job), attempt_name()) is not None
 
     def stop(self, reason: str, status: JobStatus = "cancelled", send: bool = True) -> None:
         """Ask the running command to save a checkpoint and exit; the attempt will end as `status`.

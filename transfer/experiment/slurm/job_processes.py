@@ -23,7 +23,9 @@ from typing import Any
 
 from common.console import run_main
 from common.errors import EXIT_REQUEUE, UserError
+from common.files import write_text
 from common.formats.graph import GRAPH_FILE
+from common.formats.heartbeat import attempt_name, find_hang
 from common.formats.job import STATE_FILE, JobState, SlurmSubmission
 from common.locks import SILENT_SECONDS
 from transfer.experiment.commands import Command, Tools
@@ -42,6 +44,7 @@ from transfer.experiment.slurm.endings import (
     final_state,
     read_process_ends,
     read_slurm_log,
+    state_after_hang,
     write_process_end,
 )
 from transfer.experiment.slurm.staging import check_gpu, stage_data
@@ -50,6 +53,8 @@ from transfer.experiment.store import ENDED_WELL, Store, write_state
 HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 EXIT_ENDED_BY_SLURM, EXIT_RECORDED = EXIT_REQUEUE + 1, EXIT_REQUEUE + 2
 """`main`: Slurm is ending the job already (preempted, cancelled, requeued by hand); the job has no result."""
+EXCLUDED_FILE = "excluded_node"
+"""In the job's folder: the node that the script keeps the requeued job from, after a second hang; else empty."""
 LEFTOVER_TIMEOUT = 60.0 + SILENT_SECONDS
 """Seconds that processes of the job's former start may take to exit, or the lock of a dead node to be free."""
 
@@ -240,7 +245,7 @@ class Leader:
             remedy = "give it more hours or slurm.requeues, then retry"
             self.store.write(self.task.job, state.replace(status="failed", error=f"{reason}; {remedy}"))
             return False
-        self.store.write(self.task.job, state.replace(kills=0))
+        self.store.write(self.task.job, state.replace(kills=0, hangs=0))
         return True
 
     def _fail(self, reason: str) -> None:
@@ -279,7 +284,7 @@ class Worker:
             code = self.child.wait()
             if code in (0, -signal.SIGTERM) or self.stopped:
                 return code
-            if code != EXIT_REQUEUE:
+            if code != EXIT_REQUEUE or find_hang(self.folder, attempt_name()):
                 break
         self._write_end(describe_exit(code, self.log, self.task.max_resumes), code)
         sys.exit(1)
@@ -330,8 +335,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if before.status in ENDED_WELL else EXIT_RECORDED
     if args.state not in ("", "RUNNING"):  # requeued, preempted or cancelled
         return EXIT_ENDED_BY_SLURM
-    ends = read_process_ends(folder, process.run)
-    state = final_state(before, ends, submission, restarts=process.restarts, code=args.code, folder=folder)
+    at_end = {"restarts": process.restarts, "code": args.code}
+    hang = find_hang(folder, attempt_name())
+    if hang and before is not None and before.job_id == process.id:
+        state = state_after_hang(before, hang[0], submission, **at_end)
+        write_text(folder / EXCLUDED_FILE, hang[1] if state.hangs > 1 else "")
+    else:
+        state = final_state(before, read_process_ends(folder, process.run), submission, **at_end, folder=folder)
     sys.stderr.write(f"{END_OF_START}{process.run}: {state.status}: {state.error}\n")
     if state != before:
         write_state(path, state)
