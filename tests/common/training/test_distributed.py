@@ -269,7 +269,8 @@ def test_an_exception_in_one_process_ends_it_and_those_that_wait_for_it(root: Pa
         for rank in "01"
     ]
     errors = [process.communicate(timeout=100)[1] for process in processes]
-    assert [process.returncode for process in processes] == [1, 1]
+    # A thread of gloo that still waits may abort the interpreter's exit, after the traceback was printed.
+    assert processes[0].returncode == 1 and processes[1].returncode in (1, -signal.SIGABRT)
     raised = re.search(r"ZeroDivisionError: ours at ([\d.]+)", errors[1])
     assert raised is not None and time.time() - float(raised.group(1)) < 20
     assert "closed by peer" in errors[0] or "reset by peer" in errors[0]

@@ -22,6 +22,8 @@ from transfer.experiment.executors import last_error_line
 
 MAX_KILLS = 3
 """Attempts in a row that may be killed: what runs out of memory does so again."""
+MAX_HANGS = 3
+"""Attempts in a row that may hang; the second and later ones exclude the node that is to blame."""
 KILLED = 128 + signal.SIGKILL
 """srun's exit code where a process was killed."""
 _LOST_CONNECTION = re.compile(
@@ -232,3 +234,27 @@ def _first_output(folder: Path, id_: str, code: int) -> str:
     causes = [line for line in lines if line and not line.startswith(("submitit ", "srun: "))]  # srun's are effects
     line = (causes or lines or ["nothing"])[-1]
     return f"srun exited with {code} before the job began and printed: {line[:160]} ({log})"
+
+
+def state_after_hang(
+    before: JobState, reason: str, submission: SlurmSubmission, *, restarts: int, code: int
+) -> JobState:
+    """The job's state after an attempt in which a process hung.
+
+    Args:
+        before: its `job.json`.
+        reason: of the process that hung.
+        submission: its submission to Slurm.
+        restarts: how often Slurm has restarted it.
+        code: srun's exit code.
+    """
+    hangs = before.hangs + 1
+    ended = before if before.ended else before.finish("requeued")
+    if hangs >= MAX_HANGS:
+        return ended.replace(
+            status="failed", hangs=hangs, exit_code=code, error=f"{hangs} times in a row {reason}"[:300]
+        )
+    if restarts >= submission.requeues:
+        error = f"was requeued {restarts} times already; {reason}"
+        return ended.replace(status="failed", hangs=hangs, exit_code=code, error=error[:300])
+    return ended.replace(status="requeued", hangs=hangs, exit_code=code, error=reason[:300])
