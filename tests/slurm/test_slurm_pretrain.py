@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,7 +49,10 @@ HANGING = """\
 name: {name}
 run_dir: {base}/run
 rows:
-  unbroken: {{pretrain: &recipe {{config: {base}/recipe.yaml, overrides: &own {{MONITOR.HANG_SECONDS: 12, SOLVER.EPOCHS: 15}}}}}}
+  unbroken:
+    pretrain: &recipe
+      config: {base}/recipe.yaml
+      overrides: &own {{MONITOR.HANG_SECONDS: 12, SOLVER.EPOCHS: 15}}
   stopped: {{pretrain: *recipe}}
   worker:
     pretrain: {{config: {base}/recipe.yaml, overrides: {{<<: *own, DATA.WORKERS: 1}}}}
@@ -152,10 +154,11 @@ def test_a_hang_is_requeued_the_second_time_without_the_node(two_nodes: SlurmWor
         stop_loader_worker(world)
         world.wait(lambda hangs=hangs: world.state("pretrain.worker").hangs == hangs, "it does not hang", 120)  # type: ignore[misc]
     state = world.state("pretrain.worker")
-    where = re.search(r"hung: no progress for \d+ s in step .* on (\S+); (\S+) excluded", str(state.error))
-    assert where is not None and where.group(1) == where.group(2)
+    where = re.search(r"hung: no progress for \d+ s in step .* on (\S+)$", str(state.error))
+    assert where is not None
     id_ = world.ids()["pretrain.worker"]
-    assert f"ExcNodeList={where.group(1)}" in world.cluster.run("scontrol", "show", "job", id_)
+    excluded = f"ExcNodeList={where.group(1)}"
+    world.wait(lambda: excluded in world.cluster.run("scontrol", "show", "job", id_), "the node is not excluded")
     thread.join()
     assert set(world.wait_until_over(500).values()) == {"done"}
     attempts = {row: world.state(f"pretrain.{row}").attempts for row in ("unbroken", "stopped", "worker")}

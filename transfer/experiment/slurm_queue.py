@@ -300,22 +300,3 @@ def query_starts(ids: Collection[str]) -> Starts:
             start = AccountedStart(float(seconds), int(gpus.group(1)) if gpus else None)
             found.setdefault(id_, []).append(start)
     return found
-
-
-def exclude_node(job: str, host: str) -> str | None:
-    """Keep a pending job from a node, where its partition has enough others.
-
-    Args:
-        job: the Slurm job's id.
-        host: the node's name.
-
-    Returns:
-        Why the node was not excluded; None if it was.
-    """
-    partition, _, nodes = run_slurm(["squeue", "--noheader", f"--jobs={job}", "--format=%P %D"]).stdout.partition(" ")
-    listed = run_slurm(["sinfo", "--noheader", "--Node", f"--partition={partition.strip()}", "--format=%N"]).stdout
-    others = set(listed.split()) - {host}
-    if len(others) < int(nodes.strip() or 1):
-        return f"{host} was not excluded: its partition has {len(others)} other nodes"
-    done = run_slurm(["scontrol", "update", f"JobId={job}", f"ExcNodeList={host}"])
-    return f"{host} was not excluded ({' '.join(done.stderr.split())})" if done.returncode else None

@@ -43,7 +43,11 @@ END_JOB = """\
     for _ in 1 2 3; do state=$(squeue --noheader --jobs="$job" --format=%T) && break; sleep 2; done
     record_end --code "$1" --state "$state"; code=$?
     if [ $code = 75 ]; then
+        folders=(/r/jobs/a-1)
+        node=$(cat "${folders[${SLURM_ARRAY_TASK_ID:-0}]}/excluded_node" 2>/dev/null)
+        [ -z "$node" ] || trap "" TERM
         said=$(scontrol requeue "$job" 2>&1) || { record_end --code "$1" --not-requeued "$said"; exit 1; }
+        [ -z "$node" ] || exclude_node
     fi
     case $code in 75|76) sleep 120;; esac
     [ $code != 77 ] || exit 1
@@ -76,6 +80,10 @@ def test_nodes_of_eight_gpus(nodes: int) -> None:
 record_end() {{
     PYTHONPATH=/c${{PYTHONPATH:+:$PYTHONPATH}} /venv/python -m transfer.experiment.slurm.job_processes --requeues 20 \
 "$@" /r/jobs/a-1
+}}
+exclude_node() {{
+    others=$(sinfo -h -N -p "$SLURM_JOB_PARTITION" -o %N | sort -u | grep -cvx "$node")
+    [ "$others" -lt "$SLURM_JOB_NUM_NODES" ] || scontrol update "JobId=$job" "ExcNodeList=$node"
 }}
 end_job() {{
 {END_JOB}\

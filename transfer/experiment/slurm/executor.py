@@ -21,7 +21,7 @@ from transfer.experiment.decide import Decision, Decisions, decide
 from transfer.experiment.executors import Executor, RunListener, RunOutcome, RunPlan, job_environment
 from transfer.experiment.graph import Job
 from transfer.experiment.load import read_site, run_dir_of
-from transfer.experiment.slurm.job_processes import EXIT_ENDED_BY_SLURM, EXIT_RECORDED, SlurmTask
+from transfer.experiment.slurm.job_processes import EXCLUDED_FILE, EXIT_ENDED_BY_SLURM, EXIT_RECORDED, SlurmTask
 from transfer.experiment.slurm.staging import copy_code
 from transfer.experiment.slurm_queue import NoRoomError, is_out_of_room, max_array_size, run_slurm, submit_script
 from transfer.experiment.spec import (
@@ -445,13 +445,22 @@ def _end_job(request: SbatchRequest) -> list[str]:
         record[0] = f'said=$({record[0]} 2>&1); code=$?; case $code in {known}) echo "$said" >&2; return $code;; esac'
     return [
         *("record_end() {", *(f"    {line}" for line in record), "}"),
+        # Slurm excludes nodes of pending jobs only; it ends this script soon after it has requeued the job.
+        "exclude_node() {",
+        '    others=$(sinfo -h -N -p "$SLURM_JOB_PARTITION" -o %N | sort -u | grep -cvx "$node")',
+        '    [ "$others" -lt "$SLURM_JOB_NUM_NODES" ] || scontrol update "JobId=$job" "ExcNodeList=$node"',
+        "}",
         "end_job() {",
         "    trap - ERR",
         "    job=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}",
         '    for _ in 1 2 3; do state=$(squeue --noheader --jobs="$job" --format=%T) && break; sleep 2; done',
         '    record_end --code "$1" --state "$state"; code=$?',
         f"    if [ $code = {EXIT_REQUEUE} ]; then",
+        f"        folders=({shlex.join(map(str, request.folders))})",
+        f'        node=$(cat "${{folders[${{SLURM_ARRAY_TASK_ID:-0}}]}}/{EXCLUDED_FILE}" 2>/dev/null)',
+        '        [ -z "$node" ] || trap "" TERM',
         '        said=$(scontrol requeue "$job" 2>&1) || { record_end --code "$1" --not-requeued "$said"; exit 1; }',
+        '        [ -z "$node" ] || exclude_node',
         "    fi",
         # An earlier exit code would count as that of the requeued job.
         f"    case $code in {EXIT_REQUEUE}|{EXIT_ENDED_BY_SLURM}) sleep {WAIT_FOR_SLURM};; esac",
