@@ -8,11 +8,11 @@ import json
 import logging
 import math
 import tempfile
-import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 import torch
 from detectron2.data import MetadataCatalog
@@ -111,27 +111,20 @@ def _voc_reference(dataset: Dataset, catalog_name: str) -> DatasetEvaluator:
 
 def write_voc(dataset: Dataset, root: Path) -> None:
     """Write a split's records as the XML files and the list that Detectron2's evaluator reads."""
-    lists = root / "ImageSets" / "Main"
-    lists.mkdir(parents=True)
-    (lists / f"{VOC_LIST}.txt").write_text("".join(f"{record.image_id}\n" for record in dataset.records))
+    ids = "".join(f"{record.image_id}\n" for record in dataset.records)
+    files = {root / "ImageSets" / "Main" / f"{VOC_LIST}.txt": ids}
     for record in dataset.records:
-        tree = ET.Element("annotation")
+        things = []
         for one in record.annotations:
-            thing = ET.SubElement(tree, "object")
-            values = (
-                ("name", dataset.classes[one.label]),
-                ("pose", ""),
-                ("truncated", 0),
-                ("difficult", one.difficult),
-            )
-            for key, value in values:
-                ET.SubElement(thing, key).text = str(int(value) if isinstance(value, bool) else value)
-            box = ET.SubElement(thing, "bndbox")
-            for key, side in zip(("xmin", "ymin", "xmax", "ymax"), one.box, strict=True):
-                ET.SubElement(box, key).text = str(round(side))
-        file = root / "Annotations" / f"{record.image_id}.xml"
+            sides = zip(("xmin", "ymin", "xmax", "ymax"), one.box, strict=True)
+            box = "".join(f"<{key}>{round(side)}</{key}>" for key, side in sides)
+            flags = f"<pose/><truncated>0</truncated><difficult>{int(one.difficult)}</difficult>"
+            name = escape(dataset.classes[one.label])
+            things.append(f"<object><name>{name}</name>{flags}<bndbox>{box}</bndbox></object>")
+        files[root / "Annotations" / f"{record.image_id}.xml"] = f"<annotation>{''.join(things)}</annotation>"
+    for file, text in files.items():
         file.parent.mkdir(parents=True, exist_ok=True)
-        ET.ElementTree(tree).write(file, encoding="utf-8")
+        file.write_text(text, encoding="utf-8")
 
 
 def _catalog_copy(name: str, **changes: str) -> str:
