@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import os
 import re
@@ -88,6 +87,8 @@ def nearest(word: str, valid: Iterable[str], count: int = 3) -> str:
     Returns:
         ``"did you mean A, B?"`` or ``"valid: A, B, C, …"``.
     """
+    import difflib
+
     names = sorted(set(valid))
     lower = {name.lower(): name for name in names}
     close = [lower[m] for m in difflib.get_close_matches(word.lower(), list(lower), n=count, cutoff=0.6)]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     __import__("common.errors").errors.exit_on_interrupt()
+
+import argparse
+from collections.abc import Sequence
 
 from common.console import Parser, ignore_torch_warnings, megabytes, run_main
 from common.errors import EXIT_OK, printable

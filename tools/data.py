@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from argparse import Namespace
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     __import__("common.errors").errors.exit_on_interrupt()
+
+import argparse
+from argparse import Namespace
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from common.console import Parser, run_main
 from common.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, UserError

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     __import__("common.errors").errors.exit_on_interrupt()
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
 
 from common.console import Parser, run_main
 from common.environment import ROOT

@@ -6,19 +6,20 @@ and a job whose settings changed gets a new folder beside the old one.
 
 from __future__ import annotations
 
-import codecs
-import functools
-import os
 import sys
-import time
-from argparse import Namespace
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     __import__("common.errors").errors.exit_on_interrupt()
+
+import codecs
+import functools
+import os
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from common.console import Parser, megabytes, run_main
 from common.errors import EXIT_FAILURE, EXIT_OK, UserError, abbreviate

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from argparse import Namespace
-from collections.abc import Sequence
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     __import__("common.errors").errors.exit_on_interrupt()
+
+from argparse import Namespace
+from collections.abc import Sequence
 
 from common.console import Parser, run_main
 from common.errors import EXIT_FAILURE, EXIT_OK

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # tools/ holds a pretrain.py: it must not hide the package
     __import__("common.errors").errors.exit_on_interrupt()
+
+from collections.abc import Sequence
 
 from common.console import Parser, ignore_torch_warnings, run_main
 from common.errors import EXIT_FAILURE, EXIT_OK

@@ -211,7 +211,7 @@ class Store:
                 missing=tuple(self.missing(job)),
                 is_locked=is_locked,
                 former=self._newest(job, folders[job.name]) if state is None else None,
-                damage=damage or damages[job.name],
+                damage=damage or ("" if state is not None and (state.ended or not state.job_id) else damages[job.name]),
             )
         in_use = any(view.submission is not None for view in views.values())
         queued = (
