@@ -103,7 +103,7 @@ def test_plain_words_of_yaml_are_what_they_say(world: World) -> None:
 
 
 @pytest.mark.parametrize("name", ["job.json", "filed.json"])
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"[" * 10_000, b'{"format": "job/2"}'])
+@pytest.mark.parametrize("content", [b"{", b"[" * 10_000])
 def test_a_damaged_record_costs_its_own_job(world: World, name: str, content: bytes) -> None:
     assert world.launch("submit") == 0
     folder = next(world.run_dir.glob("jobs/finetune.scratch.voc07.s1-*"))
