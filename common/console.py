@@ -99,7 +99,7 @@ def _call(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | Non
     except SystemExit as system_exit:
         if _has_cause(system_exit, BrokenPipeError):  # as rich leaves
             return EXIT_OK
-        sys.stdout.flush()
+        _flush_output()
         if system_exit.code is None or isinstance(system_exit.code, int):
             return system_exit.code or EXIT_OK
         print(system_exit.code, file=sys.stderr)
