@@ -18,7 +18,7 @@ def benchmarks() -> Iterator[Benchmark]:
     """All of them. The functions named here prepare their inputs in the process that is measured."""
     for tool in TOOLS:
         yield Benchmark(f"{tool}.py --help, cold", (f"tools/{tool}.py", "--help"), 1, "starts", "usage:")
-    for jobs in (10, 100, 1000):
+    for jobs in (10, 100, 1000, 3000):
         file = f"{{folder}}/jobs{jobs}.yaml"
         made = _experiment(jobs)
         yield Benchmark("launch.py plan, cold", ("tools/launch.py", "plan", file), jobs, "jobs", f"s{jobs} ", made)
@@ -26,6 +26,8 @@ def benchmarks() -> Iterator[Benchmark]:
     for trials in (10, 100):
         command = ("tools/table.py", f"{{folder}}/trials{trials}", "--format", "md")
         yield Benchmark("table.py, cold", command, trials, "trials", f"| {trials} ", _trials(trials))
+    page = ("tools/table.py", "{folder}/rows2000", "--output", "{folder}/rows.html")
+    yield Benchmark("table.py, one page, cold", page, 2000, "rows of a trial", "wrote", _rows(2000))
     yield Benchmark(
         "convert.py, with its proof",
         ("tools/convert.py", "{folder}/r50.pth", "{folder}/r50.pkl"),
@@ -76,6 +78,24 @@ def _trials(count: int) -> Callable[[Path], None]:
             file = folder / f"trials{count}" / f"s{seed}" / "result.json"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(_result(seed)))
+
+    return prepare
+
+
+def _rows(count: int) -> Callable[[Path], None]:
+    """Write a finished trial with AP per class and curves for each of many rows."""
+
+    def prepare(folder: Path) -> None:
+        line = '{{"iteration": {}, "total_loss": 1.5, "lr": 0.02}}\n'
+        curve = "".join(line.format(20 * i) for i in range(450))
+        for row in range(count):
+            content = _result(1)
+            content["weights"] |= {"name": f"row{row}", "sha256": f"{row:064x}"}
+            content["metrics"]["bbox"]["per_class"] = {f"class {i}": 40.0 + i for i in range(20)}
+            file = folder / f"rows{count}" / f"row{row}" / "result.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(content))
+            (file.parent / "metrics.json").write_text(curve)
 
     return prepare
 
