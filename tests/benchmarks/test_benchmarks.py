@@ -45,7 +45,7 @@ def test_costs_cover_every_command_line_and_three_curves() -> None:
     for cost in found:
         sizes.setdefault(cost.name, []).append(cost.size)
     for curve in ("list of a folder, first time", "launch.py plan, cold", "COCO evaluation, boxes"):
-        assert len(sizes[curve]) == 3 and sizes[curve] == sorted(sizes[curve])
+        assert len(sizes[curve]) >= 3 and sizes[curve] == sorted(sizes[curve])
     assert all(cost.expected for cost in found)
     assert [cost.size for cost in found if cost.name == "list of a folder, cached"] == [100_000]
 
