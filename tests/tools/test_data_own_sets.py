@@ -303,6 +303,7 @@ def test_a_bad_line_is_named_and_nothing_is_written(tmp_path: Path, capsys: Capt
         (lambda f: write(f / "data.yaml", "names: {x: a}\n"), "numbers as keys"),
         (lambda f: write(f / "data.yaml", "names: ship\n"), "list of the classes"),
         (lambda f: write(f / "data.yaml", "names: [a\n"), "not YAML"),
+        (lambda f: write(f / "data.yaml", "names: " + "[" * 5000), "not YAML"),
         (lambda f: write(f / "data.yaml", YAML["list"] + "train: img/train\n"), "img/train does not exist"),
         (lambda f: (f / "labels/a.txt").unlink(), "label file"),
         (lambda f: (f / "images/a.jpg").write_bytes(b"x"), "images/a.jpg"),

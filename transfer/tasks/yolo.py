@@ -81,7 +81,7 @@ def _description(source: Path) -> tuple[dict[str, Any], Path | None]:
             continue
         try:
             content = yaml.load(file.read_text(encoding="utf-8-sig"), yaml.BaseLoader)
-        except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, OSError, UnicodeDecodeError, RecursionError) as error:
             raise UserError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
         if isinstance(content, dict) and ("names" in content or "train" in content):
             return content, file
