@@ -65,10 +65,6 @@ class QueueEntry:
 Queue = Mapping[str, QueueEntry]
 
 
-class SlurmTimeoutError(UserError):
-    """A command of Slurm did not answer."""
-
-
 class NoRoomError(UserError):
     """The queue takes no more jobs of this user now: a limit of submitted jobs is reached."""
 
@@ -81,8 +77,7 @@ def run_slurm(words: Sequence[str], attempts: int = 1) -> subprocess.CompletedPr
         attempts: how often it is run while the controller is busy, a little later each time.
 
     Raises:
-        SlurmTimeoutError: it does not answer.
-        UserError: it is not installed.
+        UserError: it is not installed, or does not answer.
     """
     for attempt in range(1, attempts + 1):
         try:
@@ -92,7 +87,7 @@ def run_slurm(words: Sequence[str], attempts: int = 1) -> subprocess.CompletedPr
             raise UserError(f"there is no {words[0]} on this machine; {advice}") from error
         except subprocess.TimeoutExpired as error:
             if attempt == attempts:
-                raise SlurmTimeoutError(f"{words[0]} did not answer in {TIMEOUT:.0f} s; try again later") from error
+                raise UserError(f"{words[0]} did not answer in {TIMEOUT:.0f} s; try again later") from error
             continue
         if not (done.returncode and is_transient(done.stderr)) or attempt == attempts:
             break
@@ -119,12 +114,13 @@ def submit_script(script: Path, name: str) -> str:
     A controller that is busy may have taken the job and lost the answer: each try first looks for the script in the
     queue.
     """
-    for pause in (*BACKOFF, None):
-        said, id_, is_answered = _call_sbatch(script)
-        if id_ is None and is_answered and not is_transient(said):
+    for pause in (*BACKOFF, BACKOFF[0]):
+        said, id_ = _call_sbatch(script)
+        if id_ is None and not is_transient(said):
             break
-        time.sleep(0 if id_ else pause or 1)
-        id_ = id_ or _find_submitted(script)
+        if id_ is None:
+            time.sleep(pause)
+            id_ = _find_submitted(script)
         if id_ is not None:
             return id_
     if is_out_of_room(said):
@@ -133,16 +129,16 @@ def submit_script(script: Path, name: str) -> str:
     raise UserError(f"sbatch refused {name}: {said}; {remedy}: what is submitted stays")
 
 
-def _call_sbatch(script: Path) -> tuple[str, str | None, bool]:
-    """What sbatch printed, the Slurm id in it, and whether the controller has answered in time."""
-    with clean_environment():
-        try:
+def _call_sbatch(script: Path) -> tuple[str, str | None]:
+    """What sbatch printed, and the Slurm id in it."""
+    try:
+        with clean_environment():
             done = run_slurm(["sbatch", str(script)])
-        except SlurmTimeoutError as error:
-            return str(error), None, False
+    except UserError as error:  # no answer in time, which is transient; or there is no sbatch
+        return str(error), None
     found = re.search(r"Submitted batch job (\d+)", done.stdout)
     said = " ".join(f"{done.stderr} {done.stdout}".replace("sbatch: error: ", "").split())[:300]
-    return said, found[1] if found else None, True
+    return said, found[1] if found else None
 
 
 def _find_submitted(script: Path) -> str | None:

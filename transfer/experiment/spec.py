@@ -97,15 +97,9 @@ GRAPH_OPTIONS = (
     *("parsable", "requeue", "signal", "test-only", "wait", "wrap"),
 )
 """Options of sbatch that the graph itself sets."""
-KEY_OF_OPTION = {
-    "nodes": "nodes",
-    "ntasks": "tasks",
-    "ntasks-per-node": "tasks",
-    "tasks-per-node": "tasks",
-    "cpus-per-task": "cpus",
-    "time": "hours",
-    "gres": "gres",
-}
+KEY_OF_OPTION = {"nodes": "nodes", "cpus-per-task": "cpus", "time": "hours", "gres": "gres"} | dict.fromkeys(
+    ("ntasks", "ntasks-per-node", "tasks-per-node"), "tasks"
+)
 """Options of sbatch that have a key of their own."""
 GPU_OPTIONS = ("gpus", "gpus-per-node", "gpus-per-task")
 """Other spellings of `gpus`, for sites that want one of them."""

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -47,7 +48,8 @@ def program(folder: Path, name: str, text: str) -> None:
 
 @pytest.fixture
 def bin_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of programs that is all of PATH."""
+    """A folder of programs that is all of PATH; a command that is tried again does not wait."""
+    monkeypatch.setattr("transfer.experiment.slurm_queue.time", SimpleNamespace(sleep=lambda _: None))
     monkeypatch.setenv("PATH", f"{tmp_path}/bin")  # /usr/bin may hold a real Slurm
     return tmp_path / "bin"
 

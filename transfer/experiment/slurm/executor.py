@@ -174,7 +174,7 @@ class ClusterExecutor(Executor):
         """Submit what is to run, in the graph's order, each job once the jobs that it needs have an id.
 
         Where the queue takes no more jobs, the rest is left (`RunOutcome.left`) or, with `wait_for_room`, submitted as
-        jobs end. The table is in the queue in either case, behind what was submitted.
+        jobs end. The table takes the place of the last job that has not started.
 
         Raises:
             UserError: sbatch refused a job; what was submitted before stays, and another submit adds the rest.

@@ -121,13 +121,7 @@ PROBE_TIMEOUT = 300.0
 
 
 def check_gpu(gpus: int) -> str:
-    """Use this process's GPU once, with this Python's torch, in a process of its own.
-
-    Args:
-        gpus: how many were requested for the node.
-
-    Returns:
-        The GPU's name and UUID.
+    """Use this process's GPU once, with this Python's torch, in a process of its own; its name and UUID.
 
     Raises:
         UserError: torch finds none, or it cannot be used: the job would train on the CPU, or not at all.
