@@ -45,7 +45,7 @@ SAME_NAME_ALLOWED = ("__init__", "config", "result")
 SIZE = {
     "the whole at issue 13": (225, 28_000),
     "files as people have them (issue 14)": (10, 2_200),
-    "clusters as they are (issue 15)": (5, 2_420),
+    "clusters as they are (issue 15)": (5, 2_400),
     "steady (issue 16)": (5, 2_900),
 }
 """Files and lines of the source that each capability may bring; a limit is raised by a capability, never by drift."""
