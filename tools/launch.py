@@ -169,7 +169,8 @@ def _plan(args: Namespace, tools: Tools | None) -> int:
     opened = open_experiment(args.experiment, args.sets, tools)
     snapshot = opened.snapshot()
     decisions = decide(opened.graph, snapshot)
-    resources = {job.name: ClusterExecutor().resources(job, opened.experiment) for job in opened.graph}
+    executor = ClusterExecutor()
+    resources = {job.name: executor.resources(job, opened.experiment) for job in opened.graph}
     lines = plan_lines(
         opened.graph,
         decisions,
