@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.slurm.private_cluster import small_disk
 from tests.slurm.slurm_world import SlurmWorld
+from tests.transfer.experiment.small_world import build_no_flock
 
 pytestmark = pytest.mark.slow
 TWO_NODES = "resources.pretrain={nodes: 2, gpus: 0, tasks: 1, cpus: 1, memory_gb: 0.5, signal_seconds: 30}"
@@ -118,6 +121,21 @@ def test_a_full_disk_is_the_reason_of_a_job(world: SlurmWorld) -> None:
         world.cluster.empty()
 
 
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")
+def test_jobs_on_nodes_without_flock_are_resumed(world: SlurmWorld) -> None:
+    """This process has flock, as a login node that mounts the file system in another way."""
+    library = build_no_flock(world.base)
+    world.order(finetune__scratch__coco={"once": {"kill": True}})
+    name = one_job(world)
+    assert world.submit("--set", f"resources.default.setup=['export LD_PRELOAD={library}']") == 0
+    assert set(world.wait_until_over().values()) == {"done"}
+    state = world.state(name)
+    assert (state.attempts, state.kills) == (2, 1)
+    assert not list(world.run_dir.rglob("*.owner*"))
+    errors = "".join(path.read_text() for path in world.run_dir.glob("slurm/*.err"))
+    assert "Traceback" not in errors and "object file" not in errors, errors
+
+
 def test_gpu_hours_are_summed_over_the_starts_of_a_job(
     harsh_world: SlurmWorld, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -131,6 +149,7 @@ def test_gpu_hours_are_summed_over_the_starts_of_a_job(
     world.wait(lambda: world.hangs() == 1, "it does not start")
     world.cluster.run("scontrol", "requeue", world.ids()[name], check=True)
     world.wait(lambda: world.hangs() == 2, "it does not start again", 200)
+    time.sleep(2)  # accounting counts whole seconds
     world.cluster.run("scancel", world.ids()[name], check=True)
     world.wait(lambda: world.statuses(*sets[1::2])[name] == "cancelled", "it does not end")
     opened = world.open(*sets[1::2])

@@ -39,6 +39,19 @@ local: {{slots: 2}}
 """
 
 
+NO_FLOCK_C = """
+#include <errno.h>
+int flock(int fd, int op) { errno = ENOSYS; return -1; }
+"""
+
+
+def build_no_flock(folder: Path) -> Path:
+    """A library for LD_PRELOAD: a file system without flock. Needs gcc."""
+    (folder / "none.c").write_text(NO_FLOCK_C)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", folder / "none.so", folder / "none.c"], check=True)
+    return folder / "none.so"
+
+
 @dataclass
 class World:
     """A folder with an experiment, its config files, its data folders and its run folder."""

@@ -18,15 +18,11 @@ import pytest
 
 from common import locks
 from common.locks import FileLock, is_held, process_id, read_holder, why_no_flock
-from tests.transfer.experiment.small_world import ROOT, World
+from tests.transfer.experiment.small_world import ROOT, World, build_no_flock
 from transfer.tasks import fetch
 from transfer.weights import download
 
 flock = fcntl.flock
-NO_FLOCK_C = """
-#include <errno.h>
-int flock(int fd, int op) { errno = ENOSYS; return -1; }
-"""
 
 
 @pytest.fixture
@@ -178,9 +174,7 @@ def test_an_experiment_on_a_file_system_without_flock(
     world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The submit has no flock, as on a login node that mounts Lustre without `-o flock`; this process has it."""
-    (world.base / "none.c").write_text(NO_FLOCK_C)
-    library = world.base / "none.so"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, world.base / "none.c"], check=True)
+    library = build_no_flock(world.base)
     world.order(pretrain={"hang": True})
     monkeypatch.setenv("LD_PRELOAD", str(library))
     shells = [world.spawn("submit")]

@@ -36,6 +36,7 @@ from transfer.experiment.store import Snapshot, Store
 from transfer.experiment.views import job_cost, status_lines
 
 NAME = "finetune.scratch.coco.s1"
+STOPS = ("PREEMPTION", "JOB REQUEUE", "TIME LIMIT")
 
 LATER = "2026-11-28T12:00:00.000+00:00"
 
@@ -437,27 +438,26 @@ class TestFinalState:
         [end] = read_process_ends(folder, "7.1")
         assert end.kind == "killed" and end.error.startswith("process 2 on ")
 
-    @pytest.mark.parametrize(
-        ("line", "status", "error"),
-        [
-            ("slurmstepd-n1: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-28T19:49:39 ***", "cancelled", "by user"),
-            (
-                "slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-28T19:49:39 DUE TO PREEMPTION ***",
-                "requeued",
-                "stopped by Slurm: preemption",
-            ),
-            (
-                "slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-28T19:49:39 DUE TO JOB REQUEUE ***",
-                "requeued",
-                "stopped by Slurm: job requeue",
-            ),
-            ("slurmstepd: error: *** STEP 7.0 ON n1 CANCELLED AT 2026-11-28T19:49:39 ***", "requeued", "SIGTERM"),
-        ],
-    )
-    def test_why_slurm_sent_sigterm(self, job: Job, folder: Path, line: str, status: str, error: str) -> None:
-        self.printed(folder, line)
-        found = describe_stop(state(job, **self.STOPPED), read_slurm_log(folder, "7"))
-        assert found.status == status and error in str(found.error)
+    def test_why_slurm_sent_sigterm(self, job: Job, folder: Path) -> None:
+        stop = "slurmstepd-n1: error: *** {} 7 ON n1 CANCELLED AT 2026-11-28T19:49:39 {}***"
+        self.printed(folder, stop.format("STEP", ""), *(stop.format("JOB", f"DUE TO {why} ") for why in STOPS))
+        self.printed(folder, stop.format("JOB", ""))
+        stops = tuple(read_slurm_log(folder, "7").stops.values())
+        assert stops == (*STOPS, "")
+        found = [describe_stop(state(job, **self.STOPPED), why) for why in stops]
+        assert [one.status for one in found] == ["requeued"] * 3 + ["cancelled"]
+        assert "preemption" in str(found[0].error) and "by user" in str(found[-1].error)
+
+    def test_what_srun_printed_before_a_requeue_is_of_an_earlier_start(
+        self, job: Job, folder: Path, final: Callable[..., JobState]
+    ) -> None:
+        self.printed(folder, "srun: error: n2: task 1: Killed")
+        self.printed(
+            folder, "slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-28T19:49:39 DUE TO PREEMPTION ***"
+        )
+        self.printed(folder, "srun: error: n3: task 2: Exited with exit code 1", "srun: Terminating StepId=7.0")
+        found = final(state(job, **self.STOPPED, restarts=1), restarts=1)
+        assert (found.status, found.error) == ("failed", "process 2 on n3: Exited with exit code 1")
 
     def test_current_process_from_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in list(os.environ):

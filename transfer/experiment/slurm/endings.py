@@ -10,8 +10,8 @@ import contextlib
 import re
 import signal
 import socket
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -31,8 +31,8 @@ _LOST_CONNECTION = re.compile(
     r"|communicator was aborted|failed to recv, got 0 bytes|NCCL communicator .*abort"
 )
 _SRUN = re.compile(r"^srun: error: (\S+): tasks? ([\d,-]+): (.+)$")
-_SRUN_ENDS_THE_REST = re.compile(r"Terminating (Job)?StepId|Job step aborted|\*\*\* (JOB|STEP) ")
-_JOB_CANCELLED = re.compile(r"\*\*\* JOB \d+ ON \S+ CANCELLED AT \S+ (?:DUE TO (.+?) )?\*\*\*")
+_SRUN_ENDS_THE_REST = re.compile(r"Terminating (Job)?StepId|Job step aborted|\*\*\* STEP ")
+_JOB_ENDED = re.compile(r"\*\*\* JOB \d+ ON \S+ CANCELLED AT \S+ (?:DUE TO (.+?) )?\*\*\*")
 END_OF_START = "== end of start "
 
 Kind = Literal["error", "killed", "effect"]
@@ -88,17 +88,17 @@ def read_process_ends(folder: Path, run: str) -> list[ProcessEnd]:
 
 @dataclass(frozen=True)
 class SlurmLog:
-    """What Slurm itself printed during the last start of a job, into the output of its batch script.
+    """What Slurm itself printed for a job, into the output of its batch script.
 
     Attributes:
-        ends: the processes that ended before srun ended the rest.
-        is_cancelled: Slurm ended the job.
-        why_cancelled: in Slurm's words, such as `JOB REQUEUE`; None: by scancel.
+        stops: for each line (with its time) by which Slurm ended the job, why: `JOB REQUEUE` …; empty: by scancel.
+        ends: the processes that ended in the last start before srun ended the rest.
+        last_line: of the last start, if possible of somebody else than srun, whose lines are effects.
     """
 
+    stops: Mapping[str, str] = field(default_factory=dict)
     ends: tuple[ProcessEnd, ...] = ()
-    is_cancelled: bool = False
-    why_cancelled: str | None = None
+    last_line: str = "nothing"
 
 
 def log_of_job(folder: Path, id_: str, rank: int = 0) -> Path:
@@ -114,11 +114,13 @@ def read_slurm_log(folder: Path, id_: str) -> SlurmLog:
         id_: its Slurm id.
     """
     log = log_of_job(folder, id_)
-    text = read_tail(log).rpartition(END_OF_START)[2]
-    lines = [line.strip() for line in text.splitlines()]
-    cancelled = next((found for line in reversed(lines) if (found := _JOB_CANCELLED.search(line))), None)
+    text = read_tail(log)
+    stops = list(_JOB_ENDED.finditer(text))
+    last = re.sub(f"(?s).*{END_OF_START}.*?\n", "", text[stops[-1].end() if stops else 0 :])
+    lines = [line.strip() for line in last.splitlines() if line.strip()]
+    causes = [line for line in lines if not line.startswith(("submitit ", "srun: "))]
     ends = tuple(_ends_before_the_rest(lines, folder, id_))
-    return SlurmLog(ends, cancelled is not None, cancelled.group(1) if cancelled else None)
+    return SlurmLog({stop[0]: stop[1] or "" for stop in stops}, ends, (causes or lines or ["nothing"])[-1])
 
 
 def _ends_before_the_rest(lines: Sequence[str], folder: Path, id_: str) -> Iterator[ProcessEnd]:
@@ -134,13 +136,11 @@ def _ends_before_the_rest(lines: Sequence[str], folder: Path, id_: str) -> Itera
             return
 
 
-def describe_stop(state: JobState, log: SlurmLog) -> JobState:
-    """The state of an attempt that SIGTERM stopped, with the reason if Slurm has printed it."""
-    if not log.is_cancelled:
-        return state
-    if log.why_cancelled is None:
+def describe_stop(state: JobState, reason: str) -> JobState:
+    """The state of an attempt that Slurm stopped, by the reason that it printed; empty: scancel."""
+    if not reason:
         return state.replace(status="cancelled", error="cancelled by user (scancel)")
-    return state.replace(error=f"stopped by Slurm: {log.why_cancelled.lower()}")
+    return state.replace(error=f"stopped by Slurm: {reason.lower()}")
 
 
 def final_state(
@@ -172,7 +172,9 @@ def final_state(
         if not ends and code == 128 + signal.SIGTERM:
             before = _end(before, "requeued", "SIGTERM before it began", code)
         elif all(end.rank == 0 and end.kind == "error" for end in ends):  # srun's line tells only the exit code
-            return before.finish("failed", exit_code=code, error=_first_output(folder, submission.id, code))
+            where = log_of_job(folder, submission.id)
+            reason = f"srun exited with {code} before the job began and printed: {log.last_line[:160]} ({where})"
+            return before.finish("failed", exit_code=code, error=reason)
     return _limit_requeues(_judge(before, ends, code, folder), submission, restarts)
 
 
@@ -225,15 +227,6 @@ def _state_without_start(before: JobState | None, submission: SlurmSubmission, r
         restarts=restarts,
     )
     return state.after(before, folder / "stdout.log")
-
-
-def _first_output(folder: Path, id_: str, code: int) -> str:
-    log = log_of_job(folder, id_)
-    text = read_tail(log).rpartition(END_OF_START)[2]
-    lines = [line.strip() for line in text.splitlines()]
-    causes = [line for line in lines if line and not line.startswith(("submitit ", "srun: "))]  # srun's are effects
-    line = (causes or lines or ["nothing"])[-1]
-    return f"srun exited with {code} before the job began and printed: {line[:160]} ({log})"
 
 
 def state_after_hang(

@@ -155,6 +155,7 @@ class Leader:
         self.context = RunContext("slurm", task.environment, task.max_resumes, process.id, process.restarts, task.gpus)
         self.attempt: JobAttempt | None = None
         self.was_terminated = False
+        self.stops = self._slurm_stops()
 
     def run(self) -> str:
         self._wait_for_ownership()
@@ -218,13 +219,16 @@ class Leader:
 
     def _find_reason(self, state: JobState) -> JobState:
         """Preempted, requeued by hand or cancelled: slurmstepd prints it when it sends the signal."""
-        folder = self.store.folder(self.task.job)
         deadline = time.monotonic() + 1.0
-        while not (log := read_slurm_log(folder, self.process.id)).is_cancelled and time.monotonic() < deadline:
+        while not (stops := self._slurm_stops() - self.stops) and time.monotonic() < deadline:
             time.sleep(0.2)
-        state = describe_stop(state, log)
-        self.store.write(self.task.job, state)
+        if stops:
+            state = describe_stop(state, max(stops)[1])
+            self.store.write(self.task.job, state)
         return state
+
+    def _slurm_stops(self) -> set[tuple[str, str]]:
+        return set(read_slurm_log(self.store.folder(self.task.job), self.process.id).stops.items())
 
     def request_requeue(self) -> bool:
         """Save a checkpoint and stop; whether the job is to be requeued."""
@@ -282,7 +286,9 @@ class Worker:
             with _blocked_signals():
                 self.child = start_command(command, self.log, self.process.restarts + 1, self.task.environment)
             code = self.child.wait()
-            if code in (0, -signal.SIGTERM) or self.stopped:
+            if code == -signal.SIGTERM and not self.stopped:
+                time.sleep(1.0)  # Slurm signals all processes of the step, but not at the same instant
+            if code == 0 or self.stopped:
                 return code
             if code != EXIT_REQUEUE or find_hang(self.folder, attempt_name()):
                 break
