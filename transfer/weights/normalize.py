@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,7 +51,24 @@ def read_backbone(
     """
     checkpoint = read_checkpoint(path, trust)
     match = find_layout(checkpoint, source, prefix, branch)
-    return normalize_state_dict(checkpoint, match, choose_branch(match, branch, checkpoint.path))
+    chosen = choose_branch(match, branch, checkpoint.path)
+    try:
+        return normalize_state_dict(checkpoint, match, chosen)
+    except UserError as error:
+        others = list(_other_options(checkpoint, source, chosen)) if prefix is None else []
+        way = f"read another ResNet of it with {' or '.join(others)}" if others else "no option converts this file"
+        raise UserError(f"{error}; {_shard_hint(checkpoint.path) or way}") from error
+
+
+def _other_options(checkpoint: CheckpointFile, source: str, chosen: str) -> Iterator[str]:
+    """The options that read another ResNet of the file; each is tried."""
+    options = [(f"--branch {branch}", source, None, branch) for branch in ("online", "target") if branch != chosen]
+    options += [(f"--prefix {found.place}", "any", found.place, "online") for found in find_resnets(checkpoint)[:4]]
+    for option, layout, prefix, branch in options:
+        with contextlib.suppress(UserError):
+            match = find_layout(checkpoint, layout, prefix)
+            normalize_state_dict(checkpoint, match, choose_branch(match, branch, checkpoint.path))
+            yield option
 
 
 def find_layout(
@@ -148,13 +167,15 @@ def _hint(checkpoint: CheckpointFile) -> str:
             places = ", ".join(f"a complete {item.arch} in {item.where}" for item in found)
             options = choices(found) if len(found) > 1 else f"read it with --prefix {found[0].place} or --source any"
             return f"there is {places}; {options}"
-    if _shard_hint(checkpoint.path):
-        return _shard_hint(checkpoint.path).lstrip("; ")
-    return _explain_foreign(checkpoint) or "no option converts it; --inspect shows what it holds"
+    return (
+        _shard_hint(checkpoint.path)
+        or _explain_foreign(checkpoint)
+        or "no option converts it; --inspect shows what it holds"
+    )
 
 
 def _shard_hint(where: str) -> str:
-    return "; it is one of several shards: name the .index.json beside it" if SHARD.search(where) else ""
+    return "it is one of several shards: name the .index.json beside it" if SHARD.search(where) else ""
 
 
 def _explain_foreign(checkpoint: CheckpointFile) -> str:
@@ -256,7 +277,7 @@ def _find_arch(raw: Tensors, stated: str | None, where: str) -> str:
     if guessed is None or missing:
         raise UserError(
             f"{where}: {len(expected) - len(missing)} of {len(expected)} tensors of a {guessed or 'resnet50'}; "
-            f"{len(missing)} are missing: {abbreviate(missing)}{_shard_hint(where) or '; no option converts it'}"
+            f"{len(missing)} are missing: {abbreviate(missing)}"
         )
     return guessed
 

@@ -457,3 +457,17 @@ def test_many_beginnings_of_resnets_take_no_time(tmp_path: Path, cpu_clock: Call
     path = save(tmp_path / "many.pth", {f"p{n}.{part}": one for n in range(10_000) for part in parts})
     start = cpu_clock()
     assert "no known layout" in refusal(path) and cpu_clock() - start < 20
+
+
+def test_a_damaged_resnet_beside_a_good_one(tmp_path: Path, r50: Tensors, other_r50: Tensors) -> None:
+    """The error names the options that work, and only those."""
+    damaged = {**r50, "bn1.weight": torch.full((64,), float("nan"))}
+    path = save(tmp_path / "moco.pth", {**moco(damaged, other_r50), "third": damaged, "fourth": resnet(seed=2)})
+    with pytest.raises(UserError, match="NaN") as error:
+        read_backbone(path)
+    options = re.findall(r"--(branch|prefix) (\S+)", str(error.value))
+    assert ("branch", "target") in options and ("prefix", "fourth") in options and ("prefix", "third") not in options
+    for option, value in options:
+        assert len(read_backbone(path, **{option: value}).tensors) == 265
+    with pytest.raises(UserError, match="no option converts this file"):
+        read_backbone(save(tmp_path / "one.pth", simsiam(damaged)))
