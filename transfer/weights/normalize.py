@@ -62,6 +62,7 @@ def read_backbone(
 
 def _other_options(checkpoint: CheckpointFile, source: str, chosen: str) -> Iterator[str]:
     """The options that read another ResNet of the file; each is tried."""
+    options: list[tuple[str, str, str | None, str]]
     options = [(f"--branch {branch}", source, None, branch) for branch in ("online", "target") if branch != chosen]
     options += [(f"--prefix {found.place}", "any", found.place, "online") for found in find_resnets(checkpoint)[:4]]
     for option, layout, prefix, branch in options:
