@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -105,16 +106,8 @@ def _convert(args: argparse.Namespace, path: str, source: str, branch: str | Non
 
     ignore_torch_warnings()
     with one_thread():  # hashing and copying do not gain from more threads
-        manifest = convert(
-            path,
-            args.output,
-            source=source,
-            branch=branch,
-            to=args.to,
-            verify=args.verify,
-            trust=args.trust_checkpoint,
-            prefix=args.prefix,
-        )
+        how: dict[str, Any] = {"source": source, "branch": branch, "to": args.to, "prefix": args.prefix}
+        manifest = convert(path, args.output, verify=args.verify, trust=args.trust_checkpoint, **how)
     read = manifest.source
     print(f"{read.path}: {read.layout}, {read.branch} ({read.rule})")
     for item in manifest.left_out:

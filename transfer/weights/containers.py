@@ -24,8 +24,8 @@ from common.errors import UserError, abbreviate
 from common.files import describe_unreadable, open_input, sha256_of
 from common.formats.backbone import PTH_METADATA, check_backbone_file
 from common.formats.shards import INDEX_SUFFIX, index_digest, read_shard_index
-from transfer.weights.inert_pickle import MAX_LISTED, NUMBER_KINDS, Foreign, as_tensor, children, count_tensors
-from transfer.weights.torch_files import LEGACY_TORCH, Plain, read_plain_pickle, read_stream, read_tar, read_zip
+from transfer.weights.inert_pickle import MAX_LISTED, NUMBER_KINDS, Foreign, Plain, as_tensor, children, count_tensors
+from transfer.weights.torch_files import LEGACY_TORCH, check_entries, read_plain_pickle, read_stream, read_tar, read_zip
 
 MAX_NESTING = 20
 
@@ -123,7 +123,11 @@ def _choose_reader(path: Path, head: bytes) -> tuple[str, Reader]:
     if _is_safetensors(path, head):  # before pickle: the first byte, of the header's length, may be pickle's, too
         return "safetensors", _read_safetensors
     if head[:1] == b"\x80":
-        return ("torch", _pickled(read_stream)) if LEGACY_TORCH in head[:24] else ("pickle", _read_pickle)
+        return (
+            ("torch", _pickled(read_stream))
+            if LEGACY_TORCH in head[:24]
+            else ("pickle", _pickled(read_plain_pickle, _load_pickle))
+        )
     if head[:2] == b"\x1f\x8b":
         raise UserError(f"{path} is compressed; unpack it (tar -xzf {path}, or gunzip {path}) and name the checkpoint")
     if head[257:262] == b"ustar":
@@ -183,18 +187,30 @@ def _call_reader(path: Path, read: Reader, trust: bool) -> dict[str, Any]:
         raise UserError(f"{path} is cut short or damaged ({reason}); download it again") from error
 
 
-def _pickled(read: Callable[[Path], Plain]) -> Reader:
-    """A reader of a container of torch."""
+def _load_torch(path: Path) -> Any:
+    if zipped := zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            check_entries(path, archive)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.load(path, map_location="cpu", weights_only=False, mmap=zipped)
 
-    def read_torch(path: Path, trust: bool) -> dict[str, Any]:
+
+def _load_pickle(path: Path) -> Any:
+    with open(path, "rb") as stream:
+        return pickle.load(stream, encoding="latin1")
+
+
+def _pickled(read: Callable[[Path], Plain], load: Callable[[Path], Any] = _load_torch) -> Reader:
+    """A reader of pickles: `load` runs a trusted file's code."""
+
+    def read_pickles(path: Path, trust: bool) -> dict[str, Any]:
         if not trust:
             return _describe_plain(*read(path))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tree = torch.load(path, map_location="cpu", weights_only=False)
+        tree = load(path)
         return {**open_objects(tree), "metadata": _string_dict(getattr(tree, PTH_METADATA, None))}
 
-    return read_torch
+    return read_pickles
 
 
 def _describe_plain(tree: Any, foreign: dict[str, Foreign], attributes: Any) -> dict[str, Any]:
@@ -209,13 +225,6 @@ def _describe_plain(tree: Any, foreign: dict[str, Foreign], attributes: Any) -> 
 def _string_dict(value: Any) -> dict[str, str]:
     valid = isinstance(value, dict) and all(isinstance(v, str) for pair in value.items() for v in pair)
     return dict(value) if valid else {}
-
-
-def _read_pickle(path: Path, trust: bool) -> dict[str, Any]:
-    if not trust:
-        return _describe_plain(*read_plain_pickle(path))
-    with open(path, "rb") as stream:
-        return open_objects(pickle.load(stream, encoding="latin1"))
 
 
 def open_objects(root: Any) -> dict[str, Any]:

@@ -56,13 +56,9 @@ _NAMINGS: tuple[tuple[str, str, Rename], ...] = (
     ("conv1.weight", "layer1.0.conv1.weight", same_name),
     ("0.weight", "4.0.conv1.weight", from_children),
     ("stem.conv1.weight", "res2.0.conv1.weight", to_torchvision),
-    (
-        "embedder.embedder.convolution.weight",
-        "encoder.stages.0.layers.0.layer.0.convolution.weight",
-        from_transformers,
-    ),
+    ("embedder.embedder.convolution.weight", "embedder.embedder.normalization.weight", from_transformers),
 )
-"""The names of the stem's and of the first stage's first convolution, and the way to torchvision's names."""
+"""The names of two tensors near a ResNet's beginning, and the way to torchvision's names."""
 
 MAX_FOUND = 64
 """ResNets that are listed; a hostile file may have any number of beginnings."""
@@ -89,7 +85,7 @@ def find_resnets(checkpoint: CheckpointFile, complete: bool = True) -> list[Foun
 def _resnet_at(container: tuple[str, ...], prefix: str, rename: Rename, tensors: Tensors) -> Iterator[FoundResNet]:
     is_detectron2 = rename is to_torchvision
     named = select_detectron2(tensors, prefix) if is_detectron2 else select_prefix(tensors, prefix, rename)
-    if "bn1.weight" not in named:
+    if "bn1.weight" not in named or "layer1.0.conv1.weight" not in named:
         return
     arch = guess_arch(named)
     if arch is not None:
@@ -153,15 +149,11 @@ def _rename_tensors(tree: Any, rename: Callable[[str], str]) -> Any:
             for key, value in node.items():
                 name = rename(key) if isinstance(key, str) and isinstance(value, torch.Tensor) else key
                 if name in new:
-                    raise _SameNameError
+                    raise KeyError(name)
                 new[name] = copy(value)
         return made[id(node)]
 
     try:
         return copy(tree)
-    except (_SameNameError, RecursionError):
+    except (KeyError, RecursionError):
         return None
-
-
-class _SameNameError(Exception):
-    """Two tensors differ only in their wrappers."""

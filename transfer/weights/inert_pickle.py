@@ -13,7 +13,7 @@ import mmap
 import pickle
 import struct
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -69,6 +69,10 @@ class StateDict(dict[Any, Any]):
     """A dict whose attributes (an OrderedDict may have some) are kept beside its items."""
 
     attributes: Any = None
+
+
+Plain = tuple[Any, dict[str, Foreign], Any]
+"""A tree of dicts, the foreign objects in it by path, and the attributes of its outermost dict."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -209,46 +213,32 @@ def _rebuild_from_type(function: Any, _type: Any, arguments: Any, _state: Any) -
     return function.make(*arguments)
 
 
-def _same(value: Any, *_rest: Any) -> Any:
-    return value
-
-
 DTYPES = {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
-_STORAGES = {
-    torch.bool: ("Bool",),
-    torch.float64: ("Double",),
-    torch.float32: ("Float",),
-    torch.float16: ("Half",),
-    torch.bfloat16: ("BFloat16",),
-    torch.int64: ("Long",),
-    torch.int32: ("Int", "QInt32"),
-    torch.int16: ("Short",),
-    torch.int8: ("Char", "QInt8"),
-    torch.uint8: ("Byte", "QUInt8", "QUInt4x2", "QUInt2x4"),
-    torch.complex128: ("ComplexDouble",),
-    torch.complex64: ("ComplexFloat",),
-}
+_STORAGES = (
+    "Bool:bool Double:float64 Float:float32 Half:float16 BFloat16:bfloat16 Long:int64 Int:int32 Short:int16 Char:int8 "
+    "Byte:uint8 ComplexDouble:complex128 ComplexFloat:complex64 QInt32:int32 QInt8:int8 QUInt8:uint8 QUInt4x2:uint8 "
+    "QUInt2x4:uint8"
+)
 STORAGE_TYPES = {
-    f"{module}.{kind}Storage": dtype
+    f"{module}.{kind}Storage": DTYPES[f"torch.{name}"]
     for module in ("torch", "torch.cuda")
-    for dtype, kinds in _STORAGES.items()
-    for kind in kinds
-}
-STORAGE_TYPES["torch.storage.UntypedStorage"] = torch.uint8
+    for kind, name in (pair.split(":") for pair in _STORAGES.split())
+} | {"torch.storage.UntypedStorage": torch.uint8}
+_SAME = (
+    *(f"builtins.{name}" for name in ("set", "frozenset", "list", "tuple", "bytearray")),
+    *(f"torch._utils._rebuild_{name}" for name in ("parameter", "parameter_with_state")),
+    *(f"torch._utils._rebuild_device_tensor_from_{name}" for name in ("numpy", "cpu_tensor")),
+    "torch.Size",
+)
+_DICTS = ("collections.OrderedDict", "collections.defaultdict", "collections.Counter", "builtins.dict")
 _KNOWN: dict[str, Callable[..., Any]] = {
-    **dict.fromkeys(("collections.OrderedDict", "collections.defaultdict", "collections.Counter"), _make_dict),
-    "builtins.dict": _make_dict,
-    **dict.fromkeys(("builtins.set", "builtins.frozenset", "builtins.list", "builtins.bytearray"), _same),
-    **dict.fromkeys(("builtins.tuple", "torch.Size"), _same),
+    **dict.fromkeys(_SAME, lambda value, *_rest: value),
+    **dict.fromkeys(_DICTS, _make_dict),
     "numpy.dtype": _make_dtype,
     "_codecs.encode": _encode,
     "torch._utils._rebuild_tensor": _rebuild_v2,
     "torch._utils._rebuild_tensor_v2": _rebuild_v2,
     "torch._utils._rebuild_tensor_v3": _rebuild_v3,
-    "torch._utils._rebuild_parameter": _same,
-    "torch._utils._rebuild_parameter_with_state": _same,
-    "torch._utils._rebuild_device_tensor_from_numpy": _same,
-    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _same,
     "torch._tensor._rebuild_from_type_v2": _rebuild_from_type,
 }
 for _core in ("numpy.core", "numpy._core"):
@@ -387,10 +377,6 @@ class InertUnpickler(pickle._Unpickler):
         self.append({})
         self._set_items(items)
 
-    def _make_frozenset(self) -> None:
-        items = self.pop_mark()
-        self.append(Foreign("builtins.frozenset", items))
-
     def _long(self) -> None:
         (length,) = struct.unpack("<i", self.read(4))
         if length > MAX_NAME:
@@ -415,7 +401,7 @@ InertUnpickler.dispatch |= {
         (pickle.SETITEMS, lambda m: m._set_items(m.pop_mark())),
         (pickle.DICT, InertUnpickler._make_dict),
         (pickle.EMPTY_SET, lambda m: m._instantiate(Foreign("builtins.set"), ())),
-        (pickle.FROZENSET, InertUnpickler._make_frozenset),
+        (pickle.FROZENSET, lambda m: m._instantiate(Foreign("builtins.frozenset"), m.pop_mark())),
         (pickle.FRAME, lambda m: m.read(8)),
         (pickle.LONG4, InertUnpickler._long),
         (pickle.BYTEARRAY8, InertUnpickler.dispatch[pickle.BINBYTES8[0]]),
@@ -440,8 +426,8 @@ def as_mapping(value: Any) -> dict[Any, Any] | None:
     return value if isinstance(value, dict) else value.items if isinstance(value, Foreign) else None
 
 
-def to_plain(root: Any, resolve: Callable[[StoredTensor], torch.Tensor]) -> tuple[Any, dict[str, Foreign]]:
-    """The tree with tensors in place of arrays and stored tensors, and the foreign objects in it by path.
+def to_plain(root: Any, resolve: Callable[[StoredTensor], torch.Tensor]) -> Plain:
+    """The tree with tensors in place of arrays and stored tensors.
 
     Each object is converted once and in place, so that a tree of shared objects costs no more than its size.
     """
@@ -473,7 +459,7 @@ def to_plain(root: Any, resolve: Callable[[StoredTensor], torch.Tensor]) -> tupl
         path, mapping = todo.pop()
         for key, value in mapping.items() if isinstance(mapping, dict) else enumerate(mapping):
             mapping[key] = convert(value, f"{path}.{key}"[:200].lstrip(".") if isinstance(key, (str, int)) else path)
-    return tree, foreign
+    return tree, foreign, getattr(root, "attributes", None)
 
 
 def _array_to_tensor(array: _Array) -> Any:
@@ -493,25 +479,24 @@ def as_tensor(array: np.ndarray) -> Any:
         return Foreign("numpy.ndarray")
 
 
-def count_tensors(objects: dict[str, Foreign]) -> dict[str, int]:
+def count_tensors(objects: Mapping[str, Foreign]) -> dict[str, int]:
     """How many tensors and arrays each foreign object holds that no earlier one does."""
     seen: set[int] = set()
-    return {path: sum(1 for _ in _tensors_in(value, seen)) for path, value in objects.items()}
-
-
-def _tensors_in(root: Any, seen: set[int]) -> Iterator[Any]:
-    todo = [root]
-    while todo:
-        value = todo.pop()
-        if isinstance(value, (dict, list, tuple, Foreign, StoredTensor, _Array)):
-            if id(value) in seen:
+    counts = dict.fromkeys(objects, 0)
+    for path, root in objects.items():
+        todo: list[Any] = [root]
+        while todo:
+            value = todo.pop()
+            if not isinstance(value, _HOLDERS) or id(value) in seen:
                 continue
             seen.add(id(value))
-        if isinstance(value, (StoredTensor, _Array)):
-            yield value
-        elif isinstance(value, dict):
-            todo += value.values()
-        elif isinstance(value, (list, tuple)):
-            todo += value
-        elif isinstance(value, Foreign):
-            todo += [*value.parts, *(value.items or {}).values()]
+            if isinstance(value, Foreign):
+                todo += [*value.parts, *(value.items or {}).values()]
+            elif isinstance(value, (dict, list, tuple)):
+                todo += value.values() if isinstance(value, dict) else value
+            else:
+                counts[path] += 1
+    return counts
+
+
+_HOLDERS = (dict, list, tuple, Foreign, StoredTensor, _Array)

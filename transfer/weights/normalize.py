@@ -137,7 +137,8 @@ def _add_companions(checkpoint: CheckpointFile, match: Match) -> Match:
         branches["target"] = averages[0].tensors
         rule += f"; target: {averages[0].where}"
     rest = [resnet for resnet in others if branches.get("target") is not resnet.tensors]
-    inside = tuple(r.prefix for r in others if r.prefix and _shares_memory(checkpoint.tensors(*r.container), known))
+    beside = [r for r in others if any(v.data_ptr() in known for v in checkpoint.tensors(*r.container).values())]
+    inside = tuple(resnet.prefix for resnet in beside if resnet.prefix)
     dropped = [item for item in match.dropped if not item.name.startswith(inside)]
     dropped += [
         DroppedTensor(
@@ -154,10 +155,6 @@ def _add_companions(checkpoint: CheckpointFile, match: Match) -> Match:
         if count
     ]
     return replace(match, branches=branches, rule=rule, dropped=tuple(dropped))
-
-
-def _shares_memory(tensors: Tensors, known: set[int]) -> bool:
-    return any(tensor.data_ptr() in known for tensor in tensors.values())
 
 
 def _hint(checkpoint: CheckpointFile) -> str:

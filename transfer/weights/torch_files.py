@@ -15,7 +15,16 @@ from typing import Any
 import torch
 
 from common.errors import UserError
-from transfer.weights.inert_pickle import STORAGE_TYPES, Foreign, InertUnpickler, Storage, StoredTensor, to_plain
+from transfer.weights.inert_pickle import (
+    STORAGE_TYPES,
+    Buffer,
+    Foreign,
+    InertUnpickler,
+    Plain,
+    Storage,
+    StoredTensor,
+    to_plain,
+)
 
 LEGACY_TORCH = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 """torch's magic number as a pickled long: how a file of torch.save before version 1.6 begins."""
@@ -24,10 +33,6 @@ MAX_COMPRESSED = 1 << 30
 """Bytes that the compressed entries of one zip may unpack to."""
 
 ALIGNMENT = 16
-
-Buffer = bytes | bytearray | mmap.mmap
-Plain = tuple[Any, dict[str, Foreign], Any]
-"""The tree, the foreign objects in it by path, and the attributes of its outermost dict."""
 
 
 def read_zip(path: Path) -> Plain:
@@ -38,7 +43,7 @@ def read_zip(path: Path) -> Plain:
         Exception: whatever a damaged stream leads to.
     """
     with zipfile.ZipFile(path) as archive:
-        _check_entries(path, archive)
+        check_entries(path, archive)
         folder = next(name for name in archive.namelist() if name.endswith("/data.pkl")).removesuffix("data.pkl")
         order = archive.read(f"{folder}byteorder") if f"{folder}byteorder" in archive.namelist() else b"little"
         data = _map(path)
@@ -51,11 +56,15 @@ def read_zip(path: Path) -> Plain:
             return data, entry.header_offset + 30 + sum(names), entry.file_size
 
         tree = InertUnpickler(archive.read(f"{folder}data.pkl"), persistent=_storage).load()
-        return _plain(tree, _Memory(memory, swapped=order == b"big"))
+        return to_plain(tree, _Memory(memory, swapped=order == b"big"))
 
 
-def _check_entries(path: Path, archive: zipfile.ZipFile) -> None:
-    """torch ignores a zip's checksums: a flipped bit would be read as a weight."""
+def check_entries(path: Path, archive: zipfile.ZipFile) -> None:
+    """Check sizes and checksums, which torch ignores: a flipped bit would be read as a weight.
+
+    Raises:
+        UserError: a checksum does not match, or the entries claim more than the file can hold.
+    """
     entries = archive.infolist()
     stored = [entry for entry in entries if entry.compress_type == zipfile.ZIP_STORED]
     honest = all(entry.file_size == entry.compress_size for entry in stored)
@@ -126,14 +135,9 @@ class _Memory:
         return flat.view(-1, itemsize).flip(1).flatten() if self.swapped else flat
 
 
-def _plain(tree: Any, memory: Callable[[StoredTensor], torch.Tensor]) -> Plain:
-    return (*to_plain(tree, memory), getattr(tree, "attributes", None))
-
-
 def read_stream(path: Path) -> Plain:
     """Read a file of torch.save before version 1.6: pickles, then the storages."""
-    tree, memory = _read_stream(_map(path))
-    return _plain(tree, memory)
+    return to_plain(*_read_stream(_map(path)))
 
 
 def _read_stream(data: Buffer) -> tuple[Any, _Memory]:
@@ -174,7 +178,7 @@ def read_plain_pickle(path: Path) -> Plain:
         return storages[id(data)][1]
 
     machine = InertUnpickler(content, known={"torch.storage._load_from_bytes": load_storage})
-    return _plain(machine.load(), _Memory(lambda key: storages[key][2]))
+    return to_plain(machine.load(), _Memory(lambda key: storages[key][2]))
 
 
 def read_tar(path: Path) -> Plain:
@@ -210,4 +214,4 @@ def read_tar(path: Path) -> Plain:
         dtype = found[storage].dtype
         found[key] = StoredTensor(found[storage], dtype, numbers[-1], numbers[:rank], numbers[rank:-1])
     tree = InertUnpickler(data, persistent=lambda pid: pid[0] if isinstance(pid, tuple) else found[int(pid)]).load()
-    return _plain(tree, _Memory(places.__getitem__))
+    return to_plain(tree, _Memory(places.__getitem__))

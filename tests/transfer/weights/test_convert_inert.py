@@ -394,3 +394,12 @@ def test_errors_in_trusted_code_are_one_line(tmp_path: Path, r50: Tensors, capsy
     assert "Ema" in error and "RuntimeError: the decay" in error and error.count("\n") == 1
     path = save(tmp_path / "both.pth", {**simsiam(r50), "ema": Ema({}, fails=True)})
     assert call_main(main, [str(path), out, "--no-verify", "--trust-checkpoint"]) == EXIT_OK
+
+
+def test_a_trusted_zip_is_checked_bit_by_bit(tmp_path: Path, r50: Tensors) -> None:
+    path = save(tmp_path / "simsiam.pth", simsiam(r50))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="checksum"):
+        read_checkpoint(path, trust=True)

@@ -17,13 +17,8 @@ from transfer.weights.match import Match, Tensors, select_detectron2
 PREFIXES = ("", "backbone.bottom_up.", "backbone.")
 """Of a file of weights, of an FPN detector and of a C4 detector, whose res5 is among the RoI heads."""
 
-KNOWN_BLOCKS = (
-    TORCHVISION,
-    MSRA,
-    TORCHVISION.model_copy(
-        update={"channel_order": "BGR", "mean": TORCHVISION.mean[::-1], "std": TORCHVISION.std[::-1]}
-    ),
-)
+_BGR = {"channel_order": "BGR", "mean": TORCHVISION.mean[::-1], "std": TORCHVISION.std[::-1]}
+KNOWN_BLOCKS = (TORCHVISION, MSRA, TORCHVISION.model_copy(update=_BGR))
 
 
 class Detectron2:

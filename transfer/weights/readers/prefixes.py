@@ -45,7 +45,6 @@ PREFIX_LAYOUTS = (
             "module.projector_k.": "projector of the momentum branch",
             "module.projector.": "projector",
             "module.predictor.": "predictor",
-            "module.value_transform.": "predictor",
         },
     ),
     # a student and its moving average in one state dict: lucidrains/ema-pytorch, mmdetection's semi-supervised methods
@@ -56,7 +55,6 @@ PREFIX_LAYOUTS = (
         online=("student.backbone.", "student.encoder.", "student.", "online_model.backbone.", "online_model."),
         target=("teacher.backbone.", "teacher.encoder.", "teacher.", "ema_model.backbone.", "ema_model."),
         needs=("teacher.", "ema_model."),
-        lacks=("student_backbone.", "teacher_backbone."),
     ),
     # pytorch/vision: detection models
     PrefixLayout(
