@@ -93,13 +93,13 @@ def test_hours_may_be_slurm_s_clock(world: World, text: str, hours: float | None
 def test_plain_words_of_yaml_are_what_they_say(world: World) -> None:
     text = world.file.read_text().replace("label: SimSiam", "label: no").replace("scratch: true", "scratch: yes")
     more = (
-        "environment: {A: 010, B: 1e-4, C: on, D: 2020-13-45, E: 1.50}\nresources: {default: {sbatch: {requeue: no}}}\n"
+        "environment: {A: 010, B: 1e-4, C: on, D: 2020-13-45, E: 1.50}\nresources: {default: {sbatch: {exclusive: yes}}}\n"
     )
     world.file.write_text(text + more)
     experiment, _ = load_experiment(world.file)
     assert experiment.rows["simsiam"].label == "no" and experiment.rows["scratch"].scratch is True
     assert experiment.environment == {"A": "010", "B": "1e-4", "C": "on", "D": "2020-13-45", "E": "1.50"}
-    assert experiment.resources.default.sbatch == {"requeue": False}
+    assert experiment.resources.default.sbatch == {"exclusive": True}
 
 
 @pytest.mark.parametrize("name", ["job.json", "filed.json"])

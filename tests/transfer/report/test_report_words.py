@@ -32,7 +32,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [(row, label, None) for row, label in LABELS.items()],
         {"voc07": 2},
     )
-    per_class = {"$\\foo{": 1.0, "<i>cat\x1b[31m": 2.0, "@x": 3.0}
+    per_class = {"$\\foo{": 29.0, "<i>cat\x1b[31m": 30.0, "@x": 31.0}  # the mean is the AP
     for row in LABELS:
         for seed in (1, 2):
             content = result(row, "voc07", seed, [50.0 + seed, 30.0, 20.0])
