@@ -22,6 +22,8 @@ LAST_LINES = 200
 """Lines with an evaluation, of which the last one counts, that are kept of a large file."""
 COPYPASTE = re.compile(r"copypaste: (.+?)\s*$")
 TASK = re.compile(r"^Task: (\w+)$")
+LOG_LIMIT = 1 << 36
+"""Bytes of a log at most."""
 Result = TransferResult | EvaluationResult | PretrainResult
 MODELS: dict[str, type[Result]] = {
     results.TRANSFER: TransferResult,
@@ -167,7 +169,7 @@ def imported_trial(path: Path, row: str, task: str) -> Trial:
     """
     logged, measured = deque[str](maxlen=LAST_LINES), deque[str](maxlen=LAST_LINES)
     try:
-        with open_input(path) as stream:  # never held whole
+        with open_input(path, LOG_LIMIT) as stream:  # never held whole
             for piece in iter(lambda: stream.readline(1 << 22), b""):
                 if b"copypaste:" in piece or b'"bbox/AP"' in piece:
                     (logged if b"copypaste:" in piece else measured).append(piece.decode(errors="replace"))

@@ -93,7 +93,8 @@ def test_hours_may_be_slurm_s_clock(world: World, text: str, hours: float | None
 def test_plain_words_of_yaml_are_what_they_say(world: World) -> None:
     text = world.file.read_text().replace("label: SimSiam", "label: no").replace("scratch: true", "scratch: yes")
     more = (
-        "environment: {A: 010, B: 1e-4, C: on, D: 2020-13-45, E: 1.50}\nresources: {default: {sbatch: {exclusive: yes}}}\n"
+        "environment: {A: 010, B: 1e-4, C: on, D: 2020-13-45, E: 1.50}\n"
+        "resources: {default: {sbatch: {exclusive: yes}}}\n"
     )
     world.file.write_text(text + more)
     experiment, _ = load_experiment(world.file)
