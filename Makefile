@@ -11,7 +11,7 @@ TOY := datasets/toy
 # Processes that share the tests, each of one thread.
 TEST_WORKERS ?= 2
 
-.PHONY: help setup demo demo-full test test-all test-numeric test-mutations lint format bench
+.PHONY: help setup demo demo-full test test-all test-numeric test-mutations lint format bench storm
 
 help:
 	@echo "make setup      create $(VENV) and install torch $(TORCH), torchvision $(TORCHVISION), detectron2 and this project"
@@ -22,6 +22,7 @@ help:
 	@echo "make test-numeric  tests of numbers, with the plainest CPU kernels (4 minutes on 2 cores)"
 	@echo "make test-mutations  600 changed data sets: check and training agree on each (10 minutes on 1 core)"
 	@echo "make lint       ruff and mypy"
+	@echo "make storm      kills, failing disks, flipped bits and damaged run folders, by seed (an hour on 2 cores)"
 	@echo "make bench      ours beside a named peer in the same run, with the numbers' equality checked"
 
 setup: $(READY)
@@ -82,3 +83,9 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
+
+# Another seed strikes at other places: make storm SEED=2
+SEED ?= 1
+storm: $(READY)
+	@echo "== a storm over every tool"
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.storm.storm --seed $(SEED)

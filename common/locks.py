@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from common.errors import UserError
+from common.errors import UserError, storage_error
 from common.formats.job import ProcessId
 
 SUBMIT_LOCK = "submit.lock"
@@ -71,7 +71,8 @@ class FileLock:
                     return False
                 time.sleep(0.02)
         except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror}; choose another run_dir") from error
+            line = f"cannot write {self.path}: {error.strerror}; choose another run_dir"
+            raise storage_error(error, self.path) or UserError(line) from error
         self._released = threading.Event()
         threading.Thread(target=self._keep_beating, args=(self._released, self._note_handle), daemon=True).start()
         return True

@@ -122,9 +122,11 @@ def rendered(args: argparse.Namespace, kind: str) -> str:
         print(f"skipped {skipped.path}: {skipped.reason}", file=sys.stderr)
     report = tables.build_report(found, options(args))
     if args.plots:
+        from common.writer_lock import WriterLock
         from transfer.report.figures import write_all
 
-        print(f"wrote {len(write_all(report, args.plots))} plots to {args.plots}", file=sys.stderr)
+        with WriterLock(args.plots, purpose="--plots"):
+            print(f"wrote {len(write_all(report, args.plots))} plots to {args.plots}", file=sys.stderr)
     if not report.tables and kind in ("csv", "latex"):  # which have no room for words
         print("\n".join(report.notes), file=sys.stderr)
     names = {"md": "markdown"}

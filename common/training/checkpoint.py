@@ -57,7 +57,7 @@ def set_aside_if_damaged(path: Path) -> bool:
     Returns:
         Whether it was damaged.
     """
-    reason = damaged_record(path)
+    reason = damaged_record(path) or _unreadable_archive(path)
     if reason is None:
         return False
     target, number = path.with_name(path.name + DAMAGED), 1
@@ -67,6 +67,15 @@ def set_aside_if_damaged(path: Path) -> bool:
     path.rename(target)
     _log.warning("checkpoint %s is damaged (%s): set aside as %s", path, reason, target.name)
     return True
+
+
+def _unreadable_archive(path: Path) -> str | None:
+    """Why torch's reader refuses a zip that Python's accepts: a few bits of its directory matter to torch alone."""
+    try:
+        torch._C.PyTorchFileReader(str(path))
+    except RuntimeError as error:
+        return str(error).partition(". ")[0]
+    return None
 
 
 class CheckpointFolder:

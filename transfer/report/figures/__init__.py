@@ -26,9 +26,11 @@ def write_all(report: Report, folder: Path) -> list[Path]:
     Returns:
         The files.
     """
-    from common.files import atomic_write, write_text
+    from common.files import atomic_write, remove_partial_files, write_text
 
     written = []
+    if folder.is_dir():
+        remove_partial_files(folder, ["*.png", "*.svg"])
     with style.styled():
         for plot in [*all_plots(report), *curves.figure_2(report)]:
             figure = plot.draw()
