@@ -150,7 +150,7 @@ class CheckpointFolder:
 
     def remove_partial(self) -> None:
         """Remove temporary files of a process that was killed while it wrote. Called by the main process only."""
-        remove_partial_files(self.folder, [f"{self.prefix}_*.pth"])
+        remove_partial_files(self.folder, [f"{self.prefix}_*.pth", LAST])
 
 
 def random_state() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 
-from common.errors import Preempted, UserError
+from common.errors import Preempted, UserError, storage_error
 from common.files import atomic_write
 from common.training.divergence import Diverged
 
@@ -25,6 +25,17 @@ class _ExpectedEndings(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         kind = record.exc_info[0] if record.exc_info else None
         return not (kind and issubclass(kind, (UserError, Preempted, Diverged)))
+
+
+class _LogFile(logging.FileHandler):
+    """A log file whose full or failing disk ends the run in one line, not in a traceback for each log line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        failure = storage_error(sys.exc_info()[1], self.baseFilename)
+        if failure is None:
+            super().handleError(record)
+        else:
+            raise failure
 
 
 @contextlib.contextmanager
@@ -43,7 +54,7 @@ def log_to_folder(
     main = rank == 0
     handlers: list[logging.Handler] = []
     if main or rank_files:
-        handlers.append(logging.FileHandler(folder / (LOG if main else f"{LOG}.rank{rank}"), encoding="utf-8"))
+        handlers.append(_LogFile(folder / (LOG if main else f"{LOG}.rank{rank}"), encoding="utf-8"))
     if main or not rank_files:
         handlers.append(logging.StreamHandler(sys.stderr))
     for handler in handlers:

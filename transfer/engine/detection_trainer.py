@@ -35,6 +35,8 @@ class DetectionTrainer(TrainerBase):
         divergence: None, or the `divergence` of the result.
     """
 
+    iter: int  # TrainerBase's
+
     def __init__(self, cfg: CfgNode, model: nn.Module) -> None:
         super().__init__()
         self.cfg, self.detector = cfg, model
@@ -66,6 +68,11 @@ class DetectionTrainer(TrainerBase):
             raise
         finally:
             self.stepper.reset_data_loader(tuple)  # ends the loader's processes
+
+    def after_train(self) -> None:
+        """Run the hooks' last part, after the same iteration whether steps remained or not."""
+        self.iter = min(self.iter, self.max_iter)
+        super().after_train()
 
     def run_step(self) -> None:
         """One step; its RoI and anchor sampling depends only on (seed, rank, iteration)."""

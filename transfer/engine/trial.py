@@ -19,7 +19,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from common.errors import UserError
-from common.files import damaged_record, read_json_object, write_json, write_text
+from common.files import damaged_record, read_json_object, remove_partial_files, write_json, write_text
 from common.formats.results import RESULT_FILE, TransferResult
 from common.profiling import require_steps
 from common.training import distributed
@@ -36,7 +36,7 @@ from transfer.engine.predictions import draw_predictions
 from transfer.engine.prepare import PreparedTrial, TrialRequest, command_of, load_task_of, prepare
 from transfer.engine.result import trial_result
 from transfer.engine.seeding import PRECISE_BN, sampler_seeds, seed_torch
-from transfer.engine.trial_folder import EVALUATION_FILE, FINAL, has_ended
+from transfer.engine.trial_folder import CONFIG_FILE, EVALUATION_FILE, FINAL, IDENTITY_FILE, has_ended
 from transfer.engine.trial_hooks import MetricHistory, Stopwatch, WriteCheckpoints, first_line
 from transfer.engine.weights import load_weights
 from transfer.evaluation.evaluators import build_evaluator, metrics_of, rehearse_evaluation
@@ -152,6 +152,7 @@ class _Training:
         if comm.is_main_process():
             write_text(prepared.output / "config.yaml", cfg.dump())
             prepared.checkpoints.remove_partial()
+            remove_partial_files(prepared.output, [CONFIG_FILE, IDENTITY_FILE, METRICS, RESULT_FILE])
         model = build_seeded_detector(cfg)
         guards = {"weights_loaded": load_weights(model, prepared.weights), **check_model(model, cfg)}
         logger.info("guards: %s", guards)

@@ -68,6 +68,8 @@ class MetricHistory(HookBase):
         storage = self.trainer.storage
         histories = {}
         for name, history in storage.histories().items():
+            if name.endswith(("time", "seconds")):
+                continue  # of the process; the next one's timer begins later, so a line would hold nothing else
             values = history.values()[-WINDOW:]
             histories[name] = [[value, iteration] for value, iteration in values if iteration > values[-1][1] - WINDOW]
         written = max((writer._last_write for writer in self.writers), default=-1)

@@ -14,6 +14,7 @@ import yaml
 
 from common.errors import UserError
 from common.files import read_json
+from tests.transfer.engine.broken_off import logged
 from transfer.engine.prepare import TrialRequest
 from transfer.engine.trial import run_trial
 from transfer.engine.trial_folder import TrialCheckpoints
@@ -204,6 +205,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(
 ) -> None:
     request = make_request("SOLVER.CHECKPOINT_PERIOD", "1", resume=True)
     first = run_trial(request).content
+    lines = logged(request.output)
     file = request.output / "model_final.pth"
     for damage in ("cut short", "one bit"):
         (request.output / "result.json").unlink()
@@ -211,6 +213,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(
         content[len(content) // 2] ^= 1
         file.write_bytes(content if damage == "one bit" else content[:1000])
         assert run_trial(request).content["metrics"] == first["metrics"]
+        assert logged(request.output) == lines
         assert f"{file} is damaged" in (request.output / "log.txt").read_text() and file.exists()
     assert (request.output / "model_final.pth.damaged").exists() and (
         request.output / "model_final.pth.damaged2"
