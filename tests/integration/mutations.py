@@ -102,7 +102,8 @@ def run(kind: str, seed: int, folder: Path) -> Outcome:
     except Exception:
         training, crash = "crash", crash + traceback.format_exc()
     signal.alarm(0)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    peak = int(status["VmHWM"].split()[0]) // 1024  # ru_maxrss would count the parent before exec
     return Outcome(seed, changes, check, training, crash, peak)
 
 
