@@ -66,9 +66,12 @@ def test_a_flaky_sbatch_that_loses_answers_and_a_slow_squeue_submit_each_job_onc
 ) -> None:
     folder = wrap(world.base / "bin", "sbatch", fail_every=3, lose_every=2)
     wrap(folder, "squeue", seconds=0.5, fail_every=3)
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    reliable = os.environ["PATH"]
+    monkeypatch.setenv("PATH", f"{folder}:{reliable}")
     assert world.submit() == 0
+    monkeypatch.setenv("PATH", reliable)
     assert len(world.submitted_ids()) == 9, "a job whose answer was lost is not submitted again"
+    monkeypatch.setenv("PATH", f"{folder}:{reliable}")
     assert set(world.wait_until_over().values()) == {"done"}
 
 
