@@ -153,6 +153,6 @@ def test_a_user_error_of_a_spawned_process_is_raised_here(make_request: RequestF
     request = make_request("SOLVER.CHECKPOINT_PERIOD", "1", num_gpus=2, resume=True)
     run_trial(request)
     (request.output / "result.json").unlink()
-    (request.output / "model_final.pth").write_bytes(b"torn")
+    torch.save({"weights": 1}, request.output / "model_final.pth")  # whole, but something else
     with pytest.raises(UserError, match=r"model_final.pth cannot be used"):
         run_trial(request)
