@@ -35,7 +35,10 @@ def made_annotations(folder: Path, rng: np.random.Generator, images: int = 12, c
         for _ in range(rng.choice([0, 0, 1, 2, 5])):
             annotations.append(_object(rng, len(annotations) + 1, image + 1, height, width, classes))
     names = [{"id": 3 * label + 1, "name": f"c{label}"} for label in range(classes)]
-    content = {"info": {}, "images": entries, "annotations": annotations or [_object(rng, 1, 1, 100, 100, classes)]}
+    if not annotations:
+        first = next(entry for entry in entries if entry["id"] == 1)
+        annotations.append(_object(rng, 1, 1, first["height"], first["width"], classes))
+    content = {"info": {}, "images": entries, "annotations": annotations}
     file = folder / "instances.json"
     file.write_text(json.dumps({**content, "categories": names}))
     split = Split("made_coco", "coco", folder, annotations=file)
