@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import re
 import shutil
 from collections.abc import Iterator
@@ -62,6 +63,7 @@ def convert(
             hidden = folder / out.name
             manifest = _write(hidden, output, backbone)
             del backbone  # verification needs digests and features only: peak memory stays low
+            gc.collect()  # readers may leave cycles, which would keep the mapped file
             if expected is not None:
                 proof = output.verify(hidden, manifest, expected)
                 manifest = _write_proof(hidden, output, manifest.model_copy(update={"proof": proof}))
