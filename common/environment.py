@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import socket
 import subprocess
@@ -61,3 +62,8 @@ def _devices() -> list[str]:
     if torch is None or not torch.cuda.is_available():
         return ["cpu"]
     return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+
+
+def host_name() -> str:
+    """This machine's name; under Slurm, the one that Slurm has for it."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()

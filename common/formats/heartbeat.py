@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import Field
 
 from common.errors import UserError
 from common.formats import FileFormat
+from common.formats.job import Time
 
 STRAGGLER = 1.5
 """A process is a straggler if its steps, or its waits for images, take so many times the median of the others."""
@@ -26,7 +26,7 @@ class Heartbeat(FileFormat):
     host: str = Field(description="its machine")
     pid: int = Field(description="its process id")
     attempt: str = Field(description="the Slurm job and its restarts, `123.0`; empty without Slurm")
-    at: str = Field(description="time of writing, ISO 8601 in UTC")
+    at: Time = Field(description="time of writing, ISO 8601 in UTC")
     phase: str = Field(description="start, step, evaluation or checkpoint")
     iteration: int = Field(description="iterations done since the process started")
     step_seconds: float | None = Field(default=None, description="median of the last 50 steps")
@@ -38,11 +38,6 @@ def attempt_name() -> str:
     """The Slurm job of this process and its restarts, such as `123.0`; empty without Slurm."""
     job = os.environ.get("SLURM_JOB_ID", "")
     return f"{job}.{os.environ.get('SLURM_RESTART_COUNT') or 0}" if job else ""
-
-
-def host_name() -> str:
-    """This machine's name; under Slurm, the one that Slurm has for it."""
-    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def read_heartbeats(folder: Path) -> list[Heartbeat]:

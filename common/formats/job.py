@@ -48,8 +48,8 @@ class ProcessId(FileFormat):
 class AttemptRecord(FileFormat):
     """A former attempt at a job."""
 
-    started: str = Field(description="its start, ISO 8601 in UTC")
-    ended: str | None = Field(default=None, description="its end; of one that wrote none, the last line of its log")
+    started: Time = Field(description="its start, ISO 8601 in UTC")
+    ended: Time | None = Field(default=None, description="its end; of one that wrote none, the last line of its log")
     status: JobStatus = Field(description="how it ended; `running`: it was killed and wrote no end")
     error: str | None = Field(default=None, description="why it has no result")
     job_id: str | None = Field(default=None, description="its Slurm job; null without Slurm")

@@ -17,14 +17,15 @@ import statistics
 import threading
 import time
 from collections import deque
-from datetime import datetime, timezone
 from pathlib import Path
 
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
+from common.environment import host_name
 from common.errors import EXIT_REQUEUE
-from common.formats.heartbeat import Heartbeat, attempt_name, host_name
+from common.formats.heartbeat import Heartbeat, attempt_name
+from common.formats.job import utc_now
 from common.training.distributed import DUMP_STACKS, kill_workers, request_stacks
 
 START, STEP, EVALUATION, CHECKPOINT = "start", "step", "evaluation", "checkpoint"
@@ -149,7 +150,7 @@ class HangWatch(logging.Handler):
             host=host_name(),
             pid=os.getpid(),
             attempt=attempt_name(),
-            at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            at=utc_now(),
             phase=self.phase,
             iteration=self.iteration,
             step_seconds=_median(self._steps),

@@ -9,6 +9,7 @@ names, images), checks it, and fine-tunes a narrow detector for two steps with e
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
@@ -588,4 +589,9 @@ def main(kind: str, first: int, last: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kind", choices=("coco", "voc"))
+    parser.add_argument("first", type=int, help="seed")
+    parser.add_argument("last", type=int, help="seed after the last one")
+    args = parser.parse_args()
+    main(args.kind, args.first, args.last)

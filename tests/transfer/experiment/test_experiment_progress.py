@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -73,6 +74,14 @@ def test_hangs_silence_and_stragglers_of_a_running_job_are_named(world: World, j
     heartbeats(store, job, age=600, hung="no progress for 300 s")
     assert "hung: no progress for 300 s" in progress(job, store, state).note
     assert progress(job, store, running(job)).note == ""  # of an earlier attempt
+    for damaged in ('{"format": "heartbeat/1"', "[]", (store.folder(job) / "heartbeat.rank0.json").read_text()[:-40]):
+        (store.folder(job) / "heartbeat.rank1.json").write_text(damaged)
+        assert "no heartbeat for 10:0" in progress(job, store, state).note
+    heartbeats(store, job, age=600)
+    for rank in (0, 1):
+        file = store.folder(job) / f"heartbeat.rank{rank}.json"
+        file.write_text(re.sub(r'"at": "[^"]*"', '"at": "2020-13-45"', file.read_text()))
+    assert progress(job, store, state).note == ""
 
 
 def test_the_tool_s_own_estimate_comes_first(world: World, job: Job) -> None:

@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import sys
 import time
 from collections import Counter
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from common import environment
+from common.environment import host_name
 from common.errors import UserError, nearest
 from common.files import expect_shape, read_json_object, write_json, write_text
 from transfer.experiment.load import read_site, site_file
@@ -174,11 +174,11 @@ class CheckJob:
 
         rank = int(os.environ.get("SLURM_PROCID", 0))
         try:
-            mine = {"host": os.environ.get("SLURMD_NODENAME", socket.gethostname())}
+            mine = {"host": host_name()}
             mine |= {"gpu": check_gpu(self.gpus)} if self.gpus else {}
             processes = launch(_all_reduce, (mine,))
         except Exception as error:
-            text = f"process {rank} on {socket.gethostname()}: {str(error) or type(error).__name__}"
+            text = f"process {rank} on {host_name()}: {str(error) or type(error).__name__}"
             write_json(Path(self.folder) / f"error.rank{rank}.json", {"error": text})
             sys.exit(1)
         if rank == 0:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common import environment
+from common.environment import host_name
 from common.errors import UserError
 from common.files import write_text
 from common.locks import FileLock
@@ -132,7 +132,7 @@ def check_gpu(gpus: int) -> str:
     except subprocess.TimeoutExpired:
         said = f"no answer in {PROBE_TIMEOUT:.0f} s"
     if said:
-        host = socket.gethostname()
+        host = host_name()
         remedy = f"see `{sys.executable} tools/doctor.py` there, or request gpus: 0"
         raise UserError(f"{gpus} GPUs were requested and {host} has none that is usable: {said[:160]}; {remedy}")
     return done.stdout.strip()
