@@ -288,13 +288,26 @@ def _run_in_group(
         comm.synchronize()
         value = main(*args)
     except Preempted:  # in all processes, after the same iteration
-        dist.destroy_process_group()
+        _destroy_group()
         raise
     except BaseException:
         _abort_group()
         raise
-    dist.destroy_process_group()
+    _destroy_group()
     return value
+
+
+def _destroy_group() -> None:
+    """Destroy the process group, with what Detectron2 keeps of it.
+
+    A thread of gloo that still lives when the interpreter ends may abort the process; it ends with the last reference.
+    """
+    import torch.distributed as dist
+    from detectron2.utils import comm
+
+    dist.destroy_process_group()
+    comm._LOCAL_PROCESS_GROUP = None
+    comm._get_global_gloo_group.cache_clear()
 
 
 def _abort_group() -> None:

@@ -276,6 +276,46 @@ def test_an_exception_in_one_process_ends_it_and_those_that_wait_for_it(root: Pa
     assert "closed by peer" in errors[0] or "reset by peer" in errors[0]
 
 
+THREADS = """
+import glob
+from common.training.distributed import launch
+
+def names():
+    return sorted(open(file).read().strip() for file in glob.glob("/proc/self/task/*/comm"))
+
+def train():
+    import torch
+    import torch.distributed as dist
+    from detectron2.utils import comm
+
+    dist.all_reduce(torch.zeros(1))
+    comm.all_gather(1)
+    assert any("gloo" in name for name in names())
+
+launch(train)
+print([name for name in names() if "gloo" in name])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads are read from /proc")
+def test_no_thread_of_gloo_outlives_a_run(root: Path) -> None:
+    """One that still lives when the interpreter ends may abort the process."""
+    usual = {**os.environ, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    usual["MASTER_PORT"] = str(distributed.find_free_port())
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", THREADS],
+            env={**usual, "RANK": rank, "LOCAL_RANK": rank},
+            cwd=root,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    assert [process.communicate(timeout=100)[0] for process in processes] == ["[]\n", "[]\n"]
+    assert [process.returncode for process in processes] == [0, 0]
+
+
 @pytest.fixture
 def leaving(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """How this process leaves a group of its own, as if it was NCCL's, whose abort hangs."""
