@@ -146,7 +146,7 @@ def _flush_output() -> None:
 
 
 def _discard_output(stream: TextIO) -> None:
-    """Send what the stream still holds nowhere: the interpreter must not fail on it at exit."""
+    """Discard what the stream still holds: the interpreter must not fail on it at exit."""
     with contextlib.suppress(io.UnsupportedOperation, ValueError, OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 

@@ -39,7 +39,7 @@ class FileLock:
     `fileno()` to a child (`pass_fds`) and `add` it, and the lock is held as long as the child lives.
 
     Where the file system has no `flock`, the lock is a second file, `NAME.owner`, with the note: it is created
-    exclusively, and free once the processes in it have ended (on this machine) or nobody has renewed it for
+    exclusively, and free once the processes in it have ended (on this machine) or it has not been renewed for
     SILENT_SECONDS. A machine with `flock` and one without it respect each other's locks.
     """
 

@@ -199,7 +199,7 @@ class RunContext:
 
 
 class FolderDeleted(UserError):
-    """A job's folder was deleted while the job ran: there is nothing to continue and nowhere to write it down."""
+    """A job's folder was deleted while the job ran: nothing is left to continue or to write to."""
 
 
 class JobAttempt:

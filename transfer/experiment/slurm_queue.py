@@ -37,7 +37,7 @@ class QueueEntry:
         nodes: where it runs or ran.
         exit_code: of its batch script, and the signal that ended it, such as `0:9`; empty if unknown.
         user: who cancelled it; empty if unknown.
-        name: of the job or its array; empty where it was not asked for.
+        name: of the job or its array; empty where it was not queried.
     """
 
     id: str

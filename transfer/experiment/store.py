@@ -191,8 +191,8 @@ class Store:
         folders = self._former_folders()
         superseded = self._superseded(jobs, folders) if whole and known is None else []
         if known is None:
-            filed = (*submissions.values(), *(view.submission for view in superseded))
-            known = _query({one.id for one in filed if one is not None})
+            all_submissions = (*submissions.values(), *(view.submission for view in superseded))
+            known = _query({one.id for one in all_submissions if one is not None})
         views = {}
         for job in jobs:  # the lock before the state: what a process wrote at its end is seen
             is_locked = is_held(self._lock_file(job))
@@ -249,8 +249,8 @@ class Store:
         for entry in query_folder(self.run_dir / SLURM_FOLDER):
             name = entry.name.partition(".")[2] or entry.name
             if entry.id not in named:
-                filed = SlurmSubmission(id=entry.id, at="", attempt=0, requeues=0, name=name, fingerprint="")
-                found.append(JobView(_old_job(filed), None, filed, entry))
+                submission = SlurmSubmission(id=entry.id, at="", attempt=0, requeues=0, name=name, fingerprint="")
+                found.append(JobView(_old_job(submission), None, submission, entry))
         return found
 
     def folder(self, job: Job) -> Path:

@@ -67,9 +67,9 @@ def check_entries(path: Path, archive: zipfile.ZipFile) -> None:
     """
     entries = archive.infolist()
     stored = [entry for entry in entries if entry.compress_type == zipfile.ZIP_STORED]
-    honest = all(entry.file_size == entry.compress_size for entry in stored)
-    honest &= sum(entry.compress_size for entry in entries) <= path.stat().st_size
-    if not honest or sum(entry.file_size for entry in entries) > path.stat().st_size + MAX_COMPRESSED:
+    sizes_fit = all(entry.file_size == entry.compress_size for entry in stored)
+    sizes_fit &= sum(entry.compress_size for entry in entries) <= path.stat().st_size
+    if not sizes_fit or sum(entry.file_size for entry in entries) > path.stat().st_size + MAX_COMPRESSED:
         raise UserError(f"{path} is damaged: its entries claim more bytes than it has; download it again")
     bad = archive.testzip()
     if bad is not None:

@@ -179,7 +179,7 @@ def final_state(
 
 
 def _judge(state: JobState, ends: Sequence[ProcessEnd], code: int, folder: Path) -> JobState:
-    """The state by the first end that is no effect of another; without one, somebody vanished and left no word."""
+    """The state by the first end that is no effect of another; without one, a process ended without a record."""
     own = kind_of_end(state.exit_code, state.error) if state.status == "failed" else None
     causes = [(end.at, end.kind, end.error) for end in ends if end.kind != "effect"]
     if own in ("error", "killed"):
