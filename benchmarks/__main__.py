@@ -12,8 +12,8 @@ from typing import Protocol, TypeVar
 
 from benchmarks.isolated import Benchmark, Measurement, machine, measure_benchmark
 from benchmarks.paired import PairedBenchmark, PairedMeasurement, measure_pairs
-from common.console import Parser, ignore_torch_warnings, run_main
-from common.errors import EXIT_FAILURE, EXIT_OK
+from ssl_transfer.console import Parser, ignore_torch_warnings, run_main
+from ssl_transfer.errors import EXIT_FAILURE, EXIT_OK
 
 
 class Named(Protocol):

@@ -17,7 +17,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from benchmarks.paired import PairedBenchmark
-from common.environment import ROOT
+from ssl_transfer.environment import ROOT
 from transfer.engine.config import load_config
 from transfer.engine.detection_trainer import DetectionTrainer
 from transfer.engine.guards import resolve_norm

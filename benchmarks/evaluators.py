@@ -17,7 +17,7 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDete
 from detectron2.structures import Boxes, Instances
 
 from benchmarks.paired import PairedBenchmark
-from common.environment import ROOT
+from ssl_transfer.environment import ROOT
 from transfer.engine.detection_data import register_metadata
 from transfer.evaluation.coco_evaluator import HotCOCOEvaluator
 from transfer.evaluation.voc_evaluator import VOCEvaluator

@@ -12,7 +12,6 @@ from torchvision import transforms
 from torchvision.transforms import functional as F
 
 from benchmarks.paired import PairedBenchmark
-from common.training.distributed import one_thread
 from pretrain.data.augment import ADJUSTMENTS, MEAN, STD, AugmentationConfig, ViewParams, sample_params
 from pretrain.data.dataset import Batch, MultiViewDataset
 from pretrain.data.decode import decode
@@ -21,6 +20,7 @@ from pretrain.data.loader import BatchLoader
 from pretrain.data.pipelines import build_pipeline
 from pretrain.data.pipelines.base import CollatedBatch
 from pretrain.data.sampler import VIEWS, ResumableBatchSampler, philox_generator
+from ssl_transfer.training.distributed import one_thread
 
 SIZE = 224
 COUNT = 32

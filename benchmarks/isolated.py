@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.environment import ROOT, version_of
+from ssl_transfer.environment import ROOT, version_of
 
 MIB = 2**20
 Work = Callable[[], str]

@@ -137,7 +137,7 @@ def mapped(count: str, folder: str) -> Work:
     from detectron2.structures import BoxMode
     from PIL import Image
 
-    from common.environment import ROOT
+    from ssl_transfer.environment import ROOT
     from transfer.engine.config import load_config
     from transfer.engine.detection_data import MappedBatches
     from transfer.engine.seeding import AUGMENT

@@ -2,7 +2,7 @@
 
 `reference/keys.md` lists every config key with its default and the comment above it, read from the functions that
 define the defaults. The tables of fields in `reference/formats.md` and the JSON schemas in `reference/schemas/` come
-from the models of `common/formats`.
+from the models of `ssl_transfer/formats`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from typing import Any, get_args
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import common.formats  # noqa: E402
-from common.formats import FileFormat  # noqa: E402
+import ssl_transfer.formats  # noqa: E402
+from ssl_transfer.formats import FileFormat  # noqa: E402
 
 REFERENCE = ROOT / "docs" / "reference"
 KEYS_HEAD = """# Config keys
@@ -149,9 +149,9 @@ def keys_page() -> str:
 
 
 def models() -> dict[str, type[FileFormat]]:
-    """Every model of `common/formats` by its class name."""
-    names = [m.name for m in pkgutil.iter_modules(common.formats.__path__)]
-    modules = [importlib.import_module(f"common.formats.{name}") for name in names]
+    """Every model of `ssl_transfer/formats` by its class name."""
+    names = [m.name for m in pkgutil.iter_modules(ssl_transfer.formats.__path__)]
+    modules = [importlib.import_module(f"ssl_transfer.formats.{name}") for name in names]
     found = [value for module in modules for value in vars(module).values() if inspect.isclass(value)]
     return {one.__name__: one for one in found if issubclass(one, FileFormat) and one is not FileFormat}
 

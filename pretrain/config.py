@@ -8,9 +8,6 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from common.config import dotted_keys, flatten, list_changes, merge_layers, merge_strict, value_of
-from common.errors import UserError
-from common.formats.run_only import may_change_on_resume
 from pretrain.data.augment import BOX_SAMPLERS
 from pretrain.data.dataset import UNREADABLE
 from pretrain.data.pipelines import PIPELINES
@@ -21,6 +18,9 @@ from pretrain.models.heads import HEAD_BNS, PREDICTORS
 from pretrain.optim.optimizer import IMPLEMENTATIONS, OPTIMIZERS
 from pretrain.optim.schedule import SCHEDULES, WARMUP_ENDS, peak_lr
 from pretrain.rules import Rule, check_choices, check_rules, reject_unused_keys
+from ssl_transfer.config import dotted_keys, flatten, list_changes, merge_layers, merge_strict, value_of
+from ssl_transfer.errors import UserError
+from ssl_transfer.formats.run_only import may_change_on_resume
 
 
 def load_config(file: str | os.PathLike[str], overlay: str | None = None, overrides: Sequence[str] = ()) -> CfgNode:
@@ -45,8 +45,8 @@ def load_config(file: str | os.PathLike[str], overlay: str | None = None, overri
 def differences(stored: dict[str, Any], cfg: CfgNode) -> list[str]:
     """Keys whose values differ between a run's stored config and this one, as `KEY is A there and B here`.
 
-    Keys that may change (`common/formats/run_only.py`) are not compared; a key that the stored config lacks has its
-    default value.
+    Keys that may change (`ssl_transfer/formats/run_only.py`) are not compared; a key that the stored config lacks has
+    its default value.
     """
     before = defaults()
     merge_strict(before, stored, "the stored config", KEY_CHANGES, recorded=True)

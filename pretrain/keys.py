@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fvcore.common.config import CfgNode
 
-from common.config import KeyChanges
 from pretrain.methods import method_keys
+from ssl_transfer.config import KeyChanges
 
 KEY_CHANGES = KeyChanges(
     renamed={

@@ -7,8 +7,8 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from common.config import value_of
-from common.errors import UserError, nearest
+from ssl_transfer.config import value_of
+from ssl_transfer.errors import UserError, nearest
 
 Rule = tuple[str, Callable[[Any], bool], str]
 """Dotted keys separated by spaces, a test of their values, and a description of valid values."""

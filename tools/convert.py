@@ -8,13 +8,13 @@ from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    __import__("common.errors").errors.exit_on_interrupt()
+    __import__("ssl_transfer.errors").errors.exit_on_interrupt()
 
 import argparse
 from collections.abc import Sequence
 
-from common.console import Parser, ignore_torch_warnings, megabytes, run_main
-from common.errors import EXIT_OK, printable
+from ssl_transfer.console import Parser, ignore_torch_warnings, megabytes, run_main
+from ssl_transfer.errors import EXIT_OK, printable
 
 EPILOG = """examples:
   python tools/convert.py checkpoint_0199.pth.tar simsiam.pkl
@@ -100,8 +100,8 @@ def _inspect(args: argparse.Namespace, path: str, source: str, branch: str | Non
 
 
 def _convert(args: argparse.Namespace, path: str, source: str, branch: str | None) -> int:
-    from common.formats.backbone import TORCHVISION
-    from common.training.distributed import one_thread
+    from ssl_transfer.formats.backbone import TORCHVISION
+    from ssl_transfer.training.distributed import one_thread
     from transfer.weights.conversion import convert
 
     ignore_torch_warnings()

@@ -7,15 +7,15 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    __import__("common.errors").errors.exit_on_interrupt()
+    __import__("ssl_transfer.errors").errors.exit_on_interrupt()
 
 import argparse
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from common.console import Parser, run_main
-from common.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, UserError
+from ssl_transfer.console import Parser, run_main
+from ssl_transfer.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, UserError
 
 if TYPE_CHECKING:
     from transfer.doctor.check import CheckedSplit, SplitToCheck
@@ -195,9 +195,9 @@ def _check(args: Namespace) -> int:
 
 
 def _check_images(args: Namespace) -> int:
-    from common.console import Progress
     from pretrain.data.check_images import unreadable_images
     from pretrain.data.index import find_images
+    from ssl_transfer.console import Progress
 
     if args.root is not None or args.config_file is not None or args.published:
         raise UserError("--images DIR checks unlabelled images: give no ROOT, --config-file or --published with it")

@@ -7,15 +7,15 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    __import__("common.errors").errors.exit_on_interrupt()
+    __import__("ssl_transfer.errors").errors.exit_on_interrupt()
 
 import json
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from common.console import Parser, run_main
-from common.errors import EXIT_FAILURE, EXIT_OK
+from ssl_transfer.console import Parser, run_main
+from ssl_transfer.errors import EXIT_FAILURE, EXIT_OK
 
 if TYPE_CHECKING:
     from transfer.doctor.finding import Finding
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def examine(data_root: Path | None = None) -> list[Finding]:
     """Run every check that needs no training, in the order of the output."""
-    from common.environment import ROOT, commit
+    from ssl_transfer.environment import ROOT, commit
     from tools.install_detectron2 import GIT_COMMIT, VERSION
     from transfer.doctor import data_roots, machine, software
 
@@ -87,7 +87,7 @@ def examine(data_root: Path | None = None) -> list[Finding]:
 
 def examine_deeply() -> list[Finding]:
     """Train on this machine's devices (`tests/gpu`, which only a checkout has)."""
-    from common.environment import ROOT
+    from ssl_transfer.environment import ROOT
     from transfer.doctor.finding import Finding
 
     if not (ROOT / "tests" / "gpu" / "verify.py").is_file():
@@ -100,7 +100,7 @@ def examine_deeply() -> list[Finding]:
 
 def first_process() -> bool:
     """Whether this is the process that prints: the only one, or rank 0."""
-    from common.training.distributed import read_distributed_environment
+    from ssl_transfer.training.distributed import read_distributed_environment
 
     environment = read_distributed_environment()
     return environment is None or environment.rank == 0

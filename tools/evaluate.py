@@ -7,15 +7,15 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    __import__("common.errors").errors.exit_on_interrupt()
+    __import__("ssl_transfer.errors").errors.exit_on_interrupt()
 
 import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from common.console import Parser, run_main
-from common.environment import ROOT
-from common.errors import EXIT_FAILURE, EXIT_OK, UserError
+from ssl_transfer.console import Parser, run_main
+from ssl_transfer.environment import ROOT
+from ssl_transfer.errors import EXIT_FAILURE, EXIT_OK, UserError
 
 DEFAULTS = {"knn": "knn_imagenet_k200_t0.2.yaml", "linear": "linear_imagenet_lars_b4096_90ep.yaml"}
 RECIPES = ROOT / "configs" / "evaluation"
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = read_finished(request, cfg)
     if result:
         return _print_result(f"{args.output} holds this evaluation, finished", result)
-    from common.training.distributed import launch
+    from ssl_transfer.training.distributed import launch
 
     result = launch(evaluate_backbone, (request, cfg), args.num_gpus) or read_finished(request, cfg)
     return _print_result("finished", result) if result else EXIT_OK

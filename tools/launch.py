@@ -11,7 +11,7 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    __import__("common.errors").errors.exit_on_interrupt()
+    __import__("ssl_transfer.errors").errors.exit_on_interrupt()
 
 import codecs
 import functools
@@ -21,8 +21,8 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from common.console import Parser, megabytes, run_main
-from common.errors import EXIT_FAILURE, EXIT_OK, UserError, abbreviate
+from ssl_transfer.console import Parser, megabytes, run_main
+from ssl_transfer.errors import EXIT_FAILURE, EXIT_OK, UserError, abbreviate
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -246,7 +246,7 @@ def _may_cancel(args: Namespace, superseded: Sequence[JobView]) -> bool:
 
 def _report(opened: OpenExperiment, outcome: RunOutcome, console: Console) -> int:
     """Print the table to stdout and the jobs without a result to stderr; the exit code."""
-    from common.errors import printable
+    from ssl_transfer.errors import printable
     from transfer.experiment.decide import blocked_jobs, decide, is_current
 
     if outcome.stopped is not None:
@@ -324,7 +324,7 @@ def _logs(args: Namespace, _: Tools | None) -> int:
         names = abbreviate([job.name for job in jobs], 6)
         raise UserError(f"{args.job} names {len(jobs)} jobs; name one of {names}")
     job = jobs[0]
-    from common.files import open_input
+    from ssl_transfer.files import open_input
 
     path = store.log(job)
     if not path.exists():

@@ -7,13 +7,13 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    __import__("common.errors").errors.exit_on_interrupt()
+    __import__("ssl_transfer.errors").errors.exit_on_interrupt()
 
 from argparse import Namespace
 from collections.abc import Sequence
 
-from common.console import Parser, run_main
-from common.errors import EXIT_FAILURE, EXIT_OK
+from ssl_transfer.console import Parser, run_main
+from ssl_transfer.errors import EXIT_FAILURE, EXIT_OK
 
 EXAMPLES = """examples:
   for lr in 0.01 0.02 0.05 0.1; do

@@ -7,14 +7,14 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # tools/ holds a pretrain.py: it must not hide the package
-    __import__("common.errors").errors.exit_on_interrupt()
+    __import__("ssl_transfer.errors").errors.exit_on_interrupt()
 
 from collections.abc import Sequence
 
-from common.console import Parser, ignore_torch_warnings, run_main
-from common.errors import EXIT_FAILURE, EXIT_OK
-from common.files import expect_shape
-from common.profiling import add_option
+from ssl_transfer.console import Parser, ignore_torch_warnings, run_main
+from ssl_transfer.errors import EXIT_FAILURE, EXIT_OK
+from ssl_transfer.files import expect_shape
+from ssl_transfer.profiling import add_option
 
 EXAMPLES = """examples:
   python tools/pretrain.py --config-file configs/pretrain/simsiam_r50_b256_200ep_base.yaml --num-gpus 8 \\
@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{folder.path} holds this run, finished: {_summary(result, folder.result)}")
         return EXIT_OK
     ignore_torch_warnings()
-    from common.training.distributed import launch
     from pretrain.engine.run import run_pretraining
+    from ssl_transfer.training.distributed import launch
 
     words = (cfg, Path(args.config_file).stem, args.output, args.resume, args.profile)
     launch(run_pretraining, words, args.num_gpus, cfg.MONITOR.COLLECTIVE_SECONDS)

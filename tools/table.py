@@ -7,14 +7,14 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    __import__("common.errors").errors.exit_on_interrupt()
+    __import__("ssl_transfer.errors").errors.exit_on_interrupt()
 
 import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from common.console import Parser, run_main
-from common.errors import EXIT_OK, UserError, printable
+from ssl_transfer.console import Parser, run_main
+from ssl_transfer.errors import EXIT_OK, UserError, printable
 
 if TYPE_CHECKING:
     from transfer.report.tables import Options
@@ -39,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.output is None:
         sys.stdout.write(rendered(args, kind))
         return EXIT_OK
-    from common.files import remove_partial_files, write_text
-    from common.writer_lock import WriterLock
+    from ssl_transfer.files import remove_partial_files, write_text
+    from ssl_transfer.writer_lock import WriterLock
 
     with WriterLock(args.output, file=True):
         remove_partial_files(args.output.parent, [args.output.name])
@@ -122,7 +122,7 @@ def rendered(args: argparse.Namespace, kind: str) -> str:
         print(f"skipped {skipped.path}: {skipped.reason}", file=sys.stderr)
     report = tables.build_report(found, options(args))
     if args.plots:
-        from common.writer_lock import WriterLock
+        from ssl_transfer.writer_lock import WriterLock
         from transfer.report.figures import write_all
 
         with WriterLock(args.plots, purpose="--plots"):

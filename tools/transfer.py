@@ -7,15 +7,15 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    __import__("common.errors").errors.exit_on_interrupt()
+    __import__("ssl_transfer.errors").errors.exit_on_interrupt()
 
 import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from common.console import Parser, ignore_torch_warnings, run_main
-from common.errors import EXIT_OK
-from common.profiling import add_option
+from ssl_transfer.console import Parser, ignore_torch_warnings, run_main
+from ssl_transfer.errors import EXIT_OK
+from ssl_transfer.profiling import add_option
 
 EXAMPLES = """examples:
   python tools/transfer.py --config-file configs/transfer/voc07.yaml --weights simsiam.pkl --seed 1 --output
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run the trial, print its numbers."""
     args = _parse(argv)
     ignore_torch_warnings()
-    from common.training.distributed import read_distributed_environment
+    from ssl_transfer.training.distributed import read_distributed_environment
     from transfer.engine.prepare import TrialRequest
     from transfer.engine.trial import run_trial
 

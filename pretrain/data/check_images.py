@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
-from common.errors import UserError
 from pretrain.data.decode import decode_rgb, read_header
 from pretrain.data.index import ImageIndex
+from ssl_transfer.errors import UserError
 
 CHUNK = 64
 """Images of one task of a worker."""

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from common.errors import UserError
 from pretrain.data.augment import AugmentationConfig, sample_params
 from pretrain.data.decode import CONDITIONS, REPLACED, UnreadableImage, decode
 from pretrain.data.index import ImageIndex
 from pretrain.data.pipelines import build_pipeline
 from pretrain.data.pipelines.base import BatchBuffer
 from pretrain.data.sampler import SECOND_PAIR, VIEWS, philox_generator
+from ssl_transfer.errors import UserError
 
 UNREADABLE = ("error", "replace")
 """Values of DATA.UNREADABLE."""

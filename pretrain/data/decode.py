@@ -12,7 +12,7 @@ from typing import IO, TypeVar
 import numpy as np
 from PIL import Image
 
-from common.errors import UserError
+from ssl_transfer.errors import UserError
 
 Pixels = TypeVar("Pixels")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import UserError
 from pretrain.data.index_cache import EXTENSIONS, PackedStringArray, open_cache, scan_folder
 from pretrain.data.list_file import read_list
+from ssl_transfer.errors import UserError
 
 MAX_NUMERIC_CLASS = 100_000
 """Integers below this in a list file are class numbers; larger ones are class names like any other."""

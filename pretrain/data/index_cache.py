@@ -17,8 +17,8 @@ from typing import IO, overload
 
 import numpy as np
 
-from common.errors import UserError
-from common.files import atomic_write
+from ssl_transfer.errors import UserError
+from ssl_transfer.files import atomic_write
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """File name extensions of images: those of torchvision's ImageFolder, in upper or lower case."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common.errors import UserError
-from common.files import read_input
 from pretrain.data.index_cache import EXTENSIONS, PackedStringArray
+from ssl_transfer.errors import UserError
+from ssl_transfer.files import read_input
 
 LIST_LIMIT = 4 << 30
 """Bytes of a list at most."""

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from common.errors import UserError
-from common.training.distributed import ignore_stop_signals, start_workers
 from pretrain.data.dataset import Batch, MultiViewDataset
 from pretrain.data.decode import CONDITIONS
 from pretrain.data.pipelines.base import CollatedBatch
 from pretrain.data.sampler import ResumableBatchSampler
+from ssl_transfer.errors import UserError
+from ssl_transfer.training.distributed import ignore_stop_signals, start_workers
 
 
 class BatchLoader(Iterator[Batch]):

@@ -9,8 +9,6 @@ import torch
 from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 
-from common.errors import UserError
-from common.training.collectives import is_distributed
 from pretrain.data.augment import augmentation_config, second_augmentation_config
 from pretrain.data.dataset import Batch, MultiViewDataset
 from pretrain.data.index import ImageIndex
@@ -21,6 +19,8 @@ from pretrain.methods import build_method, needs_labels
 from pretrain.methods.base import TrainingInfo
 from pretrain.models.batch_norm import convert_grouped_batch_norm, convert_sync_batch_norm
 from pretrain.optim.optimizer import build_optimizer
+from ssl_transfer.errors import UserError
+from ssl_transfer.training.collectives import is_distributed
 
 
 def training_device(cfg: CfgNode) -> torch.device:

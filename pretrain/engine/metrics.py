@@ -11,8 +11,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from detectron2.utils import comm
 
-from common.training.collectives import is_distributed
 from pretrain.methods.base import MethodOutput, full_precision
+from ssl_transfer.training.collectives import is_distributed
 
 
 @dataclass(frozen=True)

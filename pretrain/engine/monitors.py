@@ -17,9 +17,6 @@ from detectron2.engine.train_loop import HookBase
 from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 
-from common.errors import UserError
-from common.training.collectives import rank0_buffers
-from common.training.logs import METRICS
 from pretrain.data.augment import normalize
 from pretrain.data.index import ImageIndex
 from pretrain.engine.trainer import Trainer
@@ -28,6 +25,9 @@ from pretrain.evaluation.knn import check_k, knn_accuracy
 from pretrain.evaluation.labelled_images import FixedView, LabelledSet, labelled_set, labelled_sets
 from pretrain.evaluation.linear import accuracy, extract_shard
 from pretrain.methods import needs_labels
+from ssl_transfer.errors import UserError
+from ssl_transfer.training.collectives import rank0_buffers
+from ssl_transfer.training.logs import METRICS
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -13,14 +13,14 @@ from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from common import environment
-from common.files import atomic_write, sha256_of
-from common.formats.backbone import BackboneMetadata, Branch, Preprocessing, seal_safetensors
-from common.formats.results import PretrainResult
 from pretrain.data.augment import preprocessing_block
 from pretrain.engine.run_folder import RunFolder
 from pretrain.engine.trainer import Trainer
 from pretrain.models.encoder import backbone_tensors
+from ssl_transfer import environment
+from ssl_transfer.files import atomic_write, sha256_of
+from ssl_transfer.formats.backbone import BackboneMetadata, Branch, Preprocessing, seal_safetensors
+from ssl_transfer.formats.results import PretrainResult
 
 CLASSIFIER_FORMAT = "classifier/1"
 

@@ -12,8 +12,8 @@ from detectron2.engine.train_loop import HookBase
 from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 
-from common.training.checkpoint import CheckpointFolder, load_checkpoint, random_state, set_random_state
 from pretrain.engine.trainer import Trainer
+from ssl_transfer.training.checkpoint import CheckpointFolder, load_checkpoint, random_state, set_random_state
 
 FORMAT = "pretrain-checkpoint/1"
 PREFIX = "checkpoint"

@@ -11,14 +11,6 @@ from detectron2.engine.hooks import IterationTimer, PeriodicWriter
 from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 
-from common.errors import UserError
-from common.profiling import require_steps
-from common.training.collectives import lock_on_main_process, run_on_main_process
-from common.training.divergence import Diverged
-from common.training.hooks import ProfileSteps
-from common.training.logs import build_writers, log_to_folder
-from common.training.watch import CHECKPOINT, EVALUATION, EnterPhase, HangWatch, WatchSteps
-from common.writer_lock import WriterLock
 from pretrain.data.index import ImageIndex, find_images
 from pretrain.engine.build_trainer import batch_norm_size, build_trainer, check_sizes, training_device
 from pretrain.engine.monitors import KnnMonitor, Monitor, ValidationMonitor, check_labels, knn_sets, validation_set
@@ -36,6 +28,14 @@ from pretrain.engine.step_hooks import (
 from pretrain.engine.trainer import Trainer
 from pretrain.methods import needs_labels
 from pretrain.optim.schedule import build_schedule, peak_lr
+from ssl_transfer.errors import UserError
+from ssl_transfer.profiling import require_steps
+from ssl_transfer.training.collectives import lock_on_main_process, run_on_main_process
+from ssl_transfer.training.divergence import Diverged
+from ssl_transfer.training.hooks import ProfileSteps
+from ssl_transfer.training.logs import build_writers, log_to_folder
+from ssl_transfer.training.watch import CHECKPOINT, EVALUATION, EnterPhase, HangWatch, WatchSteps
+from ssl_transfer.writer_lock import WriterLock
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def run_pretraining(cfg: CfgNode, recipe: str, output: str, resume: bool, profil
         recipe: the config file's stem, for the record.
         output: the run's folder.
         resume: continue the run in the folder, if there is one.
-        profile: number of steps to profile (common/profiling.py); 0: none.
+        profile: number of steps to profile (ssl_transfer/profiling.py); 0: none.
 
     Raises:
         UserError: the data, the folder or the machine does not fit the config.
@@ -81,7 +81,7 @@ def run_pretraining(cfg: CfgNode, recipe: str, output: str, resume: bool, profil
 
 
 def _logging(folder: RunFolder) -> contextlib.AbstractContextManager[None]:
-    levels = {"pretrain": logging.INFO, "common": logging.INFO, "detectron2": logging.WARNING}
+    levels = {"pretrain": logging.INFO, "ssl_transfer": logging.INFO, "detectron2": logging.WARNING}
     formatter = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
     return log_to_folder(folder.path, levels, rank=comm.get_rank(), formatter=formatter)
 

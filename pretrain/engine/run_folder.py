@@ -7,14 +7,14 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from common.config import load_yaml
-from common.errors import UserError, abbreviate
-from common.files import read_json_object, remove_partial_files, write_json, write_text
-from common.formats.backbone import check_backbone_file
-from common.formats.results import PretrainResult
-from common.training.checkpoint import LAST
-from common.training.logs import LOG, METRICS
 from pretrain.config import differences
+from ssl_transfer.config import load_yaml
+from ssl_transfer.errors import UserError, abbreviate
+from ssl_transfer.files import read_json_object, remove_partial_files, write_json, write_text
+from ssl_transfer.formats.backbone import check_backbone_file
+from ssl_transfer.formats.results import PretrainResult
+from ssl_transfer.training.checkpoint import LAST
+from ssl_transfer.training.logs import LOG, METRICS
 
 DIVERGENCE_FORMAT = "pretrain-divergence/1"
 

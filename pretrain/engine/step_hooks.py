@@ -11,9 +11,6 @@ from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
 from fvcore.common.config import CfgNode
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from common.console import clock
-from common.training.collectives import sum_over_processes
-from common.training.hooks import StopOnSignal
 from pretrain.data.decode import CONDITIONS
 from pretrain.data.loader import BatchLoader
 from pretrain.engine.metrics import StepResult
@@ -21,6 +18,9 @@ from pretrain.engine.trainer import Trainer
 from pretrain.methods.base import Method
 from pretrain.optim.optimizer import BASE, set_lr
 from pretrain.optim.schedule import Schedule
+from ssl_transfer.console import clock
+from ssl_transfer.training.collectives import sum_over_processes
+from ssl_transfer.training.hooks import StopOnSignal
 
 _log = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
-from common.errors import UserError
-from common.training.collectives import wrap_distributed
-from common.training.divergence import Diverged
 from pretrain.data.dataset import Batch
 from pretrain.engine.metrics import MetricsReducer, StepResult
 from pretrain.methods.base import Method, MethodOutput
+from ssl_transfer.errors import UserError
+from ssl_transfer.training.collectives import wrap_distributed
+from ssl_transfer.training.divergence import Diverged
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Autocast's dtype for a PRECISION other than fp32."""

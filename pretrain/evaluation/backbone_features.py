@@ -17,18 +17,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import ResNet
 from torchvision.models.resnet import Bottleneck
 
-from common.console import Progress
-from common.errors import UserError, nearest
-from common.files import damaged_record, describe_unreadable, open_input, sha256_of
-from common.formats.backbone import (
+from pretrain.evaluation.labelled_images import FixedView, ImageDataset, LabelledSet, load_images
+from pretrain.models.encoder import ARCHITECTURES, backbone_tensors, build_encoder
+from ssl_transfer.console import Progress
+from ssl_transfer.errors import UserError, nearest
+from ssl_transfer.files import damaged_record, describe_unreadable, open_input, sha256_of
+from ssl_transfer.formats.backbone import (
     BACKBONE_FORMAT,
     PTH_METADATA,
     BackboneMetadata,
     Preprocessing,
     check_backbone_file,
 )
-from pretrain.evaluation.labelled_images import FixedView, ImageDataset, LabelledSet, load_images
-from pretrain.models.encoder import ARCHITECTURES, backbone_tensors, build_encoder
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Autocast's dtype for a precision other than fp32."""

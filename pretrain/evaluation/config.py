@@ -9,9 +9,9 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from common.config import dotted_keys, flatten_config, merge_layers
-from common.errors import UserError
 from pretrain.rules import Rule, check_rules
+from ssl_transfer.config import dotted_keys, flatten_config, merge_layers
+from ssl_transfer.errors import UserError
 
 SECTIONS = {"knn": ("KNN",), "linear": ("LINEAR", "CHECKPOINT")}
 """Sections that only one kind reads."""

@@ -11,13 +11,6 @@ import torch
 from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 
-from common.errors import UserError
-from common.files import sha256_of
-from common.training.checkpoint import load_checkpoint, save_checkpoint, set_aside_if_damaged
-from common.training.collectives import lock_on_main_process, run_on_main_process
-from common.training.distributed import STOP_SIGNALS, handle_signals
-from common.training.divergence import Diverged
-from common.writer_lock import WriterLock
 from pretrain.data.sampler import ResumableBatchSampler
 from pretrain.evaluation.backbone_features import (
     Extractor,
@@ -38,6 +31,13 @@ from pretrain.evaluation.linear import (
     fresh_features,
 )
 from pretrain.evaluation.result import EvaluationFolder, EvaluationRequest, build_result, origin_of
+from ssl_transfer.errors import UserError
+from ssl_transfer.files import sha256_of
+from ssl_transfer.training.checkpoint import load_checkpoint, save_checkpoint, set_aside_if_damaged
+from ssl_transfer.training.collectives import lock_on_main_process, run_on_main_process
+from ssl_transfer.training.distributed import STOP_SIGNALS, handle_signals
+from ssl_transfer.training.divergence import Diverged
+from ssl_transfer.writer_lock import WriterLock
 
 CHECKPOINT_FORMAT = "evaluation-checkpoint/1"
 Sets = tuple[LabelledSet, LabelledSet]

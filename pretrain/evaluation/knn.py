@@ -18,10 +18,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from detectron2.utils import comm
 
-from common.errors import UserError
-from common.training.collectives import all_gather, is_distributed
 from pretrain.evaluation.backbone_features import Extractor, chunk_count, chunk_range, extract_chunks
 from pretrain.evaluation.labelled_images import FixedView, LabelledSet
+from ssl_transfer.errors import UserError
+from ssl_transfer.training.collectives import all_gather, is_distributed
 
 
 class Nearest(NamedTuple):

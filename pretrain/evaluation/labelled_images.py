@@ -13,12 +13,12 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import functional as F
 
-from common.errors import UserError
-from common.training.distributed import ignore_stop_signals, start_workers
 from pretrain.data.augment import AugmentationConfig, apply_to_image, sample_params
 from pretrain.data.decode import decode_rgb
 from pretrain.data.index import ImageIndex, find_images
 from pretrain.data.sampler import VIEWS, philox_generator
+from ssl_transfer.errors import UserError
+from ssl_transfer.training.distributed import ignore_stop_signals, start_workers
 
 
 @dataclass(frozen=True)

@@ -19,16 +19,16 @@ from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from common.errors import Preempted
-from common.files import temporary_name
-from common.training.collectives import run_on_main_process, sum_over_processes, wrap_distributed
-from common.training.divergence import Diverged
 from pretrain.data.sampler import ResumableBatchSampler
 from pretrain.evaluation.backbone_features import Extractor, chunk_range, extract_chunks
 from pretrain.evaluation.labelled_images import FixedView, ImageDataset, LabelledSet, RandomView, load_images
 from pretrain.methods.parts.losses import topk_correct
 from pretrain.optim.optimizer import build_larc
 from pretrain.optim.schedule import CosineByEpoch
+from ssl_transfer.errors import Preempted
+from ssl_transfer.files import temporary_name
+from ssl_transfer.training.collectives import run_on_main_process, sum_over_processes, wrap_distributed
+from ssl_transfer.training.divergence import Diverged
 
 CACHE = "features_train.npy"
 

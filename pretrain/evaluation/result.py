@@ -11,16 +11,16 @@ from typing import Any
 from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 
-from common import environment
-from common.config import list_changes
-from common.errors import UserError, abbreviate
-from common.files import read_json_object, remove_partial_files, write_json, write_text
-from common.formats.results import EvaluationResult
-from common.formats.run_only import may_change_on_resume
-from common.training.logs import METRICS
 from pretrain.evaluation.backbone_features import LoadedBackbone
 from pretrain.evaluation.config import flat_settings
 from pretrain.evaluation.labelled_images import LabelledSet
+from ssl_transfer import environment
+from ssl_transfer.config import list_changes
+from ssl_transfer.errors import UserError, abbreviate
+from ssl_transfer.files import read_json_object, remove_partial_files, write_json, write_text
+from ssl_transfer.formats.results import EvaluationResult
+from ssl_transfer.formats.run_only import may_change_on_resume
+from ssl_transfer.training.logs import METRICS
 
 SETTINGS_FORMAT = "evaluation-settings/1"
 IMAGENET = {"classes": 1000, "training images": 1281167, "test images": 50000}

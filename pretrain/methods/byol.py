@@ -7,13 +7,13 @@ from fvcore.common.config import CfgNode
 from torch import nn
 from torchvision.models import ResNet
 
-from common.errors import UserError
 from pretrain.methods.base import Method, MethodOutput, TrainingInfo
 from pretrain.methods.parts.losses import negative_cosine
 from pretrain.methods.parts.momentum import momentum_copy, update_ema
 from pretrain.models.heads import build_encoder_and_projector, build_predictor
 from pretrain.optim.schedule import cosine_momentum
 from pretrain.rules import Rule, check_choices, check_rules
+from ssl_transfer.errors import UserError
 
 STARTS = ("random", "online")
 """Values of BYOL.TARGET_START."""

@@ -15,13 +15,13 @@ from fvcore.common.config import CfgNode
 from torch import nn
 from torchvision.models import ResNet
 
-from common.errors import UserError
-from common.training.collectives import is_distributed
 from pretrain.data.dataset import Batch
 from pretrain.methods.base import Method, MethodOutput, TrainingInfo, l2_normalize, section_arguments
 from pretrain.methods.parts.momentum import FeatureQueue, forward_with_shuffle_bn, momentum_copy, update_ema
 from pretrain.models.heads import build_encoder_and_projector
 from pretrain.rules import Rule, check_choices, check_rules
+from ssl_transfer.errors import UserError
+from ssl_transfer.training.collectives import is_distributed
 
 _log = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from fvcore.common.config import CfgNode
 
-from common.errors import UserError
-from common.training.collectives import all_gather
 from pretrain.data.dataset import Batch
 from pretrain.methods.base import TrainingInfo, full_precision
 from pretrain.methods.simsiam import SimSiam, check_values, simsiam_arguments
 from pretrain.rules import reject_unused_keys
+from ssl_transfer.errors import UserError
+from ssl_transfer.training.collectives import all_gather
 
 
 class MovingAverage(SimSiam):

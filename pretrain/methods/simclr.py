@@ -12,10 +12,10 @@ from fvcore.common.config import CfgNode
 from torch import nn
 from torchvision.models import ResNet
 
-from common.training.collectives import all_gather_with_grad, rank_offset
 from pretrain.methods.base import Method, MethodOutput, l2_normalize, section_arguments
 from pretrain.models.heads import build_encoder_and_projector, build_optional_predictor
 from pretrain.rules import Rule, check_choices, check_rules
+from ssl_transfer.training.collectives import all_gather_with_grad, rank_offset
 
 REDUCTIONS = {"mean": 2.0, "sum": 1.0}
 """Values of SIMCLR.REDUCTION, and the divisor of the sum of the two views' mean losses."""

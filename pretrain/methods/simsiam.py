@@ -13,13 +13,13 @@ from fvcore.common.config import CfgNode
 from torch import nn
 from torchvision.models import ResNet
 
-from common.errors import UserError
 from pretrain.methods.base import Method, MethodOutput, TrainingInfo
 from pretrain.methods.parts.losses import SIMILARITIES, negative_cosine
 from pretrain.methods.parts.momentum import momentum_copy, update_ema
 from pretrain.models.heads import build_encoder_and_projector, build_optional_predictor
 from pretrain.optim.schedule import cosine_momentum
 from pretrain.rules import Rule, check_choices, check_rules, reject_unused_keys
+from ssl_transfer.errors import UserError
 
 PAIRS = {"symmetric": ((0, 1), (1, 0)), "asymmetric": ((0, 1),), "asymmetric_2x": ((0, 1), (2, 3))}
 """Values of SIMSIAM.SYMMETRY: the pairs (i, j) of the loss terms D(p_i, z_j) (section 4.6).

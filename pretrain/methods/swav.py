@@ -13,13 +13,13 @@ from fvcore.common.config import CfgNode
 from torch import nn
 from torchvision.models import ResNet
 
-from common.errors import UserError
 from pretrain.data.dataset import Batch
 from pretrain.methods.base import Method, MethodOutput, TrainingInfo, l2_normalize, section_arguments
 from pretrain.methods.parts.losses import sinkhorn
 from pretrain.methods.parts.momentum import FeatureQueue
 from pretrain.models.heads import build_encoder_and_projector, build_optional_predictor
 from pretrain.rules import Rule, check_choices, check_rules, reject_unused_keys
+from ssl_transfer.errors import UserError
 
 NORMALIZED, WEIGHT_NORM = "normalized", "weight_norm"
 

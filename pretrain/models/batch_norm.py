@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import batch_norm
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from common.training.collectives import sum_over_processes
+from ssl_transfer.training.collectives import sum_over_processes
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 

@@ -15,9 +15,9 @@ from benchmarks import evaluators, input_pipelines
 from benchmarks import simsiam_step as steps
 from benchmarks.__main__ import isolated_benchmarks, main, paired_benchmarks
 from benchmarks.paired import PairedBenchmark
-from common.console import call_main
 from pretrain.config import defaults
 from pretrain.methods import build_method
+from ssl_transfer.console import call_main
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from common.console import call_main
+from ssl_transfer.console import call_main
 from tests.compat.ends import end_of, machine
 from tools import launch
 

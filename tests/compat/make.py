@@ -98,7 +98,7 @@ sys.path[:0] = [{root!r}, {here!r}]
 import torchvision
 from narrow_resnet import NarrowResNet
 torchvision.models.resnet18 = NarrowResNet
-from common.console import call_main
+from ssl_transfer.console import call_main
 from tools import launch
 if {kill} < 0:
     from pathlib import Path
@@ -150,7 +150,7 @@ def configs() -> None:
     """The recipes as this commit has them, whole."""
     import yaml
 
-    from common.config import load_with_base, merge_dict
+    from ssl_transfer.config import load_with_base, merge_dict
 
     for method, changes in METHODS.items():
         recipe = load_with_base(ROOT / f"configs/pretrain/{RECIPES[method]}.yaml")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from common.formats import defaults
+from ssl_transfer.formats import defaults
 from tests.compat.kept import ACTIONS, Kept, words_of
 from transfer.experiment.service import open_experiment
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from common.formats.defaults import DEFAULTS_FILE
-from common.formats.run_only import STAGES
+from ssl_transfer.formats.defaults import DEFAULTS_FILE
+from ssl_transfer.formats.run_only import STAGES
 from tests.compat.kept import FOLDERS
 from transfer.experiment.spec import Section
 

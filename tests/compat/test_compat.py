@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torchvision
 
-from common.console import call_main
+from ssl_transfer.console import call_main
 from tests.compat.kept import ACTIONS, FOLDERS, STATES, Kept, words_of
 from tests.compat.narrow_resnet import NarrowResNet
 from tools import convert, evaluate, pretrain, table, transfer

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from common.config import dotted_keys
+from ssl_transfer.config import dotted_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -111,7 +111,7 @@ def test_config_keys_on_a_page_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", **NAME)
 def test_source_files_named_on_a_page_exist(page: Path) -> None:
-    tops = "common|pretrain|transfer|tools|configs|tests|benchmarks|docs"
+    tops = "ssl_transfer|pretrain|transfer|tools|configs|tests|benchmarks|docs"
     for path in re.findall(rf"`((?:{tops})/[\w./]+)`", page.read_text()):
         example = path in ("pretrain/methods/barlow_twins.py",)
         assert example or (ROOT / path).exists(), f"{page.name} names {path}"

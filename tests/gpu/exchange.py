@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from common.training import distributed
+from ssl_transfer.training import distributed
 from tests.gpu.processes import ProcessResult, run_in_processes
 from transfer.doctor.finding import Finding
 

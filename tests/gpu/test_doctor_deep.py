@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.console import call_main
+from ssl_transfer.console import call_main
 from tools import doctor
 from transfer.doctor.finding import Finding, healthy, render
 
@@ -53,6 +53,6 @@ def test_skipped_is_healthy_and_the_normal_value_precedes_the_advice() -> None:
 
 
 def test_without_a_checkout_deep_is_skipped_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("common.environment.ROOT", tmp_path)
+    monkeypatch.setattr("ssl_transfer.environment.ROOT", tmp_path)
     (finding,) = doctor.examine_deeply()
     assert finding.state == "skipped" and "doctor.py --deep" in finding.advice

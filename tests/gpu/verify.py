@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
-from common.training import distributed
+from ssl_transfer.training import distributed
 from tests.gpu.exchange import all_reduce_between_processes, all_reduce_finding, measure_all_reduce
 from tests.gpu.guard import run_check
 from tests.gpu.numerics import check_operators, compare_losses

@@ -272,8 +272,8 @@ def random_image(draw: torch.Generator, height: int, width: int) -> dict[str, An
 
 def detector_config(device: str, overrides: tuple[str, ...]) -> Any:
     """VOC07's config, resolved as for a trial from scratch in one process."""
-    from common.environment import ROOT
-    from common.formats.backbone import TORCHVISION
+    from ssl_transfer.environment import ROOT
+    from ssl_transfer.formats.backbone import TORCHVISION
     from transfer.engine.config import load_config
     from transfer.engine.guards import resolve_norm
     from transfer.engine.prepare import resolve_preprocessing

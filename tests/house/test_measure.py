@@ -13,10 +13,10 @@ STRICT = True
 """While the source is being brought below the limits, only those that have been reached hold."""
 
 SOURCE = {
-    "common/one.py": "class Task: ...\nclass _Own: ...\n",
+    "ssl_transfer/one.py": "class Task: ...\nclass _Own: ...\n",
     "pretrain/data/one.py": "class Task: ...\ndef f(a, b, c, d, e, f, g): ...\ndef g(a, b, c, d, e, f, *, g): ...\n",
     "pretrain/data/config.py": "from pretrain.engine import trainer\n",
-    "pretrain/engine/trainer.py": "from common import one\nKEYS = ('LOG.PERIOD', 'DATA.WORKERS')\n",
+    "pretrain/engine/trainer.py": "from ssl_transfer import one\nKEYS = ('LOG.PERIOD', 'DATA.WORKERS')\n",
     "transfer/experiment/config.py": "def late():\n    from transfer.experiment.slurm import task\n",
     "transfer/experiment/slurm/task.py": "from transfer.experiment import config\nfrom pretrain.data import one\n",
     "README.md": f"{'word ' * 30}\n\n    {'code ' * 30}\n| {'cell ' * 30} |\n[page]({'x' * 130})\n",

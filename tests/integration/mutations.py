@@ -37,7 +37,7 @@ if __name__ == "__main__":
     sys.path[0] = str(ROOT)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from common.errors import UserError  # noqa: E402
+from ssl_transfer.errors import UserError  # noqa: E402
 
 CLASSES = ["ship", "plane"]
 SECONDS = 60

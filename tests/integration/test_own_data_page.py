@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from common.console import call_main
-from common.errors import EXIT_FAILURE, EXIT_OK
+from ssl_transfer.console import call_main
+from ssl_transfer.errors import EXIT_FAILURE, EXIT_OK
 from tools.data import main as data
 from transfer.engine.config import load_config
 from transfer.engine.result import metric
@@ -84,7 +84,7 @@ def test_the_page_is_read_whole() -> None:
     assert len(blocks("yaml")) == 3 and len(blocks("bash")) >= 9
     assert sum(ON in block for block in blocks("bash")) == 1
     options = {"EXTENSION", "YEAR", "COUNT", "ANNOTATIONS", "IMAGE_SET", "FOLDER", "LAYOUT"}
-    from common.formats.splits import SplitEntry
+    from ssl_transfer.formats.splits import SplitEntry
 
     assert (
         set(SplitEntry.model_fields)

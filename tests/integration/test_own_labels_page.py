@@ -15,8 +15,8 @@ import pytest
 import yaml
 from PIL import Image, ImageDraw
 
-from common.console import call_main
-from common.errors import EXIT_OK
+from ssl_transfer.console import call_main
+from ssl_transfer.errors import EXIT_OK
 from tests.integration.test_own_data_page import TINY, blocks
 from tools import data, launch
 

@@ -17,7 +17,7 @@ from unittest import mock
 import numpy as np
 from fvcore.common.config import CfgNode
 
-from common.environment import ROOT
+from ssl_transfer.environment import ROOT
 from tests.parity.compare_table import close_values, same
 from tests.parity.comparison import Check, Outcome, Sources
 
@@ -249,7 +249,7 @@ def _detection(sources: Sources, name: str) -> tuple[ModuleType, dict[str, tuple
     import moco_original
     from detectron2.engine import default_argument_parser
 
-    from common.formats.backbone import TORCHVISION
+    from ssl_transfer.formats.backbone import TORCHVISION
     from transfer.engine.config import load_config
     from transfer.engine.guards import resolve_norm
     from transfer.engine.prepare import resolve_preprocessing

@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from common.environment import version_of  # noqa: E402
+from ssl_transfer.environment import version_of  # noqa: E402
 from tests.parity.comparison import Check, Comparison, Original, Outcome, Sources  # noqa: E402
 
 SIMSIAM = Original("facebookresearch/simsiam", "a7bc1772896d0dad0806c51f0bb6f3b16d290468")

@@ -32,7 +32,7 @@ def numbers_in_cells(page: str) -> list[str]:
 
 def printed(main: Callable[[Sequence[str]], int], words: Sequence[str]) -> str:
     """What a command line printed."""
-    from common.console import call_main
+    from ssl_transfer.console import call_main
 
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.console import call_main
+from ssl_transfer.console import call_main
 from tests.pins.make import FIELDS, FORMS, KEPT, PUBLISHED, numbers_in_cells, printed, sets_of
 from tools import data, launch, table
 from transfer.experiment.service import open_experiment

@@ -22,11 +22,11 @@ import torchvision
 import yaml
 from safetensors import safe_open
 
-from common.config import merge_strict
-from common.console import call_main
-from common.formats.defaults import default_values
-from common.formats.job import JobState
 from pretrain.keys import KEY_CHANGES, defaults
+from ssl_transfer.config import merge_strict
+from ssl_transfer.console import call_main
+from ssl_transfer.formats.defaults import default_values
+from ssl_transfer.formats.job import JobState
 from tests.compat.ends import machine
 from tests.compat.kept import MADE_AT
 from tests.compat.narrow_resnet import NarrowResNet

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.console import call_main
+from ssl_transfer.console import call_main
 from tools.pretrain import main
 
 SMALL = """

@@ -10,9 +10,9 @@ import pytest
 import torch
 import yaml
 
-from common.console import call_main
-from common.training.distributed import launch
 from pretrain import methods
+from ssl_transfer.console import call_main
+from ssl_transfer.training.distributed import launch
 from tools.pretrain import main
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/guides/methods.md"

@@ -8,13 +8,13 @@ import pytest
 import torch
 import yaml
 
-from common.config import dotted_keys, value_of
-from common.errors import UserError
 from pretrain import config
 from pretrain.config import differences, load_config
 from pretrain.keys import KEY_CHANGES
 from pretrain.methods import build_method
 from pretrain.models.encoder import backbone_tensors
+from ssl_transfer.config import dotted_keys, value_of
+from ssl_transfer.errors import UserError
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "configs" / "pretrain").rglob("*.yaml"))
 

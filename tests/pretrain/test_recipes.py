@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from common.config import dotted_keys, value_of
 from pretrain.config import load_config
 from pretrain.optim.schedule import build_schedule, peak_lr
+from ssl_transfer.config import dotted_keys, value_of
 from tests.pretrain.recipe_values import ABLATIONS, CONFIGS, FOLDER, RECIPES, ROW_FILES
 
 

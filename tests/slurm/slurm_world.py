@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.console import call_main
-from common.formats.job import SlurmSubmission
+from ssl_transfer.console import call_main
+from ssl_transfer.formats.job import SlurmSubmission
 from tests.slurm.private_cluster import PrivateCluster
 from tests.transfer.experiment.small_world import World, make
 from tools import launch

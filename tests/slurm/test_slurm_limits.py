@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from common.formats.job import JobState
+from ssl_transfer.formats.job import JobState
 from tests.slurm.private_cluster import MAX_SUBMITTED, NODES, PrivateCluster, wrap
 from tests.slurm.slurm_world import SlurmWorld, make_slurm_world
 from tests.transfer.experiment.small_world import FAKES, ROOT
@@ -37,7 +37,8 @@ class TestUnprivilegedUser:
 
     def launch(self, world: SlurmWorld, *words: str) -> subprocess.CompletedProcess[str]:
         code = (
-            "import sys; from pathlib import Path; from common.console import call_main; from tools import launch; "
+            "import sys; from pathlib import Path; from ssl_transfer.console import call_main; "
+            "from tools import launch; "
             "from transfer.experiment.commands import Tools; from transfer.experiment.slurm import executor; "
             f"executor.ROOM_PAUSE = 1.0; tools = Tools(Path({str(FAKES)!r}), {world.tools.python!r}); "
             "sys.exit(call_main(lambda argv: launch.main(argv, tools), sys.argv[1:]))"

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import files
-from common.console import call_main
+from ssl_transfer import files
+from ssl_transfer.console import call_main
 
 KILL = 0
 ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)

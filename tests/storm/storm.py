@@ -128,7 +128,7 @@ class Storm:
 
     def flip(self, name: str, file: Path, count: int, read: Callable[[], Any]) -> None:
         """Flip bits of a file: a reader refuses it, or reads what was written."""
-        from common.errors import UserError
+        from ssl_transfer.errors import UserError
 
         content, expected = file.read_bytes(), read()
         for changed in flips(content, count, self.random.randrange):
@@ -296,12 +296,12 @@ def damage_folders(storm: Storm, tool: Tool, count: int) -> None:
 
 def flip_files(storm: Storm, base: Path, count: int) -> None:
     """Bit flips in what stages hand on: checkpoints, backbone, results, the search's record."""
-    from common.files import read_json
-    from common.formats.backbone import check_backbone_file
-    from common.formats.results import LrSearchRecord, PretrainResult
-    from common.training.checkpoint import set_aside_if_damaged
     from pretrain.evaluation.backbone_features import read_backbone
-    from tests.common.formats.test_formats_results import SEARCH
+    from ssl_transfer.files import read_json
+    from ssl_transfer.formats.backbone import check_backbone_file
+    from ssl_transfer.formats.results import LrSearchRecord, PretrainResult
+    from ssl_transfer.training.checkpoint import set_aside_if_damaged
+    from tests.ssl_transfer.formats.test_formats_results import SEARCH
     from transfer.report.reading import read_result
 
     made = base / "made"
@@ -331,7 +331,7 @@ def flip_files(storm: Storm, base: Path, count: int) -> None:
     storm.flip("lr search", search, count, lambda: LrSearchRecord.read(search).as_dict())
     trial = storm.base / "result.json"
     made_results.put(storm.base, made_results.result("simsiam", "voc07", 1, [75.0, 47.0, 50.0]))
-    from common.formats.results import TransferResult
+    from ssl_transfer.formats.results import TransferResult
 
     TransferResult.parse(read_json(trial), trial).write(trial)
     whole = read_result(trial)

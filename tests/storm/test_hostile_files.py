@@ -20,16 +20,16 @@ from typing import Any
 import pytest
 import yaml
 
-from common.config import load_with_base, merge_layers, overlay_section
-from common.console import print_error
-from common.errors import UserError
-from common.files import read_json, sha256_of
-from common.formats.defaults import check_keys
-from common.formats.graph import GraphFile
-from common.formats.job import JobState, SlurmSubmission
-from common.formats.results import LrSearchRecord
-from common.formats.zoo import Zoo, ZooRecord
-from common.yaml_file import read_yaml
+from ssl_transfer.config import load_with_base, merge_layers, overlay_section
+from ssl_transfer.console import print_error
+from ssl_transfer.errors import UserError
+from ssl_transfer.files import read_json, sha256_of
+from ssl_transfer.formats.defaults import check_keys
+from ssl_transfer.formats.graph import GraphFile
+from ssl_transfer.formats.job import JobState, SlurmSubmission
+from ssl_transfer.formats.results import LrSearchRecord
+from ssl_transfer.formats.zoo import Zoo, ZooRecord
+from ssl_transfer.yaml_file import read_yaml
 from transfer.doctor.check import check_task, task_of
 from transfer.experiment.graph import read_graph
 from transfer.experiment.load import load_experiment, read_site, read_step_times
@@ -292,7 +292,7 @@ def as_name(name: str, read: Callable[[Path], object]) -> Callable[[Path], objec
 
 
 def keys_of(file: Path) -> object:
-    from common.config import flatten, load_with_sources
+    from ssl_transfer.config import flatten, load_with_sources
 
     values, sources = load_with_sources(file)
     return check_keys("transfer", flatten(values), sources)

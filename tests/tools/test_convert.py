@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from common.console import call_main
-from common.errors import EXIT_OK, EXIT_USAGE
+from ssl_transfer.console import call_main
+from ssl_transfer.errors import EXIT_OK, EXIT_USAGE
 from tests.transfer.weights.made_checkpoints import moco, resnet, save, simsiam
 from tools.convert import main
 
@@ -32,7 +32,8 @@ def test_commands_without_a_file_do_not_import_torch(
 ) -> None:
     """It takes 0.2 s on an idle machine; the bound is wide, because the import is what matters."""
     code = (
-        "import sys; sys.path.insert(0, '.'); from tools.convert import main; from common.console import call_main;"
+        "import sys; sys.path.insert(0, '.'); from tools.convert import main; "
+        "from ssl_transfer.console import call_main;"
         f"code = call_main(main, {words!r}); assert 'torch' not in sys.modules; sys.exit(code)"
     )
     start = cpu_clock()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from common.console import call_main
+from ssl_transfer.console import call_main
 from tools.data import main
 
 SMALL = ["--photos", "8", "--voc2007", "6", "3", "--voc2012", "3", "3", "--coco", "5", "5"]

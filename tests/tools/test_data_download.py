@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from common.console import call_main
-from common.errors import UserError
+from ssl_transfer.console import call_main
+from ssl_transfer.errors import UserError
 from tests.archives import files_below, tar, zipped
 from tools.data import main
 from transfer.tasks import fetch as fetching

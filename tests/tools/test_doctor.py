@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from common.console import call_main
+from ssl_transfer.console import call_main
 from tools import doctor
 from tools.install_detectron2 import GIT_COMMIT, VERSION
 from transfer.doctor import data_roots, machine, software

@@ -11,8 +11,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from common.console import call_main
 from pretrain.evaluation import config
+from ssl_transfer.console import call_main
 from tests.pretrain.evaluation.conftest import *  # noqa: F403  (fixtures)
 from tools.evaluate import main
 

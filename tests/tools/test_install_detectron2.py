@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from common.console import call_main
+from ssl_transfer.console import call_main
 from tools import install_detectron2 as tool
 
 INFO = f"detectron2-{tool.VERSION}.dist-info"

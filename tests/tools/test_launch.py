@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common.console import call_main
+from ssl_transfer.console import call_main
 from tools import launch
 from transfer.experiment.load import load_experiment
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from common.console import call_main
+from ssl_transfer.console import call_main
 from tools import convert, data, evaluate, launch, lr_search, pretrain, table, transfer
 
 LISTINGS = (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common.console import call_main
+from ssl_transfer.console import call_main
 from tests.transfer.report.made_results import Run, pretrain_lines, pretrain_result, put, result, whole
 from tools.table import main
 

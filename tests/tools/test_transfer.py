@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from common.console import call_main
-from common.errors import EXIT_OK, EXIT_USAGE
+from ssl_transfer.console import call_main
+from ssl_transfer.errors import EXIT_OK, EXIT_USAGE
 from tools.transfer import main
 from transfer.engine.config import load_config
 from transfer.engine.prepare import TrialRequest, _resolve

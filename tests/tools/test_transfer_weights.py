@@ -12,8 +12,8 @@ import pytest
 import torch
 import yaml
 
-from common.console import call_main
-from common.errors import EXIT_OK, EXIT_USAGE
+from ssl_transfer.console import call_main
+from ssl_transfer.errors import EXIT_OK, EXIT_USAGE
 from tests.transfer.weights import recorded
 from tests.transfer.weights.made_checkpoints import resnet
 from tools.convert import main as convert

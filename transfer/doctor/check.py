@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from common.config import flatten, load_with_sources
-from common.errors import UserError
+from ssl_transfer.config import flatten, load_with_sources
+from ssl_transfer.errors import UserError
 from transfer.doctor.data_roots import split_exists
 from transfer.tasks.classes import BENCHMARK, TOY_RECORD, toy_classes
 from transfer.tasks.datasets import PUBLISHED, Split

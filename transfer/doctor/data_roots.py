@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import UserError
+from ssl_transfer.errors import UserError
 from transfer.doctor.finding import Finding, ok, warning
 from transfer.tasks.classes import toy_classes
 from transfer.tasks.datasets import DEFAULT_ROOT, PUBLISHED, ROOT_VARIABLE, Split

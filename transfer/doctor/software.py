@@ -9,7 +9,7 @@ import platform
 import sys
 from pathlib import Path
 
-from common.environment import version_of
+from ssl_transfer.environment import version_of
 from transfer.doctor.finding import Finding, missing, ok, warning
 
 LEAST_PYTHON = (3, 10)

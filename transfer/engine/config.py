@@ -10,7 +10,7 @@ from typing import Any
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import DefaultTrainer
 
-from common.config import (
+from ssl_transfer.config import (
     KeyChanges,
     ValueSources,
     dotted_keys,
@@ -20,8 +20,8 @@ from common.config import (
     merge_strict,
     overlay_section,
 )
-from common.environment import ROOT
-from common.errors import UserError, nearest
+from ssl_transfer.environment import ROOT
+from ssl_transfer.errors import UserError, nearest
 from transfer.search.choice import RecordedChoice, read_choice
 
 PRECISE_BN = ("synchronised", "fvcore")

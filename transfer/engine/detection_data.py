@@ -14,9 +14,9 @@ from detectron2.structures import BoxMode
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
-from common.config import flatten_config
-from common.errors import UserError
-from common.training.distributed import ignore_stop_signals
+from ssl_transfer.config import flatten_config
+from ssl_transfer.errors import UserError
+from ssl_transfer.training.distributed import ignore_stop_signals
 from transfer.engine.batch_sampler import DetectionBatchSampler
 from transfer.engine.config import ORDER_OF_WORKERS
 from transfer.engine.seeding import AUGMENT, PRECISE_BN, numpy_seeded

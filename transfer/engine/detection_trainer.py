@@ -12,9 +12,9 @@ from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
 from torch import nn
 
-from common.errors import Preempted
-from common.training.collectives import wrap_distributed
-from common.training.divergence import Diverged
+from ssl_transfer.errors import Preempted
+from ssl_transfer.training.collectives import wrap_distributed
+from ssl_transfer.training.divergence import Diverged
 from transfer.engine.guards import FiniteLossGuard
 from transfer.engine.seeding import STEP, seed_torch
 

@@ -11,9 +11,9 @@ from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d, get_norm
 from torch import Tensor, nn
 
-from common.errors import UserError
-from common.training.collectives import sum_over_processes
-from common.training.divergence import Diverged
+from ssl_transfer.errors import UserError
+from ssl_transfer.training.collectives import sum_over_processes
+from ssl_transfer.training.divergence import Diverged
 
 logger = logging.getLogger(__name__)
 

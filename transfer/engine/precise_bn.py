@@ -18,7 +18,7 @@ from detectron2.utils.events import EventStorage
 from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import Tensor, nn
 
-from common.training.collectives import sum_over_processes
+from ssl_transfer.training.collectives import sum_over_processes
 
 logger = logging.getLogger(__name__)
 

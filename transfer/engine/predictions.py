@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from torch import nn
 from torch.nn.functional import interpolate
 
-from common.files import atomic_write
+from ssl_transfer.files import atomic_write
 from transfer.engine.detection_data import annotation_dict, to_detectron2
 from transfer.engine.seeding import AUGMENT, numpy_seeded
 from transfer.tasks.datasets import DatasetDict

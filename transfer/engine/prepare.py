@@ -10,12 +10,12 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from common.config import value_of
-from common.errors import UserError
-from common.formats.backbone import Preprocessing
-from common.profiling import require_steps
-from common.training import distributed
-from common.training.checkpoint import LAST
+from ssl_transfer.config import value_of
+from ssl_transfer.errors import UserError
+from ssl_transfer.formats.backbone import Preprocessing
+from ssl_transfer.profiling import require_steps
+from ssl_transfer.training import distributed
+from ssl_transfer.training.checkpoint import LAST
 from transfer.engine.config import (
     TRIAL,
     LoadedConfig,
@@ -55,7 +55,7 @@ class TrialRequest:
         role: `trial`, or `lr_search` for a candidate of the lr search.
         select_on: what a candidate is measured on: `test` or `heldout`; None for a trial.
         lr_from: `lr_search.json`, whose chosen lr the trial takes.
-        profile: number of steps to profile (common/profiling.py); 0: none.
+        profile: number of steps to profile (ssl_transfer/profiling.py); 0: none.
     """
 
     config_file: Path

@@ -7,10 +7,10 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from common.config import flatten_config
-from common.environment import describe
-from common.errors import abbreviate
-from common.formats.results import RESULT_FILE, TRANSFER, TransferResult
+from ssl_transfer.config import flatten_config
+from ssl_transfer.environment import describe
+from ssl_transfer.errors import abbreviate
+from ssl_transfer.formats.results import RESULT_FILE, TRANSFER, TransferResult
 from transfer.engine.guards import images_per_statistic
 from transfer.engine.prepare import PreparedTrial
 from transfer.tasks.datasets import find_split

@@ -18,15 +18,15 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 from torch import nn
 
-from common.errors import UserError
-from common.files import damaged_record, read_json_object, remove_partial_files, write_json, write_text
-from common.formats.results import RESULT_FILE, TransferResult
-from common.profiling import require_steps
-from common.training import distributed
-from common.training.hooks import ProfileSteps, StopOnSignal
-from common.training.logs import METRICS, log_to_folder, truncate_metrics
-from common.training.watch import CHECKPOINT, EVALUATION, EnterPhase, HangWatch, WatchSteps
-from common.writer_lock import WriterLock
+from ssl_transfer.errors import UserError
+from ssl_transfer.files import damaged_record, read_json_object, remove_partial_files, write_json, write_text
+from ssl_transfer.formats.results import RESULT_FILE, TransferResult
+from ssl_transfer.profiling import require_steps
+from ssl_transfer.training import distributed
+from ssl_transfer.training.hooks import ProfileSteps, StopOnSignal
+from ssl_transfer.training.logs import METRICS, log_to_folder, truncate_metrics
+from ssl_transfer.training.watch import CHECKPOINT, EVALUATION, EnterPhase, HangWatch, WatchSteps
+from ssl_transfer.writer_lock import WriterLock
 from transfer.engine.config import SEPARABLE
 from transfer.engine.detection_data import register_metadata, test_batches, training_batches, training_dicts
 from transfer.engine.detection_trainer import DetectionTrainer
@@ -46,7 +46,7 @@ from transfer.modeling.roi_align import make_separable
 from transfer.tasks.task import Task
 
 logger = logging.getLogger(__name__)
-LOG_LEVELS = dict.fromkeys(("detectron2", "fvcore", "common", "transfer"), logging.INFO)
+LOG_LEVELS = dict.fromkeys(("detectron2", "fvcore", "ssl_transfer", "transfer"), logging.INFO)
 LOG_FORMAT = logging.Formatter("%(asctime)s %(name)s: %(message)s", datefmt="%m-%d %H:%M:%S")
 
 

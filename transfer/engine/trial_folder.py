@@ -13,12 +13,12 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from common.config import flatten_config, list_changes, load_yaml
-from common.errors import UserError, abbreviate
-from common.files import read_json, write_json
-from common.formats.results import RESULT_FILE
-from common.formats.run_only import may_change_on_resume
-from common.training.checkpoint import LAST, CheckpointFolder, load_checkpoint
+from ssl_transfer.config import flatten_config, list_changes, load_yaml
+from ssl_transfer.errors import UserError, abbreviate
+from ssl_transfer.files import read_json, write_json
+from ssl_transfer.formats.results import RESULT_FILE
+from ssl_transfer.formats.run_only import may_change_on_resume
+from ssl_transfer.training.checkpoint import LAST, CheckpointFolder, load_checkpoint
 from transfer.engine.config import ORDER_KEY, ORDER_OF_WORKERS, defaults
 
 logger = logging.getLogger(__name__)

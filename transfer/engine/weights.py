@@ -9,10 +9,10 @@ from typing import Any
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
-from common.errors import UserError, nearest
-from common.files import sha256_of
-from common.formats.backbone import TORCHVISION, Preprocessing
-from common.formats.manifest import Manifest
+from ssl_transfer.errors import UserError, nearest
+from ssl_transfer.files import sha256_of
+from ssl_transfer.formats.backbone import TORCHVISION, Preprocessing
+from ssl_transfer.formats.manifest import Manifest
 from transfer.weights import checkpoint_zoo
 from transfer.weights.conversion import ensure_converted
 from transfer.weights.converted import check_loaded, read_converted

@@ -14,7 +14,7 @@ from detectron2.structures import BoxMode, Instances
 from detectron2.utils import comm
 from numpy.typing import NDArray
 
-from common.errors import UserError
+from ssl_transfer.errors import UserError
 from transfer.evaluation.run_lengths import encode_masks
 from transfer.tasks.task import Dataset, ground_truth
 

@@ -20,7 +20,7 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDete
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 
-from common.errors import UserError
+from ssl_transfer.errors import UserError
 from transfer.evaluation.coco_evaluator import HotCOCOEvaluator
 from transfer.evaluation.voc_evaluator import VOCEvaluator
 from transfer.tasks.task import Dataset, ground_truth

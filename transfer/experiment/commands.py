@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from common import environment
-from common.config import parse_value
+from ssl_transfer import environment
+from ssl_transfer.config import parse_value
 
 Command = tuple[str, ...]
 TRAINING_TOOLS = ("pretrain", "evaluate", "transfer")

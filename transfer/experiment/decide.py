@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from common.errors import UserError, abbreviate
-from common.formats.job import JobState
+from ssl_transfer.errors import UserError, abbreviate
+from ssl_transfer.formats.job import JobState
 from transfer.experiment.graph import Graph, Job, select_jobs
 from transfer.experiment.store import ENDED_WELL, JobView, Snapshot
 

@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol
 
-from common.errors import EXIT_REQUEUE, UserError, redact_urls
-from common.files import read_tail
-from common.formats.heartbeat import attempt_name, find_hang
-from common.formats.job import STATE_FILE, JobState, JobStatus, utc_now
-from common.locks import FileLock, kill_tree, process_id
+from ssl_transfer.errors import EXIT_REQUEUE, UserError, redact_urls
+from ssl_transfer.files import read_tail
+from ssl_transfer.formats.heartbeat import attempt_name, find_hang
+from ssl_transfer.formats.job import STATE_FILE, JobState, JobStatus, utc_now
+from ssl_transfer.locks import FileLock, kill_tree, process_id
 from transfer.experiment.commands import Command, Tools
 from transfer.experiment.decide import Decisions
 from transfer.experiment.graph import Graph, Job

@@ -12,13 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from common.config import flatten, is_within, load_with_sources, load_yaml, merge_dict, overlay_section
-from common.errors import UserError
-from common.files import expect_shape, read_json_object, sha256_of, write_json
-from common.formats.defaults import SCHEMA, check_keys, decisive_settings, first_name
-from common.formats.graph import GRAPH_FILE, GraphFile, GraphJob
-from common.formats.run_only import is_run_only, was_run_only
-from common.formats.shards import INDEX_SUFFIX, index_digest
+from ssl_transfer.config import flatten, is_within, load_with_sources, load_yaml, merge_dict, overlay_section
+from ssl_transfer.errors import UserError
+from ssl_transfer.files import expect_shape, read_json_object, sha256_of, write_json
+from ssl_transfer.formats.defaults import SCHEMA, check_keys, decisive_settings, first_name
+from ssl_transfer.formats.graph import GRAPH_FILE, GraphFile, GraphJob
+from ssl_transfer.formats.run_only import is_run_only, was_run_only
+from ssl_transfer.formats.shards import INDEX_SUFFIX, index_digest
 
 VERSION = 1
 """Increased only if the fingerprint's ingredients change; then everything runs again."""

@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
-from common.errors import UserError, nearest, redact_urls
-from common.formats.graph import GRAPH_FILE, GraphFile, GraphJob, GraphRow, GraphTask, JobKind
+from ssl_transfer.errors import UserError, nearest, redact_urls
+from ssl_transfer.formats.graph import GRAPH_FILE, GraphFile, GraphJob, GraphRow, GraphTask, JobKind
 from transfer.experiment.commands import Arguments, Command, Tools
 
 STORED = tuple(name for name in GraphJob.model_fields if name not in ("commands", "dir"))

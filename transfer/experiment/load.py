@@ -16,11 +16,11 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from common import environment
-from common.config import mapping_of, merge_dict
-from common.errors import UserError
-from common.formats import explain_validation_error, locate, validate_yaml
-from common.yaml_file import KeyPath, parse_yaml, read_yaml, redact, redact_set
+from ssl_transfer import environment
+from ssl_transfer.config import mapping_of, merge_dict
+from ssl_transfer.errors import UserError
+from ssl_transfer.formats import explain_validation_error, locate, validate_yaml
+from ssl_transfer.yaml_file import KeyPath, parse_yaml, read_yaml, redact, redact_set
 from transfer.experiment.spec import Experiment, SiteConfig, StepTime
 
 SHIPPED_STEP_TIMES = environment.ROOT / "configs/seconds.yaml"

@@ -13,11 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType, ModuleType
 
-from common.console import call_main
-from common.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, UserError
-from common.formats.graph import GRAPH_FILE
-from common.formats.job import JobState
-from common.locks import process_id
+from ssl_transfer.console import call_main
+from ssl_transfer.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, UserError
+from ssl_transfer.formats.graph import GRAPH_FILE
+from ssl_transfer.formats.job import JobState
+from ssl_transfer.locks import process_id
 from transfer.experiment.commands import Command
 from transfer.experiment.executors import (
     Executor,

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import UserError, nearest
-from common.files import describe_unreadable, open_input, read_json_object, remove_partial_files
-from common.formats.graph import GRAPH_FILE
-from common.formats.job import ProcessId
-from common.locks import SUBMIT_LOCK, FileLock, is_local, read_holder, send_signal
+from ssl_transfer.errors import UserError, nearest
+from ssl_transfer.files import describe_unreadable, open_input, read_json_object, remove_partial_files
+from ssl_transfer.formats.graph import GRAPH_FILE
+from ssl_transfer.formats.job import ProcessId
+from ssl_transfer.locks import SUBMIT_LOCK, FileLock, is_local, read_holder, send_signal
 from transfer.experiment.commands import Tools
 from transfer.experiment.decide import Decisions, decide, jobs_to_retry, select
 from transfer.experiment.executors import Executor, RunListener, RunOutcome, RunPlan

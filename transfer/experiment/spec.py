@@ -12,8 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
-from common.errors import CONTROL_CHARACTERS, nearest
-from common.yaml_file import YAML_BOOLEANS
+from ssl_transfer.errors import CONTROL_CHARACTERS, nearest
+from ssl_transfer.yaml_file import YAML_BOOLEANS
 
 logger = logging.getLogger(__name__)
 

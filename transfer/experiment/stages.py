@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
-from common.formats.graph import GraphRow, GraphTask, JobKind
+from ssl_transfer.errors import UserError
+from ssl_transfer.formats.graph import GraphRow, GraphTask, JobKind
 from transfer.experiment.commands import Arguments, spell_overrides
 from transfer.experiment.fingerprints import ConfigReader, WeightDigests, fingerprint
 from transfer.experiment.graph import Graph, Job, job_dir

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar, cast
 
-from common.errors import UserError
-from common.files import read_json_object, remove_partial_files, write_json
-from common.formats.graph import JobKind
-from common.formats.job import STATE_FILE, SUBMISSION_FILE, JobState, SlurmSubmission, utc_now
-from common.locks import FileLock, is_held
+from ssl_transfer.errors import UserError
+from ssl_transfer.files import read_json_object, remove_partial_files, write_json
+from ssl_transfer.formats.graph import JobKind
+from ssl_transfer.formats.job import STATE_FILE, SUBMISSION_FILE, JobState, SlurmSubmission, utc_now
+from ssl_transfer.locks import FileLock, is_held
 from transfer.experiment.graph import Graph, Job
 from transfer.experiment.slurm_queue import Queue, QueueEntry, Starts, query_folder, query_jobs, query_starts
 

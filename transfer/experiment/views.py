@@ -14,12 +14,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.console import clock
-from common.errors import UserError, abbreviate, printable, redact_urls
-from common.files import expect_shape, open_input, read_json_object
-from common.formats.heartbeat import describe_stragglers, read_heartbeats
-from common.formats.job import JobState
-from common.locks import SILENT_SECONDS, SUBMIT_LOCK, why_no_flock
+from ssl_transfer.console import clock
+from ssl_transfer.errors import UserError, abbreviate, printable, redact_urls
+from ssl_transfer.files import expect_shape, open_input, read_json_object
+from ssl_transfer.formats.heartbeat import describe_stragglers, read_heartbeats
+from ssl_transfer.formats.job import JobState
+from ssl_transfer.locks import SILENT_SECONDS, SUBMIT_LOCK, why_no_flock
 from transfer.experiment.commands import Tools
 from transfer.experiment.decide import Decision, Decisions, blocked_jobs, describe_end, describe_queue
 from transfer.experiment.executors import RunPlan

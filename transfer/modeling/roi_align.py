@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.utils import _pair
 
-from common.training.distributed import one_thread
+from ssl_transfer.training.distributed import one_thread
 
 Region = tuple[int, slice, slice]
 """Index of an image in the batch, and the rows and columns of its feature map that a RoI reads."""

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from common.errors import UserError
-from common.formats.graph import GRAPH_FILE, GraphFile, GraphJob
-from common.formats.job import STATE_FILE, AttemptRecord, JobState
-from common.formats.results import LR_SEARCH_FILE, RESULT_FILE, LrSearchRecord, PretrainResult, TransferResult
+from ssl_transfer.errors import UserError
+from ssl_transfer.formats.graph import GRAPH_FILE, GraphFile, GraphJob
+from ssl_transfer.formats.job import STATE_FILE, AttemptRecord, JobState
+from ssl_transfer.formats.results import LR_SEARCH_FILE, RESULT_FILE, LrSearchRecord, PretrainResult, TransferResult
 from transfer.report.collection import Collection, PretrainingRun, RecordedSearch, RowInfo, Skipped
 from transfer.report.reading import evaluation_trial, imported_trial, read_result, transfer_trial
 

@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.formats.run_only import may_differ_in_average
+from ssl_transfer.formats.run_only import may_differ_in_average
 
 if TYPE_CHECKING:
-    from common.formats.job import AttemptRecord
-    from common.formats.results import LrSearchRecord, PretrainResult
+    from ssl_transfer.formats.job import AttemptRecord
+    from ssl_transfer.formats.results import LrSearchRecord, PretrainResult
 
 DONE, DIVERGED = "done", "diverged"
 

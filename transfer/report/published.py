@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from common.config import load_yaml
-from common.environment import ROOT
-from common.formats.expected import PublishedColumn, PublishedRow, PublishedTable, PublishedTask
+from ssl_transfer.config import load_yaml
+from ssl_transfer.environment import ROOT
+from ssl_transfer.formats.expected import PublishedColumn, PublishedRow, PublishedTable, PublishedTask
 
 FOLDER = ROOT / "configs" / "expected"
 LAYOUTS = ("table5", "table4", "ablations")

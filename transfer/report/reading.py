@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
-from common.files import JSON_LIMIT, open_input, read_json
-from common.formats import FileFormat, is_sealed, results
-from common.formats.results import BoxMetrics, Comparable, EvaluationResult, PretrainResult, TransferResult
+from ssl_transfer.errors import UserError
+from ssl_transfer.files import JSON_LIMIT, open_input, read_json
+from ssl_transfer.formats import FileFormat, is_sealed, results
+from ssl_transfer.formats.results import BoxMetrics, Comparable, EvaluationResult, PretrainResult, TransferResult
 from transfer.report.collection import DONE, Trial
 
 BOX_METRICS = ("AP50", "AP", "AP75")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from common.errors import UserError, nearest
+from ssl_transfer.errors import UserError, nearest
 from transfer.report import cells, statistics
 from transfer.report.collection import Collection, RowInfo
 from transfer.report.comparability import common_settings, differences_from_column, differences_within_row

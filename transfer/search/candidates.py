@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError, nearest
-from common.files import read_json, sha256_of
-from common.formats.results import RESULT_FILE, TRANSFER, TransferResult
+from ssl_transfer.errors import UserError, nearest
+from ssl_transfer.files import read_json, sha256_of
+from ssl_transfer.formats.results import RESULT_FILE, TRANSFER, TransferResult
 
 ROLE = "lr_search"
 """The role of a trial that is run to search the learning rate."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
-from common.files import read_json, sha256_of
-from common.formats.results import LR_SEARCH, RESULT_FILE, HeldOutPart, LrCandidate, LrSearchRecord
+from ssl_transfer.errors import UserError
+from ssl_transfer.files import read_json, sha256_of
+from ssl_transfer.formats.results import LR_SEARCH, RESULT_FILE, HeldOutPart, LrCandidate, LrSearchRecord
 from transfer.search.candidates import Candidate, read_candidate
 
 

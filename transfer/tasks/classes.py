@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common.files import expect_shape, read_json_object
+from ssl_transfer.files import expect_shape, read_json_object
 
 
 def _names(text: str) -> tuple[str, ...]:

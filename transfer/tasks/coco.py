@@ -17,8 +17,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError, abbreviate, nearest
-from common.files import read_json
+from ssl_transfer.errors import UserError, abbreviate, nearest
+from ssl_transfer.files import read_json
 from transfer.tasks.datasets import Annotation, DatasetDict, Split
 from transfer.tasks.masks import Box, check_segmentation, mask_area
 from transfer.tasks.reading import SMALLEST_SLACK, ImageFolder, Reading, image_size, slack_of

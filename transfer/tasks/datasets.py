@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError, nearest
+from ssl_transfer.errors import UserError, nearest
 
 ROOT_VARIABLE = "DETECTRON2_DATASETS"
 DEFAULT_ROOT = "datasets"
@@ -102,7 +102,7 @@ def find_split(name: str, root: Path, own: Mapping[str, Any], strict: bool = Fal
 
 
 def _own_split(name: str, entry: Any) -> Split:
-    from common.formats.splits import SplitEntry  # here: tools/doctor.py imports this module without pydantic
+    from ssl_transfer.formats.splits import SplitEntry  # here: tools/doctor.py imports this module without pydantic
 
     own = SplitEntry.parse(entry, f"TRANSFER.SPLITS.{name}")
     return Split(

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError, abbreviate
-from common.files import read_json, write_text
+from ssl_transfer.errors import UserError, abbreviate
+from ssl_transfer.files import read_json, write_text
 from transfer.tasks.reading import IMAGE_ENDINGS, Reading
 from transfer.tasks.voc import find_image
 from transfer.tasks.voc_lists import VOCFolders

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from common.console import Progress, megabytes
-from common.errors import UserError, nearest, redact_urls
-from common.files import md5_of
+from ssl_transfer.console import Progress, megabytes
+from ssl_transfer.errors import UserError, nearest, redact_urls
+from ssl_transfer.files import md5_of
 from transfer.weights.download import download
 
 _VOC = "https://thor.robots.ox.ac.uk/pascal/VOC"

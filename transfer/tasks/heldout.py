@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
-from common.files import write_json, write_text
+from ssl_transfer.errors import UserError
+from ssl_transfer.files import write_json, write_text
 from transfer.tasks.datasets import DatasetDict, Split
 from transfer.tasks.task import Task, ground_truth
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from common.errors import UserError
+from ssl_transfer.errors import UserError
 from transfer.tasks.reading import Reading
 
 Box = tuple[float, float, float, float]
@@ -93,7 +93,7 @@ def _check_rle(value: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
 
 
 def _decoded(counts: str) -> list[int]:
-    """Run lengths of a compressed RLE [cocoapi: common/maskApi.c, rleFrString].
+    """Run lengths of a compressed RLE [cocoapi: ssl_transfer/maskApi.c, rleFrString].
 
     Raises:
         ValueError: it is cut off, or has a character that none can have.

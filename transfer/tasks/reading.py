@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.errors import UserError
+from ssl_transfer.errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image

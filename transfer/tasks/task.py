@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from common.config import ValueSources, coerce
-from common.errors import UserError, nearest
-from common.files import read_json, write_json
-from common.formats.defaults import default_values
+from ssl_transfer.config import ValueSources, coerce
+from ssl_transfer.errors import UserError, nearest
+from ssl_transfer.files import read_json, write_json
+from ssl_transfer.formats.defaults import default_values
 from transfer.tasks.classes import BENCHMARK, toy_classes
 from transfer.tasks.coco import read_coco
 from transfer.tasks.datasets import PUBLISHED, ROOT_VARIABLE, DatasetDict, Split, data_root, find_split

@@ -10,8 +10,8 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from common.errors import UserError, nearest
-from common.files import read_input
+from ssl_transfer.errors import UserError, nearest
+from ssl_transfer.files import read_input
 from transfer.tasks.datasets import Annotation, DatasetDict, Split
 from transfer.tasks.reading import Reading, image_size, slack_of
 from transfer.tasks.voc_lists import VOCFolders, image_list, list_file

@@ -12,8 +12,8 @@ from encodings.aliases import aliases
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from common.errors import UserError
-from common.files import read_input
+from ssl_transfer.errors import UserError
+from ssl_transfer.files import read_input
 from transfer.tasks.datasets import Split
 from transfer.tasks.reading import IMAGE_ENDINGS, ImageFolder, Reading
 

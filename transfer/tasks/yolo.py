@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from common.errors import UserError, nearest
+from ssl_transfer.errors import UserError, nearest
 from transfer.tasks.divide import write_new
 from transfer.tasks.images import abbreviate_faults
 from transfer.tasks.reading import IMAGE_ENDINGS, image_size

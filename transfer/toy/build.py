@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
-from common.files import read_json, write_json
+from ssl_transfer.errors import UserError
+from ssl_transfer.files import read_json, write_json
 from transfer.toy import coco_files, photos, voc_files
 from transfer.toy.drawing import SHAPES
 

@@ -6,10 +6,10 @@ import os
 from datetime import datetime, timezone
 from pathlib import Path
 
-from common.environment import ROOT
-from common.errors import UserError, nearest, redact_urls
-from common.files import md5_of, sha256_of
-from common.formats.zoo import UNKNOWN, Zoo, ZooEntry, ZooRecord
+from ssl_transfer.environment import ROOT
+from ssl_transfer.errors import UserError, nearest, redact_urls
+from ssl_transfer.files import md5_of, sha256_of
+from ssl_transfer.formats.zoo import UNKNOWN, Zoo, ZooEntry, ZooRecord
 from transfer.weights.download import ProgressCallback, download
 
 PREFIX = "zoo:"

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.errors import UserError, abbreviate
-from common.files import describe_unreadable, open_input, sha256_of
-from common.formats.backbone import PTH_METADATA, check_backbone_file
-from common.formats.shards import INDEX_SUFFIX, index_digest, read_shard_index
+from ssl_transfer.errors import UserError, abbreviate
+from ssl_transfer.files import describe_unreadable, open_input, sha256_of
+from ssl_transfer.formats.backbone import PTH_METADATA, check_backbone_file
+from ssl_transfer.formats.shards import INDEX_SUFFIX, index_digest, read_shard_index
 from transfer.weights.inert_pickle import MAX_LISTED, NUMBER_KINDS, Foreign, Plain, as_tensor, children, count_tensors
 from transfer.weights.torch_files import LEGACY_TORCH, check_entries, read_plain_pickle, read_stream, read_tar, read_zip
 

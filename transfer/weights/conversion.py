@@ -9,10 +9,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.errors import UserError
-from common.files import remove_partial_files, temporary_name
-from common.formats.manifest import Manifest
-from common.writer_lock import WriterLock
+from ssl_transfer.errors import UserError
+from ssl_transfer.files import remove_partial_files, temporary_name
+from ssl_transfer.formats.manifest import Manifest
+from ssl_transfer.writer_lock import WriterLock
 from transfer.weights import checkpoint_zoo
 from transfer.weights.converted import build_manifest, has_manifest, manifest_path
 from transfer.weights.download import ProgressCallback

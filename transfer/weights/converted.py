@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from common.environment import commit, version_of
-from common.errors import UserError, abbreviate
-from common.files import read_json
-from common.formats.backbone import Preprocessing
-from common.formats.manifest import MANIFEST_FORMAT, Manifest, TensorEntry, ToolVersion
+from ssl_transfer.environment import commit, version_of
+from ssl_transfer.errors import UserError, abbreviate
+from ssl_transfer.files import read_json
+from ssl_transfer.formats.backbone import Preprocessing
+from ssl_transfer.formats.manifest import MANIFEST_FORMAT, Manifest, TensorEntry, ToolVersion
 from transfer.weights.containers import read_checkpoint
 from transfer.weights.resnet import BLOCKS, Backbone, tensor_shapes
 from transfer.weights.tensor_names import in_detector

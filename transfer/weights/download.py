@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from common.errors import UserError
+from ssl_transfer.errors import UserError
 
 CHUNK = 1 << 20
 ATTEMPTS = 6

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from common.errors import UserError, abbreviate
+from ssl_transfer.errors import UserError, abbreviate
 from transfer.weights.containers import CheckpointFile
 from transfer.weights.find_resnets import find_resnets, find_state_dicts
 from transfer.weights.match import Match, Tensors

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 import torch
 
-from common.formats.backbone import TORCHVISION, Preprocessing
-from common.formats.manifest import DroppedTensor
+from ssl_transfer.formats.backbone import TORCHVISION, Preprocessing
+from ssl_transfer.formats.manifest import DroppedTensor
 from transfer.weights.containers import CheckpointFile
 from transfer.weights.tensor_names import to_torchvision
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from common.errors import UserError, abbreviate, nearest
-from common.formats.backbone import TORCHVISION, Branch
-from common.formats.manifest import DroppedTensor, SourceFile
+from ssl_transfer.errors import UserError, abbreviate, nearest
+from ssl_transfer.formats.backbone import TORCHVISION, Branch
+from ssl_transfer.formats.manifest import DroppedTensor, SourceFile
 from transfer.weights import resnet
 from transfer.weights.containers import CheckpointFile, read_checkpoint
 from transfer.weights.find_resnets import find_resnets, find_state_dicts, unwrapped_views

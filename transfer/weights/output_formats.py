@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from common.errors import UserError, nearest
-from common.files import atomic_write
-from common.formats.backbone import PTH_METADATA, BackboneMetadata, Preprocessing, float32_safetensors
-from common.formats.manifest import Manifest, Proof
+from ssl_transfer.errors import UserError, nearest
+from ssl_transfer.files import atomic_write
+from ssl_transfer.formats.backbone import PTH_METADATA, BackboneMetadata, Preprocessing, float32_safetensors
+from ssl_transfer.formats.manifest import Manifest, Proof
 from transfer.weights.containers import read_checkpoint
 from transfer.weights.converted import check_manifest, read_converted
 from transfer.weights.match import Tensors, same_name

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from common.formats.backbone import Preprocessing
-from common.formats.manifest import DroppedTensor, SourceFile
+from ssl_transfer.formats.backbone import Preprocessing
+from ssl_transfer.formats.manifest import DroppedTensor, SourceFile
 
 Shape = tuple[int, ...]
 

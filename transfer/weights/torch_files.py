@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from common.errors import UserError
+from ssl_transfer.errors import UserError
 from transfer.weights.inert_pickle import (
     STORAGE_TYPES,
     Buffer,

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from common.errors import UserError, abbreviate
-from common.formats.backbone import Preprocessing
-from common.formats.manifest import Manifest, Proof, TensorEntry
+from ssl_transfer.errors import UserError, abbreviate
+from ssl_transfer.formats.backbone import Preprocessing
+from ssl_transfer.formats.manifest import Manifest, Proof, TensorEntry
 from transfer.weights.converted import apply_preprocessing, tensor_sha256
 from transfer.weights.resnet import depth_of
 from transfer.weights.tensor_names import in_detector

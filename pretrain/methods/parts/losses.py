@@ -6,8 +6,8 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from common.training.collectives import is_distributed, sum_over_processes
 from pretrain.methods.base import full_precision
+from ssl_transfer.training.collectives import is_distributed, sum_over_processes
 
 MIN_CLASSES_TOP5 = 6
 """With fewer classes the top-5 accuracy is meaningless and omitted."""

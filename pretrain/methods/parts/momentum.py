@@ -11,8 +11,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-from common.training.collectives import all_gather, is_distributed
 from pretrain.models.batch_norm import memory_format_of
+from ssl_transfer.training.collectives import all_gather, is_distributed
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 

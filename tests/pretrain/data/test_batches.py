@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch.utils.data import DistributedSampler
 
-from common.errors import UserError
 from pretrain.data.augment import MEAN as MEANS
 from pretrain.data.augment import STD as STDS
 from pretrain.data.augment import AugmentationConfig
@@ -21,6 +20,7 @@ from pretrain.data.dataset import Batch, MultiViewDataset
 from pretrain.data.index import find_images
 from pretrain.data.loader import BatchLoader
 from pretrain.data.sampler import ResumableBatchSampler
+from ssl_transfer.errors import UserError
 
 MEAN, STD = (torch.tensor(numbers).view(1, 3, 1, 1) for numbers in (MEANS, STDS))
 

@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from common.console import call_main
-from common.errors import EXIT_OK, EXIT_USAGE, UserError
 from pretrain.data.decode import decode_rgb
 from pretrain.data.index import find_images
 from pretrain.data.sampler import ResumableBatchSampler
+from ssl_transfer.console import call_main
+from ssl_transfer.errors import EXIT_OK, EXIT_USAGE, UserError
 from tools.data import main
 
 Command = Callable[..., int]

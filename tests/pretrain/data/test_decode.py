@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.errors import UserError
 from pretrain.data.decode import UnreadableImage, decode
 from pretrain.data.pipelines import PIPELINES, build_pipeline
+from ssl_transfer.errors import UserError
 
 PHOTOS = Path(__file__).resolve().parents[4] / "shared" / "data" / "photos" / "train"
 

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from common.errors import UserError
 from pretrain.data.decode import decode_rgb
 from pretrain.data.index import find_images
+from ssl_transfer.errors import UserError
 
 
 def _touch(folder: Path, *names: str) -> None:

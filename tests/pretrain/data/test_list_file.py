@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import UserError
 from pretrain.data.index import find_images
+from ssl_transfer.errors import UserError
 
 
 @pytest.fixture

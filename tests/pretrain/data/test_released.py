@@ -19,7 +19,6 @@ import pytest
 import torch
 from PIL import Image
 
-from common.errors import UserError
 from pretrain.config import check_config, defaults
 from pretrain.data.augment import AugmentationConfig, ViewParams, preprocessing_block, sample_params
 from pretrain.data.dataset import MultiViewDataset
@@ -29,6 +28,7 @@ from pretrain.data.pipelines import build_pipeline, released
 from pretrain.data.pipelines.base import BatchBuffer
 from pretrain.data.sampler import ResumableBatchSampler, philox_generator
 from pretrain.models.encoder import build_encoder
+from ssl_transfer.errors import UserError
 from tests.pretrain.data import released_formulas
 from tests.pretrain.data.levels import pictures
 from tests.pretrain.data.test_augment import _quantiles_agree

@@ -11,11 +11,11 @@ import pytest
 import torch
 from detectron2.engine.train_loop import HookBase
 
-from common.training.divergence import Diverged
 from pretrain.config import defaults
 from pretrain.engine import build_trainer
 from pretrain.engine.build_trainer import sync_iterations
 from pretrain.engine.trainer import Trainer
+from ssl_transfer.training.divergence import Diverged
 from tests.pretrain.engine.narrow_runs import narrow_trainer
 
 Command = Callable[..., int]

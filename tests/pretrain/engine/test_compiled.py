@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from common.errors import UserError
 from pretrain.config import defaults
 from pretrain.data.dataset import Batch
 from pretrain.engine.trainer import Compiled, Trainer
 from pretrain.methods.base import Method, MethodOutput
 from pretrain.optim.optimizer import build_sgd
+from ssl_transfer.errors import UserError
 from tests.pretrain.engine.narrow_runs import apart
 
 Command = Callable[..., int]

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from common.errors import UserError
 from pretrain.config import defaults
 from pretrain.engine.build_trainer import training_device
+from ssl_transfer.errors import UserError
 
 
 @pytest.fixture

@@ -16,12 +16,12 @@ import pytest
 import torch
 from detectron2.utils import comm
 
-from common.training.distributed import launch
 from pretrain.config import defaults
 from pretrain.data.index import find_images
 from pretrain.engine.build_trainer import build_trainer
 from pretrain.engine.resume import PeriodicCheckpoint, load_latest, restore
 from pretrain.models.batch_norm import CPUSyncBatchNorm
+from ssl_transfer.training.distributed import launch
 from tests.pretrain.engine.narrow_runs import apart, narrow_trainer
 
 Command = Callable[..., int]

@@ -10,7 +10,6 @@ import torch
 from detectron2.utils import comm
 from torch import nn
 
-from common.training.distributed import launch
 from pretrain.config import defaults
 from pretrain.data.dataset import Batch
 from pretrain.engine.resume import PeriodicCheckpoint, load_latest, restore
@@ -21,6 +20,7 @@ from pretrain.methods.supervised import Supervised
 from pretrain.models.batch_norm import convert_sync_batch_norm
 from pretrain.optim.optimizer import build_optimizer
 from pretrain.optim.schedule import build_schedule
+from ssl_transfer.training.distributed import launch
 from tests.pretrain.engine.narrow_runs import apart, batches
 from tests.pretrain.golden import narrow
 from tests.pretrain.golden.ours import narrow_simsiam

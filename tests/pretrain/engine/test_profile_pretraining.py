@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from common import profiling
-from common.profiling import BACKWARD, DATA, FORWARD, STEP, breakdown
 from pretrain.engine.trainer import Trainer
+from ssl_transfer import profiling
+from ssl_transfer.profiling import BACKWARD, DATA, FORWARD, STEP, breakdown
 
 Command = Callable[..., int]
 

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 import torch
 
-from common.training import checkpoint
-from common.training.logs import truncate_metrics
 from pretrain.engine.resume import PeriodicCheckpoint
 from pretrain.engine.trainer import Trainer
+from ssl_transfer.training import checkpoint
+from ssl_transfer.training.logs import truncate_metrics
 
 Command = Callable[..., int]
 

@@ -11,8 +11,8 @@ import pytest
 import safetensors
 import torch
 
-from common.files import sha256_of
 from pretrain.engine.trainer import Trainer
+from ssl_transfer.files import sha256_of
 
 Command = Callable[..., int]
 

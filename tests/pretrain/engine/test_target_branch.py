@@ -10,9 +10,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from common.console import call_main
-from common.files import sha256_of
 from pretrain.evaluation.result import weights_name
+from ssl_transfer.console import call_main
+from ssl_transfer.files import sha256_of
 from tools import convert
 
 Command = Callable[..., int]

@@ -11,12 +11,12 @@ from detectron2.engine.train_loop import HookBase
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from common.training.divergence import Diverged
 from pretrain.data.dataset import Batch
 from pretrain.engine import trainer as engine
 from pretrain.engine.trainer import Trainer
 from pretrain.methods.base import Method
 from pretrain.methods.simsiam import SimSiam
+from ssl_transfer.training.divergence import Diverged
 from tests.pretrain.engine.narrow_runs import apart, batches, narrow_trainer
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from common.console import call_main
 from pretrain.data.augment import preprocessing_block
 from pretrain.engine.result import write_backbone
 from pretrain.models.encoder import backbone_tensors, build_encoder
+from ssl_transfer.console import call_main
 from tools.evaluate import main
 
 CLASSES = ("blue", "green", "red")

@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from common.formats.backbone import MSRA, PTH_METADATA, Preprocessing
 from pretrain.data.augment import normalize, preprocessing_block
 from pretrain.engine.result import write_backbone
 from pretrain.evaluation.backbone_features import normalization_of, read_backbone
 from pretrain.evaluation.labelled_images import FixedView, RandomView, crop_and_flip
 from pretrain.models.encoder import backbone_tensors, build_encoder
+from ssl_transfer.formats.backbone import MSRA, PTH_METADATA, Preprocessing
 
 PREPROCESSING = Preprocessing.parse(preprocessing_block(), "pre-training's block")
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from common.errors import UserError
-from common.training.distributed import launch
 from pretrain.evaluation import backbone_features as features_module
 from pretrain.evaluation.backbone_features import Extractor, read_backbone
 from pretrain.evaluation.knn import Nearest, add_chunk, find_neighbors, knn_accuracy, merge_nearest, no_neighbors, vote
 from pretrain.evaluation.labelled_images import FixedView, labelled_sets
+from ssl_transfer.errors import UserError
+from ssl_transfer.training.distributed import launch
 
 
 def defined(query: torch.Tensor, bank: torch.Tensor, labels: list[int], k: int, t: float, classes: int) -> list[float]:

@@ -17,11 +17,11 @@ import pytest
 import torch
 from detectron2.utils import comm
 
-from common.training.distributed import launch
 from pretrain.data.sampler import ResumableBatchSampler
 from pretrain.evaluation import linear
 from pretrain.evaluation.config import load_evaluation_config
 from pretrain.evaluation.linear import DatasetShard, LinearProbe, build_classifier
+from ssl_transfer.training.distributed import launch
 from tests.pretrain.evaluation.conftest import SMALL_LINEAR
 
 Command = Callable[..., int]

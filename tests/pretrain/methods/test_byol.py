@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.errors import UserError
 from pretrain.config import check_config, defaults
 from pretrain.methods import build_method, byol
 from pretrain.methods.byol import BYOL, regression_loss
 from pretrain.optim.schedule import cosine_momentum
+from ssl_transfer.errors import UserError
 from tests.pretrain.golden import narrow
 from tests.pretrain.golden.ours_momentum import ends, narrow_byol, trained
 

@@ -10,14 +10,14 @@ import torch
 import torch.distributed as dist
 from detectron2.utils import comm
 
-from common.training.collectives import all_gather, all_gather_with_grad, rank_offset
-from common.training.distributed import launch
 from pretrain.data.dataset import Batch
 from pretrain.engine.trainer import Trainer
 from pretrain.methods import simclr
 from pretrain.methods.base import Method, TrainingInfo
 from pretrain.methods.parts.losses import sinkhorn
 from pretrain.models.batch_norm import convert_sync_batch_norm
+from ssl_transfer.training.collectives import all_gather, all_gather_with_grad, rank_offset
+from ssl_transfer.training.distributed import launch
 from tests.pretrain.golden import narrow
 from tests.pretrain.golden import narrow_contrast as fixed
 from tests.pretrain.golden.ours_contrast import FROZEN_AND_QUEUED, narrow_simclr, narrow_swav

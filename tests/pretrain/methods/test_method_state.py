@@ -9,7 +9,6 @@ import pytest
 import torch
 from detectron2.utils import comm
 
-from common.training.distributed import launch
 from pretrain.config import defaults
 from pretrain.data.dataset import Batch
 from pretrain.engine.trainer import Trainer
@@ -19,6 +18,7 @@ from pretrain.methods.moving_average import MovingAverage
 from pretrain.methods.simsiam import SimSiam
 from pretrain.models.batch_norm import convert_sync_batch_norm
 from pretrain.optim.optimizer import build_sgd
+from ssl_transfer.training.distributed import launch
 from tests.pretrain.golden import narrow
 from tests.pretrain.golden.ours import narrow_method
 from tests.pretrain.methods.stops import assert_ends_the_same, narrow_encoders

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from common.errors import UserError
 from pretrain.config import check_config, defaults
 from pretrain.data.dataset import Batch
 from pretrain.methods import moco
@@ -18,6 +17,7 @@ from pretrain.methods.base import TrainingInfo, l2_normalize
 from pretrain.methods.moco import MoCo, info_nce
 from pretrain.methods.parts import momentum
 from pretrain.methods.parts.momentum import FeatureQueue
+from ssl_transfer.errors import UserError
 from tests.pretrain.golden import narrow, narrow_momentum
 from tests.pretrain.golden.ours_momentum import batches, ends, narrow_moco, trained
 

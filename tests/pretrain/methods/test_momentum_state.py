@@ -11,11 +11,11 @@ import torch
 from detectron2.utils import comm
 from torch._dynamo.testing import CompileCounter
 
-from common.training.distributed import launch
 from pretrain.data.dataset import Batch
 from pretrain.engine.trainer import Trainer
 from pretrain.methods.base import Method
 from pretrain.models.batch_norm import convert_sync_batch_norm
+from ssl_transfer.training.distributed import launch
 from tests.pretrain.golden import narrow, narrow_momentum
 from tests.pretrain.golden.ours_momentum import narrow_byol, narrow_moco, trained
 from tests.pretrain.methods.stops import assert_ends_the_same, narrow_encoders

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from common.errors import UserError
 from pretrain.config import defaults
 from pretrain.methods import build_method
 from pretrain.methods.simclr import SimCLR, check
+from ssl_transfer.errors import UserError
 from tests.pretrain.golden import narrow
 from tests.pretrain.golden import narrow_contrast as fixed
 from tests.pretrain.golden.ours_contrast import narrow_simclr

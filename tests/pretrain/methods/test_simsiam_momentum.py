@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from common.errors import UserError
 from pretrain.config import check_config, defaults
 from pretrain.data.dataset import Batch
 from pretrain.engine.trainer import Trainer
@@ -18,6 +17,7 @@ from pretrain.methods import build_method, simsiam
 from pretrain.methods.base import TrainingInfo
 from pretrain.methods.simsiam import PAIRS, SimSiam
 from pretrain.optim.schedule import cosine_momentum
+from ssl_transfer.errors import UserError
 from tests.pretrain.golden import narrow, narrow_momentum
 from tests.pretrain.golden.ours import narrow_method, narrow_simsiam
 

@@ -19,9 +19,6 @@ from safetensors.torch import load_file
 from torch import nn
 from torchvision.datasets import ImageFolder
 
-from common.console import call_main
-from common.errors import UserError
-from common.training.distributed import launch
 from pretrain.config import defaults, load_config
 from pretrain.data.dataset import Batch
 from pretrain.data.index import find_images
@@ -34,6 +31,9 @@ from pretrain.methods.parts.losses import topk_correct
 from pretrain.methods.supervised import Supervised
 from pretrain.models.encoder import build_encoder
 from pretrain.optim.optimizer import build_optimizer
+from ssl_transfer.console import call_main
+from ssl_transfer.errors import UserError
+from ssl_transfer.training.distributed import launch
 from tools.pretrain import main
 
 CLASSES, WIDTH = 7, 512

@@ -14,13 +14,13 @@ from detectron2.engine.train_loop import HookBase
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from common.errors import UserError
 from pretrain.config import check_config, defaults
 from pretrain.data.dataset import Batch
 from pretrain.engine.trainer import Trainer
 from pretrain.methods import build_method
 from pretrain.methods.base import TrainingInfo
 from pretrain.methods.swav import NORMALIZED, WEIGHT_NORM, SwAV
+from ssl_transfer.errors import UserError
 from tests.pretrain.golden import narrow
 from tests.pretrain.golden import narrow_contrast as fixed
 from tests.pretrain.golden.ours_contrast import FROZEN_AND_QUEUED, narrow_swav

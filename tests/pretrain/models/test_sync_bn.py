@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from common.training.distributed import launch
 from pretrain.models.batch_norm import CPUSyncBatchNorm, convert_sync_batch_norm
+from ssl_transfer.training.distributed import launch
 from tests.pretrain.models.normed import small_network
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from common.console import call_main
-from common.errors import UserError
 from pretrain.config import load_config
+from ssl_transfer.console import call_main
+from ssl_transfer.errors import UserError
 from tools.pretrain import main
 
 STEPS = "SOLVER.SCHEDULE steps SOLVER.STEPS [1]"

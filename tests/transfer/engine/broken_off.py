@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from common.files import read_json
+from ssl_transfer.files import read_json
 from transfer.engine.prepare import TrialRequest
 
 

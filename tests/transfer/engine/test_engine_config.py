@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from detectron2.config import CfgNode
 
-from common.config import flatten_config
-from common.errors import UserError
+from ssl_transfer.config import flatten_config
+from ssl_transfer.errors import UserError
 from transfer.engine.config import EVALUATORS, defaults, evaluator_name, load_config
 from transfer.tasks.classes import COCO, VOC
 from transfer.tasks.datasets import PUBLISHED

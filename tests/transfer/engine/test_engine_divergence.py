@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from common.training.divergence import Diverged
+from ssl_transfer.training.divergence import Diverged
 from transfer.engine.guards import FiniteLossGuard, require_finite
 from transfer.engine.prepare import TrialRequest
 from transfer.engine.trial import run_trial

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from common.console import call_main
-from common.errors import EXIT_OK, EXIT_USAGE, UserError
+from ssl_transfer.console import call_main
+from ssl_transfer.errors import EXIT_OK, EXIT_USAGE, UserError
 from tools.transfer import main
 from transfer.engine.prepare import TrialRequest, command_of
 from transfer.engine.trial import run_trial

@@ -11,7 +11,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
-from common.errors import UserError
+from ssl_transfer.errors import UserError
 from transfer.engine.predictions import COLOURS, LONGEST_SIDE, choose_images, draw_predictions, picture
 from transfer.engine.prepare import TrialRequest, prepare
 from transfer.engine.trial import build_seeded_detector

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.errors import UserError
-from common.formats.backbone import MSRA, TORCHVISION
+from ssl_transfer.errors import UserError
+from ssl_transfer.formats.backbone import MSRA, TORCHVISION
 from transfer.engine.config import LoadedConfig, load_config, scale_to_processes
 from transfer.engine.guards import check_model, images_per_statistic, resolve_norm
 from transfer.engine.prepare import TrialRequest, prepare, resolve_preprocessing

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from common import profiling
-from common.errors import UserError
-from common.profiling import BACKWARD, DATA, FORWARD, STEP, breakdown
+from ssl_transfer import profiling
+from ssl_transfer.errors import UserError
+from ssl_transfer.profiling import BACKWARD, DATA, FORWARD, STEP, breakdown
 from transfer.engine.trial import run_trial
 
 

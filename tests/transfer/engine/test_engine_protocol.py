@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from common.config import flatten_config
+from ssl_transfer.config import flatten_config
 from transfer.engine.config import LoadedConfig, defaults, load_config
 from transfer.engine.guards import resolve_norm
 from transfer.engine.result import comparable, metric, settings

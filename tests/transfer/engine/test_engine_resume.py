@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.errors import Preempted
+from ssl_transfer.errors import Preempted
 from tests.transfer.engine.broken_off import assert_same_end, final, iterations
 from transfer.engine.prepare import TrialRequest
 from transfer.engine.trial import run_trial

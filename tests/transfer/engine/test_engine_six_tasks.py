@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from common.console import call_main
-from common.errors import EXIT_OK
-from common.files import read_json
+from ssl_transfer.console import call_main
+from ssl_transfer.errors import EXIT_OK
+from ssl_transfer.files import read_json
 from transfer.tasks.classes import COCO, VOC
 
 pytestmark = pytest.mark.slow

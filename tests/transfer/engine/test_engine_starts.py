@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from common.files import read_json
+from ssl_transfer.files import read_json
 from tests.transfer.engine.broken_off import assert_same_end, command
 from transfer.engine.prepare import TrialRequest
 

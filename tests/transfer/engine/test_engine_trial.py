@@ -12,8 +12,8 @@ import pytest
 import torch
 import yaml
 
-from common.errors import UserError
-from common.files import read_json
+from ssl_transfer.errors import UserError
+from ssl_transfer.files import read_json
 from tests.transfer.engine.broken_off import logged
 from transfer.engine.prepare import TrialRequest
 from transfer.engine.trial import run_trial

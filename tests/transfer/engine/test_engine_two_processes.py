@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from common.training import distributed
+from ssl_transfer.training import distributed
 from tests.transfer.engine import two_detectors, two_processes
 from transfer.engine.prepare import TrialRequest, prepare
 from transfer.engine.trial import run_trial
@@ -148,7 +148,7 @@ def test_a_trial_of_two_processes(make_request: RequestFactory, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_a_user_error_of_a_spawned_process_is_raised_here(make_request: RequestFactory) -> None:
-    from common.errors import UserError
+    from ssl_transfer.errors import UserError
 
     request = make_request("SOLVER.CHECKPOINT_PERIOD", "1", num_gpus=2, resume=True)
     run_trial(request)

@@ -10,8 +10,8 @@ import pytest
 import torch
 import torchvision
 
-from common.console import call_main
-from common.errors import EXIT_OK, UserError
+from ssl_transfer.console import call_main
+from ssl_transfer.errors import EXIT_OK, UserError
 from transfer.engine.prepare import TrialRequest, prepare
 from transfer.engine.trial import build_seeded_detector, run_trial
 from transfer.engine.weights import find_weights, load_weights

@@ -13,8 +13,8 @@ from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from common.formats.backbone import TORCHVISION
-from common.training.collectives import wrap_distributed
+from ssl_transfer.formats.backbone import TORCHVISION
+from ssl_transfer.training.collectives import wrap_distributed
 from tests.transfer.parity import parity_world
 from transfer.engine import detection_data as data
 from transfer.engine.config import load_config

@@ -11,7 +11,7 @@ from detectron2.utils import comm
 from fvcore.nn.precise_bn import update_bn_stats
 from torch import Tensor, nn
 
-from common.training.divergence import Diverged
+from ssl_transfer.training.divergence import Diverged
 from tests.transfer.engine import two_detectors
 from transfer.engine.guards import require_finite
 from transfer.engine.precise_bn import update_synchronised

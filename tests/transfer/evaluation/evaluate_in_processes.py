@@ -11,7 +11,7 @@ import coco_cases as cases
 import numpy as np
 from detectron2.utils import comm
 
-from common.training import distributed as starting
+from ssl_transfer.training import distributed as starting
 from transfer.engine.detection_data import register_metadata
 from transfer.evaluation.evaluators import build_evaluator
 from transfer.tasks.task import Dataset

@@ -14,7 +14,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from common.errors import UserError
+from ssl_transfer.errors import UserError
 from transfer.engine.detection_data import register_metadata
 from transfer.evaluation.evaluators import build_evaluator, rehearse_evaluation
 from transfer.tasks.datasets import Split

@@ -13,7 +13,7 @@ import torch
 from detectron2.evaluation import PascalVOCDetectionEvaluator
 from detectron2.structures import Boxes, Instances
 
-from common.environment import ROOT
+from ssl_transfer.environment import ROOT
 from transfer.engine.detection_data import register_metadata
 from transfer.evaluation import voc_evaluator as voc
 from transfer.evaluation import voc_metric

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import yaml
 
-from common.console import call_main
-from common.formats.job import JobState
+from ssl_transfer.console import call_main
+from ssl_transfer.formats.job import JobState
 from tools import launch
 from transfer.experiment.commands import Tools
 from transfer.experiment.decide import Decision, decide
@@ -119,7 +119,8 @@ class World:
     def spawn(self, verb: str = "submit", *words: str) -> subprocess.Popen[str]:
         """The command line as a process that leads a group of its own."""
         code = (
-            "import sys; from pathlib import Path; from common.console import call_main; from tools import launch; "
+            "import sys; from pathlib import Path; from ssl_transfer.console import call_main; "
+            "from tools import launch; "
             "from transfer.experiment.commands import Tools; "
             f"tools = Tools(Path({str(FAKES)!r}), {self.tools.python!r}); "
             "sys.exit(call_main(lambda argv: launch.main(argv, tools), sys.argv[1:]))"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from common.errors import UserError
+from ssl_transfer.errors import UserError
 from tests.transfer.experiment.small_world import World
 from transfer.experiment.load import load_experiment
 

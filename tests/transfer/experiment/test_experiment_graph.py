@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from common.config import parse_value
-from common.errors import UserError
+from ssl_transfer.config import parse_value
+from ssl_transfer.errors import UserError
 from tests.transfer.experiment.small_world import World
 from transfer.experiment.commands import Arguments, Tools, spell_overrides
 from transfer.experiment.graph import read_graph

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from common.locks import FileLock, is_held
+from ssl_transfer.locks import FileLock, is_held
 from tests.transfer.experiment.small_world import World
 from transfer.experiment.local import visible_gpus
 

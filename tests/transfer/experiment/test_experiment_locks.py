@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from common import locks
-from common.locks import FileLock, is_held, process_id, read_holder, why_no_flock
+from ssl_transfer import locks
+from ssl_transfer.locks import FileLock, is_held, process_id, read_holder, why_no_flock
 from tests.transfer.experiment.small_world import ROOT, World, build_no_flock
 from transfer.tasks import fetch
 from transfer.weights import download
@@ -80,7 +80,7 @@ def test_any_other_error_is_one_line(tmp_path: Path, switch: Callable[[int], Non
 HOLD = """
 import fcntl, subprocess, sys
 from pathlib import Path
-from common.locks import FileLock, process_id
+from ssl_transfer.locks import FileLock, process_id
 
 def call(*_):
     raise OSError(38, "Function not implemented")

@@ -106,7 +106,7 @@ def test_plan_names_what_submit_would_refuse(world: World, capsys: pytest.Captur
 def test_plan_and_status_are_quick_and_import_nothing_heavy(world: World, cpu_clock: Callable[[], float]) -> None:
     world.launch("submit")
     code = (
-        "import sys; sys.argv[0]='launch'; from tools import launch; from common.console import call_main\n"
+        "import sys; sys.argv[0]='launch'; from tools import launch; from ssl_transfer.console import call_main\n"
         "code = call_main(launch.main, sys.argv[1:])\n"
         "heavy = {'torch', 'detectron2', 'numpy', 'matplotlib', 'submitit', 'fvcore'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else code)\n"

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from common.formats.heartbeat import Heartbeat
-from common.formats.job import JobState, utc_now
+from ssl_transfer.formats.heartbeat import Heartbeat
+from ssl_transfer.formats.job import JobState, utc_now
 from tests.transfer.experiment.small_world import World
 from transfer.experiment.executors import last_error_line, signal_name
 from transfer.experiment.graph import Job

@@ -15,8 +15,8 @@ from typing import ClassVar
 
 import pytest
 
-from common.errors import UserError
-from common.formats.job import JobState, SlurmSubmission, utc_now
+from ssl_transfer.errors import UserError
+from ssl_transfer.formats.job import JobState, SlurmSubmission, utc_now
 from tests.transfer.experiment.small_world import World
 from transfer.experiment.decide import Decision, decide
 from transfer.experiment.graph import Job
@@ -284,7 +284,7 @@ def test_a_decision_reads_each_file_of_a_submitted_job_once(
         read.append(Path(path).name)
         return json.loads(Path(path).read_text())
 
-    monkeypatch.setattr("common.formats.read_json", counted)
+    monkeypatch.setattr("ssl_transfer.formats.read_json", counted)
     decide(graph, store.snapshot(graph, queue_with("RUNNING" if status == "running" else None)))
     assert sorted(read) == ["filed.json"] + (["job.json"] if status is not None else [])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from common import environment
+from ssl_transfer import environment
 from tests.transfer.experiment.small_world import World
 from transfer.experiment.commands import Arguments, Tools
 from transfer.experiment.decide import decide

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from common.formats import defaults
-from common.formats.job import JobState, utc_now
+from ssl_transfer.formats import defaults
+from ssl_transfer.formats.job import JobState, utc_now
 from tests.file_reads import file_reads
 from tests.transfer.experiment.fake_slurm import FakeSlurm
 from tests.transfer.experiment.small_world import World

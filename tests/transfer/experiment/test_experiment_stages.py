@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import UserError
+from ssl_transfer.errors import UserError
 from tests.transfer.experiment.small_world import World
 from transfer.experiment.commands import Tools
 from transfer.experiment.load import load_experiment

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import UserError
-from common.formats.job import SlurmSubmission
+from ssl_transfer.errors import UserError
+from ssl_transfer.formats.job import SlurmSubmission
 from tests.transfer.experiment.fake_slurm import FakeSlurm
 from tests.transfer.experiment.small_world import World
 from transfer.experiment import executors

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from common.errors import UserError
+from ssl_transfer.errors import UserError
 from tests.transfer.experiment.small_world import World
 from transfer.experiment.executors import RunPlan
 from transfer.experiment.load import load_experiment

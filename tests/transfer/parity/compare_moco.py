@@ -76,7 +76,7 @@ class Setting:
 
 def ours(folder: Path, setting: Setting, words: tuple[str, ...], bn_momentum: float | None) -> None:
     """Prepare a trial and train it; `words` and `bn_momentum` change it."""
-    from common.training.distributed import launch
+    from ssl_transfer.training.distributed import launch
     from transfer.engine.prepare import TrialRequest, prepare
 
     settings = ("TRANSFER.DATA_ROOT", str(setting.data), "TRANSFER.CHECK_COUNTS", "False")
@@ -141,7 +141,7 @@ def _precise(model: Any, batches: list[Any], update: Any) -> dict[str, torch.Ten
 
 def theirs(folder: Path, setting: Setting, recorded: Path) -> None:
     """The original, on what was recorded."""
-    from common.training.distributed import launch
+    from ssl_transfer.training.distributed import launch
 
     launch(_theirs, (folder, setting, recorded), setting.processes)
 
@@ -187,7 +187,7 @@ def seeded(batches: list[Any]) -> Any:
 
 def settings_of(cfg: Any, processes: int = 1) -> dict[str, Any]:
     """Every setting that may change a number; with one process each synchronised norm is BN."""
-    from common.config import flatten_config
+    from ssl_transfer.config import flatten_config
 
     skipped = ("TRANSFER.", "OUTPUT_DIR", "VERSION", "MODEL.WEIGHTS")
     settings = {key: value for key, value in flatten_config(cfg).items() if not key.startswith(skipped)}

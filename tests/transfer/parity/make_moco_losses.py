@@ -22,7 +22,7 @@ import parity_world  # noqa: E402
 import torch  # noqa: E402
 from detectron2.config import get_cfg  # noqa: E402
 
-from common.environment import version_of  # noqa: E402
+from ssl_transfer.environment import version_of  # noqa: E402
 from transfer.engine.seeding import STEP, seed_torch  # noqa: E402
 
 OUT = HERE / "moco_losses.json"

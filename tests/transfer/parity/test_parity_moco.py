@@ -15,7 +15,7 @@ import pytest
 from detectron2.config import CfgNode
 from detectron2.engine import hooks
 
-from common.formats.backbone import TORCHVISION
+from ssl_transfer.formats.backbone import TORCHVISION
 from transfer.engine.config import load_config
 from transfer.engine.detection_trainer import DetectionTrainer
 from transfer.engine.guards import resolve_norm

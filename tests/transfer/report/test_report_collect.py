@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import UserError
+from ssl_transfer.errors import UserError
 from tests.transfer.report.made_results import JOB_STATE, Run, diverged, pretrain_lines, pretrain_result, put, result
 from transfer.report.collect import collect
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import UserError
+from ssl_transfer.errors import UserError
 from transfer.report.reading import imported_trial
 
 BOX = {"AP": 57.0, "AP50": 82.4, "AP75": 63.6}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import UserError
+from ssl_transfer.errors import UserError
 from transfer.report.published import LAYOUTS, load_expected
 
 TABLE5 = """

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import UserError
+from ssl_transfer.errors import UserError
 from tests.transfer.report.made_results import FIVE, Run, diverged, put, result, whole
 from transfer.report.collect import add_imported, collect
 from transfer.report.model import Cell, Report, Table

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from common.console import call_main
-from common.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, UserError
-from common.formats.results import LrSearchRecord
+from ssl_transfer.console import call_main
+from ssl_transfer.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, UserError
+from ssl_transfer.formats.results import LrSearchRecord
 from tools.lr_search import main
 from transfer.search.choice import choose, read_choice
 

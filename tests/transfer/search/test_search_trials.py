@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from common.console import call_main
-from common.errors import EXIT_OK, EXIT_USAGE
+from ssl_transfer.console import call_main
+from ssl_transfer.errors import EXIT_OK, EXIT_USAGE
 from tools.lr_search import main as lr_search
 from tools.table import main as table
 from tools.transfer import main as transfer

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from common.errors import UserError
+from ssl_transfer.errors import UserError
 from transfer.tasks.coco import read_coco
 from transfer.tasks.datasets import Split
 

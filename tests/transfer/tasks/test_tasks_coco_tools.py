@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from common.errors import UserError
+from ssl_transfer.errors import UserError
 from transfer.tasks.datasets import DatasetDict, Split
 from transfer.tasks.reading import slack_of
 from transfer.tasks.task import Dataset, Task, TaskSettings, ground_truth, join_splits, read_split, training_faults

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import UserError
+from ssl_transfer.errors import UserError
 from transfer.tasks.datasets import DatasetDict, Split
 from transfer.tasks.heldout import HeldOut, hold_out
 from transfer.tasks.task import Dataset, Task, load_task

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.errors import UserError
+from ssl_transfer.errors import UserError
 from transfer.tasks.datasets import DatasetDict, Split
 from transfer.tasks.images import abbreviate_faults, image_faults
 from transfer.tasks.reading import ORIENTATION

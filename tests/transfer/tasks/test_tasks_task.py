@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import UserError
+from ssl_transfer.errors import UserError
 from transfer.tasks.classes import COCO, VOC
 from transfer.tasks.datasets import PUBLISHED, data_root, find_split
 from transfer.tasks.task import load_task

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import UserError
+from ssl_transfer.errors import UserError
 from tests.archives import files_below, tar, zipped
 from transfer.tasks.fetch import unpack, unpacked_bytes
 

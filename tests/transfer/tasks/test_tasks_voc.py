@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import UserError
+from ssl_transfer.errors import UserError
 from transfer.tasks.datasets import Split
 from transfer.tasks.voc import read_voc
 

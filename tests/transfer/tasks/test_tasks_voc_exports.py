@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from common.errors import UserError
+from ssl_transfer.errors import UserError
 from transfer.tasks.datasets import DatasetDict, Split
 from transfer.tasks.reading import ImageFolder, Reading
 from transfer.tasks.task import Dataset, read_split

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import UserError
+from ssl_transfer.errors import UserError
 from transfer.toy import build as building
 from transfer.toy.build import Size, build_toy_sets
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from common.errors import UserError
-from common.files import write_text
+from ssl_transfer.errors import UserError
+from ssl_transfer.files import write_text
 from tests.transfer.weights import recorded
 from transfer.weights.normalize import read_backbone
 from transfer.weights.readers import LAYOUTS_BY_NAME

@@ -19,10 +19,10 @@ import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
-from common.console import call_main
-from common.errors import EXIT_OK, EXIT_USAGE
-from common.formats.backbone import TORCHVISION, BackboneMetadata
-from common.formats.manifest import SourceFile
+from ssl_transfer.console import call_main
+from ssl_transfer.errors import EXIT_OK, EXIT_USAGE
+from ssl_transfer.formats.backbone import TORCHVISION, BackboneMetadata
+from ssl_transfer.formats.manifest import SourceFile
 from tests.transfer.weights.made_checkpoints import bare, moco, resnet, same, simsiam
 from tools.convert import main
 from transfer.weights.converted import build_manifest, read_converted

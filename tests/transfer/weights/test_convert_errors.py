@@ -14,8 +14,8 @@ import pytest
 import torch
 import torchvision
 
-from common.console import call_main
-from common.errors import EXIT_USAGE
+from ssl_transfer.console import call_main
+from ssl_transfer.errors import EXIT_USAGE
 from tests.transfer.weights.made_checkpoints import bare, heads, moco, prefixed, resnet, save, simsiam
 from tools.convert import main
 

@@ -23,8 +23,8 @@ import numpy as np
 import pytest
 import torch
 
-from common.console import call_main
-from common.errors import EXIT_OK, EXIT_USAGE, UserError
+from ssl_transfer.console import call_main
+from ssl_transfer.errors import EXIT_OK, EXIT_USAGE, UserError
 from tests.transfer.weights import hostile_files
 from tests.transfer.weights.made_checkpoints import bare, same, save, simsiam
 from tools.convert import main
@@ -306,7 +306,7 @@ def test_false_tensors_are_refused(tmp_path: Path) -> None:
 
 MEASURE = """
 import sys, time
-from common.errors import UserError
+from ssl_transfer.errors import UserError
 from transfer.weights.containers import read_checkpoint
 from transfer.weights.inspect_checkpoint import describe_checkpoint
 for path in sys.argv[1:]:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from common.errors import UserError
-from common.formats.backbone import MSRA, TORCHVISION
+from ssl_transfer.errors import UserError
+from ssl_transfer.formats.backbone import MSRA, TORCHVISION
 from tests.transfer.weights import layout_table, recorded
 from tests.transfer.weights.made_checkpoints import bare, heads, moco, prefixed, resnet, same, save, simsiam
 from transfer.weights.containers import read_checkpoint

@@ -13,9 +13,9 @@ import pytest
 import torch
 import yaml
 
-from common.console import call_main
-from common.errors import EXIT_OK, EXIT_USAGE, UserError
-from common.formats.backbone import MSRA, TORCHVISION, Preprocessing
+from ssl_transfer.console import call_main
+from ssl_transfer.errors import EXIT_OK, EXIT_USAGE, UserError
+from ssl_transfer.formats.backbone import MSRA, TORCHVISION, Preprocessing
 from tests.transfer.weights import recorded
 from tests.transfer.weights.made_checkpoints import bare, heads, moco, prefixed, resnet, save, simsiam
 from tools.convert import main

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from common.errors import UserError
-from common.formats.backbone import MSRA, TORCHVISION, Preprocessing
-from common.formats.manifest import Proof
+from ssl_transfer.errors import UserError
+from ssl_transfer.formats.backbone import MSRA, TORCHVISION, Preprocessing
+from ssl_transfer.formats.manifest import Proof
 from tests.transfer.weights.made_checkpoints import bare, moco, same, save, simsiam
 from transfer.weights import verify
 from transfer.weights.conversion import convert

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.console import call_main
-from common.errors import EXIT_USAGE, UserError
+from ssl_transfer.console import call_main
+from ssl_transfer.errors import EXIT_USAGE, UserError
 from tests.transfer.weights.made_checkpoints import resnet, simsiam
 from tools.convert import main
 from transfer.weights import checkpoint_zoo

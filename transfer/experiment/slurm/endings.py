@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from common.errors import UserError
-from common.files import expect_shape, read_json_object, read_tail, write_json
-from common.formats.job import JobState, SlurmSubmission, utc_now
+from ssl_transfer.errors import UserError
+from ssl_transfer.files import expect_shape, read_json_object, read_tail, write_json
+from ssl_transfer.formats.job import JobState, SlurmSubmission, utc_now
 from transfer.experiment.executors import last_error_line
 
 MAX_KILLS = 3

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from common import environment
-from common.errors import EXIT_OK, EXIT_REQUEUE, UserError, nearest
-from common.formats.job import SUBMISSION_FILE, SlurmSubmission, utc_now
+from ssl_transfer import environment
+from ssl_transfer.errors import EXIT_OK, EXIT_REQUEUE, UserError, nearest
+from ssl_transfer.formats.job import SUBMISSION_FILE, SlurmSubmission, utc_now
 from transfer.experiment.decide import Decision, Decisions, decide
 from transfer.experiment.executors import Executor, RunListener, RunOutcome, RunPlan, job_environment
 from transfer.experiment.graph import Job

@@ -21,13 +21,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from common.console import run_main
-from common.errors import EXIT_REQUEUE, UserError
-from common.files import write_text
-from common.formats.graph import GRAPH_FILE
-from common.formats.heartbeat import attempt_name, find_hang
-from common.formats.job import STATE_FILE, JobState, SlurmSubmission
-from common.locks import SILENT_SECONDS
+from ssl_transfer.console import run_main
+from ssl_transfer.errors import EXIT_REQUEUE, UserError
+from ssl_transfer.files import write_text
+from ssl_transfer.formats.graph import GRAPH_FILE
+from ssl_transfer.formats.heartbeat import attempt_name, find_hang
+from ssl_transfer.formats.job import STATE_FILE, JobState, SlurmSubmission
+from ssl_transfer.locks import SILENT_SECONDS
 from transfer.experiment.commands import Command, Tools
 from transfer.experiment.executors import (
     FolderDeleted,

@@ -16,10 +16,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from common import environment
-from common.environment import host_name
-from common.errors import UserError, nearest
-from common.files import expect_shape, read_json_object, write_json, write_text
+from ssl_transfer import environment
+from ssl_transfer.environment import host_name
+from ssl_transfer.errors import UserError, nearest
+from ssl_transfer.files import expect_shape, read_json_object, write_json, write_text
 from transfer.experiment.load import read_site, site_file
 from transfer.experiment.slurm.executor import SbatchRequest, refused_by_sbatch, submit_to_slurm
 from transfer.experiment.slurm.staging import check_gpu
@@ -170,7 +170,7 @@ class CheckJob:
     gpus: int
 
     def __call__(self) -> None:
-        from common.training.distributed import launch
+        from ssl_transfer.training.distributed import launch
 
         rank = int(os.environ.get("SLURM_PROCID", 0))
         try:

@@ -11,13 +11,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from common import environment
-from common.environment import host_name
-from common.errors import UserError
-from common.files import write_text
-from common.locks import FileLock
+from ssl_transfer import environment
+from ssl_transfer.environment import host_name
+from ssl_transfer.errors import UserError
+from ssl_transfer.files import write_text
+from ssl_transfer.locks import FileLock
 
-CODE_FOLDERS = ("common", "pretrain", "transfer", "tools", "configs")
+CODE_FOLDERS = ("ssl_transfer", "pretrain", "transfer", "tools", "configs")
 STAGED = ".staged"
 
 
@@ -116,7 +116,7 @@ device = f"cuda:{rank if count > 1 else 0}"
 assert torch.ones(1, device=device).sum().item() == 1
 print(torch.cuda.get_device_name(device), getattr(torch.cuda.get_device_properties(device), "uuid", rank))
 """
-"""Of several GPUs that a process sees, it uses that of its rank on the node, as `common.training.distributed` does."""
+"""Of several GPUs that a process sees, it uses that of its rank on the node, as ssl_transfer.training.distributed."""
 PROBE_TIMEOUT = 300.0
 
 

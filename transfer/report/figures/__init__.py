@@ -26,7 +26,7 @@ def write_all(report: Report, folder: Path) -> list[Path]:
     Returns:
         The files.
     """
-    from common.files import atomic_write, remove_partial_files, write_text
+    from ssl_transfer.files import atomic_write, remove_partial_files, write_text
 
     written = []
     if folder.is_dir():

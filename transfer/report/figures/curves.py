@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from common.errors import UserError
-from common.files import open_input
+from ssl_transfer.errors import UserError
+from ssl_transfer.files import open_input
 from transfer.report.collection import DONE, PretrainingRun
 from transfer.report.figures import style
 from transfer.report.figures.style import FINETUNING, PRETRAINING, Plot, slug

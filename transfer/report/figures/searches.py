@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from common.formats.results import LrSearchRecord
+from ssl_transfer.formats.results import LrSearchRecord
 from transfer.report.figures import style
 from transfer.report.figures.style import SEARCH, Plot, slug
 from transfer.report.model import Report

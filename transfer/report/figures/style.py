@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from common.errors import printable
+from ssl_transfer.errors import printable
 from transfer.report.model import Row
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from common.config import flatten
+from ssl_transfer.config import flatten
 from transfer.report.collection import DONE, PretrainingRun, Trial, spent_hours
 from transfer.report.figures.style import slug
 from transfer.report.model import Cell, Column, Flag, Report, Row, Table

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from common.errors import UserError, abbreviate
+from ssl_transfer.errors import UserError, abbreviate
 from transfer.weights.containers import CheckpointFile
 from transfer.weights.find_resnets import FoundResNet, find_resnets
 from transfer.weights.match import Match, list_dropped

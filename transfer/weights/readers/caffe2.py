@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from common.errors import UserError
-from common.formats.backbone import MSRA
-from common.formats.manifest import DroppedTensor
+from ssl_transfer.errors import UserError
+from ssl_transfer.formats.backbone import MSRA
+from ssl_transfer.formats.manifest import DroppedTensor
 from transfer.weights.containers import CheckpointFile
 from transfer.weights.match import Match, Tensors
 from transfer.weights.tensor_names import from_caffe2

@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.errors import UserError
-from common.formats.backbone import MSRA, TORCHVISION, Preprocessing
-from common.formats.manifest import DroppedTensor
-from common.yaml_file import read_yaml
+from ssl_transfer.errors import UserError
+from ssl_transfer.formats.backbone import MSRA, TORCHVISION, Preprocessing
+from ssl_transfer.formats.manifest import DroppedTensor
+from ssl_transfer.yaml_file import read_yaml
 from transfer.weights.containers import CheckpointFile
 from transfer.weights.converted import check_manifest
 from transfer.weights.match import Match, Tensors, select_detectron2

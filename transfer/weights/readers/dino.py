@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.formats.manifest import DroppedTensor
+from ssl_transfer.formats.manifest import DroppedTensor
 from transfer.weights.containers import CheckpointFile
 from transfer.weights.match import Match, list_dropped, select_prefix
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import torch
 
-from common.errors import UserError
-from common.formats.backbone import TORCHVISION, Preprocessing
+from ssl_transfer.errors import UserError
+from ssl_transfer.formats.backbone import TORCHVISION, Preprocessing
 from transfer.weights.containers import CheckpointFile
 from transfer.weights.match import Match, PrefixLayout, Tensors
 from transfer.weights.readers.openmmlab_config import parse_config, read_preprocessing

@@ -8,9 +8,9 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
-from common.errors import UserError
-from common.formats.backbone import MSRA, TORCHVISION, Preprocessing
-from common.yaml_file import YAML_BOOLEANS, parse_yaml
+from ssl_transfer.errors import UserError
+from ssl_transfer.formats.backbone import MSRA, TORCHVISION, Preprocessing
+from ssl_transfer.yaml_file import YAML_BOOLEANS, parse_yaml
 from transfer.weights.inert_pickle import Foreign
 
 MAX_TEXT = 2_000_000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.formats.backbone import BACKBONE_FORMAT, BackboneMetadata
+from ssl_transfer.formats.backbone import BACKBONE_FORMAT, BackboneMetadata
 from transfer.weights.containers import CheckpointFile
 from transfer.weights.converted import check_manifest
 from transfer.weights.match import Match

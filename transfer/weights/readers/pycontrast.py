@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from common.formats.manifest import DroppedTensor
+from ssl_transfer.formats.manifest import DroppedTensor
 from transfer.weights.containers import CheckpointFile
 from transfer.weights.match import Match, PrefixLayout
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from common.errors import UserError
+from ssl_transfer.errors import UserError
 from transfer.weights.containers import CheckpointFile
 from transfer.weights.match import Match
 

@@ -10,9 +10,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from common.training.collectives import all_gather
-from common.training.distributed import launch
 from pretrain.methods.parts.momentum import FeatureQueue, forward_with_shuffle_bn
+from ssl_transfer.training.collectives import all_gather
+from ssl_transfer.training.distributed import launch
 
 N = 4
 """Images a process."""

@@ -1,0 +1,1 @@
+"""What pre-training, evaluation and fine-tuning share; the only part here that imports torch and detectron2."""

@@ -1,0 +1,111 @@
+"""Logs and metrics of a run: log lines to stderr and log.txt, metrics.json and TensorBoard."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
+
+from ssl_transfer.errors import Preempted, UserError, storage_error
+from ssl_transfer.files import atomic_write
+from ssl_transfer.training.divergence import Diverged
+
+LOG, METRICS = "log.txt", "metrics.json"
+
+
+class _ExpectedEndings(logging.Filter):
+    """Drops the traceback that TrainerBase logs for expected exceptions: their one line is printed elsewhere."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind = record.exc_info[0] if record.exc_info else None
+        return not (kind and issubclass(kind, (UserError, Preempted, Diverged)))
+
+
+class _LogFile(logging.FileHandler):
+    """A log file whose full or failing disk ends the run in one line, not in a traceback for each log line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        failure = storage_error(sys.exc_info()[1], self.baseFilename)
+        if failure is None:
+            super().handleError(record)
+        else:
+            raise failure
+
+
+@contextlib.contextmanager
+def log_to_folder(
+    folder: Path, levels: Mapping[str, int], *, rank: int = 0, rank_files: bool = False, formatter: logging.Formatter
+) -> Iterator[None]:
+    """Log to stderr and, appending, to `folder/log.txt` while the block runs; afterwards restore the loggers.
+
+    Args:
+        folder: the run's folder.
+        levels: the loggers that are redirected, and their levels.
+        rank: of this process. Rank 0 logs to stderr and log.txt.
+        rank_files: whether other ranks log to `log.txt.rank<N>`; otherwise their warnings go to stderr.
+        formatter: of the lines.
+    """
+    main = rank == 0
+    handlers: list[logging.Handler] = []
+    if main or rank_files:
+        handlers.append(_LogFile(folder / (LOG if main else f"{LOG}.rank{rank}"), encoding="utf-8"))
+    if main or not rank_files:
+        handlers.append(logging.StreamHandler(sys.stderr))
+    for handler in handlers:
+        handler.setFormatter(formatter)
+        handler.setLevel(logging.INFO if main or rank_files else logging.WARNING)
+        handler.addFilter(_ExpectedEndings())
+    loggers = {logging.getLogger(name): level for name, level in levels.items()}
+    before = [(logger, logger.level, logger.propagate) for logger in loggers]
+    for logger, level in loggers.items():
+        logger.setLevel(level)
+        logger.propagate = False
+        for handler in handlers:
+            logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger, level, propagate in before:
+            for handler in handlers:
+                logger.removeHandler(handler)
+            logger.setLevel(level)
+            logger.propagate = propagate
+        for handler in handlers:
+            handler.close()
+
+
+def build_writers(folder: Path, start: int, console: EventWriter, tensorboard: bool) -> list[EventWriter]:
+    """The main process's writers of a run that starts or resumes at iteration `start`.
+
+    What metrics.json and TensorBoard hold of iterations from `start` on is dropped, because they are computed again.
+    """
+    truncate_metrics(folder / METRICS, start)
+    writers = [console, JSONWriter(str(folder / METRICS))]
+    if tensorboard:
+        writers.append(TensorboardXWriter(str(folder / "tensorboard"), purge_step=start))
+    return writers
+
+
+def truncate_metrics(path: Path, start: int) -> None:
+    """Drop a metrics file's lines of iterations from `start` on, and incomplete lines."""
+    if not path.exists():
+        return
+    with open(path, "rb") as stream:
+        if all(_iteration(line) < start for line in stream):
+            return
+    with open(path, "rb") as stream, atomic_write(path) as kept:
+        kept.writelines(line for line in stream if _iteration(line) < start)
+
+
+def _iteration(line: bytes) -> float:
+    """A line's iteration; infinite if the line is not a JSON object that has one."""
+    try:
+        return float(json.loads(line)["iteration"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf

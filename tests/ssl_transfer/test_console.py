@@ -1,0 +1,152 @@
+"""Exit codes, one-line errors and progress."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from ssl_transfer import console
+from ssl_transfer.errors import EXIT_FAILURE, EXIT_OK, Preempted, UserError
+
+
+def raising(error: BaseException):  # type: ignore[no-untyped-def]
+    def main(argv: Sequence[str] | None) -> int:
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize("code", [EXIT_OK, EXIT_FAILURE])
+def test_the_code_of_main_is_the_exit_code(code: int) -> None:
+    assert console.call_main(lambda argv: code) == code
+
+
+def test_a_user_error_is_one_line_on_stderr_and_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert console.call_main(raising(UserError("bad key\n in file.yaml"))) == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "error: bad key in file.yaml\n")
+
+
+def test_stopped_on_purpose_is_75(capsys: pytest.CaptureFixture[str]) -> None:
+    assert console.call_main(raising(Preempted("at iteration 20"))) == 75
+    assert "at iteration 20" in capsys.readouterr().err
+
+
+def test_ctrl_c_is_130() -> None:
+    assert console.call_main(raising(KeyboardInterrupt())) == 130
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        console.call_main(raising(ZeroDivisionError()))
+
+
+@pytest.mark.parametrize(("code", "expected"), [(None, 0), (0, 0), (2, 2), ("words", 1)])
+def test_system_exit_means_what_it_means_to_python(
+    code: object, expected: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert console.call_main(raising(SystemExit(code))) == expected
+    assert ("words" in capsys.readouterr().err) == (code == "words")
+
+
+def test_run_exits(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leave:
+        console.run_main(raising(UserError("x")))
+    assert leave.value.code == 2
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_who_leaves_is_no_error(root: Path, unbuffered: str) -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from ssl_transfer.console import run_main\n"
+        "def main(argv):\n    sys.stdin.readline(); print('x' * 100); return 0\n"
+        "run_main(main)"
+    )
+    command = [sys.executable, "-c", code, str(root)]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, env={**os.environ, "PYTHONUNBUFFERED": unbuffered}, **pipes) as child:
+        assert child.stdin and child.stdout and child.stderr
+        child.stdout.close()
+        child.stdin.write(b"\n")
+        child.stdin.close()
+        assert child.stderr.read() == b""
+        assert child.wait() == 0
+
+
+@pytest.mark.parametrize("argv", [["--no-such"], [], ["a", "b"]])
+def test_wrong_use_is_one_line_that_names_help(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    parser = console.Parser(prog="tool.py")
+    parser.add_argument("name")
+    with pytest.raises(SystemExit) as leave:
+        parser.parse_args(argv)
+    err = capsys.readouterr().err
+    assert leave.value.code == 2
+    assert err.count("\n") == 1 and "tool.py --help" in err
+
+
+def test_help_keeps_the_examples_line_breaks(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = console.Parser(prog="tool.py", epilog="examples:\n  tool.py a\n  tool.py b\n")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--help"])
+    assert "examples:\n  tool.py a\n  tool.py b\n" in capsys.readouterr().out
+
+
+def test_progress_in_a_log_is_plain_lines() -> None:
+    stream = io.StringIO()
+    progress = console.Progress(4, "eval", stream, every=0.0)
+    for note in ("", "loss 1.5"):
+        progress.step(2, note)
+    first, second = stream.getvalue().splitlines()
+    assert first.startswith("eval: 2/4 · ") and "ETA" in first
+    assert second.startswith("eval: 4/4 · ") and second.endswith("ETA 0:00 · loss 1.5")
+
+
+def test_progress_is_silent_between_its_lines_but_for_the_last() -> None:
+    stream = io.StringIO()
+    progress = console.Progress(100, "x", stream, every=3600.0)
+    for _ in range(100):
+        progress.step()
+    assert len(stream.getvalue().splitlines()) == 1 and "100/100" in stream.getvalue()
+
+
+def test_progress_on_a_terminal_renews_one_line() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    progress = console.Progress(2, "x", stream)
+    progress.last = -1e9
+    progress.step()
+    progress.step()
+    assert stream.getvalue().count("\r") == 2 and stream.getvalue().count("\n") == 1
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (125, "2:05"), (3723, "1:02:03")])
+def test_clock(seconds: float, text: str) -> None:
+    assert console.clock(seconds) == text
+
+
+def test_a_name_that_the_terminal_cannot_show_is_escaped(root: Path) -> None:
+    """A folder that was unpacked in another encoding has names that are no text; Python prints none by default."""
+    code = (
+        "from ssl_transfer.console import run_main\n"
+        "from ssl_transfer.errors import UserError\n"
+        "def main(argv):\n    print('\\udcb4.jpg × 2')\n    raise UserError('\\udcb4.jpg is empty')\n"
+        "run_main(main)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=root,
+        env={"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and done.stderr == "error: \\udcb4.jpg is empty\n"
+    assert done.stdout == "\\udcb4.jpg \\xd7 2\n"
