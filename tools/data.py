@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   python tools/data.py toy datasets/toy7 --seed 7 --photos 512 --voc2007 200 100
   python tools/data.py download voc2007 /data/detection
   python tools/data.py download coco /data/detection --mirror http://mirror.example/coco
+  python tools/data.py download cifar10 /data
   python tools/data.py check datasets/toy
   python tools/data.py check /data/detection --published
   python tools/data.py check --config-file own_task.yaml /data/own
@@ -96,9 +97,9 @@ def _add_check(parser: Parser) -> None:
 
 
 def _add_download(parser: Parser) -> None:
-    parser.add_argument("set", metavar="SET", help="voc2007, voc2012 or coco")
+    parser.add_argument("set", metavar="SET", help="voc2007, voc2012, coco or cifar10")
     parser.add_argument(
-        "root", metavar="ROOT", type=Path, help="the data root: VOC2007/, VOC2012/ or coco/ are created in it"
+        "root", metavar="ROOT", type=Path, help="the data root: VOC2007/, VOC2012/, coco/ or cifar10/ are created in it"
     )
     parser.add_argument("--mirror", metavar="URL", help="URL of a folder with the archives (default: the publishers)")
     parser.add_argument(
@@ -161,6 +162,8 @@ def _download(args: Namespace) -> int:
 
     fetch(args.set, args.root, args.mirror, not args.remove_archives, lambda text: print(text, flush=True))
     tops = {folder.target.split("/")[0] for folder in PUBLIC[args.set]}
+    if args.set == "cifar10":
+        return max(_print_unreadable(args.root / "cifar10" / split, args) for split in ("train", "test"))
     splits = [
         one for one in splits_below(args.root, counts=True) if one.split.folder.relative_to(args.root).parts[0] in tops
     ]
@@ -195,14 +198,19 @@ def _check(args: Namespace) -> int:
 
 
 def _check_images(args: Namespace) -> int:
+    if args.root is not None or args.config_file is not None or args.published:
+        raise UserError("--images DIR checks unlabelled images: give no ROOT, --config-file or --published with it")
+    return _print_unreadable(args.images, args)
+
+
+def _print_unreadable(folder: Path, args: Namespace) -> int:
+    """Print what is wrong with each image of a folder, and a line about all of them."""
     from pretrain.data.check_images import unreadable_images
     from pretrain.data.index import find_images
     from ssl_transfer.console import Progress
 
-    if args.root is not None or args.config_file is not None or args.published:
-        raise UserError("--images DIR checks unlabelled images: give no ROOT, --config-file or --published with it")
     try:
-        index = find_images(str(args.images))
+        index = find_images(str(folder))
     except UserError as error:
         raise UserError(str(error).replace("DATA.ROOT", "--images")) from error
     progress = Progress(len(index), "images")

@@ -2,7 +2,8 @@
 
 Sources. URLs and MD5 of VOC: torchvision 0.29.1, datasets/voc.py. URLs and MD5 of COCO: PaddlePaddle/PaddleDetection,
 ppdet/utils/download.py at 005e0ff8. Sizes: tensorflow/datasets, url_checksums/voc.txt and coco.txt at 333639b3 (VOC's
-there are those of a mirror's files of the same names).
+there are those of a mirror's files of the same names). URL and MD5 of CIFAR-10: torchvision 0.29.1, datasets/cifar.py;
+size: what the server announces in downloads' public logs.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import IO
 from ssl_transfer.console import Progress, megabytes
 from ssl_transfer.errors import UserError, nearest, redact_urls
 from ssl_transfer.files import md5_of
+from transfer.tasks.cifar import write_image_folder
 from transfer.weights.download import download
 
 _VOC = "https://thor.robots.ox.ac.uk/pascal/VOC"
@@ -57,11 +59,13 @@ class SetFolder:
         target: its path below the data root.
         inside: the path of its content inside the archives.
         archives: the archives it is unpacked from.
+        convert: turns the unpacked files into the folder's final content and returns their number; None: they are it.
     """
 
     target: str
     inside: str
     archives: tuple[Archive, ...]
+    convert: Callable[[Path], int] | None = None
 
 
 def _folder(target: str, inside: str, *archives: tuple[str, int, str]) -> SetFolder:
@@ -99,6 +103,20 @@ PUBLIC = {
             (f"{_COCO}/zips/train2017.zip", 19336861798, "cced6f7f71b7629ddf16f17bbcfab6b2"),
         ),
     ),
+    "cifar10": (
+        SetFolder(
+            "cifar10",
+            "cifar-10-batches-py",
+            (
+                Archive(
+                    "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+                    170498071,
+                    "c58f30108f718f92721af3b95e74349a",
+                ),
+            ),
+            convert=write_image_folder,
+        ),
+    ),
 }
 """The sets of `tools/data.py download`, by name."""
 
@@ -119,7 +137,7 @@ def fetch(name: str, root: Path, mirror: str | None = None, keep: bool = True, l
     used, too.
 
     Args:
-        name: `voc2007`, `voc2012` or `coco`.
+        name: `voc2007`, `voc2012`, `coco` or `cifar10`.
         root: the data root.
         mirror: URL of a folder with the archives; None: their published addresses.
         keep: keep the archives after they are unpacked.
@@ -197,6 +215,8 @@ def _place(folder: SetFolder, archives: list[Path], root: Path, log: Log) -> Non
         progress.step(done // 1_000_000 - before // 1_000_000)
 
     files = sum(unpack(archive, folder.inside, staging, report) for archive in archives)
+    if folder.convert is not None:
+        files = folder.convert(staging)
     os.sync()  # one flush for tens of thousands of small files
     target = root / folder.target
     target.parent.mkdir(parents=True, exist_ok=True)
