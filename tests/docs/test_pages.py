@@ -16,7 +16,10 @@ import pytest
 from ssl_transfer.config import dotted_keys
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 COMMAND = re.compile(r"(?:python|bin/python|srun|torchrun)[^\n`]*? tools/(\w+)\.py([^\n\"`|]*)")
 NAME = {"argvalues": PAGES, "ids": lambda page: str(page.relative_to(ROOT))}
 
