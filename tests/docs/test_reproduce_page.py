@@ -12,7 +12,6 @@ from transfer.report.published import load_expected
 PAGE = Path(__file__).resolve().parents[2] / "docs/guides/reproduce.md"
 LOOPS = {
     "recipe": ("base", "optimal"),
-    "epochs": ("100", "200", "400", "800"),
     "method": ("simclr", "byol", "swav"),
     "task": ("voc07", "voc0712"),
 }
