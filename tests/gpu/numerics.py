@@ -48,7 +48,7 @@ HALF_BOUNDS = Bounds(
     0.03, 0.4, 0.9, "autocast rounds activations to 8 bits (bf16) or 11 (fp16); the weights stay float32"
 )
 TF32_BOUNDS = Bounds(5e-3, 0.15, 0.7, "TF32 rounds products' inputs to 11 bits")
-"""Bounds on the difference from the CPU's float32 (docs/guides/gpus.md lists the measurements)."""
+"""Bounds on the difference from the CPU's float32 (docs/notes/gpus.md lists the measurements)."""
 
 
 def compare_losses(workload: Workload, device: str) -> list[Finding]:
