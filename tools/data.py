@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   python tools/data.py toy datasets/toy
   python tools/data.py toy datasets/toy7 --seed 7 --photos 512 --voc2007 200 100
+  python tools/data.py scenes /data/cifar10 datasets/scenes --labels 500
   python tools/data.py download voc2007 /data/detection
   python tools/data.py download coco /data/detection --mirror http://mirror.example/coco
   python tools/data.py download cifar10 /data
@@ -45,12 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="data.py", description=__doc__, epilog=EXAMPLES)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     _add_toy(verbs.add_parser("toy", help="draw the toy sets: photos, VOC2007, VOC2012 and COCO", epilog=EXAMPLES))
+    _add_scenes(verbs.add_parser("scenes", help="make detection sets of small photographs", epilog=EXAMPLES))
     _add_check(verbs.add_parser("check", help="read every annotation below a data root and report", epilog=EXAMPLES))
     _add_download(verbs.add_parser("download", help="fetch, verify, unpack and check a public set", epilog=EXAMPLES))
     _add_split(verbs.add_parser("split", help="divide a labelled set into train and val", epilog=EXAMPLES))
     _add_import(verbs.add_parser("import", help="convert a set of another layout to COCO files", epilog=EXAMPLES))
     args = parser.parse_args(argv)
-    call = {"toy": _toy, "check": _check, "download": _download, "split": _split, "import": _import}
+    call = {"toy": _toy, "scenes": _scenes, "check": _check, "download": _download, "split": _split, "import": _import}
     return call[args.verb](args)
 
 
@@ -74,6 +76,23 @@ def _add_toy(parser: Parser) -> None:
             default=default,
             help=f"images of {name} (default: {default[0]} {default[1]})",
         )
+
+
+def _add_scenes(parser: Parser) -> None:
+    parser.add_argument("photographs", metavar="CIFAR", type=Path, help="an ImageFolder with train/ and test/")
+    parser.add_argument("out", metavar="OUT", type=Path, help="the folder to create, as of toy")
+    parser.add_argument("--seed", type=int, default=0, help="same seed and photographs, same bytes (default: 0)")
+    numbers = (
+        (
+            "labels",
+            1000,
+            "photographs in VOC2007's and COCO's training scenes; twice as many others in VOC2012's",
+        ),
+        ("scenes", 400, "training scenes of VOC2007 and of COCO; twice as many of VOC2012"),
+        ("test", 400, "test scenes, all of test photographs"),
+    )
+    for name, default, text in numbers:
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default: {default})")
 
 
 def _add_check(parser: Parser) -> None:
@@ -153,6 +172,19 @@ def _toy(args: Namespace) -> int:
     print(f"  VOC2007    {size.voc2007[0]} trainval, {size.voc2007[1]} test")
     print(f"  VOC2012    {size.voc2012[0]} train, {size.voc2012[1]} val")
     print(f"  COCO 2017  {size.coco[0]} train, {size.coco[1]} val")
+    return EXIT_OK
+
+
+def _scenes(args: Namespace) -> int:
+    from transfer.toy.photo_scenes import SceneSizes, build_scene_sets
+
+    made = build_scene_sets(args.photographs, args.out, args.seed, SceneSizes(args.labels, args.scenes, args.test))
+    print(f"{'exists already:' if made is None else 'made'} the scenes, seed {args.seed}, in {args.out}")
+    if made is not None and any(made.dropped):
+        print("  left out, the same as another: {} test and {} train photographs".format(*made.dropped))
+    print(f"  VOC2007  {args.scenes} trainval, {args.test} test, {args.scenes // 2} heldout")
+    print(f"  VOC2012  {args.scenes} train, {args.scenes} val")
+    print(f"  COCO     {args.scenes} train, {args.test} val, {args.scenes // 2} heldout")
     return EXIT_OK
 
 

@@ -6,8 +6,9 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,23 @@ def build_toy_sets(out: Path, seed: int = 0, size: Size | None = None) -> bool:
     size.check()
     if seed < 0:
         raise UserError(f"--seed: {seed} is negative; give 0 or more")
-    record = describe(seed, size)
+    return write_once(out, describe(seed, size), lambda folder: _draw(folder, seed, size))
+
+
+def write_once(out: Path, record: dict[str, Any], draw: Callable[[Path], None]) -> bool:
+    """Draw a set into a temporary folder that becomes `out`; nothing is done where `out` holds the same set already.
+
+    Args:
+        out: the folder to create; it must be missing, empty, or hold the same set.
+        record: everything that decides the set's bytes: the content of its `toy.json`.
+        draw: fills the folder that it is given.
+
+    Returns:
+        True where it was drawn, False where it existed already.
+
+    Raises:
+        UserError: `out` holds something else or cannot be written; nothing is changed.
+    """
     out = out.resolve()
     if holds_same_set(out, record):
         return False
@@ -83,7 +100,7 @@ def build_toy_sets(out: Path, seed: int = 0, size: Size | None = None) -> bool:
         with _temporary_folder(out) as folder:
             if holds_same_set(out, record):  # another process finished it while this one waited
                 return False
-            _draw(folder, seed, size)
+            draw(folder)
             write_json(folder / RECORD, record)
             folder.rename(out)
     except OSError as error:
@@ -168,6 +185,9 @@ def _draw(folder: Path, seed: int, size: Size) -> None:
     photos.write(folder / "photos", seed, "val", size.photos_val)
     detection = folder / "detection"
     trainval, test = size.voc2007
-    voc_files.write(detection, seed, 2007, {"train": trainval // 2, "val": trainval - trainval // 2, "test": test})
-    voc_files.write(detection, seed, 2012, {"train": size.voc2012[0], "val": size.voc2012[1]})
-    coco_files.write(detection, seed, {"train": size.coco[0], "val": size.coco[1]})
+    halves = {"train": trainval // 2, "val": trainval - trainval // 2, "test": test}
+    voc_files.write(detection, 2007, halves, partial(voc_files.shapes, seed, 2007))
+    sizes = dict(zip(("train", "val"), size.voc2012, strict=True))
+    voc_files.write(detection, 2012, sizes, partial(voc_files.shapes, seed, 2012))
+    sizes = dict(zip(("train", "val"), size.coco, strict=True))
+    coco_files.write(detection, sizes, partial(coco_files.shapes, seed))

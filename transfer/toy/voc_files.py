@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -15,14 +16,14 @@ DIFFICULT_EVERY = 6
 """Every sixth image has a difficult object."""
 
 
-def write(root: Path, seed: int, year: int, splits: dict[str, int]) -> None:
+def write(root: Path, year: int, splits: dict[str, int], draw: Callable[[str, int], Scene]) -> None:
     """Write one year under `root/VOC<year>`.
 
     Args:
         root: the folder of the years, without `VOC<year>`.
-        seed: seed of the toy set.
         year: 2007 or 2012; it decides the form of the images' names.
-        splits: number of images of `train`, `val` and perhaps `test`; `trainval` is their union.
+        splits: number of images of `train`, `val` and perhaps others; `trainval` is the union of the two.
+        draw: the scene of a split and an index in it; called once for each, the indices of a split in their order.
     """
     base = root / f"VOC{year}"
     for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
@@ -31,15 +32,20 @@ def write(root: Path, seed: int, year: int, splits: dict[str, int]) -> None:
     lists: dict[str, list[str]] = {split: [] for split in splits}
     for index, split in enumerate(_interleave(splits)):
         name = f"{index + 1:06d}" if year == 2007 else f"{year}_{index + 1:06d}"
-        rng = generator(seed, f"VOC{year}/{split}", len(lists[split]))
-        names = names_of(rng, len(lists[split]), tuple(shape.name for shape in SHAPES))
-        scene = compose(rng, names, difficult=len(lists[split]) % DIFFICULT_EVERY == 1)
+        scene = draw(split, len(lists[split]))
         scene.image.save(base / "JPEGImages" / f"{name}.jpg", quality=92)
         (base / "Annotations" / f"{name}.xml").write_text(annotation(scene, year, name), encoding="utf-8")
         lists[split].append(name)
     lists["trainval"] = sorted(lists["train"] + lists["val"])
     for split, ids in lists.items():
         (base / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{i}\n" for i in ids), encoding="utf-8")
+
+
+def shapes(seed: int, year: int, split: str, index: int) -> Scene:
+    """The toy set's scene of coloured shapes."""
+    rng = generator(seed, f"VOC{year}/{split}", index)
+    names = names_of(rng, index, tuple(shape.name for shape in SHAPES))
+    return compose(rng, names, difficult=index % DIFFICULT_EVERY == 1)
 
 
 def _interleave(splits: dict[str, int]) -> list[str]:
