@@ -23,7 +23,9 @@ from ssl_transfer.errors import UserError
 from ssl_transfer.formats.run_only import may_change_on_resume
 
 
-def load_config(file: str | os.PathLike[str], overlay: str | None = None, overrides: Sequence[str] = ()) -> CfgNode:
+def load_config(
+    file: str | os.PathLike[str], overlay: str | os.PathLike[str] | None = None, overrides: Sequence[str] = ()
+) -> CfgNode:
     """Load a config file with its `_BASE_` chain, then the overlay's `pretrain` section, then `KEY VALUE …`.
 
     Returns:

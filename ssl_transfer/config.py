@@ -434,7 +434,7 @@ def merge_layers(
     cfg: Any,
     file: str | os.PathLike[str],
     section: str,
-    overlay: str | None,
+    overlay: str | os.PathLike[str] | None,
     overrides: Sequence[str],
     *,
     changes: KeyChanges = NO_CHANGES,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import functools
 import io
 import os
 import re
+import shlex
 import signal
 import stat
 import sys
@@ -18,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TextIO
 
 from ssl_transfer import errors
+from ssl_transfer.environment import IS_WHEEL, describe_versions
 from ssl_transfer.errors import (
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
@@ -30,16 +33,80 @@ from ssl_transfer.errors import (
     storage_error,
 )
 
+COMMANDS = ("ssl-transfer", "python -m ssl_transfer")
+"""The two spellings of the command; `ssl_transfer.__main__` puts one of them and the verb into `sys.argv[0]`."""
 MAX_LINE = 4000
 """Characters of an error at most: a name may have millions."""
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser that keeps the line breaks of its examples and prints errors as one line."""
+def program() -> str:
+    """What the user typed before the arguments: `python tools/convert.py`, or `ssl-transfer convert`."""
+    return f"python {shlex.quote(sys.argv[0])}" if sys.argv[0].endswith(".py") else sys.argv[0]
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
+
+def as_typed(text: str) -> str:
+    """A text with each `python tools/X.py` as the user would type it: `ssl-transfer X` where that command runs."""
+    command = sys.argv[0].rpartition(" ")[0]
+    if command not in COMMANDS:  # a script of tools/, or Python code
+        if not IS_WHEEL:
+            return text
+        command = COMMANDS[0]
+    return re.sub(r"python tools/(\w+)\.py", lambda tool: f"{command} {tool[1].replace('_', '-')}", text)
+
+
+class PrintAndExit(argparse.Action):
+    """An option that prints a text and exits before other arguments are required.
+
+    Args:
+        text: makes the text.
+    """
+
+    def __init__(self, option_strings: Sequence[str], dest: str, text: Callable[[], str], help: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
+        self.text = text
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(self.text())
+        parser.exit(EXIT_OK)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that keeps the line breaks of its examples and prints errors as one line.
+
+    Its name and its examples are what the user types (`program`, `as_typed`); it has `--version`, but not in the
+    parsers of verbs, which argparse names after it.
+    """
+
+    def __init__(self, *args: object, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        is_verb = "prog" in kwargs
+        texts = {key: as_typed(kwargs[key]) for key in ("description", "epilog") if kwargs.get(key)}
+        super().__init__(*args, **{"prog": program(), **kwargs, **texts})  # type: ignore[arg-type]
+        if not is_verb:
+            self.add_argument("--version", action=PrintAndExit, text=describe_versions, help="print versions and exit")
+
+    def add_configs(self, folder: str, help: str, *, required: bool = False, overlay: str = "") -> None:
+        """Add `--config-file`, which takes a path or a name of configs/FOLDER, and `--list-configs`.
+
+        Args:
+            folder: the folder below configs/; see `find_config`.
+            help, required: of `--config-file`.
+            overlay: help of `--overlay`, which is added too.
+        """
+        from ssl_transfer.config_files import find_config
+
+        find = functools.partial(functools.partial, find_config)
+        self.add_argument("--config-file", required=required, metavar="F", type=find(folder=folder), help=help)
+        if overlay:
+            self.add_argument("--overlay", metavar="F", type=find(folder="overlays"), help=overlay)
+        self.add_list_configs(*([folder, "overlays"] if overlay else [folder]))
+
+    def add_list_configs(self, *folders: str) -> None:
+        """Add `--list-configs`: what can be named of these folders of configs/."""
+        from ssl_transfer.config_files import list_configs
+
+        help_ = "list the configs that can be named without a path, and exit"
+        self.add_argument("--list-configs", action=PrintAndExit, text=lambda: list_configs(*folders), help=help_)
 
     def error(self, message: str) -> NoReturn:
         """Print one line, with the nearest valid names, and exit with `EXIT_USAGE`."""
@@ -111,6 +178,8 @@ def _call(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | Non
             name = str(error.filename)
             shown = name if len(name) < 300 else f"{name[:100]}… ({len(name)} characters)"
             return print_error(UserError(f"{shown}: {error.strerror}; give another path"))
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == "detectron2":
+            return print_error(UserError("Detectron2 is not installed; install it: python tools/doctor.py --fix"))
         failure = storage_error(error)
         if failure is None:
             raise
@@ -166,7 +235,7 @@ def ignore_torch_warnings() -> None:
 def print_error(error: UserError) -> int:
     """Print an error as one line on stderr and return `EXIT_USAGE`, or `EXIT_FAILURE` if a disk is the reason."""
     line = " ".join(str(error)[:MAX_LINE].split())
-    line = errors.redact_urls(errors.printable(f"error: {line}"))
+    line = errors.redact_urls(errors.printable(as_typed(f"error: {line}")))
     failed = isinstance(error, StorageError)
     for stream, text in ((sys.stdout, ""), (sys.stderr, f"{line}\n")):
         try:

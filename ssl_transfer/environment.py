@@ -2,28 +2,61 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import importlib.util
 import os
 import platform
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-"""The checkout of this code, with configs/ below it."""
+_PACKAGE = Path(__file__).resolve().parent
+IS_WHEEL = (_PACKAGE / "configs").is_dir()
+"""Whether this code was installed from a wheel, which holds tools/ and configs/ inside this package."""
 
+ROOT = _PACKAGE if IS_WHEEL else _PACKAGE.parent
+"""The folder that holds tools/ and configs/: the checkout, or in a wheel `ssl_transfer/`."""
+
+IMPORT_ROOT = _PACKAGE.parent
+"""The folder that the packages are imported from: the checkout, or site-packages."""
+
+DISTRIBUTION = "ssl-detection-transfer"
 COMMIT_FILE = ".commit"
-"""File that records the commit in a copy of a checkout without git."""
+"""File that records the commit in a wheel, and in a copy of a checkout without git."""
 
 
 def version_of(package: str) -> str | None:
     """Installed version of a distribution, without importing it; None where it is not installed."""
+    import importlib.metadata  # here: every command imports this module, and few need this
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def version() -> str:
+    """This project's version; `0+unknown` in a checkout that was not installed."""
+    return version_of(DISTRIBUTION) or "0+unknown"
+
+
+def describe_versions() -> str:
+    """Version and commit of this project, and versions of what it computes with, without importing them."""
+    others = [f"{name} {version_of(name) or 'not installed'}" for name in ("torch", "torchvision", "detectron2")]
+    return ", ".join([f"ssl-transfer {version()} (commit {commit()})", *others, f"python {platform.python_version()}"])
+
+
+def load_tool(name: str) -> ModuleType:
+    """A tool of tools/ as the module `ssl_transfer.tools.NAME`, in a checkout too."""
+    module_name = f"ssl_transfer.tools.{name}"
+    if module_name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(module_name, ROOT / "tools" / f"{name}.py")
+        assert spec is not None and spec.loader is not None, name
+        sys.modules[module_name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules[module_name]
 
 
 def commit() -> str:

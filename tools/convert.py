@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    sys.path[:1] = [str(p) for p in Path(__file__).resolve().parents[1:2] if (p / "ssl_transfer").is_dir()]
     __import__("ssl_transfer.errors").errors.exit_on_interrupt()
 
 import argparse
@@ -33,7 +33,7 @@ written.
 
 
 def parser() -> Parser:
-    options = Parser(prog="python tools/convert.py", description=__doc__, epilog=EPILOG)
+    options = Parser(description=__doc__, epilog=EPILOG)
     options.add_argument("input", metavar="IN", nargs="?", help="a checkpoint, or zoo:NAME")
     options.add_argument("output", metavar="OUT", nargs="?", help="the file to write; its manifest is put beside it")
     options.add_argument("--source", default="auto", metavar="NAME", help="IN's layout; by default it is recognised")

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    sys.path[:1] = [str(p) for p in Path(__file__).resolve().parents[1:2] if (p / "ssl_transfer").is_dir()]
     __import__("ssl_transfer.errors").errors.exit_on_interrupt()
 
 import argparse
@@ -43,7 +43,7 @@ OUT of toy then holds:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and run the verb."""
-    parser = Parser(prog="data.py", description=__doc__, epilog=EXAMPLES)
+    parser = Parser(description=__doc__, epilog=EXAMPLES)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     _add_toy(verbs.add_parser("toy", help="draw the toy sets: photos, VOC2007, VOC2012 and COCO", epilog=EXAMPLES))
     _add_scenes(verbs.add_parser("scenes", help="make detection sets of small photographs", epilog=EXAMPLES))
@@ -103,9 +103,7 @@ def _add_check(parser: Parser) -> None:
         nargs="?",
         help="the folder of VOC2007/, VOC2012/ or coco/; or a toy set; with --config-file, its data root",
     )
-    parser.add_argument(
-        "--config-file", type=Path, metavar="F", help="check the splits that this task names, your own ones too"
-    )
+    parser.add_configs("transfer", "check the splits that this task names, your own ones too")
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="check unlabelled images, as pre-training reads them (DATA.ROOT)"
     )

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    sys.path[:1] = [str(p) for p in Path(__file__).resolve().parents[1:2] if (p / "ssl_transfer").is_dir()]
     __import__("ssl_transfer.errors").errors.exit_on_interrupt()
 
 import json
@@ -14,7 +14,8 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ssl_transfer.console import Parser, run_main
+from ssl_transfer.console import Parser, as_typed, run_main
+from ssl_transfer.environment import ROOT, commit, load_tool
 from ssl_transfer.errors import EXIT_FAILURE, EXIT_OK
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   python tools/doctor.py
   python tools/doctor.py --data-root /data/detection
+  python tools/doctor.py --fix
   python tools/doctor.py --json
   python tools/doctor.py --deep
   torchrun --nnodes 2 --node-rank 0|1 --nproc-per-node 8 --master-addr HOST --master-port 29500 tools/doctor.py --deep
@@ -35,7 +37,7 @@ to do)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line, check, print."""
-    parser = Parser(prog="doctor.py", description=__doc__, epilog=EXAMPLES)
+    parser = Parser(description=__doc__, epilog=EXAMPLES)
     parser.add_argument(
         "--data-root",
         type=Path,
@@ -49,7 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "(about two minutes; without a GPU, what can be checked on the CPU); needs a checkout, see tests/gpu",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
+    parser.add_argument("--fix", action="store_true", help="install the pinned Detectron2 with pip, and do no more")
     args = parser.parse_args(argv)
+    if args.fix:
+        return _fix()
     from transfer.doctor.finding import healthy, render
 
     with warnings.catch_warnings():
@@ -59,22 +64,34 @@ def main(argv: Sequence[str] | None = None) -> int:
             findings += examine_deeply()
     if not first_process():
         return EXIT_OK if healthy(findings) else EXIT_FAILURE
-    print(json.dumps([finding.as_dict() for finding in findings], indent=1) if args.json else render(findings))
+    text = json.dumps([finding.as_dict() for finding in findings], indent=1) if args.json else render(findings)
+    print(as_typed(text))
     return EXIT_OK if healthy(findings) else EXIT_FAILURE
+
+
+def _fix() -> int:
+    """Install the pinned Detectron2 where another one or none is there, or it does not import."""
+    from transfer.doctor import software
+
+    pinned = load_tool("install_detectron2")
+    found = software.check_detectron2(pinned.VERSION, pinned.GIT_COMMIT)
+    if found.state == "ok":
+        print(f"detectron2 {found.found}: nothing to install")
+        return EXIT_OK
+    return int(pinned.main(["--force"]))
 
 
 def examine(data_root: Path | None = None) -> list[Finding]:
     """Run every check that needs no training, in the order of the output."""
-    from ssl_transfer.environment import ROOT, commit
-    from tools.install_detectron2 import GIT_COMMIT, VERSION
     from transfer.doctor import data_roots, machine, software
 
+    pinned = load_tool("install_detectron2")
     return [
         software.checkout(ROOT, commit()),
         software.check_python(),
         software.check_torch(),
         software.check_torchvision(),
-        software.check_detectron2(VERSION, GIT_COMMIT),
+        software.check_detectron2(pinned.VERSION, pinned.GIT_COMMIT),
         software.packages(),
         machine.gpus(),
         machine.slurm(),
@@ -87,7 +104,6 @@ def examine(data_root: Path | None = None) -> list[Finding]:
 
 def examine_deeply() -> list[Finding]:
     """Train on this machine's devices (`tests/gpu`, which only a checkout has)."""
-    from ssl_transfer.environment import ROOT
     from transfer.doctor.finding import Finding
 
     if not (ROOT / "tests" / "gpu" / "verify.py").is_file():

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    sys.path[:1] = [str(p) for p in Path(__file__).resolve().parents[1:2] if (p / "ssl_transfer").is_dir()]
     __import__("ssl_transfer.errors").errors.exit_on_interrupt()
 
 import argparse
@@ -67,13 +67,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="evaluate.py", description=__doc__, epilog=EXAMPLES)
+    parser = Parser(description=__doc__, epilog=EXAMPLES)
     parser.add_argument("kind", choices=tuple(DEFAULTS), help="which evaluation")
     parser.add_argument("--weights", required=True, metavar="W", help="a backbone file; convert others first")
     parser.add_argument("--data", required=True, metavar="D", help="the labelled set's folder")
     parser.add_argument("--output", metavar="DIR", help="the evaluation's folder; optional for knn")
-    parser.add_argument("--config-file", metavar="F", help="the recipe; by default ImageNet's of configs/evaluation/")
-    parser.add_argument("--overlay", metavar="F", help="a file whose evaluate section overrides the recipe")
+    recipe = "the recipe: a file, or a name of configs/evaluation/ (default: ImageNet's)"
+    parser.add_configs("evaluation", recipe, overlay="a file whose evaluate section overrides the recipe, or cpu")
     parser.add_argument("--resume", action="store_true", help="continue the evaluation in --output, if there is one")
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes: one per GPU, gloo on a CPU")
     parser.add_argument("--name", metavar="NAME", help="name of the weights; by default their file's name")

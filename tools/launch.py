@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    sys.path[:1] = [str(p) for p in Path(__file__).resolve().parents[1:2] if (p / "ssl_transfer").is_dir()]
     __import__("ssl_transfer.errors").errors.exit_on_interrupt()
 
 import codecs
@@ -83,12 +83,16 @@ def main(argv: Sequence[str] | None = None, tools: Tools | None = None) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="launch.py", description=__doc__, epilog=EXAMPLES)
+    parser = Parser(description=__doc__, epilog=EXAMPLES)
+    parser.add_list_configs("experiments")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
 
     def verb(name: str, help_: str) -> Parser:
         sub: Parser = verbs.add_parser(name, help=help_, description=help_, epilog=EXAMPLES)
-        sub.add_argument("experiment", metavar="EXPERIMENT.yaml", help="the experiment file")
+        sub.add_argument(
+            "experiment", metavar="EXPERIMENT.yaml", help="the experiment: a file, or a name of configs/experiments/"
+        )
+        sub.add_list_configs("experiments")
         sub.add_argument(
             "--set",
             action="append",

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    sys.path[:1] = [str(p) for p in Path(__file__).resolve().parents[1:2] if (p / "ssl_transfer").is_dir()]
     __import__("ssl_transfer.errors").errors.exit_on_interrupt()
 
 from argparse import Namespace
@@ -31,7 +31,7 @@ exit codes: 0 chosen; 1 no candidate has a value (recorded as such); 2 wrong use
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and hand over to the verb."""
-    parser = Parser(prog="lr_search.py", description=__doc__, epilog=EXAMPLES)
+    parser = Parser(description=__doc__, epilog=EXAMPLES)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     chooser = verbs.add_parser("choose", help="choose the best of the candidates in RESULT_DIR …", epilog=EXAMPLES)
     chooser.add_argument("folders", nargs="+", type=Path, metavar="RESULT_DIR", help="a candidate's trial folder")

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # tools/ holds a pretrain.py: it must not hide the package
+    sys.path[:1] = [str(p) for p in Path(__file__).resolve().parents[1:2] if (p / "ssl_transfer").is_dir()]
     __import__("ssl_transfer.errors").errors.exit_on_interrupt()
 
 from collections.abc import Sequence
@@ -60,11 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="pretrain.py", description=__doc__, epilog=EXAMPLES)
-    parser.add_argument(
-        "--config-file", required=True, metavar="F", help="the recipe, a YAML file of configs/pretrain/"
-    )
-    parser.add_argument("--overlay", metavar="F", help="a file whose pretrain section overrides the recipe")
+    parser = Parser(description=__doc__, epilog=EXAMPLES)
+    overlay = "a file whose pretrain section overrides the recipe, or a name of configs/overlays/"
+    parser.add_configs("pretrain", "the recipe: a file, or a name of configs/pretrain/", required=True, overlay=overlay)
     parser.add_argument("--resume", action="store_true", help="continue the run in --output, if there is one")
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes: one per GPU, gloo on a CPU")
     parser.add_argument("--output", required=True, metavar="DIR", help="the run's folder")

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    sys.path[:1] = [str(p) for p in Path(__file__).resolve().parents[1:2] if (p / "ssl_transfer").is_dir()]
     __import__("ssl_transfer.errors").errors.exit_on_interrupt()
 
 import argparse
@@ -47,15 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="transfer.py", description=__doc__, epilog=EXAMPLES)
-    parser.add_argument("--config-file", required=True, type=Path, metavar="F", help="a task: configs/transfer/*.yaml")
+    parser = Parser(description=__doc__, epilog=EXAMPLES)
+    overlay = "merged after the config file: a file, or a name of configs/overlays/, such as cpu"
+    parser.add_configs("transfer", "the task: a file, or a name of configs/transfer/", required=True, overlay=overlay)
     parser.add_argument("--weights", required=True, metavar="W", help="scratch, or a .pkl that tools/convert.py wrote")
     parser.add_argument("--seed", required=True, type=int, metavar="S", help="the trial's seed, 0 or more")
     parser.add_argument(
         "--output", required=True, type=Path, metavar="DIR", help="the trial's folder; result.json comes last"
-    )
-    parser.add_argument(
-        "--overlay", type=Path, metavar="F", help="merged after the config file, as configs/overlays/cpu.yaml"
     )
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes on this machine (default: 1)")
     parser.add_argument(

@@ -77,7 +77,10 @@ def _linear() -> CfgNode:
 
 
 def load_evaluation_config(
-    file: str | os.PathLike[str], kind: str, overlay: str | None = None, overrides: Sequence[str] = ()
+    file: str | os.PathLike[str],
+    kind: str,
+    overlay: str | os.PathLike[str] | None = None,
+    overrides: Sequence[str] = (),
 ) -> CfgNode:
     """Merge a config file with its `_BASE_` chain, the overlay's `evaluate` section and `KEY VALUE …`.
 

@@ -121,7 +121,7 @@ def test_where_detectron2_came_from(
     monkeypatch.setattr(software.importlib.metadata, "distribution", lambda _: installed)
     finding = software.check_detectron2(VERSION, GIT_COMMIT)
     assert finding.state == state and words in finding.found
-    assert ("--force" in finding.advice) == (state == "warning")
+    assert ("--fix" in finding.advice) == (state == "warning")
 
 
 def test_no_detectron2_and_one_that_does_not_import(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +134,7 @@ def test_no_detectron2_and_one_that_does_not_import(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(software.importlib.metadata, "distribution", absent)
     finding = software.check_detectron2(VERSION, GIT_COMMIT)
-    assert (finding.state, finding.advice) == ("missing", "python tools/install_detectron2.py")
+    assert (finding.state, finding.advice) == ("missing", "python tools/doctor.py --fix")
 
 
 def test_packages_that_are_absent_or_too_old(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ def check_detectron2(pinned_version: str, pinned_commit: str) -> Finding:
         pinned_version: the version of the re-packed wheel.
         pinned_commit: the commit of the official repository that `--source git` builds.
     """
-    install = "python tools/install_detectron2.py"
+    install = "python tools/doctor.py --fix"
     try:
         distribution = importlib.metadata.distribution("detectron2")
     except importlib.metadata.PackageNotFoundError:
@@ -74,9 +74,9 @@ def check_detectron2(pinned_version: str, pinned_commit: str) -> Finding:
         importlib.import_module("detectron2.modeling")
         importlib.import_module("detectron2.engine")
     except Exception as error:
-        return missing("detectron2", f"{origin}, does not import: {one_line(error)}", f"{install} --force")
+        return missing("detectron2", f"{origin}, does not import: {one_line(error)}", install)
     if not pinned:
-        return warning("detectron2", origin, f"results were checked with the pinned build: {install} --force")
+        return warning("detectron2", origin, f"results were checked with the pinned build: {install}")
     return ok("detectron2", origin)
 
 

@@ -1,7 +1,7 @@
 """Reads the experiment file with its `--set` values, the site file and measured step times.
 
-Paths in an experiment file: config files and overlays are relative to the current folder, else to the checkout (so
-`configs/…` works from anywhere); everything else (run_dir, weights, data roots) is relative to the current folder.
+Paths in an experiment file: config files and overlays are relative to the current folder, else found by `configs/…` or
+by name (`ssl_transfer.config_files`); everything else (run_dir, weights, data roots) is relative to the current folder.
 Weights may also be `zoo:NAME`, a public checkpoint of configs/zoo.yaml. Links are not followed: on a cluster the same
 link may lead elsewhere on another host.
 """
@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ssl_transfer import environment
 from ssl_transfer.config import mapping_of, merge_dict
+from ssl_transfer.config_files import find_config
 from ssl_transfer.errors import UserError
 from ssl_transfer.formats import explain_validation_error, locate, validate_yaml
 from ssl_transfer.yaml_file import KeyPath, parse_yaml, read_yaml, redact, redact_set
@@ -46,6 +47,7 @@ def load_experiment(path: str | os.PathLike[str], sets: Sequence[str] = ()) -> t
     Raises:
         UserError: the file is missing, not YAML, names a key twice, or holds an unknown key or a wrong value.
     """
+    path = find_config(path, "experiments")
     document, text = read_yaml(path)
     content, texts = mapping_of(document, path), dict(document.texts)
     for word in sets:
@@ -121,16 +123,13 @@ def read_step_times(path: Path = SHIPPED_STEP_TIMES) -> list[StepTime]:
         raise UserError(f"{path}: {' '.join(str(error).split())[:200]}") from error
 
 
-def absolute(path: str) -> Path:
+def absolute(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100 (resolve() would follow links)
 
 
-def config_path(path: str) -> Path:
-    """A config file or overlay: the current folder's, else the checkout's; it need not exist."""
-    here = absolute(path)
-    if here.exists() or Path(path).is_absolute():
-        return here
-    return environment.ROOT / path
+def config_path(name: str, folder: str) -> Path:
+    """The absolute path of the config file that an experiment names; see `find_config`."""
+    return absolute(find_config(name, folder))
 
 
 def run_dir_of(experiment: Experiment) -> Path:

@@ -317,9 +317,10 @@ def _check_files(
     Raises:
         UserError: one is missing; names the experiment file and its key.
     """
-    for key, file in _named_files(experiment, public):
+    for key, name, folder in _named_files(experiment, public):
+        file = absolute(name)
         try:
-            open_input(file).close()
+            open_input(config_path(name, folder) if folder else file).close()
         except OSError as error:
             advice = "write a path from the current folder"
             raise UserError(f"{source.path}: {key}: {describe_unreadable(file, error)}; {advice}") from error
@@ -360,13 +361,13 @@ def _data_problems(opened: OpenExperiment, decisions: Decisions) -> Iterator[str
     experiment = opened.experiment
     jobs = [one.job for one in decisions.values() if one.action == "run"]
     wanted = {(job.row_key, job.task) for job in jobs if job.kind in ("search", "finetune")}
-    reader = ConfigReader(config_path(experiment.overlay) if experiment.overlay else None)
+    reader = ConfigReader(config_path(experiment.overlay, "overlays") if experiment.overlay else None)
     root = absolute(experiment.data.detection or "")
     checked: set[TaskSettings] = set()
     for (row_key, row), (key, task) in itertools.product(experiment.rows.items(), experiment.tasks.items()):
         if (row_key, key) not in wanted:
             continue
-        config = config_path(task.config)
+        config = config_path(task.config, "transfer")
         values = reader.resolved(config, "transfer", {**task.overrides, **row.finetune})
         if not any(name.startswith(OWN_SPLITS) for name in values):
             continue
@@ -383,19 +384,20 @@ def _data_problems(opened: OpenExperiment, decisions: Decisions) -> Iterator[str
             yield f"{where}: {faults[0]}{more if len(faults) > 1 else ''}"
 
 
-def _named_files(experiment: Experiment, public: Mapping[str, ZooCheckpoint]) -> Iterator[tuple[str, Path]]:
+def _named_files(experiment: Experiment, public: Mapping[str, ZooCheckpoint]) -> Iterator[tuple[str, str, str]]:
+    """Key and name of each file that the experiment names, and the folder of configs/ that may hold it."""
     if experiment.overlay:
-        yield "overlay", config_path(experiment.overlay)
+        yield "overlay", experiment.overlay, "overlays"
     for key, row in experiment.rows.items():
         if row.pretrain:
-            yield f"rows.{key}.pretrain.config", config_path(row.pretrain.config)
+            yield f"rows.{key}.pretrain.config", row.pretrain.config, "pretrain"
         if row.weights and key not in public:
-            yield f"rows.{key}.weights", absolute(row.weights)
+            yield f"rows.{key}.weights", row.weights, ""
     for key, task in experiment.tasks.items():
-        yield f"tasks.{key}.config", config_path(task.config)
+        yield f"tasks.{key}.config", task.config, "transfer"
     for key, evaluation in experiment.evaluations.items():
         if evaluation.config:
-            yield f"evaluations.{key}.config", config_path(evaluation.config)
+            yield f"evaluations.{key}.config", evaluation.config, "evaluation"
 
 
 def _data_roots(experiment: Experiment) -> Iterator[tuple[str, Path | None]]:

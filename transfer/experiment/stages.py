@@ -38,7 +38,7 @@ def build_graph(
         UserError: a config file, the overlay or a checkpoint is missing, or a data root that is needed is not given.
     """
     run_dir = run_dir_of(experiment)
-    overlay = config_path(experiment.overlay) if experiment.overlay else None
+    overlay = config_path(experiment.overlay, "overlays") if experiment.overlay else None
     builder = JobBuilder(
         experiment, run_dir, digests or WeightDigests(run_dir), ConfigReader(overlay, run_dir), public_weights or {}
     )
@@ -99,7 +99,10 @@ class JobBuilder:
 
     def pretrain(self, key: str, row: RowSpec) -> Job:
         assert row.pretrain is not None
-        config, images = config_path(row.pretrain.config), self._data_root("images", f"row {key} pre-trains")
+        config, images = (
+            config_path(row.pretrain.config, "pretrain"),
+            self._data_root("images", f"row {key} pre-trains"),
+        )
         overrides = row.pretrain.overrides
         settings = self.settings.resolved(config, "pretrain", overrides)
         name = f"pretrain.{key}"
@@ -159,7 +162,7 @@ class JobBuilder:
     def evaluate(self, key: str, row: RowSpec, name: str, evaluation: EvaluationSpec, producer: Job) -> Job:
         """An evaluation of the backbone file that `producer` writes as its last output."""
         images = self._data_root("images", f"evaluation {name} measures")
-        config = config_path(evaluation.config or DEFAULT_EVALUATIONS[evaluation.kind])
+        config = config_path(evaluation.config or DEFAULT_EVALUATIONS[evaluation.kind], "evaluation")
         overrides = evaluation.overrides
         settings = self.settings.resolved(config, "evaluate", overrides)
         job_name = f"evaluate.{key}.{name}"
@@ -286,7 +289,7 @@ class JobBuilder:
             needs: the jobs that it needs besides the conversion.
             fields: further fields of the job.
         """
-        config = config_path(cell.task.config)
+        config = config_path(cell.task.config, "transfer")
         detection = self._data_root("detection", f"task {cell.task_key} fine-tunes")
         settings, converted = self.settings.resolved(config, "transfer", overrides), cell.converted
         print_ = self.settings.fingerprint(

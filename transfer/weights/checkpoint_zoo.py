@@ -6,7 +6,7 @@ import os
 from datetime import datetime, timezone
 from pathlib import Path
 
-from ssl_transfer.environment import ROOT
+from ssl_transfer.environment import DISTRIBUTION, IS_WHEEL, ROOT
 from ssl_transfer.errors import UserError, nearest, redact_urls
 from ssl_transfer.files import md5_of, sha256_of
 from ssl_transfer.formats.zoo import UNKNOWN, Zoo, ZooEntry, ZooRecord
@@ -33,8 +33,9 @@ class ZooCheckpoint(ZooEntry):
 
 
 def zoo_folder() -> Path:
-    """The folder of downloads: $SSL_TRANSFER_ZOO, else .cache/zoo in the checkout."""
-    return Path(os.environ.get(FOLDER_VARIABLE) or ROOT / ".cache" / "zoo")
+    """The folder of downloads: $SSL_TRANSFER_ZOO, else .cache/zoo in the checkout, or the user's cache for a wheel."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / DISTRIBUTION
+    return Path(os.environ.get(FOLDER_VARIABLE) or (home if IS_WHEEL else ROOT / ".cache") / "zoo")
 
 
 def read_zoo(path: str | Path | None = None) -> dict[str, ZooCheckpoint]:

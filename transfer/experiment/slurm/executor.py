@@ -59,7 +59,7 @@ class SbatchRequest:
         requeues: how often each may be requeued.
         parallelism: how many of an array run at a time.
         python: the interpreter that runs them, unless the resources name another.
-        code: the checkout that runs.
+        code: the checkout that runs, or a copy of one; None: what is installed in the interpreter's site-packages.
     """
 
     name: str
@@ -69,7 +69,7 @@ class SbatchRequest:
     requeues: int = 0
     parallelism: int = 1
     python: str = sys.executable
-    code: Path = environment.ROOT
+    code: Path | None = None if environment.IS_WHEEL else environment.ROOT
 
     @property
     def interpreter(self) -> str:
@@ -181,7 +181,7 @@ class ClusterExecutor(Executor):
         """
         outcome = RunOutcome(already_queued=sum(one.action == "queued" for one in plan.decisions.values()))
         listener.begin(plan, 0)
-        code = copy_code(plan.store.run_dir) if plan.experiment.slurm.snapshot and plan.to_run() else None
+        code = copy_code(plan.store.run_dir) if _runs_copy(plan) and plan.to_run() else None
         try:
             while True:
                 outcome.no_room = self._submit_round(plan, outcome, listener, code)
@@ -246,7 +246,7 @@ class ClusterExecutor(Executor):
             if said := resources.contradiction():
                 raise UserError(f"{key}: {said}")
         submitted: dict[str, str] = {}
-        code = plan.store.run_dir / "code-…" if plan.experiment.slurm.snapshot else None
+        code = plan.store.run_dir / "code-…" if _runs_copy(plan) else None
         for whole in job_arrays(plan):
             for array in whole.parts(max_array_size()):
                 request = self._request(array, plan, array.dependency(submitted), code)
@@ -271,7 +271,7 @@ class ClusterExecutor(Executor):
             dependency,
             settings.requeues,
             max(math.floor(settings.array_parallelism * array.share), 1),
-            code=code or environment.ROOT,
+            code=code or SbatchRequest.code,
         )
 
     def _submit(self, array: JobArray, plan: RunPlan, dependency: str, code: Path | None) -> list[str]:
@@ -297,6 +297,11 @@ class ClusterExecutor(Executor):
             submission.write_to(store.folder(one.job))
             _remove_from_queue(one)
         return ids
+
+
+def _runs_copy(plan: RunPlan) -> bool:
+    """Whether the jobs run a copy of the checkout; what is installed from a wheel is not edited and needs none."""
+    return plan.experiment.slurm.snapshot and not environment.IS_WHEEL
 
 
 def _tasks(array: JobArray, plan: RunPlan, resources: Resources, code: Path | None) -> list[SlurmTask]:
@@ -419,11 +424,11 @@ def _setup(request: SbatchRequest) -> list[str]:
     resources = request.resources
     lines = [FAILED_LINE, *resources.setup, "trap - ERR"] if resources.setup else []
     lines += [f"export {name}={shlex.quote(value)}" for name, value in resources.environment.items()]
-    return [*_end_job(request), *lines, f"export {_python_path(request)}"]
+    return [*_end_job(request), *lines, *(f"export {path}" for path in _python_path(request))]
 
 
-def _python_path(request: SbatchRequest) -> str:
-    return f"PYTHONPATH={shlex.quote(str(request.code))}${{PYTHONPATH:+:$PYTHONPATH}}"
+def _python_path(request: SbatchRequest) -> list[str]:
+    return [f"PYTHONPATH={shlex.quote(str(request.code))}${{PYTHONPATH:+:$PYTHONPATH}}"] if request.code else []
 
 
 def _end_job(request: SbatchRequest) -> list[str]:
@@ -437,7 +442,7 @@ def _end_job(request: SbatchRequest) -> list[str]:
     own = " ".join([*(srun if request.resources.srun else []), request.interpreter])
     module = f"-m transfer.experiment.slurm.job_processes --requeues {request.requeues}"
     record = [
-        f'{_python_path(request)} {python} {module} "$@" {shlex.join(map(str, request.folders))}'
+        " ".join([*_python_path(request), python, module, '"$@"', *map(shlex.quote, map(str, request.folders))])
         for python in dict.fromkeys((own, shlex.quote(request.python)))
     ]
     known = "|".join(map(str, (EXIT_OK, EXIT_REQUEUE, EXIT_ENDED_BY_SLURM, EXIT_RECORDED)))
