@@ -10,6 +10,7 @@ if __name__ == "__main__":
     __import__("ssl_transfer.errors").errors.exit_on_interrupt()
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -19,13 +20,14 @@ from ssl_transfer.errors import EXIT_OK, UserError, printable
 if TYPE_CHECKING:
     from transfer.report.tables import Options
 
-FORMATS = {"md": ".md", "csv": ".csv", "latex": ".tex", "json": ".json", "html": ".html"}
+FORMATS = {"md": ".md", "long": ".long.csv", "csv": ".csv", "latex": ".tex", "json": ".json", "html": ".html"}
 EXAMPLES = """examples:
   python tools/table.py runs/table5                                     Markdown on the screen
   python tools/table.py runs/table5 --output table5.html                one self-contained page: plots, provenance
   python tools/table.py runs/table5 runs/mine --against supervised      two runs in one table, compared with a row
   python tools/table.py runs/mine --expect mine=simsiam_base            the published row to stand beside one's own
   python tools/table.py runs/mine --import 'MoCo v2' voc0712 metrics.json   a trial run elsewhere, flagged as imported
+  python tools/table.py runs/table5 --output table5.long.csv            a line for each trial's value, for pandas and R
   python tools/table.py --published rows                                the published Table 5 alone
 """
 
@@ -33,6 +35,7 @@ EXAMPLES = """examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Collect, tabulate, print or write."""
     args = parser().parse_args(argv)
+    args.words = list(sys.argv[1:] if argv is None else argv)
     if not args.runs and not args.imports and args.published != "rows":
         raise UserError("name a run folder, or give --published rows to see the published numbers alone")
     kind = args.format or format_of(args.output)
@@ -81,7 +84,7 @@ def parser() -> Parser:
         "--against",
         default="auto",
         metavar="ROW",
-        help="compare every row with this one (default: scratch, if there; none: no row)",
+        help="compare every row with this one (default: supervised, if it has results, else scratch; none: no row)",
     )
     made.add_argument(
         "--expect",
@@ -100,6 +103,11 @@ def parser() -> Parser:
         help="a trial run elsewhere: Detectron2's metrics.json, or a log with copypaste lines; once for each trial",
     )
     made.add_argument("--sort", metavar="COLUMN.METRIC", help="sort rows by a mean, best first, such as voc07.bbox.AP")
+    made.add_argument(
+        "--show-machine",
+        action="store_true",
+        help="keep absolute paths (they name users) and host names on the page, which is made to be forwarded",
+    )
     return made
 
 
@@ -127,10 +135,10 @@ def rendered(args: argparse.Namespace, kind: str) -> str:
 
         with WriterLock(args.plots, purpose="--plots"):
             print(f"wrote {len(write_all(report, args.plots))} plots to {args.plots}", file=sys.stderr)
-    if not report.tables and kind in ("csv", "latex"):  # which have no room for words
+    if not report.tables and kind in ("csv", "long", "latex"):  # which have no room for words
         print("\n".join(report.notes), file=sys.stderr)
-    names = {"md": "markdown"}
-    return printable(importlib.import_module(f"transfer.report.render.{names.get(kind, kind)}").render(report))
+    module, function = {"md": ("markdown", "render"), "long": ("csv", "render_long")}.get(kind, (kind, "render"))
+    return printable(getattr(importlib.import_module(f"transfer.report.render.{module}"), function)(report))
 
 
 def options(args: argparse.Namespace) -> Options:
@@ -144,7 +152,8 @@ def options(args: argparse.Namespace) -> Options:
             raise UserError(f"--expect {pair}: must be ROW=KEY, such as mine=simsiam_base")
         expect[row] = key
     against = None if args.against == "none" else args.against
-    return Options(args.layout, args.published, args.allow_toy, against, expect, args.sort)
+    command = shlex.join(["python", "tools/table.py", *getattr(args, "words", [])])
+    return Options(args.layout, args.published, args.allow_toy, against, expect, args.sort, args.show_machine, command)
 
 
 def format_of(output: Path | None) -> str:
@@ -152,7 +161,7 @@ def format_of(output: Path | None) -> str:
     if output is None:
         return "md"
     for kind, suffix in FORMATS.items():
-        if output.suffix.lower() == suffix:
+        if output.name.lower().endswith(suffix):
             return kind
     raise UserError(f"--output {output}: cannot tell the format from its name; give --format ({', '.join(FORMATS)})")
 

@@ -3,7 +3,8 @@
     cd CHECKOUT && PYTHONPATH=$PWD python THIS_REPOSITORY/tests/pins/make.py THIS_REPOSITORY/tests
 
 `plans.json`: of each shipped experiment the fingerprint of every job; of Table 5 also its jobs' fields and what `plan`
-printed. `*.csv`, `*.md`, `*.latex`, `*.html.json` (the numbers in its cells): tables of the kept run folders.
+printed. `*.csv`, `*.md`, `*.latex`, `*.html.json` (the numbers in the cells of
+results): tables of the kept run folders.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ PUBLISHED = ("--published", "rows", "--allow-toy")
 
 
 def numbers_in_cells(page: str) -> list[str]:
-    """Every number in the page's table cells, sorted."""
-    cells = re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", page, re.DOTALL)
+    """Every number in the cells of the page's results and of their comparison, sorted."""
+    tables = "".join(re.findall(r'<table[^>]*class="(?:results|compare)".*?</table>', page, re.DOTALL))
+    cells = re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", tables, re.DOTALL)
     texts = (re.sub(r"<[^>]*>", " ", cell) for cell in cells)
     return sorted(number for text in texts for number in re.findall(r"-?\d+(?:\.\d+)?", text))
 

@@ -41,10 +41,10 @@ def difference(value: float, other: float) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """Format as `0.013`, `<0.001`, or `-` if the test is undefined."""
+    """Format as `p 0.013`, `p <0.001`, or `no test` if it is undefined."""
     if p is None:
-        return "-"
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
+        return "no test"
+    return "p <0.001" if p < 0.001 else f"p {p:.3f}"
 
 
 def build_cell(

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from ssl_transfer.environment import ROOT
 from ssl_transfer.errors import UserError
 from ssl_transfer.formats.graph import GRAPH_FILE, GraphFile, GraphJob
 from ssl_transfer.formats.job import STATE_FILE, AttemptRecord, JobState
@@ -99,6 +101,10 @@ def _read_experiment(folder: Path, seen: set[Path]) -> Collection:
             _read_pretraining(job, folder / job.dir, found, seen)
         if (folder / job.dir / LR_SEARCH_FILE).is_file():
             _read_search(folder / job.dir / LR_SEARCH_FILE, found)
+    source = ROOT / "configs" / "experiments" / f"{graph.experiment}.yaml"
+    if source.is_file() and source.read_text(encoding="utf-8") == graph.source:
+        words = ["python", "tools/launch.py", "submit", str(source.relative_to(ROOT))]
+        found.commands.append(shlex.join([*words, *(word for pair in graph.sets for word in ("--set", pair))]))
     found.superseded = _count_superseded(folder, {folder / job.dir for job in graph.jobs})
     return found
 
@@ -274,5 +280,6 @@ def _extend(merged: Collection, part: Collection) -> None:
     merged.pretraining += part.pretraining
     merged.searches += part.searches
     merged.skipped += part.skipped
+    merged.commands += part.commands
     merged.superseded += part.superseded
     merged.title = merged.title or part.title

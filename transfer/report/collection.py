@@ -208,6 +208,7 @@ class Collection:
         rows: in the order in which they are printed.
         requested: (row, task) to the number of trials that the experiment requests.
         waiting: (row, task) to one line for each trial without a result, with the reason.
+        commands: command lines that submit the experiments, where their files are among the project's configs.
         superseded: number of result files of earlier fingerprints beside the current ones.
     """
 
@@ -221,6 +222,7 @@ class Collection:
     skipped: list[Skipped] = field(default_factory=list)
     runs: list[Path] = field(default_factory=list)
     title: str = ""
+    commands: list[str] = field(default_factory=list)
     superseded: int = 0
 
     def add_row(self, row: RowInfo) -> None:

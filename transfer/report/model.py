@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -100,6 +100,11 @@ class Column:
     head: str
     metrics: tuple[str, ...]
 
+    @property
+    def primary(self) -> str:
+        """The metric that stands for the column where only one is shown."""
+        return "AP" if "AP" in self.metrics else self.metrics[0]
+
 
 @dataclass(frozen=True)
 class Row:
@@ -136,7 +141,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Report:
-    """Tables and all that belongs to them."""
+    """Tables and all that belongs to them.
+
+    Attributes:
+        commands: command lines that make the results again.
+        show_machine: the page names absolute paths and hosts.
+    """
 
     title: str
     tables: tuple[Table, ...]
@@ -145,7 +155,9 @@ class Report:
     searches: tuple[RecordedSearch, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     runs: tuple[Path, ...] = ()
-    notes: tuple[str, ...] = field(default_factory=tuple)
+    notes: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
+    show_machine: bool = False
 
     @property
     def labels(self) -> dict[str, str]:

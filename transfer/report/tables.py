@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ssl_transfer.errors import UserError, nearest
+from ssl_transfer.errors import UserError, abbreviate, nearest
 from transfer.report import cells, statistics
-from transfer.report.collection import Collection, RowInfo
+from transfer.report.cells import TOY_TEXT
+from transfer.report.collection import DONE, Collection, RowInfo
 from transfer.report.comparability import common_settings, differences_from_column, differences_within_row
 from transfer.report.grouping import Grouping, TrialGroup, layouts_with_results
 from transfer.report.model import MIXED, NOT_COMPARABLE, TOY, UNLIKE, Cell, Column, Flag, Report, Row, Table
@@ -26,9 +27,12 @@ class Options:
         layout: `auto`, or one of the published layouts.
         published: `beside` each mean, as `rows` of their own too, or `none`.
         allow_toy: show toys beside real or published results, flagged.
-        against: key of the row to compare with; `auto` takes scratch if there is one; None compares nothing.
+        against: key of the row to compare with; `auto` takes supervised if it has results, else scratch; None compares
+            nothing.
         expect: row key to the published row to compare with, over what the experiment says.
         sort: `COLUMN.METRIC` to sort rows by, best first; None keeps the order.
+        show_machine: the page names absolute paths and hosts as they were recorded.
+        command: the command line that makes the report; empty if there is none.
     """
 
     layout: str = "auto"
@@ -37,6 +41,8 @@ class Options:
     against: str | None = "auto"
     expect: Mapping[str, str] = field(default_factory=dict)
     sort: str | None = None
+    show_machine: bool = False
+    command: str = ""
 
 
 def build_report(found: Collection, options: Options) -> Report:
@@ -54,7 +60,7 @@ def build_report(found: Collection, options: Options) -> Report:
         keys = [row.key for table in tables for row in table.rows if not row.published]
         raise UserError(f"--against {options.against}: no such row; {nearest(str(options.against), keys)}")
     return Report(
-        title=found.title or (tables[0].title if len(tables) == 1 else "Results"),
+        title=found.title or _title(found, tables),
         tables=tuple(tables),
         trials=tuple(found.trials),
         pretraining=tuple(found.pretraining),
@@ -62,7 +68,17 @@ def build_report(found: Collection, options: Options) -> Report:
         skipped=tuple(found.skipped),
         runs=tuple(found.runs),
         notes=tuple(_report_notes(found, toys_alone)),
+        commands=tuple(filter(None, [*found.commands, options.command])),
+        show_machine=options.show_machine,
     )
+
+
+def _title(found: Collection, tables: Sequence[Table]) -> str:
+    """The title of results outside of experiments: after their folders; of published rows alone, the table's."""
+    if not found.trials and len(tables) == 1:
+        return tables[0].title
+    names = [name for run in found.runs if (name := run.resolve().name)]
+    return f"Results of {abbreviate(names)}" if names else "Results"
 
 
 def _check_options(found: Collection, options: Options) -> None:
@@ -89,6 +105,8 @@ def _report_notes(found: Collection, toys_alone: bool) -> list[str]:
     notes = []
     if toys_alone:
         notes.append("All results are toy: no published number is shown beside them (--allow-toy shows them).")
+    elif toys := sum(trial.toy for trial in found.trials):
+        notes.append(f"{toys} of {len(found.trials)} results are toy: {TOY_TEXT}. They are marked.")
     if found.pretraining and not found.trials and not found.requested:
         runs = ", ".join(f"{run.name} ({run.status})" for run in found.pretraining)
         notes.append(f"Pre-training alone, so no table: {runs}. Plots (--plots DIR) show its curves.")
@@ -101,7 +119,7 @@ def _build_table(found: Collection, expected: ExpectedTable, options: Options, s
     """Build the cells column by column, then every row once."""
     grouping = Grouping(found, expected, options.layout, options.expect)
     columns, infos = grouping.columns(), grouping.rows()
-    against = _row_to_compare_with(infos, options)
+    against = _row_to_compare_with(infos, grouping, options)
     by_column: dict[str, Cells] = {}
     for column in columns:
         made = {
@@ -121,7 +139,7 @@ def _build_table(found: Collection, expected: ExpectedTable, options: Options, s
         rows = _sort_rows(rows, columns, options.sort)
     return Table(
         layout=expected.layout,
-        title=expected.title,
+        title=_table_title(expected, columns, rows),
         source=expected.source,
         row_head=expected.row_head,
         bold_within=expected.bold_within,
@@ -130,6 +148,14 @@ def _build_table(found: Collection, expected: ExpectedTable, options: Options, s
         notes=_table_notes(expected, columns, rows, show),
         against=against,
     )
+
+
+def _table_title(expected: ExpectedTable, columns: Sequence[Column], rows: Sequence[Row]) -> str:
+    """The published table's title, if at least one of its columns and one of its rows are there."""
+    has_column = any(expected.column_of(column.task, column.branch) for column in columns)
+    if has_column and any(row.expected in expected.row_by_key for row in rows):
+        return expected.title
+    return "Transfer to detection" if expected.layout == "table5" else "Linear evaluation"
 
 
 def _build_cell(group: TrialGroup, info: RowInfo, column: Column, expected: ExpectedTable, show: str) -> Cell:
@@ -170,9 +196,11 @@ def _published_cells(expected: ExpectedTable, column: Column) -> Cells:
     return {f"published:{row}": cells.published_cell(entry, column) for row, entry in entries.items() if entry.values}
 
 
-def _row_to_compare_with(infos: Sequence[RowInfo], options: Options) -> str | None:
+def _row_to_compare_with(infos: Sequence[RowInfo], grouping: Grouping, options: Options) -> str | None:
     if options.against == "auto":
-        return next((info.key for info in infos if "scratch" in (info.key, info.expected)), None)
+        done = {row for (row, _), group in grouping.groups.items() if any(t.status == DONE for t in group.trials)}
+        known = [(name, info.key) for info in infos if info.key in done for name in (info.key, info.expected)]
+        return next((key for usual in ("supervised", "scratch") for name, key in known if name == usual), None)
     return next((info.key for info in infos if info.key == options.against), None)
 
 
@@ -230,6 +258,9 @@ def _table_notes(expected: ExpectedTable, columns: Sequence[Column], rows: Seque
     if expected.bold_within is not None:
         notes.append(f"Bold: within {expected.bold_within} below the best of its column.")
     if show == NONE:
+        return tuple(notes)
+    every = [(row, value) for row in rows for cell in row.cells.values() for value in cell.values.values()]
+    if not any(row.published or value.published is not None or value.published_text for row, value in every):
         return tuple(notes)
     notes.append(f"Published: {expected.source}.")
     tasks = dict.fromkeys(column.task for column in columns)

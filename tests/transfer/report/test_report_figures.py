@@ -8,11 +8,13 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
+from matplotlib.axes import Axes
 
 from tests.transfer.report.made_results import put, result, whole
 from transfer.report.collect import collect
 from transfer.report.figures import all_plots, style, write_all
 from transfer.report.figures.curves import MAX_POINTS, figure_2, read_series
+from transfer.report.figures.trials import axis_panels
 from transfer.report.model import Report
 from transfer.report.render.pictures import inline_svg
 from transfer.report.tables import Options, build_report
@@ -61,41 +63,61 @@ def test_figure_2_has_three_panels_side_by_side_with_every_run_in_each(made: Rep
     assert set(names) == {run.name for run in made.pretraining if (run.folder / "metrics.json").exists()}
 
 
-def test_a_trial_plot_shows_every_trial_the_mean_its_interval_and_the_published_value(made: Report) -> None:
-    """Each row's strip is centred: distances are checked, and that the numbers under it are in the right place."""
-    (plot,) = [plot for plot in all_plots(made) if plot.name == "trials-table5-voc07-bbox-ap"]
+def trial_axes(report: Report, name: str) -> list[Axes]:
+    (plot,) = [plot for plot in all_plots(report) if plot.name == f"trials-table5-{name}"]
     with style.styled():
-        axes = plot.draw().axes[0]
-    strip = {line.get_label(): list(line.get_xdata()) for line in axes.lines if 1.8 < line.get_ydata()[0] < 2.19}
-    trials, (low, high), (paper,) = strip["trial"], strip["mean, 95 % interval"], strip["published"]
-    assert [v - trials[0] for v in trials] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+        return plot.draw().axes
+
+
+def drawn(axes: list[Axes], label: str) -> list[float]:
+    """The x of everything of this name, from the top row to the lowest."""
+    lines = [line for one in axes for line in one.lines if line.get_label() == label]
+    return [x for line in sorted(lines, key=lambda line: round(line.get_ydata()[0])) for x in line.get_xdata()]
+
+
+def test_a_trial_plot_has_one_axis_for_all_rows_and_the_published_value_in_the_rows_line(made: Report) -> None:
+    axes = trial_axes(made, "voc07-bbox-ap")
+    offsets = [-0.2, -0.1, 0.0, 0.1, 0.2]
+    assert drawn(axes, "trial") == pytest.approx([mean + o for mean in (17.0, 42.5, 47.1) for o in offsets])
+    assert drawn(axes, "mean") == pytest.approx([17.0, 42.5, 47.1])
+    assert drawn(axes, "published") == [16.8, 42.4, 47.0]
     half = 2.776445105 * (0.025 / 5) ** 0.5
-    assert (low - trials[2], high - trials[2]) == pytest.approx((-half, half))
-    assert paper - trials[2] == pytest.approx(-0.1)
-    numbers = {float(t.get_text()): t.get_position()[0] for t in axes.texts if t.get_position()[1] > 2.2}
-    assert len(numbers) >= 2
-    for number, x in numbers.items():
-        assert x - trials[2] == pytest.approx(number - 47.1)
-    assert "SimSiam, base (n=5)" in [text.get_text() for text in axes.texts]
+    ends = [mean + side * half for mean in (17.0, 42.5, 47.1) for side in (-1, 1)]
+    assert drawn(axes, "95 % interval") == pytest.approx(ends)
+    texts = [text.get_text() for text in axes[0].texts]
+    assert texts == ["scratch (n=5)", "ImageNet supervised (n=5)", "SimSiam, base (n=5)"], "the table's order"
 
 
-@pytest.mark.parametrize(("other", "trials", "together"), [(47.6, 2, True), (30.0, 2, False), (30.0, 1, True)])
-def test_rows_that_lie_near_each_other_have_one_range(
-    tmp_path: Path, other: float, trials: int, together: bool
+def test_published_rows_beside_results_are_marks_and_others_have_a_line(tmp_path: Path) -> None:
+    report = build_report(collect([whole(tmp_path)]), Options(published="rows"))
+    (axes, *_) = trial_axes(report, "voc07-bbox-ap")
+    texts = [text.get_text() for text in axes.texts]
+    assert "MoCo v2 (repro.+) (published)" in texts and "SimSiam, base (published)" not in texts
+    assert len(texts) == 8
+
+
+def test_the_axis_is_broken_where_a_far_row_would_press_the_others_together() -> None:
+    near = [(42.3, 42.7), (46.9, 47.3)]
+    assert len(axis_panels(near)) == 1
+    (low, high), (start, end) = axis_panels([(16.8, 17.2), *near])
+    assert low < 16.8 and 17.2 < high < start < 42.3 and end > 47.3
+    assert len(axis_panels([(17.0, 17.0), (47.0, 47.0)])) == 1, "nothing would be seen better"
+    assert len(axis_panels([(46.0, 46.1), (47.0, 47.0), (47.1, 47.3)])) == 1, "near enough"
+    for strips in ([(0.0, 0.2)], [(99.9, 100.0)], [(0.0, 100.0)], [(0.0, 0.0), (90.0, 99.0), (95.0, 100.0)]):
+        assert all(0 <= a < b <= 100 for a, b in axis_panels(strips)), strips
+
+
+@pytest.mark.parametrize(("values", "has_interval"), [([1.0, 30.0, 2.0], True), ([1.0, 30.0], False), ([1.0], False)])
+def test_an_interval_needs_three_trials_and_ends_at_zero(
+    tmp_path: Path, values: list[float], has_interval: bool
 ) -> None:
-    for row, value in (("mine", 47.0), ("yours", other)):
-        for seed in range(1, trials + 1):
-            put(tmp_path / f"{row}{seed}", result(row, "voc07", seed, [75.0, value + seed / 10, 50.0]))
-    (plot,) = [
-        plot
-        for plot in all_plots(build_report(collect([tmp_path]), Options(published="none")))
-        if plot.name == "trials-table5-voc07-bbox-ap"
-    ]
-    with style.styled():
-        axes = plot.draw().axes[0]
-    drawn = [line.get_xdata()[0] for line in axes.lines if line.get_label() == "trial"]
-    assert len(drawn) == 2
-    assert abs(drawn[1] - drawn[0]) == pytest.approx(abs(other - 47.0) if together else 0.0, abs=1e-9)
+    for seed, value in enumerate(values, 1):
+        put(tmp_path / str(seed), result("mine", "voc07", seed, [75.0, value, 50.0]))
+    axes = trial_axes(build_report(collect([tmp_path]), Options()), "voc07-bbox-ap")
+    interval = drawn(axes, "95 % interval")
+    assert (interval[:1] == [0.0]) == has_interval and bool(interval) == has_interval
+    assert bool(drawn(axes, "mean")) == (len(values) > 1)
+    assert all(0 <= edge <= 100 for one in axes for edge in one.get_xlim())
 
 
 def test_series_differ_without_colour() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.transfer.report.made_results import Run, pretrain_lines, pretrain_result, put, result, whole
+from tests.transfer.report.made_results import FIVE, Run, pretrain_lines, pretrain_result, put, result, whole
 from transfer.report.collect import collect
 from transfer.report.render import csv as as_csv
 from transfer.report.render import json as as_json
@@ -60,9 +60,9 @@ def test_markdown(run: Path) -> None:
     assert "voc0712: voc_2007_trainval + voc_2012_train / voc_2007_test" in text
     assert "- 1 file(s) skipped:" in text
     assert "finetune.scratch.voc0712.s5-01234567/result.json`: line 1: not JSON" in text
-    against = [cells(line) for line in text.split("Against scratch")[1].splitlines() if line.startswith("|")]
-    assert against[2][1].startswith("+25.5 [+25.3, +25.7], p <0.001, n 5 vs 5")
-    assert against[2][3] == "+11.6, p -, n 1 vs 1"
+    against = [cells(line) for line in text.split("Against ImageNet supervised")[1].splitlines() if line[:1] == "|"]
+    assert against[2][1].startswith("-25.5 [-25.7, -25.3], p <0.001, n 5 vs 5")
+    assert against[2][3] == "-11.6, no test, n 1 vs 1"
 
 
 def test_markdown_survives_pipes_and_line_breaks(tmp_path: Path) -> None:
@@ -85,6 +85,23 @@ def test_csv(run: Path) -> None:
     assert [simsiam[name] for name in names] == ["mixed", "", "56.4", ""]
     assert (simsiam["voc07.bbox.AP bold"], scratch["voc07.bbox.AP bold"]) == ("bold", "")
     assert simsiam["coco.bbox.AP difference"] == ""
+
+
+def test_long_csv_has_a_line_for_each_counted_value(run: Path, tmp_path: Path) -> None:
+    text = as_csv.render_long(build_report(collect([run]), Options(published="rows")))
+    lines = list(csv.DictReader(io.StringIO(text)))
+    assert list(lines[0]) == ["row", "task", "metric", "seed", "value"]
+    cell = [line for line in lines if (line["row"], line["task"], line["metric"]) == ("simsiam", "voc07", "bbox/AP")]
+    assert {line["seed"]: float(line["value"]) for line in cell} == pytest.approx(
+        {str(seed): 47.1 + offset for seed, offset in enumerate(FIVE, 1)}
+    )
+    assert {line["metric"] for line in lines if line["task"] == "coco"} >= {"segm/AP", "bbox/AP75"}
+    put(tmp_path / "a", result("mine", "voc07", 1, [1.0, 2.0, 3.0]))
+    put(tmp_path / "b", result("mine", "voc07", 1, [4.0, 5.0, 6.0]))  # the seed again: no independent sample
+    text = as_csv.render_long(build_report(collect([tmp_path]), Options()))
+    assert text.splitlines()[1:] == [
+        f"mine,voc07,bbox/{m},1,{v}" for m, v in (("AP50", 1.0), ("AP", 2.0), ("AP75", 3.0))
+    ]
 
 
 def test_json_holds_full_precision_and_provenance_by_field(run: Path) -> None:

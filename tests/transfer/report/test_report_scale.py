@@ -77,13 +77,13 @@ def test_a_plot_shows_the_first_rows_and_says_so(many: Rendered) -> None:
 
 def test_what_the_cells_of_a_long_column_share_is_listed_once(many: Rendered) -> None:
     provenance = many.text[many.text.index('<h2 id="provenance">') :]
-    assert provenance.count("<dt>settings.norm</dt>") == 2  # from scratch has no weights file, and lists everything
-    assert provenance.count("<dt>settings.iterations</dt><dd>9000</dd>") == 2
+    assert provenance.count(">Precise BN</th>") == 2  # from scratch has no weights file, and lists everything
+    assert provenance.count(">Iterations</th><td>9000</td>") == 2
     other = provenance[provenance.index('<details id="cell-table5-row1-voc07-bbox"') :]
     other = other[: other.index("</details>")]
-    assert "<dt>settings.iterations</dt><dd>9001</dd>" in other and 'href="#facts-table5-voc07-bbox"' in other
+    assert ">Iterations</th><td>9001</td>" in other and 'href="#facts-table5-voc07-bbox"' in other
     scratch = provenance[provenance.index('<details id="cell-table5-scratch-voc07-bbox"') :]
-    assert scratch.index("<dt>weights.name</dt>") < scratch.index("</details>")
+    assert scratch.index(">Weights</th>") < scratch.index("</details>")
 
 
 def test_short_columns_list_everything_in_each_cell(tmp_path: Path) -> None:

@@ -114,4 +114,4 @@ def test_a_difference_agrees_with_the_digits_beside_it() -> None:
 def test_texts() -> None:
     assert with_std(75.45, 0.249) == "75.5 ± 0.2"
     assert with_std(75.45, None) == "75.5"
-    assert (p_value(None), p_value(0.0004), p_value(0.0126)) == ("-", "<0.001", "0.013")
+    assert (p_value(None), p_value(0.0004), p_value(0.0126)) == ("no test", "p <0.001", "p 0.013")

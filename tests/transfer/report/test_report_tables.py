@@ -154,7 +154,7 @@ def test_a_cell_unlike_its_column_is_flagged_and_not_compared(tmp_path: Path) ->
     (flag,) = cell_of(table, "simsiam").flags
     assert (flag.kind, flag.text) == ("unlike the column", "evaluator is reference, elsewhere voc")
     assert cell_of(table, "simsiam").values["AP"].against is None
-    assert cell_of(table, "supervised").values["AP"].against is not None
+    assert cell_of(table, "scratch").values["AP"].against is not None
 
 
 def test_a_searched_lr_may_differ_from_row_to_row(tmp_path: Path) -> None:
@@ -192,19 +192,39 @@ def test_an_outlier_is_flagged_and_counted(tmp_path: Path) -> None:
 def test_welch_and_bootstrap_against_a_chosen_row(tmp_path: Path) -> None:
     put_trials(tmp_path, "scratch", "voc07", [1.0, 2.0, 3.0])
     put_trials(tmp_path, "supervised", "voc07", [3.0, 5.0, 7.0])
-    table = table_of(tmp_path)
-    assert table.against == "scratch"
+    table = table_of(tmp_path, against="scratch")
     found = cell_of(table, "supervised").values["AP"].against
     assert (found.difference, found.n, found.n_other) == (3.0, 3, 3)
     assert found.t == pytest.approx(3 / (5 / 3) ** 0.5)
     assert found.df == pytest.approx((25 / 9) / (17 / 18))
     assert found.low < 3.0 < found.high
     assert cell_of(table, "scratch").values["AP"].against is None
-    other = table_of(tmp_path, against="supervised")
+    other = table_of(tmp_path)
+    assert other.against == "supervised", "the default"
     assert cell_of(other, "scratch").values["AP"].against.difference == -3.0
     assert cell_of(table_of(tmp_path, against=None), "supervised").values["AP"].against is None
     with pytest.raises(UserError, match="no such row; did you mean supervised"):
         table_of(tmp_path, against="supervisd")
+
+
+def test_without_a_result_of_supervised_the_rows_are_compared_with_scratch(tmp_path: Path) -> None:
+    run = Run(tmp_path, [(row, row, None) for row in ("scratch", "supervised", "mine")], {"voc07": 1})
+    for row in ("scratch", "mine"):
+        run.finetune(row, "voc07", 1, result(row, "voc07", 1, [1.0, 2.0, 3.0]))
+    run.finetune("supervised", "voc07", 1, diverged("supervised", "voc07", 1))
+    assert table_of(run.save()).against == "scratch"
+
+
+@pytest.mark.parametrize(
+    ("row", "task", "is_table5"), [("scratch", "voc07", True), ("mine", "voc07", False), ("scratch", "blood", False)]
+)
+def test_a_table_is_called_table_5_where_its_columns_and_rows_are(
+    tmp_path: Path, row: str, task: str, is_table5: bool
+) -> None:
+    put_trials(tmp_path, row, task, [1.0, 2.0])
+    table = table_of(tmp_path)
+    assert table.title.startswith("Table 5") == is_table5
+    assert any("arXiv" in note for note in table.notes) == is_table5
 
 
 def test_the_published_table_fed_in_as_results_has_the_papers_bold_entries(tmp_path: Path) -> None:

@@ -210,8 +210,9 @@ def _draw_panels(panels: Sequence[Panel]) -> Figure:
     from matplotlib.figure import Figure
 
     fullest = max(panels, key=lambda panel: len(panel.lines))
-    columns = 2 * len(panels)
-    rows = math.ceil(len({label for label, _, _ in fullest.lines}) / columns)
+    named = {label for label, _, _ in fullest.lines}
+    columns = style.legend_columns(named) * len(panels)
+    rows = math.ceil(len(named) / columns)
     figure = Figure(figsize=(style.WIDTH * len(panels), HEIGHT + 0.2 * rows))
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for one, panel in zip(axes, panels, strict=True):

@@ -62,7 +62,7 @@ def class_plots(table: Table) -> Iterator[Plot]:
             CLASSES,
             f"classes-{slug(table.layout)}-{slug(found.column.key)}",
             found.title,
-            f"Mean AP of {len(found.names)} classes for {labels}; the figures stand in the table below.",
+            f"Mean AP of {len(found.names)} classes for {labels}; the numbers are in the table below.",
             partial(_draw, found),
         )
 
@@ -74,8 +74,8 @@ def _average(trials: Sequence[Trial], branch: str) -> dict[str, float | None]:
 
 
 def _draw(found: ClassTable) -> Figure:
-    names = found.names
-    figure, axes = style.create_axes(found.title, "AP (%)", "", 1.0 + 0.19 * len(names), len(found.rows))
+    names, labels = found.names, [row.label for row, _ in found.rows]
+    figure, axes = style.create_axes(found.title, "AP (%)", "", 1.0 + 0.19 * len(names), labels)
     for index, (row, classes) in enumerate(found.rows):
         points = [(ap, y) for y, name in enumerate(names) if (ap := classes.get(name)) is not None]
         x, y = zip(*points, strict=True) if points else ((), ())
@@ -84,5 +84,5 @@ def _draw(found: ClassTable) -> Figure:
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.margins(x=0.06)
-    figure.legend(loc="outside lower center", ncols=2)
+    figure.legend(loc="outside lower center", ncols=style.legend_columns(labels))
     return figure

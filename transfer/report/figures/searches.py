@@ -38,7 +38,8 @@ def _describe(task: str, found: Labelled) -> str:
 
 
 def _draw(title: str, found: Labelled) -> Figure:
-    figure, axes = style.create_axes(title, "learning rate", found[0][1].metric, entries=len(found) + 2)
+    labels = [*(label for label, _ in found), "chosen", "no value"]
+    figure, axes = style.create_axes(title, "learning rate", found[0][1].metric, labels=labels)
     chosen: list[tuple[float, float]] = []
     lost: list[float] = []
     for index, (label, record) in enumerate(found):
@@ -57,10 +58,10 @@ def _draw(title: str, found: Labelled) -> Figure:
     axes.plot([lr for lr, _ in chosen], [v for _, v in chosen], "o", label="chosen", **ring)
     if lost:
         floor: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "color": style.INK}
-        axes.plot(lost, [0.04] * len(lost), "x", label="no value (diverged, missing)", **floor)
+        axes.plot(lost, [0.04] * len(lost), "x", label="no value", **floor)
     axes.set_xscale("log")
     axes.set_xticks(sorted({p.lr for _, record in found for p in record.points}))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
-    figure.legend(loc="outside lower center", ncols=2)
+    figure.legend(loc="outside lower center", ncols=style.legend_columns(labels))
     return figure

@@ -27,6 +27,8 @@ LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8,
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 WIDTH = 4.6
 """Inches: a plot fills a phone's width at its own size, and two or three stand side by side on a desk."""
+LABEL_LENGTH = 56
+"""Characters of a label that fit into a plot's width."""
 MAX_ROWS, MAX_LINES, MAX_POINTS = 40, 120, 24_000
 """What one plot shows at most: rows of results, curves, and points of all curves. More could not be told apart."""
 SETTINGS = {
@@ -122,19 +124,29 @@ def styled() -> Iterator[None]:
         yield
 
 
-def create_axes(title: str, x: str, y: str, height: float = 2.3, entries: int = 1) -> tuple[Figure, Axes]:
-    """Create a figure with one set of axes and space for a legend of `entries` in two columns."""
+def create_axes(title: str, x: str, y: str, height: float = 2.3, labels: Sequence[str] = ()) -> tuple[Figure, Axes]:
+    """Create a figure with one set of axes and space for a legend of `labels`."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, height + 0.2 * math.ceil(entries / 2)))
+    figure = Figure(figsize=(WIDTH, height + 0.2 * math.ceil(len(labels) / legend_columns(labels))))
     made = figure.subplots()
     made.set(title=title, xlabel=x, ylabel=y)
     return figure, made
 
 
+def legend_columns(labels: Iterable[str]) -> int:
+    """The columns of a legend as wide as one plot: two where every label is short enough."""
+    return 2 if max(map(len, labels), default=0) <= LABEL_LENGTH // 2 - 5 else 1
+
+
+def shortened(label: str) -> str:
+    """A label that is not wider than a plot."""
+    return label if len(label) <= LABEL_LENGTH else label[: LABEL_LENGTH - 1] + "…"
+
+
 def legend_label(label: str) -> str:
     """A label as a legend shows it; matplotlib leaves out those that begin with `_`."""
-    return f" {label}" if label.startswith("_") else label
+    return shortened(f" {label}" if label.startswith("_") else label)
 
 
 def _show_dollars(figure: Figure) -> None:

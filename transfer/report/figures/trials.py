@@ -1,4 +1,4 @@
-"""Every trial as a dot, the mean with its 95 % interval, and the published value."""
+"""Every trial as a dot, the mean with its 95 % interval, and the published value; all rows on one axis."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
-COMMON = 2.5
-"""All strips have the same range if it is at most so many times as wide as the widest strip needs."""
+Range = tuple[float, float]
+FEWEST = 3
+"""Trials below which no interval is drawn: with two, Student's t makes it 9 times as wide as the distance between."""
+GAP, SHARE = 4.0, 0.5
+"""The axis is broken where nothing lies for so many points and for this share of its length."""
 
 
 @dataclass(frozen=True)
@@ -32,21 +34,27 @@ class Strip:
     trials: list[float]
 
     @cached_property
-    def interval(self) -> tuple[float | None, float | None]:
-        """The mean's 95 % interval; None without a mean or for fewer than two trials."""
-        return (None, None) if self.value.mean is None else mean_interval(self.trials)
+    def interval(self) -> Range | None:
+        """The mean's 95 % interval, within 0 … 100; None without a mean or for few trials."""
+        low, high = mean_interval(self.trials) if len(self.trials) >= FEWEST else (None, None)
+        known = self.value.mean is not None and low is not None and high is not None
+        return (max(low, 0.0), min(high, 100.0)) if known else None  # type: ignore[type-var, return-value]
 
     @property
-    def extent(self) -> tuple[float, float]:
-        """The lowest and highest value to show."""
-        shown = [*self.trials, self.value.published, self.value.mean, *self.interval]
-        known = [v for v in shown if v is not None] or [0.0]
-        return min(known), max(known)
+    def paper(self) -> float | None:
+        """The published value to mark."""
+        return self.value.mean if self.row.published else self.value.published
+
+    @property
+    def shown(self) -> list[float]:
+        """Every value that the strip shows, in ascending order."""
+        return sorted(v for v in (*self.trials, self.paper, self.value.mean, *(self.interval or ())) if v is not None)
 
     @property
     def heading(self) -> str:
         """The row's label with the number of trials."""
-        return self.row.label if self.row.published else f"{self.row.label} (n={len(self.trials)})"
+        label = style.shortened(self.row.label)
+        return label if self.row.published else f"{label} (n={len(self.trials)})"
 
     @property
     def alt(self) -> str:
@@ -59,82 +67,105 @@ class Strip:
 
 
 def trial_plots(table: Table) -> Iterator[Plot]:
-    """One plot for each metric of each column that has a trial."""
+    """One plot for each metric of each column that has a trial.
+
+    A published row whose numbers stand beside a result's has no strip of its own: they are marked in the result's.
+    """
     for column in table.columns:
         filled = [row for row in table.rows if (cell := row.cells.get(column.key)) and (row.published or cell.n)]
         if all(row.published for row in filled):
             continue
-        rows = style.first_rows(filled, table.against)
+        marked = {row.expected for row in filled if not row.published}
+        shown = style.first_rows(filled, table.against)
+        rows = [row for row in shown if not (row.published and row.expected in marked)]
+        results, drawn = (sum(not row.published for row in some) for some in (filled, rows))
         for metric in column.metrics:
             cells = [(row, row.cells[column.key]) for row in rows]
             strips = [Strip(row, cell.values[metric], samples(cell, column.branch, metric)) for row, cell in cells]
-            title = f"{column.label}, {metric}{style.part_of(len(rows), len(filled), 'rows')}"
+            title = f"{column.label}, {metric}{style.part_of(drawn, results, 'rows')}"
             yield Plot(
                 section=TRIALS,
                 name=f"trials-{slug(table.layout)}-{slug(column.key)}-{slug(metric)}",
                 title=title,
-                alt=f"{metric} of every trial, mean and 95 % interval. {'; '.join(s.alt for s in strips)}.",
-                draw=partial(_draw, f"{title} (%)", strips),
+                alt=f"{metric} of every trial and its mean. {'; '.join(s.alt for s in strips)}.",
+                draw=partial(_draw, f"{title} (%)", [strip for strip in strips if strip.shown]),
             )
 
 
 def _draw(title: str, strips: Sequence[Strip]) -> Figure:
-    """Draw one strip for each row, all with the same scale, and with the same range unless that hides differences.
+    """Draw one strip for each row on one axis; it has two panels of the same scale where it is broken."""
+    from matplotlib.figure import Figure
 
-    Trials differ by tenths, rows often by tens: then each strip has the range of its own values. The strips share one
-    set of axes, in which x is the distance from the strip's middle: fifty axes take minutes.
-    """
-    figure, axes = style.create_axes(title, "", "", 0.75 + 0.66 * len(strips))
-    middles, span = _ranges([strip.extent for strip in strips])
-    for y, (strip, middle) in enumerate(zip(strips, middles, strict=True)):
-        _draw_scale(axes, y, middle, span)
-        axes.text(-span / 2, y - 0.28, strip.heading, fontsize=9, va="bottom")
-        _draw_strip(axes, y, middle, strip)
-    axes.set_xlim(-span / 2, span / 2)
-    axes.set_ylim(len(strips) - 0.25, -0.75)
-    axes.axis("off")
-    handles, labels = axes.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=3, handletextpad=0.3)
+    panels = axis_panels([strip.shown for strip in strips])
+    height = 0.95 + 0.38 * len(strips)
+    figure = Figure(figsize=(style.WIDTH, height))
+    made = figure.subplots(1, len(panels), sharey=True, squeeze=False, width_ratios=[b - a for a, b in panels])[0]
+    for axes, (low, high) in zip(made, panels, strict=True):
+        for y, strip in enumerate(strips):
+            axes.axhline(y, color=style.GRID, linewidth=0.6, zorder=0.5)
+            _draw_strip(axes, y, strip, (low, high))
+        axes.set_xlim(low, high)
+        axes.set_ylim(len(strips) - 0.55, -0.75)
+        axes.yaxis.set_visible(False)
+        axes.spines["left"].set_visible(False)
+        share = (high - low) / sum(b - a for a, b in panels)
+        axes.locator_params(axis="x", nbins=max(1, round(6.5 * share)), min_n_ticks=1, steps=[1, 2, 5, 10])
+    for y, strip in enumerate(strips):
+        made[0].text(0, y - 0.28, strip.heading, fontsize=9, va="bottom", transform=made[0].get_yaxis_transform())
+    if len(panels) > 1:
+        slash: dict[str, Any] = {"marker": [(-1, -2), (1, 2)], "color": style.INK, "clip_on": False, "markersize": 7}
+        made[0].plot([1], [0], transform=made[0].transAxes, **slash)
+        made[1].plot([0], [0], transform=made[1].transAxes, **slash)
+    figure.suptitle(title, x=0.02, ha="left", fontsize=10.5, fontweight="bold")
+    named = {name: line for axes in made for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    order = [name for name in ("trial", "mean", "95 % interval", "published") if name in named]
+    figure.legend([named[name] for name in order], order, loc="outside lower center", ncols=4, handletextpad=0.3)
     return figure
 
 
-def _ranges(extents: list[tuple[float, float]]) -> tuple[list[float], float]:
-    """The middle of each strip's range, and the common width.
+def axis_panels(strips: Sequence[Sequence[float]]) -> list[Range]:
+    """The ranges of the axis: one, or two where a wide gap would press rows together that lie near each other.
 
-    The ranges are the same if that is not much wider, or if no strip has more than a point.
+    Args:
+        strips: each row's values in ascending order.
+
+    Returns:
+        Ranges within 0 … 100, in ascending order.
     """
-    span = 1.25 * max(0.8, *(high - low for low, high in extents))
-    lowest, highest = min(low for low, _ in extents), max(high for _, high in extents)
-    if highest - lowest <= COMMON * span or all(low == high for low, high in extents):
-        return [(lowest + highest) / 2] * len(extents), max(span, 1.1 * (highest - lowest))
-    return [(low + high) / 2 for low, high in extents], span
+    extents = sorted((values[0], values[-1]) for values in strips)
+    low, high = extents[0][0], max(end for _, end in extents)
+    clusters = [[extents[0]]]
+    for extent in extents[1:]:
+        gap = extent[0] - max(end for _, end in clusters[-1])
+        if len(clusters) == 1 and gap > GAP and gap > SHARE * (high - low):
+            clusters.append([])
+        clusters[-1].append(extent)
+    if max(map(len, clusters)) < 2:
+        clusters = [extents]
+    edges = [(cluster[0][0], max(end for _, end in cluster)) for cluster in clusters]
+    span = max(0.8, *(b - a for a, b in edges))
+    padded = []
+    for a, b in edges:
+        width = max(1.12 * (b - a), 0.3 * span if len(edges) > 1 else span) + 0.1 * span
+        start = min(max((a + b - width) / 2, 0.0), 100.0 - width) if width < 100 else 0.0
+        padded.append((start, min(start + width, 100.0)))
+    return padded
 
 
-def _draw_scale(axes: Axes, y: int, middle: float, span: float) -> None:
-    """The strip's own axis, below it: a line, ticks and their numbers."""
-    from matplotlib.ticker import MaxNLocator
+def _draw_strip(axes: Axes, y: int, strip: Strip, within: Range) -> None:
+    """Draw what lies within a panel's range."""
 
-    floor = y + 0.2
-    axes.plot([-span / 2, span / 2], [floor, floor], color=style.INK, linewidth=0.8)
-    ticks = [t for t in MaxNLocator(5).tick_values(middle - span / 2, middle + span / 2) if abs(t - middle) <= span / 2]
-    ink: dict[str, Any] = {"color": style.INK, "markersize": 3.5}
-    axes.plot([t - middle for t in ticks], [floor] * len(ticks), linestyle="none", marker=3, **ink)
-    for tick in ticks:
-        if abs(tick - middle) < 0.47 * span:
-            axes.text(tick - middle, floor + 0.08, f"{tick:g}", fontsize=8, ha="center", va="top")
+    def inside(values: Sequence[float]) -> list[float]:
+        return [v for v in values if within[0] <= v <= within[1]]
 
-
-def _draw_strip(axes: Axes, y: int, middle: float, strip: Strip) -> None:
-    value, found = strip.value, strip.trials
-    x, spread = [v - middle for v in found], [y + 0.12 * math.sin(2.4 * i) for i in range(len(found))]
-    hollow: dict[str, Any] = {"markerfacecolor": "none"}
-    axes.plot(x, spread, "o", color=style.SERIES[0], markersize=4.5, label="trial", **hollow)
-    if value.mean is not None and found:
-        low, high = strip.interval
-        ends = [low - middle, high - middle] if low is not None and high is not None else [value.mean - middle] * 2
-        axes.plot(ends, [y, y], color=style.INK, linewidth=1.2, label="mean, 95 % interval")
-        axes.plot([value.mean - middle], [y], "|", color=style.INK, markersize=13, markeredgewidth=1.8)
-    paper = value.mean if strip.row.published else value.published
-    if paper is not None:
-        axes.plot([paper - middle], [y], "D", color=style.SERIES[1], markersize=5.5, label="published", **hollow)
+    hollow: dict[str, Any] = {"markerfacecolor": "none", "linestyle": "none"}
+    points = [(v, y + 0.12 * math.sin(2.4 * i)) for i, v in enumerate(strip.trials) if inside([v])]
+    if points:
+        axes.plot(*zip(*points, strict=True), "o", color=style.SERIES[0], markersize=4.5, label="trial", **hollow)
+    if strip.interval and inside(strip.interval):
+        axes.plot(strip.interval, [y, y], color=style.INK, linewidth=1.2, label="95 % interval")
+    if strip.value.mean is not None and len(strip.trials) > 1 and inside([strip.value.mean]):
+        bar: dict[str, Any] = {"color": style.INK, "markersize": 11, "markeredgewidth": 1.8, "linestyle": "none"}
+        axes.plot([strip.value.mean], [y], "|", label="mean", **bar)
+    if strip.paper is not None and inside([strip.paper]):
+        axes.plot([strip.paper], [y], "D", color=style.SERIES[1], markersize=5.5, label="published", **hollow)

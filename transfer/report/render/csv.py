@@ -1,9 +1,10 @@
-"""A report's tables as CSV: one line for each row, one column for each figure; tables one below the other."""
+"""A report's tables as CSV: a line for each row, tables one below the other; or in long form, a line for each value."""
 
 from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
 
 from transfer.report.cells import printed
@@ -14,6 +15,21 @@ from transfer.report.render.rows import RenderedCell, render_rows
 def render(report: Report) -> str:
     """Render the tables; a blank line between two of them."""
     return "\n".join(_table(table) for table in report.tables)
+
+
+def render_long(report: Report) -> str:
+    """Render the counted trials' metrics in long form: row, task, metric (`bbox/AP`), seed, value in per cent."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "task", "metric", "seed", "value"])
+    for table in report.tables:
+        for row, column in itertools.product(table.rows, table.columns):
+            cell = row.cells.get(column.key)
+            for trial, metric in itertools.product(cell.counted if cell else (), column.metrics):
+                seed = "" if trial.seed is None else str(trial.seed)
+                value = repr(trial.metrics[column.branch][metric])
+                writer.writerow(map(_without_formula, [row.key, column.task, f"{column.branch}/{metric}", seed, value]))
+    return text.getvalue()
 
 
 def _table(table: Table) -> str:

@@ -3,17 +3,57 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 from ssl_transfer.config import flatten
+from ssl_transfer.errors import abbreviate
 from transfer.report.collection import DONE, PretrainingRun, Trial, spent_hours
 from transfer.report.figures.style import slug
 from transfer.report.model import Cell, Column, Flag, Report, Row, Table
 
-SHOWN_ELSEWHERE = ("result", "folder", "status", "seed", "lr", "metrics", "per_class", "timing", "gpu_hours", "commit")
+SHOWN_ELSEWHERE = ("result", "status", "seed", "lr", "metrics", "per_class", "timing", "gpu_hours", "commit")
+SECTIONS = {
+    "": "Trial",
+    "weights": "Weights",
+    "pretraining": "Pre-training",
+    "lr search": "Learning-rate search",
+    "settings": "Training settings",
+    "guards": "Checks before training",
+    "config": "Config",
+    "environment": "Environment",
+}
+"""First part of a fact's key to the heading of its section, in the page's order."""
+NAMES = {
+    "sha256": "SHA-256",
+    "lr": "learning rate",
+    "amp": "mixed precision",
+    "precise_bn": "precise BN",
+    "norm": "norm",
+    "num_processes": "processes",
+    "reference_gpus": "GPUs that the recipe is for",
+    "norms": "normalisation layers",
+    "warmup_iters": "warm-up iterations",
+    "warmup_factor": "warm-up starts at this share of the learning rate",
+    "steps": "iterations at which the learning rate drops",
+    "extra_norm": "extra norm in the head",
+    "frozen": "frozen parameters",
+    "not_comparable": "not comparable because",
+    "overrides": "changed keys",
+    "evaluator": "evaluator",
+    "metric": "definition of AP",
+    "python": "Python",
+    "torch": "PyTorch",
+    "detectron2": "Detectron2",
+    "numpy": "NumPy",
+    "total_batch": "total batch size",
+    "recipe": "recipe",
+}
+"""Parts of keys that do not read well with spaces for underscores."""
 
 SHARED_ABOVE = 60
 """Cells of a column above which what they share is listed once: with thousands it would be most of the page."""
@@ -21,12 +61,13 @@ SHARED_ABOVE = 60
 
 @dataclass(frozen=True)
 class TrialFacts:
-    """One trial on the page: its id, its status as text, and the facts that its cell's trials do not share."""
+    """One trial on the page: its id, its status as text, the facts that its cell's trials do not share, its command."""
 
     id: str
     trial: Trial
     status: str
     own: list[tuple[str, str]]
+    command: str
 
 
 class ColumnFacts(NamedTuple):
@@ -103,7 +144,7 @@ def _without(details: CellDetails, column: ColumnFacts) -> CellDetails:
 
 
 def _details(table: Table, row: Row, column: Column, cell: Cell, report: Report) -> CellDetails:
-    facts = [flat_texts(_remaining_facts(trial.provenance())) for trial in cell.trials]
+    facts = [flat_texts(_remaining_facts(trial.provenance(), report.show_machine)) for trial in cell.trials]
     shared = {key: value for key, value in facts[0].items() if all(f.get(key) == value for f in facts)} if facts else {}
     name, counted = details_id(table, row, column), {id(trial) for trial in cell.counted}
     trials = []
@@ -112,17 +153,60 @@ def _details(table: Table, row: Row, column: Column, cell: Cell, report: Report)
         if trial.status == DONE and id(trial) not in counted:
             status += ", left out"
         own = [(key, value) for key, value in found.items() if key not in shared]
-        trials.append(TrialFacts(f"{name}-{index + 1}", trial, status, own))
+        command = transfer_command(trial, searched=report.search_of(row.key, column.task) is not None)
+        trials.append(TrialFacts(f"{name}-{index + 1}", trial, status, own, command))
     search = report.search_of(row.key, column.task)
     chosen = flat_texts({"lr search": search.provenance() if search else {}})
     return CellDetails(name, row, column, trials, [*chosen.items(), *shared.items()], cell.flags)
 
 
-def _remaining_facts(facts: dict[str, Any]) -> dict[str, Any]:
-    """Provenance without what the trial's line, the class table and the cost table show."""
+def _remaining_facts(facts: dict[str, Any], show_machine: bool) -> dict[str, Any]:
+    """Provenance without what the trial's line, the class table and the cost table show, and without the host."""
     remaining = {key: value for key, value in facts.items() if key not in SHOWN_ELSEWHERE}
     remaining["settings"] = {key: value for key, value in facts["settings"].items() if key != "lr"}
+    remaining["environment"] = _environment(facts["environment"], show_machine)
     return remaining
+
+
+def _environment(facts: Mapping[str, Any], show_machine: bool) -> dict[str, Any]:
+    devices = {"devices": _describe_devices(facts)} if facts.get("devices") else {}
+    return {key: value for key, value in facts.items() if show_machine or key != "host"} | devices
+
+
+def transfer_command(trial: Trial, searched: bool) -> str:
+    """The command line that runs a trial again, in a folder of its own; empty for one that this project did not run.
+
+    Args:
+        trial: the trial.
+        searched: its learning rate is a search's, which its config does not hold.
+    """
+    file, settings, overrides = trial.config.get("file"), trial.settings, [*(trial.config.get("overrides") or [])]
+    if not file or trial.seed is None:
+        return ""
+    options = {
+        "--config-file": file,
+        "--overlay": trial.config.get("overlay"),
+        "--weights": trial.weights.get("path") or "scratch",
+        "--seed": trial.seed,
+        "--output": f"runs/again/{trial.row}.{trial.task}.s{trial.seed}",
+        "--num-gpus": settings.get("num_processes") if settings.get("num_processes") != 1 else None,
+        "--reference-gpus": settings.get("reference_gpus"),
+    }
+    if searched and "SOLVER.BASE_LR" not in overrides:
+        overrides += ["SOLVER.BASE_LR", settings.get("lr")]
+    words = [word for option, value in options.items() if value is not None for word in (option, value)]
+    return shlex.join(map(str, ["python", "tools/transfer.py", *words, *overrides]))
+
+
+def by_section(facts: Iterable[tuple[str, str]]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """(heading, its facts with readable names) of facts such as `settings.total_batch`."""
+    found: dict[str, list[tuple[str, str]]] = {heading: [] for heading in SECTIONS.values()}
+    for key, value in facts:
+        first, dot, rest = key.partition(".")
+        is_section = bool(dot) and first in SECTIONS
+        name = " ".join(NAMES.get(part, part.replace("_", " ")) for part in (rest if is_section else key).split("."))
+        found[SECTIONS[first] if is_section else SECTIONS[""]].append((name[:1].upper() + name[1:], value))
+    return [(heading, named) for heading, named in found.items() if named]
 
 
 def flat_texts(facts: Mapping[str, Any]) -> dict[str, str]:
@@ -132,7 +216,7 @@ def flat_texts(facts: Mapping[str, Any]) -> dict[str, str]:
 
 def _fact_text(value: Any) -> str:
     if isinstance(value, (list, tuple)) and all(isinstance(item, (str, int, float)) for item in value):
-        return ", ".join(map(str, value))
+        return ("; " if any(", " in str(item) for item in value) else ", ").join(map(str, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
     return value if isinstance(value, str) else json.dumps(value, default=str)
@@ -166,6 +250,49 @@ def _count_attempts(runs: Sequence[Trial | PretrainingRun]) -> int | None:
     return count if count > len(runs) else None
 
 
+def summary(report: Report) -> list[tuple[str, str]]:
+    """When and of what the page was made, as (name, text)."""
+    trials, runs = report.trials, [run for run in report.pretraining if run.result]
+    environments = [trial.environment for trial in trials] + [run.result.environment for run in runs if run.result]
+    commits = Counter(str(one["commit"])[:12] for one in environments if one.get("commit"))
+    lines = [("Date", datetime.now(timezone.utc).strftime("%Y-%m-%d"))]
+    if trials or report.pretraining:
+        lines.append(("Results", _count_runs(len(trials), len(report.pretraining))))
+        lines.append(("Commit", abbreviate([commit for commit, _ in commits.most_common()]) or "unknown"))
+        lines.append(("GPU-hours", _describe_gpu_hours(report)))
+    return lines
+
+
+def _describe_gpu_hours(report: Report) -> str:
+    """The hours of the results that know them, and how many others there are."""
+    costs = [line for run in report.pretraining if (line := _pretraining_cost(run))]
+    spent = [(line.devices, line.gpu_hours) for line in costs]
+    spent += [(_describe_devices(trial.environment), trial.gpu_hours) for trial in report.trials]
+    known = [hours for _, hours in spent if hours is not None]
+    on_cpu = sum(devices == "cpu" for devices, _ in spent)
+    unknown = len(spent) - len(known) - on_cpu
+    if spent and on_cpu == len(spent):
+        return "none, all results are from CPUs"
+    parts = [f"{sum(known):.3g}" if sum(known) < 999.5 else f"{sum(known):,.0f}"] if known else []
+    others = {"unknown": unknown, "on CPUs": on_cpu}
+    return "; ".join([*parts, *(f"{word}: {count} of {len(spent)} results" for word, count in others.items() if count)])
+
+
+def duration(hours: float | None) -> str:
+    """Format as `42 min`, `5.25 h` or `1,234 h`; `unknown` without a value."""
+    if hours is None:
+        return "unknown"
+    if hours * 60 < 59.5:
+        return f"{hours * 60:.0f}\xa0min" if hours * 60 >= 1 else f"{hours * 3600:.0f}\xa0s"
+    return f"{hours:.3g}\xa0h" if hours < 999.5 else f"{hours:,.0f}\xa0h"
+
+
+def _count_runs(trials: int, pretraining: int) -> str:
+    """`6 trials, 1 pre-training run`."""
+    parts = [(trials, "trial"), (pretraining, "pre-training run")]
+    return ", ".join(f"{count:,} {word}{'' if count == 1 else 's'}" for count, word in parts if count)
+
+
 def _pretraining_cost(run: PretrainingRun) -> CostLine | None:
     if run.result is None:
         return None
@@ -183,8 +310,10 @@ def _describe_devices(environment: Mapping[str, Any]) -> str:
 
 
 def environments(report: Report) -> list[tuple[str, Sequence[tuple[str, str]]]]:
-    """(number of results made with it, its facts) of every distinct environment, the most frequent first."""
-    found = [trial.environment for trial in report.trials]
-    found += [run.result.environment for run in report.pretraining if run.result]
-    counts = Counter(tuple(flat_texts(facts).items()) for facts in found if facts)
-    return [(f"{count} result{'s' if count > 1 else ''}", key) for key, count in counts.most_common()]
+    """(what was made with it, its facts) of every distinct environment, the most frequent first."""
+    runs = [run.result.environment for run in report.pretraining if run.result]
+    trials, pretraining = (
+        Counter(tuple(flat_texts(_environment(facts, report.show_machine)).items()) for facts in found if facts)
+        for found in ([trial.environment for trial in report.trials], runs)
+    )
+    return [(_count_runs(trials[key], pretraining[key]), key) for key, _ in (trials + pretraining).most_common()]

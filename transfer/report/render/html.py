@@ -9,7 +9,9 @@ from pathlib import Path
 from transfer.report.cells import printed
 from transfer.report.figures.per_class import ClassTable, class_tables
 from transfer.report.model import Report, Row, Table
-from transfer.report.render import facts, pictures
+from transfer.report.render import csv, facts, latex, pictures
+from transfer.report.render.headline import headline
+from transfer.report.render.paths import PathShortener
 from transfer.report.render.rows import Footnotes, RenderedCell, RenderedRow, compared_rows, render_rows
 
 FOLDER = Path(__file__).resolve().parent / "page"
@@ -58,8 +60,9 @@ def render(report: Report) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=None if report.show_machine else PathShortener(report),
     )
-    environment.filters["printed"] = printed
+    environment.filters |= {"printed": printed, "duration": facts.duration, "by_section": facts.by_section}
     costs = facts.cost_lines(report)
     plots = groupby(pictures.plot_pictures(report), lambda picture: picture.plot.section)
     return environment.get_template("page.html.j2").render(
@@ -70,6 +73,9 @@ def render(report: Report) -> str:
         costs=costs,
         gpu_hours=facts.sum_known(line.gpu_hours for line in costs),
         environments=facts.environments(report),
+        headline=headline(report),
+        summary=facts.summary(report),
+        copies={"LaTeX": latex.render(report), "CSV": csv.render(report), "long CSV": csv.render_long(report)},
         css=(FOLDER / "page.css").read_text(),
         js=(FOLDER / "page.js").read_text(),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from transfer.report.cells import with_std
-from transfer.report.model import Column, Report, Table
+from transfer.report.model import Report, Table
 from transfer.report.render.rows import Footnotes, RenderedCell, RenderedRow, RenderedValue, compared_rows, render_rows
 
 
@@ -85,18 +85,13 @@ def _comparison(table: Table) -> str:
     if not body:
         return ""
     other = next(row.label for row in table.rows if row.key == table.against)
-    heads = [table.row_head, *(f"{column.label} {_primary(column)}" for column in table.columns)]
+    heads = [table.row_head, *(f"{column.label} {column.primary}" for column in table.columns)]
     lead = f"Against {_escape(other)}: difference of the means [95 % bootstrap interval], p of Welch's t-test, n vs n."
     return f"{lead}\n\n{_grid(heads, body)}"
 
 
-def _primary(column: Column) -> str:
-    return "AP" if "AP" in column.metrics else column.metrics[0]
-
-
 def _compared(cell: RenderedCell) -> str:
-    primary = _primary(cell.column)
-    against = next((value.against for value in cell.values if value.value.metric == primary), [])
+    against = next((value.against for value in cell.values if value.value.metric == cell.column.primary), [])
     return ", ".join([" ".join(filter(None, against[:2])), *against[2:]]) if against else ""
 
 

@@ -9,13 +9,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from transfer.report.collection import DONE, Trial
+from transfer.report.collection import DONE
 from transfer.report.figures import all_plots, style
 from transfer.report.figures.style import Plot
 from transfer.report.model import Report
 
 PREDICTIONS, SUFFIXES = "predictions", {".png", ".jpg", ".jpeg"}
-MAX_PER_TRIAL, MAX_PER_PAGE, LONGEST_SIDE = 4, 48, 480
+MAX_PER_ROW, MAX_PER_PAGE, LONGEST_SIDE = 4, 48, 640
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,15 @@ class Prediction:
     caption: str
     alt: str
     data: str
+
+
+@dataclass(frozen=True)
+class PredictionGrid:
+    """A task's pictures: one line for each image, with one for each of the rows' labels; None where a row has none."""
+
+    task: str
+    rows: list[str]
+    lines: list[tuple[str, list[Prediction | None]]]
 
 
 def plot_pictures(report: Report) -> list[Picture]:
@@ -61,21 +70,35 @@ def inline_svg(text: str, plot: Plot) -> str:
     return re.sub(r"(<svg[^>]*>)", lambda found: found.group(1) + texts, body, count=1)
 
 
-def predictions(report: Report) -> list[Prediction]:
-    """A few pictures of the first finished trial of each row and task, from its folder `predictions/`."""
-    first: dict[tuple[str, str], Trial] = {}
+def predictions(report: Report) -> list[PredictionGrid]:
+    """A few pictures of the first finished trial of each row with any, the same images for all rows of a task."""
+    first: dict[tuple[str, str], dict[str, Path]] = {}
     for trial in report.trials:
-        if trial.status == DONE and not trial.imported:
-            first.setdefault((trial.row, trial.task), trial)
-    made: list[Prediction] = []
-    labels = report.labels
-    for (row, task), trial in first.items():
-        files = (path for path in (trial.folder / PREDICTIONS).glob("*") if path.suffix.lower() in SUFFIXES)
-        for path in sorted(files)[:MAX_PER_TRIAL]:
-            if len(made) < MAX_PER_PAGE and (data := _jpeg(path)):
-                caption = f"{labels.get(row, row)} on {task}, seed {trial.seed}: {path.stem}"
-                made.append(Prediction(caption, f"Detections drawn on the image {path.stem} by {caption}", data))
+        if trial.status == DONE and not trial.imported and not first.get((trial.task, trial.row)):
+            files = (path for path in (trial.folder / PREDICTIONS).glob("*") if path.suffix.lower() in SUFFIXES)
+            first[trial.task, trial.row] = {path.stem: path for path in sorted(files)}
+    made, left, labels = [], MAX_PER_PAGE, report.labels
+    for task in dict.fromkeys(task for task, _ in first):
+        files = {row: found for row in labels if (found := first.get((task, row)))}
+        rows = list(files)[: left // MAX_PER_ROW]
+        names = sorted({name for row in rows for name in files[row]})
+        names = [name for name in names if all(name in files[row] for row in rows)] or names
+        grid = PredictionGrid(task, [labels[row] for row in rows], [])
+        for name in names:
+            line = [_prediction(files[row].get(name), name, labels[row], task) for row in rows]
+            if any(line) and len(grid.lines) < MAX_PER_ROW:
+                grid.lines.append((name, line))
+        if grid.lines:
+            made.append(grid)
+            left -= len(rows) * len(grid.lines)
     return made
+
+
+def _prediction(path: Path | None, image: str, row: str, task: str) -> Prediction | None:
+    data = _jpeg(path) if path else None
+    return (
+        Prediction(f"{image}: {row} on {task}", f"Image {image} with the detections of {row}", data) if data else None
+    )
 
 
 def _jpeg(path: Path) -> str | None:

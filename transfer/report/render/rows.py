@@ -152,4 +152,4 @@ def _describe_comparison(value: Value) -> list[str]:
         return []
     has_interval = found.low is not None and found.high is not None
     interval = f"[{rounded(found.low):+}, {rounded(found.high):+}]" if has_interval else ""  # type: ignore[arg-type]
-    return [f"{rounded(found.difference):+}", interval, f"p {p_value(found.p)}", f"n {found.n} vs {found.n_other}"]
+    return [f"{rounded(found.difference):+}", interval, p_value(found.p), f"n {found.n} vs {found.n_other}"]

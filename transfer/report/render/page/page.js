@@ -40,6 +40,42 @@ document.addEventListener("click", (event) => {
   if (link && link.hash === location.hash) reveal();
 });
 reveal();
+// Copy a text of the page: the named one, or the command beside the button. Without a clipboard it is selected.
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("button[data-copy]");
+  if (!button) return;
+  const source = button.dataset.copy ? document.getElementById(button.dataset.copy) : button.previousElementSibling;
+  const name = button.textContent;
+  try {
+    await navigator.clipboard.writeText(source.value ?? source.textContent);
+  } catch {
+    source.hidden = false;
+    getSelection().selectAllChildren(source);
+    source.select?.();
+    if (!document.execCommand("copy")) return;
+    source.hidden = source.tagName === "TEXTAREA";
+  }
+  button.textContent = "copied";
+  setTimeout(() => (button.textContent = name), 1500);
+});
+// Pictures enlarged: the arrow keys go along the row of the table and to the next one.
+const dialog = document.querySelector("dialog");
+const photos = [...document.querySelectorAll(".photos button")];
+let shown = 0;
+const enlarge = (index) => {
+  shown = Math.min(Math.max(index, 0), photos.length - 1);
+  const picture = photos[shown].firstElementChild.cloneNode();
+  const caption = document.createElement("figcaption");
+  caption.textContent = picture.dataset.caption;
+  dialog.querySelector("figure").replaceChildren(picture, caption);
+  if (!dialog.open) dialog.showModal();
+};
+photos.forEach((button, index) => button.addEventListener("click", () => enlarge(index)));
+dialog?.addEventListener("keydown", (event) => {
+  const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+  if (step) enlarge(shown + step);
+});
+dialog?.addEventListener("close", () => photos[shown].focus());
 // On paper nothing can be opened.
 let opened = [];
 addEventListener("beforeprint", () => {
