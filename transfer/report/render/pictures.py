@@ -75,11 +75,11 @@ def predictions(report: Report) -> list[PredictionGrid]:
     first: dict[tuple[str, str], dict[str, Path]] = {}
     for trial in report.trials:
         if trial.status == DONE and not trial.imported and not first.get((trial.task, trial.row)):
-            files = (path for path in (trial.folder / PREDICTIONS).glob("*") if path.suffix.lower() in SUFFIXES)
-            first[trial.task, trial.row] = {path.stem: path for path in sorted(files)}
+            found = sorted((trial.folder / PREDICTIONS).glob("*"))
+            first[trial.task, trial.row] = {path.stem: path for path in found if path.suffix.lower() in SUFFIXES}
     made, left, labels = [], MAX_PER_PAGE, report.labels
     for task in dict.fromkeys(task for task, _ in first):
-        files = {row: found for row in labels if (found := first.get((task, row)))}
+        files = {row: first[task, row] for row in labels if first.get((task, row))}
         rows = list(files)[: left // MAX_PER_ROW]
         names = sorted({name for row in rows for name in files[row]})
         names = [name for name in names if all(name in files[row] for row in rows)] or names
