@@ -89,9 +89,10 @@ def test_every_page_is_linked_from_the_readme_or_another_page() -> None:
     assert not [str(page) for page in PAGES[1:] if page not in linked]
 
 
-def test_generated_pages_are_current() -> None:
+@pytest.mark.parametrize("script", ["generate", "picture"])
+def test_what_is_generated_is_current(script: str) -> None:
     done = subprocess.run(
-        [sys.executable, "docs/generate.py", "--check"], cwd=ROOT, text=True, capture_output=True, check=False
+        [sys.executable, f"docs/{script}.py", "--check"], cwd=ROOT, text=True, capture_output=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

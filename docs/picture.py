@@ -1,0 +1,111 @@
+"""README's picture of the page of results: `python docs/picture.py` makes it with Chromium, `--check` compares only.
+
+The page shows the published rows of Table 5 and one row that is an example, made here, and says so. The picture holds a
+digest of the table and of the page's template, style and script: `--check` finds a picture of an earlier page without
+Chromium.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.transfer.report import browser  # noqa: E402
+from tests.transfer.report.made_results import FIVE, Run, result  # noqa: E402
+from transfer.report.collect import collect  # noqa: E402
+from transfer.report.model import Report  # noqa: E402
+from transfer.report.published import load_expected  # noqa: E402
+from transfer.report.render import html, markdown  # noqa: E402
+from transfer.report.tables import Options, build_report  # noqa: E402
+
+PICTURE = ROOT / "docs" / "pictures" / "report.png"
+WIDTH, COLOURS = 1400, 64
+NOTE = (
+    "An example: the last row repeats the published numbers of “SimSiam, base”, its VOC trials spread by up to 0.2. "
+    "Its commit and hours are placeholders. All other rows are published."
+)
+
+
+def example(folder: Path) -> Report:
+    """The report of the example row beside the published ones; its results are written into `folder`."""
+    table5 = load_expected("table5")
+    tasks = {"voc07": 5, "voc0712": 5, "coco": 1}
+    run = Run(folder, [("mine", "your weights (example)", "simsiam_base")], tasks)
+    for task, trials in tasks.items():
+        box, mask = (
+            [table5.entry("simsiam_base", task, branch).values.get(m) for m in table5.metrics]
+            for branch in ("bbox", "segm")
+        )
+        for seed, offset in enumerate(FIVE if trials > 1 else (0.0,), 1):
+            spread = [value + offset for value in box if value is not None]
+            masks = [value for value in mask if value is not None] or None
+            run.finetune("mine", task, seed, result("mine", task, seed, spread, masks))
+    run.graph["experiment"] = "How well do your weights transfer?"
+    return replace(build_report(collect([run.save()]), Options(published="rows")), notes=(NOTE,))
+
+
+def digest(report: Report) -> str:
+    """What the picture depends on, but for the versions of the programs that draw."""
+    parts = [markdown.render(report), NOTE, *(path.read_text() for path in sorted(html.FOLDER.iterdir()))]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def draw(report: Report, folder: Path) -> bytes:
+    """The page as PNG, from its top to the end of the first line of plots.
+
+    Raises:
+        SystemExit: Chromium is not installed.
+    """
+    program = browser.find()
+    if program is None:
+        raise SystemExit("chromium is not installed: apt-get install chromium")
+    (folder / "table.html").write_text(html.render(report))
+    with browser.Browser(program, folder / "profile") as page:
+        page.see(WIDTH)
+        page.open((folder / "table.html").as_uri())
+        end = page.js("document.querySelector('.gallery figure').getBoundingClientRect().bottom + scrollY")
+        shown = page.picture()
+    with Image.open(io.BytesIO(shown)) as image:
+        small = image.convert("RGB").crop((0, 0, WIDTH, round(end) + 12)).quantize(COLOURS, dither=Image.Dither.NONE)
+    info, data = PngInfo(), io.BytesIO()
+    info.add_text("page", digest(report))
+    small.save(data, "PNG", optimize=True, pnginfo=info)
+    return data.getvalue()
+
+
+def is_current(report: Report) -> bool:
+    """Whether the picture is one of this page."""
+    if not PICTURE.is_file():
+        return False
+    with Image.open(PICTURE) as image:
+        return image.info.get("page") == digest(report)
+
+
+def main(words: list[str] | None = None) -> int:
+    """Write the picture, or compare it; exit 1 where it is out of date."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where the picture is out of date")
+    args = parser.parse_args(words)
+    with tempfile.TemporaryDirectory() as name:
+        report = example(Path(name) / "example")
+        if is_current(report):
+            return 0
+        if not args.check:
+            PICTURE.write_bytes(draw(report, Path(name)))
+        print(f"{'out of date' if args.check else 'written'}: {PICTURE.relative_to(ROOT)}")
+    return int(args.check)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
