@@ -13,7 +13,6 @@ import shlex
 import signal
 import stat
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +27,6 @@ from ssl_transfer.errors import (
     EXIT_REQUEUE,
     EXIT_USAGE,
     Preempted,
-    StorageError,
     UserError,
     storage_error,
 )
@@ -136,7 +134,6 @@ def run_main(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | 
         if isinstance(stream, io.TextIOWrapper):  # a file's name may hold what the terminal's encoding lacks
             stream.reconfigure(errors="backslashreplace")
     _write_whole_lines()
-    threading.excepthook = _report_thread
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(call_main(main, argv))
@@ -220,12 +217,6 @@ def _discard_output(stream: TextIO) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _report_thread(args: threading.ExceptHookArgs) -> None:
-    """A thread that fails on a full disk (TensorBoard's writer) prints no traceback: the main thread reports it."""
-    if storage_error(args.exc_value) is None:
-        threading.__excepthook__(args)
-
-
 def ignore_torch_warnings() -> None:
     """Silence torch's deprecation warnings about Detectron2's code, here and in spawned processes."""
     warnings.filterwarnings("ignore", message=r".*torch\.jit\.script.*|.*torch\.meshgrid.*")
@@ -236,7 +227,7 @@ def print_error(error: UserError) -> int:
     """Print an error as one line on stderr and return `EXIT_USAGE`, or `EXIT_FAILURE` if a disk is the reason."""
     line = " ".join(str(error)[:MAX_LINE].split())
     line = errors.redact_urls(errors.printable(as_typed(f"error: {line}")))
-    failed = isinstance(error, StorageError)
+    failed = storage_error(error) is not None
     for stream, text in ((sys.stdout, ""), (sys.stderr, f"{line}\n")):
         try:
             stream.write(text)

@@ -85,7 +85,7 @@ def describe() -> dict[str, Any]:
             name: version_of(name) for name in ("torch", "torchvision", "detectron2", "numpy", "pycocotools", "hotcoco")
         },
         "commit": commit(),
-        "host": socket.gethostname(),
+        "host": host_name(),
         "devices": _devices(),
     }
 

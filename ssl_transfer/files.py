@@ -173,6 +173,14 @@ def describe_unreadable(path: str | os.PathLike[str], error: OSError, what: str 
     return f"{called} does not exist" + (f"; {nearest(Path(path).name, similar)}" if similar else "")
 
 
+def read_text(path: str | os.PathLike[str], limit: int = JSON_LIMIT) -> str:
+    """Read a text file (`decode_text`); raises UserError where it cannot be read."""
+    try:
+        return decode_text(read_input(path, limit), str(path))
+    except OSError as error:
+        raise UserError(describe_unreadable(path, error)) from error
+
+
 def read_json(path: str | os.PathLike[str], limit: int = ANNOTATIONS_LIMIT) -> Any:
     """Read a JSON file.
 
@@ -181,10 +189,7 @@ def read_json(path: str | os.PathLike[str], limit: int = ANNOTATIONS_LIMIT) -> A
             file and line.
     """
     try:
-        text = decode_text(read_input(path, limit), str(path))
-        value = json.loads(text)
-    except OSError as error:
-        raise UserError(describe_unreadable(path, error)) from error
+        value = json.loads(read_text(path, limit))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg}); is the file truncated?") from error
     except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
@@ -215,12 +220,12 @@ def expect_shape(path: str | os.PathLike[str], remedy: str) -> Iterator[None]:
 
 
 def read_tail(path: str | os.PathLike[str], size: int = 1 << 16) -> str:
-    """The last `size` bytes of a log, which may be large; empty if there is none."""
+    """The last `size` bytes of a log, which may be large; empty if there is none, or it is no file."""
     try:
-        with open(path, "rb") as stream:
+        with open_input(path) as stream:
             stream.seek(max(0, stream.seek(0, os.SEEK_END) - size))
             return stream.read(size).decode(errors="replace")
-    except FileNotFoundError:
+    except (FileNotFoundError, UserError):
         return ""
 
 

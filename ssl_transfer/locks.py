@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from ssl_transfer.errors import UserError, storage_error
+from ssl_transfer.files import JSON_LIMIT, read_input
 from ssl_transfer.formats.job import ProcessId
 
 SUBMIT_LOCK = "submit.lock"
@@ -164,7 +165,7 @@ class FileLock:
 
 def is_held(path: Path) -> bool:
     try:
-        handle = os.open(path, os.O_RDONLY)
+        handle = _open(path)
     except FileNotFoundError:
         return False
     try:
@@ -186,11 +187,20 @@ def read_holder(path: Path) -> ProcessId | None:
 def why_no_flock(path: Path) -> str | None:
     """Why a file cannot be locked by `flock`, in the system's words; None if it can (or does not exist)."""
     try:
-        with open(path, "rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        handle = _open(path)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:
         return error.strerror if error.errno in NO_FLOCK else None
+    finally:
+        os.close(handle)
     return None
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # never waits for a named pipe's writer
 
 
 def _flock(handle: int, kind: int) -> bool | None:
@@ -252,8 +262,8 @@ def _is_alive(file: Path) -> bool:
 
 def _read_note(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_bytes())
-    except (FileNotFoundError, ValueError):
+        found = json.loads(read_input(file, JSON_LIMIT))
+    except (FileNotFoundError, ValueError, UserError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -8,7 +8,7 @@ import weakref
 from pathlib import Path
 
 from ssl_transfer.errors import UserError, storage_error
-from ssl_transfer.locks import SILENT_SECONDS, FileLock, read_holder
+from ssl_transfer.locks import SILENT_SECONDS, FileLock, is_held, read_holder
 
 LOCK = ".writer.lock"
 
@@ -79,6 +79,13 @@ class WriterLock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def remove_dead_lock(folder: Path) -> None:
+    """Remove the lock of a process that was killed after it had written its result: nothing will take it over."""
+    with contextlib.suppress(OSError):  # a finished folder may be read-only
+        if not is_held(folder / LOCK):
+            (folder / LOCK).unlink(missing_ok=True)
 
 
 def _forget_in_forks(lock: weakref.ref[FileLock]) -> None:

@@ -62,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _print_result(f"{args.output} holds this evaluation, finished", result)
     from ssl_transfer.training.distributed import launch
 
-    result = launch(evaluate_backbone, (request, cfg), args.num_gpus) or read_finished(request, cfg)
+    result = launch(evaluate_backbone, (request, cfg), args.num_gpus, cfg.MONITOR.COLLECTIVE_SECONDS) or read_finished(
+        request, cfg
+    )
     return _print_result("finished", result) if result else EXIT_OK
 
 

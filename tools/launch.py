@@ -15,6 +15,7 @@ if __name__ == "__main__":
 
 import codecs
 import functools
+import io
 import os
 import time
 from argparse import Namespace
@@ -22,7 +23,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ssl_transfer.console import Parser, megabytes, run_main
-from ssl_transfer.errors import EXIT_FAILURE, EXIT_OK, UserError, abbreviate
+from ssl_transfer.errors import EXIT_FAILURE, EXIT_OK, UserError, abbreviate, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -250,7 +251,7 @@ def _may_cancel(args: Namespace, superseded: Sequence[JobView]) -> bool:
 
 def _report(opened: OpenExperiment, outcome: RunOutcome, console: Console) -> int:
     """Print the table to stdout and the jobs without a result to stderr; the exit code."""
-    from ssl_transfer.errors import printable
+    from ssl_transfer.files import read_text
     from transfer.experiment.decide import blocked_jobs, decide, is_current
 
     if outcome.stopped is not None:
@@ -260,7 +261,7 @@ def _report(opened: OpenExperiment, outcome: RunOutcome, console: Console) -> in
     decisions = decide(opened.graph, snapshot)
     missing = {name: one.why for name, one in decisions.items() if one.action == "run"}
     if is_current(decisions["table"], snapshot):
-        print((opened.store.run_dir / "table.md").read_text(encoding="utf-8"), end="")
+        print(read_text(opened.store.run_dir / "table.md"), end="")
         missing.pop("table", None)  # it is made again once one of the others is
     for name in outcome.without_result:
         if name in outcome.ran:  # also if the jobs that use it could do without
@@ -339,11 +340,15 @@ def _logs(args: Namespace, _: Tools | None) -> int:
         if log.tell():
             log.readline(LOG_PIECE)  # its beginning is cut off
             print(f"{path}: the last MiB of {size / 2**20:,.0f}; --all prints everything", file=sys.stderr)
-        decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        # A terminal shows control characters and does not obey them; a pipe or a file gets the log unchanged.
+        is_terminal = sys.stdout.isatty()
+        show = printable if is_terminal else str
+        utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        decode = io.IncrementalNewlineDecoder(utf8, translate=is_terminal).decode
         while True:
             is_active = store.snapshot([job]).has_active  # before the rest is read: nothing is missed
             while piece := log.read(LOG_PIECE):
-                sys.stdout.write(decode(piece))
+                sys.stdout.write(show(decode(piece)))
             sys.stdout.flush()
             if not (args.follow and is_active):
                 return EXIT_OK

@@ -65,7 +65,7 @@ def run_pretraining(cfg: CfgNode, recipe: str, output: str, resume: bool, profil
     monitors = _build_monitors(cfg, folder, index)
     with lock_on_main_process(WriterLock(folder.path)):
         run_on_main_process(lambda: folder.claim(cfg, resume))
-        with _logging(folder), HangWatch(folder.path, cfg.MONITOR.HANG_SECONDS) as watch:
+        with _logging(folder), HangWatch(folder.path, cfg.MONITOR.HANG_SECONDS, cfg.ENGINE.COMPILE) as watch:
             try:
                 trainer, measured = _train(
                     cfg, folder, index, device=device, monitors=monitors, watch=watch, profile=profile

@@ -15,6 +15,7 @@ from ssl_transfer.formats.backbone import check_backbone_file
 from ssl_transfer.formats.results import PretrainResult
 from ssl_transfer.training.checkpoint import LAST
 from ssl_transfer.training.logs import LOG, METRICS
+from ssl_transfer.writer_lock import remove_dead_lock
 
 DIVERGENCE_FORMAT = "pretrain-divergence/1"
 
@@ -50,6 +51,7 @@ class RunFolder:
         result = read_json_object(self.result)
         PretrainResult.parse(result, self.result)
         check_backbone_file(self.backbone)
+        remove_dead_lock(self.path)
         return result
 
     def claim(self, cfg: CfgNode, resume: bool) -> None:
@@ -88,7 +90,9 @@ class RunFolder:
 
     def _remove_leftovers(self) -> None:
         """Remove an old divergence record and the temporary files of a process that was killed while it wrote."""
-        written = [file.name for file in (self.backbone, self.target_backbone, self.classifier, self.result)]
+        written = [
+            file.name for file in (self.config, self.backbone, self.target_backbone, self.classifier, self.result)
+        ]
         remove_partial_files(self.path, ["checkpoint_*.pth", LAST, METRICS, *written])
         self.divergence.unlink(missing_ok=True)
 

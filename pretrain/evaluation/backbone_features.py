@@ -250,7 +250,7 @@ def image_progress(total: int, label: str, beat: Callable[[], None] = lambda: No
 
     def step(count: int, note: str = "") -> None:
         beat()
-        if progress:
+        if progress and count:
             progress.step(count, note)
 
     return step

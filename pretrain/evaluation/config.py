@@ -51,6 +51,12 @@ def defaults() -> CfgNode:
     cfg.CHECKPOINT = CfgNode()
     # Iterations between checkpoints; 0: only at the end of each epoch.
     cfg.CHECKPOINT.PERIOD = 0
+    cfg.MONITOR = CfgNode()
+    # A process without a sign of life for so many seconds (or for 10 batches, where these take longer) writes the
+    # stacks of its threads and workers and exits with 75, so that the launcher can requeue the run; 0: never.
+    cfg.MONITOR.HANG_SECONDS = 300.0
+    # How many seconds a collective operation waits for the other processes.
+    cfg.MONITOR.COLLECTIVE_SECONDS = 600.0
     return cfg
 
 
@@ -124,10 +130,10 @@ def check_evaluation_config(cfg: CfgNode) -> None:
 
 
 _RULES: tuple[Rule, ...] = (
-    ("SEED DATA.WORKERS DATA.RESIZE CHECKPOINT.PERIOD", lambda v: v >= 0, "0 or more"),
+    ("SEED DATA.WORKERS DATA.RESIZE CHECKPOINT.PERIOD MONITOR.HANG_SECONDS", lambda v: v >= 0, "0 or more"),
     ("DATA.SIZE KNN.K LINEAR.BATCH_SIZE LINEAR.EPOCHS", lambda v: v >= 1, "1 or more"),
     ("DATA.TRAIN DATA.VAL", lambda v: bool(v), "the name of a folder below --data"),
-    ("KNN.T LINEAR.BASE_LR LINEAR.TRUST", lambda v: 0 < v < math.inf, "above 0"),
+    ("KNN.T LINEAR.BASE_LR LINEAR.TRUST MONITOR.COLLECTIVE_SECONDS", lambda v: 0 < v < math.inf, "above 0"),
     ("LINEAR.WEIGHT_DECAY", lambda v: v >= 0, "0 or more"),
     ("LINEAR.MOMENTUM", lambda v: 0 <= v < 1, "at least 0 and below 1"),
     ("LINEAR.FLIP_PROB", lambda v: 0 <= v <= 1, "a probability (0 … 1)"),

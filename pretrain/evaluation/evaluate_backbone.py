@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from ssl_transfer.training.checkpoint import load_checkpoint, save_checkpoint, s
 from ssl_transfer.training.collectives import lock_on_main_process, run_on_main_process
 from ssl_transfer.training.distributed import STOP_SIGNALS, handle_signals
 from ssl_transfer.training.divergence import Diverged
+from ssl_transfer.training.watch import CHECKPOINT, EVALUATION, START, HangWatch
 from ssl_transfer.writer_lock import WriterLock
 
 CHECKPOINT_FORMAT = "evaluation-checkpoint/1"
@@ -80,10 +82,11 @@ def evaluate_backbone(request: EvaluationRequest, cfg: CfgNode) -> dict[str, Any
     identity = _identity(request, cfg, backbone.sha256, sets)
     with lock_on_main_process(WriterLock(folder.path)):
         run_on_main_process(lambda: folder.claim(identity, request.resume))
-        if request.kind == "knn":
-            outcome = _evaluate_knn(cfg, extractor, sets)
-        else:
-            outcome = _evaluate_linear(cfg, extractor, sets, folder)
+        with HangWatch(folder.path, cfg.MONITOR.HANG_SECONDS) as watch:
+            if request.kind == "knn":
+                outcome = _evaluate_knn(cfg, extractor, sets, watch)
+            else:
+                outcome = _evaluate_linear(cfg, extractor, sets, folder, watch)
         result = build_result(request, cfg, backbone, sets, **outcome)
         run_on_main_process(lambda: folder.write_result(result))
     return result.as_dict()
@@ -113,28 +116,56 @@ def _build_extractor(backbone: LoadedBackbone, cfg: CfgNode, device: torch.devic
     return Extractor(encoder, backbone.width, backbone.preprocessing, cfg.ENGINE.PRECISION, cfg.ENGINE.CHANNELS_LAST)
 
 
-def _evaluate_knn(cfg: CfgNode, extractor: Extractor, sets: Sets) -> dict[str, Any]:
+def _watched_progress(watch: HangWatch | None, total: int, label: str) -> Callable[..., None]:
+    """`image_progress` whose batches are the watch's steps; an evaluation's bound holds after the last one."""
+    show = image_progress(total, label)
+    if watch is None:
+        return show
+    left = total
+
+    def step(count: int, note: str = "") -> None:
+        nonlocal left
+        if count:
+            watch.end_step()
+        left -= count
+        if left:
+            watch.begin_step()
+        else:
+            watch.enter(EVALUATION)
+        show(count, note)
+
+    watch.begin_step()
+    watch.enter(START)
+    return step
+
+
+def _evaluate_knn(cfg: CfgNode, extractor: Extractor, sets: Sets, watch: HangWatch | None = None) -> dict[str, Any]:
     start = time.perf_counter()
-    step = image_progress(sum(map(own_image_count, sets)), "features, images")
+    step = _watched_progress(watch, sum(map(own_image_count, sets)), "features, images")
     view = FixedView(cfg.DATA.SIZE, cfg.DATA.RESIZE)
     knn = {"k": cfg.KNN.K, "temperature": cfg.KNN.T}
     top1 = knn_accuracy(extractor, *sets, view, **knn, workers=cfg.DATA.WORKERS, step=step)
     return {"metrics": {"top1": top1}, "timing": {"seconds": round(time.perf_counter() - start, 3)}}
 
 
-def _evaluate_linear(cfg: CfgNode, extractor: Extractor, sets: Sets, folder: EvaluationFolder) -> dict[str, Any]:
+def _evaluate_linear(
+    cfg: CfgNode, extractor: Extractor, sets: Sets, folder: EvaluationFolder, watch: HangWatch
+) -> dict[str, Any]:
     start = time.perf_counter()
     state = _load_state(folder.checkpoint)
     before = state["seconds"] if state else 0.0
-    probe = _build_probe(cfg, extractor, sets, folder, state)
+    probe = _build_probe(cfg, extractor, sets, folder=folder, state=state, watch=watch)
+    watch.watch_gradients(probe.model)
 
     def save() -> None:
+        watch.enter(CHECKPOINT)
         content = {"format": CHECKPOINT_FORMAT, "seconds": before + time.perf_counter() - start, **probe.state()}
         run_on_main_process(lambda: _save_state(folder, content, probe.progress.history))
+        watch.begin_step()
 
     divergence = None
     left = sum(probe.sampler.step_size(step) for step in range(probe.sampler.start, probe.sampler.stop))
-    progress = image_progress(left, "training, images")
+    progress = _watched_progress(watch, left, "training, images")
     signals: list[signal.Signals] = []
     try:
         with handle_signals(STOP_SIGNALS, lambda number, _frame: signals.append(signal.Signals(number))):
@@ -168,13 +199,19 @@ def _final_metrics(history: list[dict[str, float]]) -> dict[str, float]:
 
 
 def _build_probe(
-    cfg: CfgNode, extractor: Extractor, sets: Sets, folder: EvaluationFolder, state: dict[str, Any] | None
+    cfg: CfgNode,
+    extractor: Extractor,
+    sets: Sets,
+    *,
+    folder: EvaluationFolder,
+    state: dict[str, Any] | None,
+    watch: HangWatch,
 ) -> LinearProbe:
     """The classifier with its features, at the checkpoint's state if there is one."""
     train, test = sets
     linear, workers = cfg.LINEAR, cfg.DATA.WORKERS
     fixed = FixedView(cfg.DATA.SIZE, cfg.DATA.RESIZE)
-    step = image_progress(own_image_count(test), "test features, images")
+    step = _watched_progress(watch, own_image_count(test), "test features, images")
     shard = extract_shard(extractor, test, fixed, workers, step)
     start = state["progress"]["iteration"] if state else 0
     stop = -(-len(train) // linear.BATCH_SIZE) * linear.EPOCHS
@@ -189,8 +226,8 @@ def _build_probe(
         drop_last=False,
     )
     if linear.CACHE_FEATURES:
-        step = image_progress(own_image_count(train), "training features, images")
-        features = cache_features(folder.path, extractor, train, fixed, workers=workers, step=step)
+        step = _watched_progress(watch, own_image_count(train), "training features, images")
+        features = cache_features(folder.features, extractor, train, fixed, workers=workers, step=step)
         batches = cached_features(features, train, sampler, extractor.device)
     else:
         view = RandomView(crop_and_flip(cfg.DATA.SIZE, linear.CROP_SCALE, linear.FLIP_PROB), cfg.SEED)

@@ -26,11 +26,10 @@ from pretrain.methods.parts.losses import topk_correct
 from pretrain.optim.optimizer import build_larc
 from pretrain.optim.schedule import CosineByEpoch
 from ssl_transfer.errors import Preempted
-from ssl_transfer.files import temporary_name
+from ssl_transfer.files import sha256_of, temporary_name, write_text
+from ssl_transfer.training.checkpoint import set_aside
 from ssl_transfer.training.collectives import run_on_main_process, sum_over_processes, wrap_distributed
 from ssl_transfer.training.divergence import Diverged
-
-CACHE = "features_train.npy"
 
 FeatureBatches = Iterator[tuple[torch.Tensor, torch.Tensor]]
 """This process's part of each step: features (n, width) and their labels (n,), on the device; n may be 0."""
@@ -56,7 +55,7 @@ def cached_features(
 
 
 def cache_features(
-    folder: Path,
+    file: Path,
     extractor: Extractor,
     images: LabelledSet,
     view: FixedView,
@@ -66,27 +65,42 @@ def cache_features(
 ) -> np.ndarray:
     """The training features of fixed views, (N, width) float32, in a file that all processes map.
 
-    Every process writes its chunks into one file, which gets its name when all are done: a file of that name is
-    complete, and a resumed run uses it.
+    Every process writes its chunks into one file, which gets its name when all are done and its digest is written: a
+    resumed run uses a file that has its digest, sets another aside and computes the features again.
     """
-    file = folder / CACHE
-    if not run_on_main_process(file.exists):
+    if not run_on_main_process(lambda: _is_whole(file)):
         shape = (len(images), extractor.width)
-        part = folder / run_on_main_process(lambda: _allocate(folder, shape))
+        part = file.with_name(run_on_main_process(lambda: _allocate(file, shape)))
         rows = np.lib.format.open_memmap(part, mode="r+")
         for chunk, features in extract_chunks(extractor, images, view, workers, step):
             indices = chunk_range(chunk, len(images))
             rows[indices.start : indices.stop] = features.cpu().numpy()
         rows.flush()
         comm.synchronize()
-        run_on_main_process(lambda: str(part.replace(file)))
+        run_on_main_process(lambda: _complete(part, file))
     return np.load(file, mmap_mode="r")
 
 
-def _allocate(folder: Path, shape: tuple[int, int]) -> str:
-    file = temporary_name(folder / CACHE)
-    np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape).flush()
-    return file.name
+def _allocate(file: Path, shape: tuple[int, int]) -> str:
+    part = temporary_name(file)
+    np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=shape).flush()
+    return part.name
+
+
+def _complete(part: Path, file: Path) -> None:
+    write_text(file.with_suffix(".sha256"), sha256_of(part))
+    part.replace(file)
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether the file is there and has its digest; one that does not is set aside."""
+    if not file.exists():
+        return False
+    digest = file.with_suffix(".sha256")
+    if digest.is_file() and digest.read_text(errors="replace") == sha256_of(file):
+        return True
+    set_aside(file, "it does not have the digest that was written with it")
+    return False
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from ssl_transfer.files import read_json_object, remove_partial_files, write_jso
 from ssl_transfer.formats.results import EvaluationResult
 from ssl_transfer.formats.run_only import may_change_on_resume
 from ssl_transfer.training.logs import METRICS
+from ssl_transfer.writer_lock import remove_dead_lock
 
 SETTINGS_FORMAT = "evaluation-settings/1"
 IMAGENET = {"classes": 1000, "training images": 1281167, "test images": 50000}
@@ -64,6 +66,7 @@ class EvaluationFolder:
         self.checkpoint = self.path / "checkpoint.pth"
         self.metrics = self.path / METRICS
         self.features = self.path / "features_train.npy"
+        self.digest = self.features.with_suffix(".sha256")
         self.result = self.path / "result.json"
 
     def finished(self, identity: dict[str, Any]) -> dict[str, Any] | None:
@@ -79,6 +82,9 @@ class EvaluationFolder:
             return None
         result = read_json_object(self.result)
         EvaluationResult.parse(result, self.result)
+        remove_dead_lock(self.path)
+        with contextlib.suppress(OSError):
+            self._remove_features()
         return result
 
     def claim(self, identity: dict[str, Any], resume: bool) -> None:
@@ -102,7 +108,7 @@ class EvaluationFolder:
                 if file.exists():
                     raise UserError(f"{file} belongs to no evaluation and would be overwritten; name another --output")
             write_json(self.settings, {"format": SETTINGS_FORMAT, **identity})
-        files = (self.checkpoint, self.metrics, self.features, self.result, self.settings)
+        files = (self.checkpoint, self.metrics, self.features, self.digest, self.result, self.settings)
         remove_partial_files(self.path, [file.name for file in files])
 
     def _check_identity(self, identity: dict[str, Any]) -> None:
@@ -123,9 +129,13 @@ class EvaluationFolder:
         write_text(self.metrics, "".join(json.dumps(entry, sort_keys=True) + "\n" for entry in history))
 
     def write_result(self, result: EvaluationResult) -> None:
-        """Write the result, last of all, and remove the cached features."""
+        """Write the result, then remove the cached features."""
         result.write(self.result)
+        self._remove_features()
+
+    def _remove_features(self) -> None:
         self.features.unlink(missing_ok=True)
+        self.digest.unlink(missing_ok=True)
 
 
 def origin_of(backbone: LoadedBackbone, request: EvaluationRequest) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ssl_transfer.formats import FileFormat
 from ssl_transfer.formats.job import Time
 
 STRAGGLER = 1.5
-"""A process is a straggler if its steps, or its waits for images, take so many times the median of the others."""
+"""A straggler's own part of a step, or its wait for images, takes so many times the median of the others."""
 
 
 class Heartbeat(FileFormat):
@@ -31,6 +31,9 @@ class Heartbeat(FileFormat):
     iteration: int = Field(description="iterations done since the process started")
     step_seconds: float | None = Field(default=None, description="median of the last 50 steps")
     data_seconds: float | None = Field(default=None, description="of these, the median time spent waiting for images")
+    collective_seconds: float | None = Field(
+        default=None, description="of these, the median time spent in collectives, waiting for the other processes"
+    )
     hung: str | None = Field(default=None, description="why the process ended itself")
 
 
@@ -63,10 +66,17 @@ def slowest_host(heartbeats: Sequence[Heartbeat]) -> str:
     return min(heartbeats, key=lambda one: (one.iteration, one.hung is not None, one.at)).host
 
 
+def own_seconds(heartbeat: Heartbeat) -> float | None:
+    """A step's time without that spent in collectives, where a process waits for the slowest one."""
+    if heartbeat.step_seconds is None:
+        return None
+    return max(heartbeat.step_seconds - (heartbeat.collective_seconds or 0.0), 0.0)
+
+
 def describe_stragglers(heartbeats: Sequence[Heartbeat]) -> str | None:
-    """The slowest process by its own step times or its waits for images; None where all are alike."""
-    for name, what in (("data_seconds", "waits for images"), ("step_seconds", "steps")):
-        times = {one.rank: value for one in heartbeats if (value := getattr(one, name)) is not None}
+    """The slowest process by its waits for images or its own part of a step; None where all are alike."""
+    for read, what in ((lambda one: one.data_seconds, "waits for images"), (own_seconds, "own part of a step")):
+        times = {one.rank: value for one in heartbeats if (value := read(one)) is not None}
         if len(times) < 2:
             continue
         rank = max(times, key=lambda one: times[one])

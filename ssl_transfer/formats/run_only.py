@@ -19,7 +19,7 @@ RUN_ONLY: dict[str, tuple[str, ...]] = {
         *("DATA.INDEX_CACHE", "DATA.UNREADABLE", "DATA.WORKERS", "ENGINE.READ_LATE"),
         *("CHECKPOINT", "LOG", "MONITOR"),
     ),
-    "evaluate": ("DATA.WORKERS", "CHECKPOINT"),
+    "evaluate": ("DATA.WORKERS", "CHECKPOINT", "MONITOR"),
     "transfer": (
         "DATALOADER.NUM_WORKERS",
         "SOLVER.CHECKPOINT_PERIOD",

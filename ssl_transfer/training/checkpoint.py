@@ -58,15 +58,19 @@ def set_aside_if_damaged(path: Path) -> bool:
         Whether it was damaged.
     """
     reason = damaged_record(path) or _unreadable_archive(path)
-    if reason is None:
-        return False
+    if reason is not None:
+        set_aside(path, reason)
+    return reason is not None
+
+
+def set_aside(path: Path, reason: str) -> None:
+    """Rename a damaged file to `NAME.damaged`, and log it; it is never deleted."""
     target, number = path.with_name(path.name + DAMAGED), 1
     while target.exists():
         number += 1
         target = path.with_name(f"{path.name}{DAMAGED}{number}")
     path.rename(target)
-    _log.warning("checkpoint %s is damaged (%s): set aside as %s", path, reason, target.name)
-    return True
+    _log.warning("%s is damaged (%s): set aside as %s", path, reason, target.name)
 
 
 def _unreadable_archive(path: Path) -> str | None:

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -68,9 +69,13 @@ def log_to_folder(
         logger.propagate = False
         for handler in handlers:
             logger.addHandler(handler)
+    report = threading.excepthook
+    # TensorBoard writes in a thread. Where the disk fails it, the run ends in one line at its own next write.
+    threading.excepthook = lambda failed: None if storage_error(failed.exc_value) else report(failed)
     try:
         yield
     finally:
+        threading.excepthook = report
         for logger, level, propagate in before:
             for handler in handlers:
                 logger.removeHandler(handler)

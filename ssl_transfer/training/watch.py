@@ -21,11 +21,13 @@ from pathlib import Path
 
 from detectron2.engine import HookBase
 from detectron2.utils import comm
+from torch import nn
 
 from ssl_transfer.environment import host_name
 from ssl_transfer.errors import EXIT_REQUEUE
 from ssl_transfer.formats.heartbeat import Heartbeat, attempt_name
 from ssl_transfer.formats.job import utc_now
+from ssl_transfer.training.collective_times import CollectiveTimes
 from ssl_transfer.training.distributed import DUMP_STACKS, kill_workers, request_stacks
 
 START, STEP, EVALUATION, CHECKPOINT = "start", "step", "evaluation", "checkpoint"
@@ -49,17 +51,22 @@ class HangWatch(logging.Handler):
     Args:
         folder: for `heartbeat.rank<N>.json` and `stacks.rank<N>.txt`; they stay only where the process hung.
         seconds: the longest step; 0: never ends the process.
+        is_compiled: whether torch.compile traces the steps: then collectives are not timed.
 
     Attributes:
         iteration: iterations done.
     """
 
-    def __init__(self, folder: Path, seconds: float) -> None:
+    def __init__(self, folder: Path, seconds: float, is_compiled: bool = False) -> None:
         super().__init__()
         self.folder, self.seconds, self.rank = folder, seconds, comm.get_rank()
         self.iteration = 0
         self._steps: deque[float] = deque(maxlen=50)
         self._waits: deque[float] = deque(maxlen=50)
+        self._collectives: deque[float] = deque(maxlen=50)
+        self.times = None if is_compiled else CollectiveTimes()
+        self._restore = contextlib.ExitStack()
+        self._begun = 0.0
         self._stacks_file = folder / f"stacks.rank{self.rank}.txt"
         self._heartbeat_file = folder / f"heartbeat.rank{self.rank}.json"
         self._ended = threading.Event()
@@ -71,12 +78,15 @@ class HangWatch(logging.Handler):
         faulthandler.register(DUMP_STACKS, self._stacks, all_threads=True, chain=False)
         for name in LOGGERS:
             logging.getLogger(name).addHandler(self)
+        if self.times:
+            self._restore.enter_context(self.times.installed())
         self._thread.start()
         return self
 
     def __exit__(self, *_error: object) -> None:
         self._ended.set()
         self._thread.join()
+        self._restore.close()
         for name in LOGGERS:
             logging.getLogger(name).removeHandler(self)
         faulthandler.unregister(DUMP_STACKS)
@@ -98,16 +108,27 @@ class HangWatch(logging.Handler):
         self.phase = phase
         self.beat()
 
-    def end_step(self, seconds: float, waited: float) -> None:
-        """A step ended.
+    def watch_gradients(self, module: nn.Module) -> None:
+        """Time the exchange of this module's gradients, too."""
+        if self.times:
+            self.times.watch_gradients(module)
 
-        Args:
-            seconds: duration of the step.
-            waited: of these, the seconds spent waiting for images.
-        """
-        self.iteration += 1
-        self._steps.append(seconds)
+    def begin_step(self) -> None:
+        """A step begins. The first one compiles and fills the loader: it has the bound of the start."""
+        if self.iteration:
+            self.enter(STEP)
+        waited = self.times.begin_step(self.iteration) if self.times else None
+        if waited is not None:
+            self._collectives.append(waited)
+        self._begun = time.perf_counter()
+
+    def end_step(self, waited: float = 0.0) -> None:
+        """A step ended, of which this process waited so many seconds for images."""
+        self._steps.append(time.perf_counter() - self._begun)
         self._waits.append(waited)
+        if self.times:
+            self.times.end_step()
+        self.iteration += 1
         self.beat()
 
     def bound(self) -> float:
@@ -155,6 +176,7 @@ class HangWatch(logging.Handler):
             iteration=self.iteration,
             step_seconds=_median(self._steps),
             data_seconds=_median(self._waits),
+            collective_seconds=_median(self._collectives),
             hung=hung,
         )
         part = self._heartbeat_file.with_suffix(".tmp")
@@ -172,16 +194,15 @@ class WatchSteps(HookBase):
 
     def __init__(self, watch: HangWatch) -> None:
         self.watch = watch
-        self._start = 0.0
+
+    def before_train(self) -> None:
+        self.watch.watch_gradients(self.trainer.model)
 
     def before_step(self) -> None:
-        if self.watch.iteration:  # the first step compiles and fills the loader: it has the bound of the start
-            self.watch.enter(STEP)
-        self._start = time.perf_counter()
+        self.watch.begin_step()
 
     def after_step(self) -> None:
-        waited = self.trainer.storage.latest().get("data_time", (0.0, 0))[0]
-        self.watch.end_step(time.perf_counter() - self._start, float(waited))
+        self.watch.end_step(float(self.trainer.storage.latest().get("data_time", (0.0, 0))[0]))
 
 
 class EnterPhase(HookBase):

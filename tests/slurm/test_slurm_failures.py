@@ -6,13 +6,12 @@ import os
 import re
 import shutil
 import signal
-import socket
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.slurm.private_cluster import small_disk
+from tests.slurm.private_cluster import NODES, small_disk
 from tests.slurm.slurm_world import SlurmWorld
 from tests.transfer.experiment.small_world import build_no_flock
 
@@ -27,7 +26,7 @@ def test_a_process_that_is_killed_again_and_again_fails_the_job(world: SlurmWorl
     assert world.wait_until_over(300)[NAME] == "failed"
     state = world.state(NAME)
     assert (state.attempts, state.kills) == (3, 3)
-    assert f"killed 3 times in a row; a process was killed (process 1 on {socket.gethostname()}: " in str(state.error)
+    assert f"killed 3 times in a row; a process was killed (process 1 on {NODES[1]}: " in str(state.error)
     assert "SIGKILL" in str(state.error)
     assert [one.status for one in state.earlier] == ["requeued", "requeued"]
 
@@ -53,7 +52,7 @@ def test_an_error_of_another_process_is_the_job_s_at_once(
     assert world.wait_until_over()[NAME] == "failed"
     state = world.state(NAME)
     assert (state.attempts, state.kills) == (1, 0)
-    reason = f"process 1 on {socket.gethostname()}: RuntimeError: shapes do not fit"
+    reason = f"process 1 on {NODES[1]}: RuntimeError: shapes do not fit"
     assert state.error == reason
     capsys.readouterr()
     assert world.launch("status") == 0

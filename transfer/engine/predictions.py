@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from torch import nn
 from torch.nn.functional import interpolate
 
-from ssl_transfer.files import atomic_write
+from ssl_transfer.files import atomic_write, remove_partial_files
 from transfer.engine.detection_data import annotation_dict, to_detectron2
 from transfer.engine.seeding import AUGMENT, numpy_seeded
 from transfer.tasks.datasets import DatasetDict
@@ -46,6 +46,8 @@ def draw_predictions(model: nn.Module, dataset: Dataset, cfg: CfgNode, folder: P
         The files written.
     """
     mapper, written = DatasetMapper(cfg, is_train=False), []
+    if (folder / FOLDER).is_dir():
+        remove_partial_files(folder / FOLDER, ["*"])
     with inference_context(model), torch.no_grad():
         for record in choose_images(dataset.records, cfg.TRANSFER.PREDICTIONS):
             with numpy_seeded(cfg.SEED, AUGMENT):  # the mapper draws a number even where it has no choice

@@ -365,12 +365,17 @@ def state_after_success(job: Job, store: Store, state: JobState) -> JobState:
         return state.finish("failed", exit_code=0, error=str(error)[:300])
 
 
+def open_log(log: Path) -> IO[bytes]:
+    """A job's log, to append to it; fails where it is a named pipe, instead of waiting for its reader."""
+    return open(log, "ab", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK, 0o666))
+
+
 def start_command(
     command: Command, log: Path, attempt: int, environment: Mapping[str, str], pass_fds: Sequence[int] = ()
 ) -> subprocess.Popen[bytes]:
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        stream = open(log, "ab")  # noqa: SIM115 (closed below)
+        stream = open_log(log)
         write_banner(stream, attempt, command)
     except OSError as error:
         raise UserError(f"cannot write {log}: {error.strerror}; free some space there, then retry") from error

@@ -30,6 +30,7 @@ from transfer.experiment.executors import (
     RunPlan,
     job_environment,
     next_attempt,
+    open_log,
     state_after_success,
     write_banner,
 )
@@ -225,7 +226,7 @@ class DebugExecutor(Executor):
 
     def _run_commands(self, job: Job, plan: RunPlan, state: JobState) -> JobState:
         for command in job.commands(plan.tools):
-            with open(plan.store.log(job), "ab") as log:
+            with open_log(plan.store.log(job)) as log:
                 write_banner(log, state.attempts, command)
                 log.write(b"runs in the process of `submit --cluster debug`; see the output on its terminal\n")
             code = _call_tool(command, plan.experiment.max_resumes)

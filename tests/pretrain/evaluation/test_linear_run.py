@@ -109,16 +109,51 @@ def test_stopped_and_interrupted_it_resumes_exactly(
     assert_same(broken, whole)
 
 
-def test_a_complete_cache_is_reused(evaluate: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ("--output", str(tmp_path / "out"), "LINEAR.CACHE_FEATURES", "True")
-    step = LinearProbe.step
-    monkeypatch.setattr(LinearProbe, "step", lambda *_: (_ for _ in ()).throw(RuntimeError))
-    with pytest.raises(RuntimeError):
-        evaluate("linear", *words)
-    assert (tmp_path / "out" / linear.CACHE).exists()
-    monkeypatch.setattr(LinearProbe, "step", step)
+@pytest.fixture
+def broken_off(evaluate: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    """Words of an evaluation that ended after the features were cached."""
+    words = ("linear", "--output", str(tmp_path / "out"), "LINEAR.CACHE_FEATURES", "True")
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(LinearProbe, "step", lambda *_: (_ for _ in ()).throw(RuntimeError))
+        evaluate(*words)
+    assert (tmp_path / "out" / "features_train.npy").exists()
+    return words
+
+
+def test_a_complete_cache_is_reused(
+    evaluate: Command, broken_off: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(linear, "_allocate", lambda *_: pytest.fail("computed again"))
-    assert evaluate("linear", "--resume", *words) == 0
+    assert evaluate(*broken_off, "--resume") == 0
+
+
+@pytest.mark.parametrize("damaged", ["features_train.npy", "features_train.sha256"])
+def test_a_damaged_cache_is_set_aside_and_made_anew(
+    evaluate: Command, broken_off: tuple[str, ...], tmp_path: Path, damaged: str
+) -> None:
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    content = bytearray((out / damaged).read_bytes())
+    content[-1] ^= 1
+    (out / damaged).write_bytes(content)
+    features = (out / "features_train.npy").read_bytes()
+    assert evaluate(*broken_off, "--resume") == 0
+    assert (out / "features_train.npy.damaged").read_bytes() == features
+    assert not (out / "features_train.npy").exists() and not (out / "features_train.sha256").exists()
+    assert evaluate("linear", "--output", str(whole), *broken_off[3:]) == 0
+    assert_same(out, whole)
+
+
+def test_what_a_process_left_that_was_killed_after_its_result_is_removed(
+    evaluate: Command, broken_off: tuple[str, ...], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert evaluate(*broken_off, "--resume") == 0
+    for name in (".writer.lock", "features_train.npy", "features_train.sha256"):
+        (out / name).touch()
+    assert evaluate(*broken_off) == 0
+    assert sorted(file.name for file in out.iterdir()) == [
+        "checkpoint.pth", "evaluation.json", "metrics.json", "result.json",
+    ]  # fmt: skip
 
 
 def test_a_run_that_diverges_is_recorded_and_not_repeated(

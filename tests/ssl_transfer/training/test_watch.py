@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssl_transfer.formats.heartbeat import Heartbeat, describe_stragglers, read_heartbeats, slowest_host
+from ssl_transfer.formats.heartbeat import Heartbeat, describe_stragglers, own_seconds, read_heartbeats, slowest_host
 from ssl_transfer.training import watch as watching
-from ssl_transfer.training.watch import CHECKPOINT, EVALUATION, START, STEP, HangWatch
+from ssl_transfer.training.watch import CHECKPOINT, EVALUATION, START, HangWatch
 from tests.pretrain.conftest import SMALL, draw_images
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -24,19 +24,24 @@ BOUND = "3"
 """Seconds, below the shortest that a user would set."""
 
 
-def _heartbeat(rank: int, host: str, iteration: int, step: float = 1.0, data: float = 0.1) -> Heartbeat:
+def _heartbeat(
+    rank: int, host: str, iteration: int, step: float = 1.0, data: float = 0.1, collectives: float = 0.0
+) -> Heartbeat:
     return Heartbeat(
         rank=rank, host=host, pid=1, attempt="", at="2026-01-01T00:00:00+00:00", phase="step",
-        iteration=iteration, step_seconds=step, data_seconds=data,
+        iteration=iteration, step_seconds=step, data_seconds=data, collective_seconds=collectives,
     )  # fmt: skip
 
 
-def test_each_phase_has_its_bound(tmp_path: Path) -> None:
+def test_each_phase_has_its_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     watch = HangWatch(tmp_path, 20.0)
     assert watch.bound() == watching.BOUNDS[START] >= 600
-    for seconds in (1.0, 3.0, 5.0):
-        watch.end_step(seconds, 0.5)
-    watch.enter(STEP)
+    now = iter([0.0, 1.0, 10.0, 13.0, 20.0, 25.0, 30.0])
+    monkeypatch.setattr(watching.time, "perf_counter", lambda: next(now))
+    for _ in range(3):
+        watch.begin_step()
+        watch.end_step(0.5)
+    watch.begin_step()
     assert watch.bound() == 30  # ten times the median
     watch.seconds = 300.0
     assert watch.bound() == 300
@@ -65,6 +70,67 @@ def test_stragglers_are_named_by_their_own_times() -> None:
     assert named is not None and "rank 3 on slow" in named and "0.90 s" in named and "0.10 s" in named
 
 
+def test_a_process_that_waits_for_the_slow_one_is_not_slow() -> None:
+    """All steps take as long as the slowest process's, which is the one that does not wait in collectives."""
+    waiting = [_heartbeat(rank, "a", 9, 1.0, collectives=0.7) for rank in range(3)]
+    named = describe_stragglers([*waiting, _heartbeat(3, "slow", 9, 1.0, collectives=0.1)])
+    assert named is not None and "rank 3 on slow" in named and "0.90 s" in named and "0.30 s" in named
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+import torch
+from detectron2.utils import comm
+from torch import nn
+from ssl_transfer.training import collective_times, collectives, distributed, watch
+
+class Slow(nn.Module):
+    \"\"\"Rank 1 sleeps: before a collective of the forward pass, or in the backward pass.\"\"\"
+    def __init__(self, where):
+        super().__init__()
+        self.layer, self.where = nn.Linear(4, 4), where
+    def forward(self, x):
+        y = self.layer(x)
+        if comm.get_rank() and self.where == "forward":
+            time.sleep(0.3)
+        y = y - collectives.sum_over_processes(y.mean(0))
+        if comm.get_rank() and self.where == "backward":
+            y.register_hook(lambda _: time.sleep(0.3))
+        return y.square().mean()
+
+def run(folder, where):
+    collective_times.EVERY, watch.WRITE_EVERY = 2, 0.0
+    model = collectives.wrap_distributed(Slow(where))
+    with watch.HangWatch(Path(folder), 0.0) as own:
+        own.watch_gradients(model)
+        for _ in range(8):
+            own.begin_step()
+            model(torch.randn(8, 4)).backward()
+            own.end_step()
+        own._write("kept")
+        comm.synchronize()
+        (Path(folder) / f"heartbeat.rank{comm.get_rank()}.json").rename(Path(folder) / f"rank{comm.get_rank()}.json")
+
+if __name__ == "__main__":
+    distributed.launch(run, (sys.argv[1], sys.argv[2]), 2)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_the_process_that_sleeps_is_the_straggler_wherever_the_others_wait(tmp_path: Path, where: str) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SLOW)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, str(script), str(tmp_path), where], env=env, check=True, timeout=100)
+    fast, slow = (Heartbeat.read(tmp_path / f"rank{rank}.json") for rank in range(2))
+    assert fast.step_seconds is not None and fast.step_seconds >= 0.3  # the step's time names nobody
+    assert slow.collective_seconds is not None and own_seconds(slow) >= 0.3 > 2 * own_seconds(fast)
+    named = describe_stragglers([fast, slow])
+    assert named is not None and "rank 1 " in named
+
+
 SCRIPT = """
 import sys, time
 from pathlib import Path
@@ -75,7 +141,8 @@ from ssl_transfer.training import distributed, watch
 def run(folder, what):
     watch.SUSPENDED = 2.0
     with watch.HangWatch(Path(folder), 1.0) as own:
-        own.end_step(0.01, 0.0)
+        own.begin_step()
+        own.end_step()
         own.enter(watch.STEP)
         if what == "suspended":
             print("ready", flush=True)

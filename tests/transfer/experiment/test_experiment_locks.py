@@ -17,8 +17,10 @@ from pathlib import Path
 import pytest
 
 from ssl_transfer import locks
+from ssl_transfer.errors import UserError
 from ssl_transfer.locks import FileLock, is_held, process_id, read_holder, why_no_flock
 from tests.transfer.experiment.small_world import ROOT, World, build_no_flock
+from transfer.experiment.executors import open_log
 from transfer.tasks import fetch
 from transfer.weights import download
 
@@ -161,6 +163,16 @@ def test_of_many_that_take_over_from_a_dead_holder_one_succeeds(tmp_path: Path, 
         assert len(taken) == 1
         taken[0].release()
         assert not list(tmp_path.glob("*.owner*"))
+
+
+def test_a_named_pipe_in_place_of_a_lock_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "lock")
+    assert not is_held(tmp_path / "lock") and read_holder(tmp_path / "lock") is None
+    with pytest.raises(UserError, match="cannot write"):
+        FileLock(tmp_path / "lock").acquire()
+    os.mkfifo(tmp_path / "stdout.log")
+    with pytest.raises(OSError):
+        open_log(tmp_path / "stdout.log")
 
 
 def test_downloads_and_fetches_go_on_without_locks(tmp_path: Path, switch: Callable[[int], None]) -> None:

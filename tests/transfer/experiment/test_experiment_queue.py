@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import signal
-import socket
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import ClassVar
 
 import pytest
 
+from ssl_transfer.environment import host_name
 from ssl_transfer.errors import UserError
 from ssl_transfer.formats.job import JobState, SlurmSubmission, utc_now
 from tests.transfer.experiment.small_world import World
@@ -351,13 +351,18 @@ class TestFinalState:
 
     @pytest.mark.parametrize("before", [{}, STOPPED], ids=["vanished", "stopped"])
     def test_another_process_s_error_is_the_reason(
-        self, job: Job, folder: Path, final: Callable[..., JobState], before: dict[str, object]
+        self,
+        job: Job,
+        folder: Path,
+        final: Callable[..., JobState],
+        before: dict[str, object],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        monkeypatch.setenv("SLURMD_NODENAME", "gpu07")  # Slurm's name, which --exclude takes, not the host's
         write_process_end(folder, "7.0", 2, "RuntimeError: Connection closed by peer [10.0.0.1]:4", 1)
         write_process_end(folder, "7.0", 1, "ValueError: boom", 1)
         found = final(state(job, **before))
-        host = socket.gethostname()
-        assert (found.status, found.error, found.kills) == ("failed", f"process 1 on {host}: ValueError: boom", 0)
+        assert (found.status, found.error, found.kills) == ("failed", "process 1 on gpu07: ValueError: boom", 0)
 
     @pytest.mark.parametrize("before", [{}, STOPPED], ids=["vanished", "stopped"])
     def test_a_kill_of_another_process_counts(
@@ -367,7 +372,7 @@ class TestFinalState:
         write_process_end(folder, "7.0", 1, "RuntimeError: Connection reset by peer", 1)
         found = final(state(job, **before))
         assert (found.status, found.kills) == ("requeued", 1)
-        assert f"process 3 on {socket.gethostname()}: killed by SIGKILL" in str(found.error)
+        assert f"process 3 on {host_name()}: killed by SIGKILL" in str(found.error)
         found = final(state(job, **before, kills=2))
         assert found.status == "failed" and "process 3 on" in str(found.error)
 

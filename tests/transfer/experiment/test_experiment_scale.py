@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import tracemalloc
@@ -144,3 +145,22 @@ def test_logs_shows_the_end_of_a_large_log_and_never_holds_it_whole(
     else:
         assert 2000 < len(lines) < 3000
         assert "--all" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_logs_shows_control_characters_on_a_terminal_and_passes_them_on_elsewhere(
+    world: World, monkeypatch: pytest.MonkeyPatch, is_terminal: bool
+) -> None:
+    """A label may set the window's title or answer for the user; a progress bar returns to the line's start."""
+    opened = world.open()
+    opened.graph.write(opened.store.run_dir, opened.tools)
+    log = opened.store.log(opened.graph["table"])
+    log.parent.mkdir(parents=True)
+    text = "\x1b]0;owned\a\x9b31m labels \u00e4\t1\r 10 %\r 20 %\r\nend\n"
+    log.write_bytes(text.encode())
+    out = io.StringIO()
+    out.isatty = lambda: is_terminal  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stdout", out)
+    assert world.launch("logs", "table") == 0
+    shown = "\\x1b]0;owned\\x07\\x9b31m labels ä\t1\n 10 %\n 20 %\nend\n"
+    assert out.getvalue() == (shown if is_terminal else text)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import re
 import signal
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from ssl_transfer.environment import host_name
 from ssl_transfer.errors import UserError
 from ssl_transfer.files import expect_shape, read_json_object, read_tail, write_json
 from ssl_transfer.formats.job import JobState, SlurmSubmission, utc_now
@@ -68,7 +68,7 @@ def write_process_end(folder: Path, run: str, rank: int, error: str, code: int) 
         run: the Slurm job and its restarts, `123.0`.
         rank, error, code: of the process.
     """
-    content = {"run": run, "rank": rank, "host": socket.gethostname(), "error": error[:300], "exit_code": code}
+    content = {"run": run, "rank": rank, "host": host_name(), "error": error[:300], "exit_code": code}
     write_json(folder / f"error.rank{rank}.json", {**content, "at": utc_now()})
 
 
