@@ -18,7 +18,7 @@ from pretrain.models.heads import HEAD_BNS, PREDICTORS
 from pretrain.optim.optimizer import IMPLEMENTATIONS, OPTIMIZERS
 from pretrain.optim.schedule import SCHEDULES, WARMUP_ENDS, peak_lr
 from pretrain.rules import Rule, check_choices, check_rules, reject_unused_keys
-from ssl_transfer.config import dotted_keys, flatten, list_changes, merge_layers, merge_strict, value_of
+from ssl_transfer.config import ValueSources, dotted_keys, flatten, list_changes, merge_layers, merge_strict, value_of
 from ssl_transfer.errors import UserError
 from ssl_transfer.formats.run_only import may_change_on_resume
 
@@ -26,10 +26,17 @@ from ssl_transfer.formats.run_only import may_change_on_resume
 def load_config(
     file: str | os.PathLike[str], overlay: str | os.PathLike[str] | None = None, overrides: Sequence[str] = ()
 ) -> CfgNode:
+    """The config of `load_config_with_sources` alone."""
+    return load_config_with_sources(file, overlay, overrides)[0]
+
+
+def load_config_with_sources(
+    file: str | os.PathLike[str], overlay: str | os.PathLike[str] | None = None, overrides: Sequence[str] = ()
+) -> tuple[CfgNode, ValueSources]:
     """Load a config file with its `_BASE_` chain, then the overlay's `pretrain` section, then `KEY VALUE …`.
 
     Returns:
-        The frozen config.
+        The frozen config, and where its values came from.
 
     Raises:
         UserError: a missing file, an unknown key (with the nearest valid ones), or an invalid value.
@@ -41,7 +48,7 @@ def load_config(
     except UserError as error:
         raise sources.locate(error) from error
     cfg.freeze()
-    return cfg
+    return cfg, sources
 
 
 def differences(stored: dict[str, Any], cfg: CfgNode) -> list[str]:

@@ -8,10 +8,12 @@ import logging
 import math
 import os
 import re
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from ssl_transfer.errors import UserError, nearest
 from ssl_transfer.yaml_file import TEXT_KEYS, YAML_BOOLEANS, YamlDocument, parse_yaml, read_yaml
@@ -457,6 +459,24 @@ def merge_layers(
     merge_overrides(cfg, overrides, changes=changes)
     sources.places |= dict.fromkeys(overrides[::2], "command line")
     return sources
+
+
+def explain_config(cfg: Mapping[str, Any], sources: ValueSources) -> str:
+    """A config as YAML; a comment behind each value names the file, the argument or the default it came from."""
+    return "\n".join(_explain(cfg, sources, ()))
+
+
+def _explain(values: Mapping[str, Any], sources: ValueSources, section: tuple[str, ...]) -> Iterator[str]:
+    indent = "  " * len(section)
+    for key, value in values.items():
+        path = (*section, str(key))
+        name = yaml.safe_dump(key).partition("\n")[0]
+        if isinstance(value, Mapping) and value:
+            yield f"{indent}{name}:"
+            yield from _explain(value, sources, path)
+        else:
+            text = yaml.safe_dump(_as_json(value), default_flow_style=True, width=math.inf, allow_unicode=True)
+            yield f"{indent}{name}: {text.partition(chr(10))[0]}  # {sources.places.get('.'.join(path), 'default')}"
 
 
 def value_of(cfg: Any, key: str) -> Any:

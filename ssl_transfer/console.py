@@ -7,6 +7,7 @@ import contextlib
 import errno
 import functools
 import io
+import math
 import os
 import re
 import shlex
@@ -16,7 +17,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn, TextIO
+from typing import IO, Any, NoReturn, TextIO
 
 from ssl_transfer import errors
 from ssl_transfer.environment import IS_WHEEL, describe_versions
@@ -35,6 +36,11 @@ COMMANDS = ("ssl-transfer", "python -m ssl_transfer")
 """The two spellings of the command; `ssl_transfer.__main__` puts one of them and the verb into `sys.argv[0]`."""
 MAX_LINE = 4000
 """Characters of an error at most: a name may have millions."""
+
+
+QUIET = "SSL_TRANSFER_QUIET"
+"""The environment variable that `--quiet` sets, so that spawned processes have it, too."""
+PRINT_CONFIG = "--print-config"
 
 
 def program() -> str:
@@ -80,6 +86,7 @@ class Parser(argparse.ArgumentParser):
         is_verb = "prog" in kwargs
         texts = {key: as_typed(kwargs[key]) for key in ("description", "epilog") if kwargs.get(key)}
         super().__init__(*args, **{"prog": program(), **kwargs, **texts})  # type: ignore[arg-type]
+        self._words: list[str] = []
         if not is_verb:
             self.add_argument("--version", action=PrintAndExit, text=describe_versions, help="print versions and exit")
 
@@ -106,6 +113,47 @@ class Parser(argparse.ArgumentParser):
         help_ = "list the configs that can be named without a path, and exit"
         self.add_argument("--list-configs", action=PrintAndExit, text=lambda: list_configs(*folders), help=help_)
 
+    def add_quiet(self) -> None:
+        """Add `-q`."""
+        self.add_argument(
+            "-q",
+            "--quiet",
+            action=_Quiet,
+            nargs=0,
+            default=argparse.SUPPRESS,
+            help="only warnings, errors and the result",
+        )
+
+    def add_print_config(self) -> None:
+        """Add `--print-config`, with which no option but `--config-file` is required."""
+        text = "print the resolved config as YAML, each value with the file or argument that it came from; run nothing"
+        self.add_argument(PRINT_CONFIG, action="store_true", help=text)
+
+    def complete(self) -> None:
+        """Answer a shell that asks for completions, and exit; otherwise do nothing."""
+        if "_ARGCOMPLETE" in os.environ:
+            import argcomplete
+
+            argcomplete.autocomplete(self)
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """As argparse's, with completion."""
+        self.complete()
+        return super().parse_args(*args, **kwargs)
+
+    def parse_intermixed_args(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """As argparse's, with completion."""
+        self.complete()
+        return super().parse_intermixed_args(*args, **kwargs)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]
+        """As argparse's, with the words at hand for messages."""
+        self._words = list(sys.argv[1:] if args is None else args)
+        if PRINT_CONFIG in self._words and PRINT_CONFIG in self._option_string_actions:
+            for action in self._actions:
+                action.required = action.required and not (set(action.option_strings) - {"--config-file"})
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         """Print one line, with the nearest valid names, and exit with `EXIT_USAGE`."""
         line = errors.printable(f"{self.prog}: error: {message}{self._suggestion(message)}; see {self.prog} --help")
@@ -116,6 +164,11 @@ class Parser(argparse.ArgumentParser):
         word, valid = "", list(self._option_strings())
         if found := re.search(r"unrecognized arguments: .*?(--[^\s=]+)", message):
             word = found[1]
+        elif found := re.search(r"are required: (.*)", message):
+            valid = [name for name in found[1].split(", ") if name.startswith("--")]
+            given = [one.partition("=")[0] for one in self._words if one.startswith("--")]
+            unknown = [one for one in given if one not in self._option_string_actions]
+            word = next((one for one in unknown if errors.nearest(one, valid).startswith("did you mean")), "")
         elif found := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
             word, valid = found[1], [name.strip("' ") for name in found[2].split(",")]
         similar = errors.nearest(word, valid)
@@ -126,6 +179,29 @@ class Parser(argparse.ArgumentParser):
             yield from action.option_strings
             for verb in action.choices.values() if isinstance(action, argparse._SubParsersAction) else ():
                 yield from verb._option_string_actions
+
+
+class _Quiet(argparse.Action):
+    def __call__(self, *_: object) -> None:
+        os.environ[QUIET] = "1"
+
+
+def is_quiet() -> bool:
+    """Whether only warnings, errors and the result are to be printed."""
+    return bool(os.environ.get(QUIET))
+
+
+def is_live(stream: IO[str]) -> bool:
+    """Whether a stream is a terminal whose current line can be drawn again."""
+    return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+def verb_examples(epilog: str, verb: str) -> str:
+    """The examples of one verb: each a command, with its continued lines and the `# …` lines above it."""
+    listed = epilog.partition("\n\n")[0].split("\n", 1)[1]
+    commands = re.findall(r"(?:^  #.*\n)*^  (?!#)(?:.*\\\n)*.*$", listed, re.MULTILINE)
+    own = [text for text in commands if verb in re.sub(r"^  #.*\n", "", text, flags=re.MULTILINE).split()[:4]]
+    return "\n".join(["examples:", *own, ""])
 
 
 def run_main(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> NoReturn:
@@ -237,23 +313,64 @@ def print_error(error: UserError) -> int:
     return EXIT_FAILURE if failed else EXIT_USAGE
 
 
+CLEAR = "\r\033[2K"
+"""To the beginning of a terminal's line, which is cleared."""
+
+
+class StatusLine:
+    """The last line of a terminal, drawn again and again; other lines are printed after `CLEAR`.
+
+    Nothing has to be restored when the process is killed.
+
+    Args:
+        stream: the terminal.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        from rich.console import Console
+
+        self.stream, self.console = stream, Console(file=stream, highlight=False)
+
+    def show(self, done: int, total: int, text: str, end: str = "") -> None:
+        """Draw a bar and a text that is cut off where the line ends."""
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        row = Table.grid(padding=(0, 1))
+        row.add_column(width=20)
+        row.add_column(no_wrap=True, overflow="ellipsis")
+        row.add_row(ProgressBar(max(total, 1), done, width=20), Text(errors.printable(text)))
+        with self.console.capture() as drawn:
+            self.console.print(row, width=self.console.width - 2)  # room for the ^C that a terminal echoes
+        self.stream.write(CLEAR + drawn.get().rstrip() + end)
+        self.stream.flush()
+
+
 class Progress:
-    """Progress of long work: one updated line on a terminal, a plain line every few seconds elsewhere.
+    """Progress of long work: a bar on a terminal; elsewhere a plain line after the first step, then every few seconds.
 
     Args:
         total: number of steps.
-        label: describes the work.
+        label: describes the work, such as `evaluating`.
+        unit: what is counted.
         stream: output stream; stderr by default.
         every: seconds between plain lines.
     """
 
-    def __init__(self, total: int, label: str, stream: TextIO | None = None, every: float = 10.0) -> None:
-        self.total, self.label = total, label
+    def __init__(
+        self, total: int, label: str, unit: str = "", stream: TextIO | None = None, *, every: float = 30.0
+    ) -> None:
+        self.total, self.label, self.unit = total, label, f" {unit}" if unit else ""
         self.stream = stream or sys.stderr
-        self.live = self.stream.isatty()
-        self.every = 0.2 if self.live else every
-        self.start = self.last = time.monotonic()
+        self.line = StatusLine(self.stream) if is_live(self.stream) and not is_quiet() else None
+        self.every = 0.2 if self.line else every
+        self.start = time.monotonic()
+        self.last = -math.inf
         self.done = 0
+
+    def __str__(self) -> str:
+        return f"{self.label} {self.done:,} of {self.total:,}{self.unit}"
 
     def step(self, count: int = 1, note: str = "") -> None:
         """Add `count` finished steps and print where it is time to."""
@@ -264,13 +381,36 @@ class Progress:
             self._write(now, note)
 
     def _write(self, now: float, note: str) -> None:
-        spent = max(now - self.start, 1e-9)
-        rate = self.done / spent
+        rate = self.done / max(now - self.start, 1e-9)
         eta = (self.total - self.done) / rate if rate else 0.0
-        line = f"{self.label}: {self.done}/{self.total} · {rate:.1f}/s · ETA {clock(eta)}"
-        line += f" · {note}" if note else ""
-        end = "\n" if not self.live or self.done >= self.total else ""
-        self.stream.write(f"\r\033[K{line}{end}" if self.live else line + "\n")
+        text = f"{self} · {rate:.1f}/s · ETA {clock(eta)}" + (f" · {note}" if note else "")
+        if self.line:
+            self.line.show(self.done, self.total, text, "\n" if self.done >= self.total else "")
+        elif not is_quiet():
+            self.stream.write(f"{text}\n")
+            self.stream.flush()
+
+
+class Stages:
+    """The stages of a work that cannot be counted, each with its seconds: `reading 3.2 s`.
+
+    Args:
+        stream: output stream; stderr by default.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stderr
+        self.name, self.start = "", time.monotonic()
+
+    def __call__(self, name: str = "") -> None:
+        """Begin a stage, and end the one before; without a name only end it."""
+        now = time.monotonic()
+        if self.name and not is_quiet():
+            clear = CLEAR if is_live(self.stream) else ""
+            self.stream.write(f"{clear}{self.name} {now - self.start:.1f} s\n")
+        self.name, self.start = name, now
+        if name and is_live(self.stream) and not is_quiet():
+            self.stream.write(f"{name} …")
         self.stream.flush()
 
 
@@ -284,7 +424,7 @@ def megabytes(label: str) -> Callable[[int, int | None], None]:
 
     def report(done: int, total: int | None) -> None:
         if not shown:
-            shown.append(Progress((total or done) // 1_000_000, f"{label}, MB"))
+            shown.append(Progress((total or done) // 1_000_000, f"downloading {label}", "MB"))
         shown[0].step(done // 1_000_000 - shown[0].done)
 
     return report

@@ -1,10 +1,11 @@
+# PYTHON_ARGCOMPLETE_OK
 """Convert any ResNet-50 checkpoint for Detectron2's C4 detector, and verify that nothing was lost."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     sys.path[:1] = [str(p) for p in Path(__file__).resolve().parents[1:2] if (p / "ssl_transfer").is_dir()]
@@ -13,16 +14,20 @@ if __name__ == "__main__":
 import argparse
 from collections.abc import Sequence
 
-from ssl_transfer.console import Parser, ignore_torch_warnings, megabytes, run_main
+from ssl_transfer.console import Parser, Stages, ignore_torch_warnings, is_quiet, megabytes, run_main
 from ssl_transfer.errors import EXIT_OK, printable
+
+if TYPE_CHECKING:
+    from ssl_transfer.formats.manifest import Manifest
 
 EPILOG = """examples:
   python tools/convert.py checkpoint_0199.pth.tar simsiam.pkl
-  python tools/convert.py runs/demo/backbone.safetensors backbone.pkl
+  python tools/convert.py runs/simsiam/backbone.safetensors backbone.pkl
   python tools/convert.py moco_v2_800ep.pth.tar moco_target.pkl --branch target
   python tools/convert.py run.pth mine.pkl --prefix student.backbone.
   python tools/convert.py zoo:simsiam_200ep_b256 simsiam.pkl
-  python tools/convert.py simsiam.pkl simsiam.pth              back to torchvision's names, the same bits
+  # back to torchvision's names, the same bits
+  python tools/convert.py simsiam.pkl simsiam.pth
   python tools/convert.py --inspect checkpoint.pth
   python tools/convert.py --list-zoo
 
@@ -44,6 +49,7 @@ def parser() -> Parser:
     options.add_argument(
         "--trust-checkpoint", action="store_true", help="let IN's own classes run, to open its objects"
     )
+    options.add_quiet()
     options.add_argument("--inspect", action="store_true", help="describe IN and what would be converted; no OUT")
     options.add_argument("--list-zoo", action="store_true", help="list the public checkpoints that zoo:NAME can name")
     return options
@@ -100,14 +106,28 @@ def _inspect(args: argparse.Namespace, path: str, source: str, branch: str | Non
 
 
 def _convert(args: argparse.Namespace, path: str, source: str, branch: str | None) -> int:
-    from ssl_transfer.formats.backbone import TORCHVISION
     from ssl_transfer.training.distributed import one_thread
     from transfer.weights.conversion import convert
 
     ignore_torch_warnings()
     with one_thread():  # hashing and copying do not gain from more threads
         how: dict[str, Any] = {"source": source, "branch": branch, "to": args.to, "prefix": args.prefix}
-        manifest = convert(path, args.output, verify=args.verify, trust=args.trust_checkpoint, **how)
+        stages = Stages()
+        manifest = convert(path, args.output, verify=args.verify, trust=args.trust_checkpoint, report=stages, **how)
+        stages()
+    if not is_quiet():
+        _describe(manifest, branch)
+    for warning in manifest.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(manifest.proof.summary() if manifest.proof else f"{manifest.count} tensors · not verified")
+    print(f"written: {Path(args.output)}")
+    return EXIT_OK
+
+
+def _describe(manifest: Manifest, branch: str | None) -> None:
+    """Print what was read and left out."""
+    from ssl_transfer.formats.backbone import TORCHVISION
+
     read = manifest.source
     print(f"{read.path}: {read.layout}, {read.branch} ({read.rule})")
     for item in manifest.left_out:
@@ -122,11 +142,6 @@ def _convert(args: argparse.Namespace, path: str, source: str, branch: str | Non
         print(f"preprocessing: {block.channel_order}, {numbers}, stride on the {stride}")
     if manifest.converted_up:
         print(f"converted up to float32: {len(manifest.converted_up)} tensors")
-    for warning in manifest.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    print(manifest.proof.summary() if manifest.proof else f"{manifest.count} tensors · not verified")
-    print(f"written: {Path(args.output)}")
-    return EXIT_OK
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Data sets: draw the toy ones, download the public ones, check, divide and convert own ones."""
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from ssl_transfer.console import Parser, run_main
+from ssl_transfer.console import Parser, is_quiet, run_main, verb_examples
 from ssl_transfer.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, UserError
 
 if TYPE_CHECKING:
@@ -33,8 +34,9 @@ EXAMPLES = """examples:
   python tools/data.py check --images /data/photos --decode
   python tools/data.py split own/flat --val 0.2 --seed 0
   python tools/data.py import yolo own/yolo own/yolo/coco
-
-OUT of toy then holds:
+"""
+TOY = """
+OUT then holds:
   photos/train/<class>/*.jpg, photos/val/...     an ImageFolder, for pre-training
   detection/VOC2007, VOC2012, coco               set DETECTRON2_DATASETS to OUT/detection
   toy.json                                       seed, sizes and classes; written last
@@ -45,12 +47,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and run the verb."""
     parser = Parser(description=__doc__, epilog=EXAMPLES)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    _add_toy(verbs.add_parser("toy", help="draw the toy sets: photos, VOC2007, VOC2012 and COCO", epilog=EXAMPLES))
-    _add_scenes(verbs.add_parser("scenes", help="make detection sets of small photographs", epilog=EXAMPLES))
-    _add_check(verbs.add_parser("check", help="read every annotation below a data root and report", epilog=EXAMPLES))
-    _add_download(verbs.add_parser("download", help="fetch, verify, unpack and check a public set", epilog=EXAMPLES))
-    _add_split(verbs.add_parser("split", help="divide a labelled set into train and val", epilog=EXAMPLES))
-    _add_import(verbs.add_parser("import", help="convert a set of another layout to COCO files", epilog=EXAMPLES))
+    options = {
+        "toy": (_add_toy, "draw the toy sets: photos, VOC2007, VOC2012 and COCO"),
+        "scenes": (_add_scenes, "make detection sets of small photographs"),
+        "check": (_add_check, "read every annotation below a data root and report"),
+        "download": (_add_download, "fetch, verify, unpack and check a public set"),
+        "split": (_add_split, "divide a labelled set into train and val"),
+        "import": (_add_import, "convert a set of another layout to COCO files"),
+    }
+    for verb, (add_options, help_) in options.items():
+        epilog = verb_examples(EXAMPLES, verb) + (TOY if verb == "toy" else "")
+        add_options(verbs.add_parser(verb, help=help_, description=help_, epilog=epilog))
     args = parser.parse_args(argv)
     call = {"toy": _toy, "scenes": _scenes, "check": _check, "download": _download, "split": _split, "import": _import}
     return call[args.verb](args)
@@ -146,6 +153,7 @@ def _add_import(parser: Parser) -> None:
 
 
 def _add_reading(parser: Parser) -> None:
+    parser.add_quiet()
     parser.add_argument(
         "--decode", action="store_true", help="decode each image, not only its header (slow; finds truncated files)"
     )
@@ -190,7 +198,7 @@ def _download(args: Namespace) -> int:
     from transfer.doctor.check import splits_below
     from transfer.tasks.fetch import PUBLIC, fetch
 
-    fetch(args.set, args.root, args.mirror, not args.remove_archives, lambda text: print(text, flush=True))
+    fetch(args.set, args.root, args.mirror, not args.remove_archives, _say)
     tops = {folder.target.split("/")[0] for folder in PUBLIC[args.set]}
     if args.set == "cifar10":
         return max(_print_unreadable(args.root / "cifar10" / split, args) for split in ("train", "test"))
@@ -198,6 +206,11 @@ def _download(args: Namespace) -> int:
         one for one in splits_below(args.root, counts=True) if one.split.folder.relative_to(args.root).parts[0] in tops
     ]
     return _report(splits, args)
+
+
+def _say(text: str) -> None:
+    if not is_quiet():
+        print(text, flush=True)
 
 
 def _split(args: Namespace) -> int:
@@ -243,7 +256,7 @@ def _print_unreadable(folder: Path, args: Namespace) -> int:
         index = find_images(str(folder))
     except UserError as error:
         raise UserError(str(error).replace("DATA.ROOT", "--images")) from error
-    progress = Progress(len(index), "images")
+    progress = Progress(len(index), "checking", "images")
     count = 0
     for number, faults in unreadable_images(index, args.decode, args.workers):
         progress.step(number)

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Check what this machine has for the project, and say what to do about what is missing."""
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ EXAMPLES = """examples:
   python tools/doctor.py --fix
   python tools/doctor.py --json
   python tools/doctor.py --deep
-  torchrun --nnodes 2 --node-rank 0|1 --nproc-per-node 8 --master-addr HOST --master-port 29500 tools/doctor.py --deep
+  # on two machines, each with its own number in $NODE and the first one's name in $HOST
+  torchrun --nnodes 2 --node-rank "$NODE" --nproc-per-node 8 --master-addr "$HOST" --master-port 29500 \\
+      tools/doctor.py --deep
   srun --nodes 2 --ntasks-per-node 8 --gpus-per-node 8 python tools/doctor.py --deep
 
 exit 0: everything required is there; 1: something is missing or computes wrong numbers (each such line says what

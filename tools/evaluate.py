@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Evaluate a frozen backbone on labelled images: a kNN vote, or a linear classifier on its features."""
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from ssl_transfer.config import explain_config
 from ssl_transfer.console import Parser, run_main
 from ssl_transfer.environment import ROOT
 from ssl_transfer.errors import EXIT_FAILURE, EXIT_OK, UserError
@@ -26,11 +28,14 @@ EXAMPLES = """examples:
   python tools/evaluate.py knn --weights runs/simsiam/backbone.safetensors --data /data/imagenet
   python tools/evaluate.py linear --config-file configs/evaluation/linear_cifar10_sgd_b256_100ep.yaml \\
       --weights runs/cifar/backbone.safetensors --data /data/cifar10 --output runs/cifar/linear LINEAR.EPOCHS 10
-  python tools/convert.py moco_v2.pth.tar moco_v2.safetensors --to safetensors      weights from elsewhere: first this,
-  python tools/evaluate.py linear --weights moco_v2.safetensors --pretrain-epochs 200 --name moco_v2 ...  then this
+  # weights from elsewhere: first convert them
+  python tools/convert.py moco_v2.pth.tar moco_v2.safetensors --to safetensors
+  python tools/evaluate.py linear --weights moco_v2.safetensors --pretrain-epochs 200 --name moco_v2 \\
+      --data /data/imagenet --output runs/moco_v2/linear
 
---data holds the folders train/ and val/ with one folder per class (DATA.TRAIN and DATA.VAL name others). The same
-command with --resume continues an evaluation that was stopped or killed; for a finished one it prints the result.
+--data holds the folders train/ and val/ with one folder per class (DATA.TRAIN and DATA.VAL name others). Ctrl-C
+or SIGTERM saves a linear evaluation, prints the command that continues and exits with 75; a second Ctrl-C leaves at
+once. The same command with --resume continues what was stopped or killed; for a finished one it prints the result.
 Every key is explained in docs/reference/keys.md.
 """
 
@@ -38,13 +43,16 @@ Every key is explained in docs/reference/keys.md.
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, evaluate, print the result."""
     args = _parser().parse_intermixed_args(argv)
-    from pretrain.evaluation.config import load_evaluation_config
+    from pretrain.evaluation.config import load_evaluation_with_sources
     from pretrain.evaluation.result import EvaluationRequest
 
+    file = args.config_file or RECIPES / DEFAULTS[args.kind]
+    cfg, sources = load_evaluation_with_sources(file, args.kind, args.overlay, args.overrides)
+    if args.print_config:
+        print(explain_config(cfg, sources))
+        return EXIT_OK
     if args.kind == "linear" and args.output is None:
         raise UserError("a linear evaluation needs --output DIR for its checkpoints and its result")
-    file = args.config_file or RECIPES / DEFAULTS[args.kind]
-    cfg = load_evaluation_config(file, args.kind, args.overlay, args.overrides)
     request = EvaluationRequest(
         kind=args.kind,
         recipe=Path(file).stem,
@@ -82,6 +90,8 @@ def _parser() -> Parser:
     parser.add_argument(
         "--pretrain-epochs", type=_positive, metavar="E", help="epochs of pre-training, if not in the file"
     )
+    parser.add_print_config()
+    parser.add_quiet()
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="single keys, override everything else")
     return parser
 

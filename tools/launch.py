@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Experiments: a table's rows × tasks as one graph of jobs (pretrain → convert → fine-tune → table).
 
 A second `submit` is always safe: jobs that are done do not run again, killed jobs continue from their last checkpoint,
@@ -22,7 +23,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ssl_transfer.console import Parser, megabytes, run_main
+from ssl_transfer.console import Parser, megabytes, run_main, verb_examples
 from ssl_transfer.errors import EXIT_FAILURE, EXIT_OK, UserError, abbreviate, printable
 
 if TYPE_CHECKING:
@@ -35,17 +36,23 @@ if TYPE_CHECKING:
     from transfer.experiment.store import JobView, Snapshot, Store
 
 EXAMPLES = """examples:
-  python tools/launch.py init                                          once on a cluster: a site file and a check job
-  python tools/launch.py plan configs/experiments/demo.yaml            what would run, and why; touches nothing
-  python tools/launch.py submit configs/experiments/demo.yaml          run it on this machine; prints the table
+  # once on a cluster: a site file and a check job
+  python tools/launch.py init
+  # what would run, and why; touches nothing
+  python tools/launch.py plan configs/experiments/demo.yaml
+  python tools/launch.py plan configs/experiments/demo.yaml --set rows.simsiam.pretrain.overrides.SOLVER.EPOCHS=20
+  # run it on this machine; prints the table
+  python tools/launch.py submit configs/experiments/demo.yaml
   python tools/launch.py submit configs/experiments/small_real.yaml \\
       --set data.images=DIR --set data.detection=DIR --set local.slots=2
+  # submit all to Slurm and return; then the batch scripts alone
+  python tools/launch.py submit configs/experiments/table5.yaml --cluster slurm
+  python tools/launch.py submit configs/experiments/table5.yaml --cluster slurm --dry-run
   python tools/launch.py status configs/experiments/demo.yaml --watch
   python tools/launch.py logs configs/experiments/demo.yaml finetune.scratch.voc07.s1 --follow
-  python tools/launch.py retry configs/experiments/demo.yaml           what failed or was killed, and what waits for it
+  # what failed or was killed, and what waits for it
+  python tools/launch.py retry configs/experiments/demo.yaml
   python tools/launch.py cancel configs/experiments/demo.yaml
-  python tools/launch.py submit configs/experiments/table5.yaml --cluster slurm   submit all to Slurm and return
-  python tools/launch.py submit configs/experiments/table5.yaml --cluster slurm --dry-run   the batch scripts alone
 
 exit codes: 0 done (slurm: submitted), 1 a job has no result, 2 wrong use, 130/143 stopped by Ctrl-C/SIGTERM (submit
 again to continue)
@@ -66,6 +73,7 @@ def main(argv: Sequence[str] | None = None, tools: Tools | None = None) -> int:
         tools: make the jobs' command lines; by default the checkout's tools (tests give their own).
     """
     parser = _parser()
+    parser.complete()
     args, rest = parser.parse_known_args(argv)
     if rest and (not hasattr(args, "jobs") or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -89,7 +97,7 @@ def _parser() -> Parser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
 
     def verb(name: str, help_: str) -> Parser:
-        sub: Parser = verbs.add_parser(name, help=help_, description=help_, epilog=EXAMPLES)
+        sub: Parser = verbs.add_parser(name, help=help_, description=help_, epilog=verb_examples(EXAMPLES, name))
         sub.add_argument(
             "experiment", metavar="EXPERIMENT.yaml", help="the experiment: a file, or a name of configs/experiments/"
         )
@@ -104,15 +112,15 @@ def _parser() -> Parser:
         )
         return sub
 
-    init = verbs.add_parser("init", help=INIT, description=INIT, epilog=EXAMPLES)
+    init = verbs.add_parser("init", help=INIT, description=INIT, epilog=verb_examples(EXAMPLES, "init"))
     init.add_argument("--partition", metavar="P", help="where to train; by default one with GPUs")
     init.add_argument(
         "--run-dir", type=Path, default=Path("runs"), metavar="DIR", help="where experiments will write (runs)"
     )
     init.add_argument("--wait", type=float, default=120, metavar="S", help="seconds to wait for the check job (120)")
-    verb("plan", "show what would run and why; touches nothing").add_argument(
-        "--commands", action="store_true", help="show the jobs' command lines as well"
-    )
+    plan = verb("plan", "show what would run and why; touches nothing")
+    plan.add_argument("--commands", action="store_true", help="show the jobs' command lines as well")
+    plan.add_print_config()
     submit = verb("submit", "run all that is missing, then print the table")
     retry = verb("retry", "run what failed, was cancelled or was killed, and what waits for it")
     for sub in (submit, retry):
@@ -122,6 +130,7 @@ def _parser() -> Parser:
             help="slurm: submit all to the queue and return (default where `init` wrote a site file); local: side by "
             "side on this machine (default elsewhere); debug: in this process, one after another",
         )
+        sub.add_quiet()
         sub.add_argument("--dry-run", action="store_true", help="print the batch scripts or commands; write nothing")
         sub.add_argument("--wait-for-room", action="store_true", help=ROOM)
         sub.add_argument(
@@ -166,11 +175,14 @@ def _init(args: Namespace, _: Tools | None) -> int:
 
 def _plan(args: Namespace, tools: Tools | None) -> int:
     from transfer.experiment.decide import decide
-    from transfer.experiment.load import read_site, read_step_times
+    from transfer.experiment.load import explain_experiment, read_site, read_step_times
     from transfer.experiment.service import open_experiment
     from transfer.experiment.slurm.executor import ClusterExecutor
     from transfer.experiment.views import plan_lines, superseded_lines
 
+    if args.print_config:
+        print(explain_experiment(args.experiment, args.sets))
+        return EXIT_OK
     opened = open_experiment(args.experiment, args.sets, tools)
     snapshot = opened.snapshot()
     decisions = decide(opened.graph, snapshot)

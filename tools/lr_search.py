@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """The search of the fine-tuning learning rate: choose among candidates that were run, and record the choice."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Pre-train a backbone without labels: from a folder of images to backbone.safetensors."""
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ if __name__ == "__main__":
 
 from collections.abc import Sequence
 
+from ssl_transfer.config import explain_config
 from ssl_transfer.console import Parser, ignore_torch_warnings, run_main
 from ssl_transfer.errors import EXIT_FAILURE, EXIT_OK
 from ssl_transfer.files import expect_shape
@@ -21,23 +23,30 @@ EXAMPLES = """examples:
       --output runs/simsiam_base DATA.ROOT /data/imagenet
   python tools/pretrain.py --config-file configs/pretrain/simsiam_r50_b256_200ep_base.yaml \\
       --overlay configs/overlays/cpu.yaml --output runs/toy DATA.ROOT datasets/toy/photos
-  torchrun --nproc-per-node 8 tools/pretrain.py --config-file ... --resume --output runs/simsiam_base
-  torchrun --nnodes 2 --node-rank 0|1 --nproc-per-node 8 --master-addr HOST --master-port 29500 \\
-      tools/pretrain.py --config-file ... --resume --output /shared/runs/simsiam_base
-  srun --nodes 2 --ntasks-per-node 8 --gpus-per-node 8 python tools/pretrain.py --config-file ... --resume --output ...
+  # on two machines, each with its own number in $NODE and the first one's name in $HOST
+  torchrun --nnodes 2 --node-rank "$NODE" --nproc-per-node 8 --master-addr "$HOST" --master-port 29500 \\
+      tools/pretrain.py --config-file configs/pretrain/simsiam_r50_b256_200ep_base.yaml \\
+      --resume --output /shared/runs/simsiam_base DATA.ROOT /data/imagenet
+  srun --nodes 2 --ntasks-per-node 8 --gpus-per-node 8 \\
+      python tools/pretrain.py --config-file configs/pretrain/simsiam_r50_b256_200ep_base.yaml \\
+      --resume --output /shared/runs/simsiam_base DATA.ROOT /data/imagenet
 
-The same command with --resume continues a run that was stopped or killed exactly from its newest checkpoint; for a
-finished run it prints the result. Every key is explained in docs/reference/keys.md.
+Ctrl-C or SIGTERM saves a checkpoint, prints the command that continues and exits with 75; a second Ctrl-C leaves at
+once. The same command with --resume continues a run that was stopped or killed exactly from its newest checkpoint; for
+a finished run it prints the result. Every key is explained in docs/reference/keys.md.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, pre-train, print the result."""
     args = _parser().parse_intermixed_args(argv)
-    from pretrain.config import load_config
+    from pretrain.config import load_config_with_sources
     from pretrain.engine.run_folder import RunFolder
 
-    cfg = load_config(args.config_file, args.overlay, args.overrides)
+    cfg, sources = load_config_with_sources(args.config_file, args.overlay, args.overrides)
+    if args.print_config:
+        print(explain_config(cfg, sources))
+        return EXIT_OK
     folder = RunFolder(args.output)
     result = folder.finished(cfg)
     if result:
@@ -66,6 +75,8 @@ def _parser() -> Parser:
     parser.add_argument("--resume", action="store_true", help="continue the run in --output, if there is one")
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes: one per GPU, gloo on a CPU")
     parser.add_argument("--output", required=True, metavar="DIR", help="the run's folder")
+    parser.add_print_config()
+    parser.add_quiet()
     add_option(parser)
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="single keys, override everything else")
     return parser

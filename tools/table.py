@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Tabulate results as the SimSiam paper's Table 5 (Table 4, ablations) does, beside the published numbers."""
 
 from __future__ import annotations
@@ -22,13 +23,20 @@ if TYPE_CHECKING:
 
 FORMATS = {"md": ".md", "long": ".long.csv", "csv": ".csv", "latex": ".tex", "json": ".json", "html": ".html"}
 EXAMPLES = """examples:
-  python tools/table.py runs/table5                                     Markdown on the screen
-  python tools/table.py runs/table5 --output table5.html                one self-contained page: plots, provenance
-  python tools/table.py runs/table5 runs/mine --against supervised      two runs in one table, compared with a row
-  python tools/table.py runs/mine --expect mine=simsiam_base            the published row to stand beside one's own
-  python tools/table.py runs/mine --import 'MoCo v2' voc0712 metrics.json   a trial run elsewhere, flagged as imported
-  python tools/table.py runs/table5 --output table5.long.csv            a line for each trial's value, for pandas and R
-  python tools/table.py --published rows                                the published Table 5 alone
+  # Markdown on the screen
+  python tools/table.py runs/table5
+  # one self-contained page: plots, provenance
+  python tools/table.py runs/table5 --output table5.html
+  # two runs in one table, compared with a row
+  python tools/table.py runs/table5 runs/mine --against supervised
+  # the published row to stand beside one's own
+  python tools/table.py runs/mine --expect mine=simsiam_base
+  # a trial run elsewhere, flagged as imported
+  python tools/table.py runs/mine --import 'MoCo v2' voc0712 metrics.json
+  # a line for each trial's value, for pandas and R
+  python tools/table.py runs/table5 --output table5.long.csv
+  # the published Table 5 alone
+  python tools/table.py --published rows
 """
 
 

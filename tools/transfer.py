@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Fine-tune a detector from pre-trained weights and evaluate it: one trial."""
 
 from __future__ import annotations
@@ -13,33 +14,40 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from ssl_transfer.config import explain_config
 from ssl_transfer.console import Parser, ignore_torch_warnings, run_main
 from ssl_transfer.errors import EXIT_OK
 from ssl_transfer.profiling import add_option
 
 EXAMPLES = """examples:
-  python tools/transfer.py --config-file configs/transfer/voc07.yaml --weights simsiam.pkl --seed 1 --output
-  runs/voc07/1 --num-gpus 8
-  python tools/transfer.py --config-file configs/transfer/coco.yaml --weights scratch --seed 1 --output runs/coco
-  --resume
+  python tools/transfer.py --config-file configs/transfer/voc07.yaml --weights simsiam.pkl --seed 1 \\
+      --output runs/voc07/1 --num-gpus 8
+  python tools/transfer.py --config-file configs/transfer/coco.yaml --weights scratch --seed 1 \\
+      --output runs/coco --resume
   python tools/transfer.py --config-file configs/transfer/voc07.yaml --weights scratch --seed 1 --output runs/toy \\
       --overlay configs/overlays/cpu.yaml TRANSFER.DATA_ROOT datasets/toy/detection SOLVER.MAX_ITER 20
 
 exit codes: 0 done (also a trial that diverged: its result says so), 1 failed, 2 wrong use,
-75 stopped by SIGTERM after a checkpoint: the same command with --resume continues it.
-torchrun and srun also start it: one process a GPU.
+75 stopped by Ctrl-C or SIGTERM after a checkpoint: the printed command continues it. A second Ctrl-C leaves at once.
+torchrun and srun also start it: one process per GPU.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run the trial, print its numbers."""
-    args = _parse(argv)
+    args = vars(_parse(argv))
     ignore_torch_warnings()
+    if args.pop("print_config"):
+        from transfer.engine.config import load_config
+
+        loaded = load_config(args["config_file"], args["overlay"], args["overrides"], runs_here=False)
+        print(explain_config(loaded.cfg, loaded.sources))
+        return EXIT_OK
     from ssl_transfer.training.distributed import read_distributed_environment
     from transfer.engine.prepare import TrialRequest
     from transfer.engine.trial import run_trial
 
-    outcome = run_trial(TrialRequest(**vars(args) | {"overrides": tuple(args.overrides)}))
+    outcome = run_trial(TrialRequest(**args | {"overrides": tuple(args["overrides"])}))
     place = read_distributed_environment()
     if place is None or place.rank == 0:
         print(_summary(outcome))
@@ -82,6 +90,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--lr-from", type=Path, metavar="F", help="use the lr that tools/lr_search.py choose recorded in F"
     )
+    parser.add_print_config()
+    parser.add_quiet()
     add_option(parser)
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="any config key; merged last")
     return parser.parse_intermixed_args(argv)

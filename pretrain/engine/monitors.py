@@ -185,7 +185,7 @@ class KnnMonitor(Monitor):
 
     def measure(self, trainer: Trainer) -> dict[str, float]:
         knn, extractor = self.cfg.MONITOR.KNN, self.extractor(trainer)
-        step = image_progress(sum(map(own_image_count, self.sets)), "kNN features, images", trainer.beat)
+        step = image_progress(sum(map(own_image_count, self.sets)), "kNN features of", trainer.beat)
         value = knn_accuracy(
             extractor, *self.sets, self.view, k=knn.K, temperature=knn.T, workers=self.cfg.DATA.WORKERS, step=step
         )
@@ -253,7 +253,7 @@ class ValidationMonitor(Monitor):
 
     def measure(self, trainer: Trainer) -> dict[str, float]:
         """The share of images whose class has the highest score, or one of the five highest."""
-        step = image_progress(own_image_count(self.images), "validation, images", trainer.beat)
+        step = image_progress(own_image_count(self.images), "validating", trainer.beat)
         shard = extract_shard(self.extractor(trainer), self.images, self.view, self.cfg.DATA.WORKERS, step)
         return {f"val_{name}": value for name, value in accuracy(trainer.method.classifier, shard).items()}
 

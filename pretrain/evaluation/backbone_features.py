@@ -246,7 +246,7 @@ def image_progress(total: int, label: str, beat: Callable[[], None] = lambda: No
         label: describes the work.
         beat: called each time, as a sign of life.
     """
-    progress = Progress(total, label) if comm.is_main_process() and total else None
+    progress = Progress(total, label, "images") if comm.is_main_process() and total else None
 
     def step(count: int, note: str = "") -> None:
         beat()

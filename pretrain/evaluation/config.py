@@ -10,7 +10,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from pretrain.rules import Rule, check_rules
-from ssl_transfer.config import dotted_keys, flatten_config, merge_layers
+from ssl_transfer.config import ValueSources, dotted_keys, flatten_config, merge_layers
 from ssl_transfer.errors import UserError
 
 SECTIONS = {"knn": ("KNN",), "linear": ("LINEAR", "CHECKPOINT")}
@@ -88,10 +88,17 @@ def load_evaluation_config(
     overlay: str | os.PathLike[str] | None = None,
     overrides: Sequence[str] = (),
 ) -> CfgNode:
+    """The config of `load_evaluation_with_sources` alone."""
+    return load_evaluation_with_sources(file, kind, overlay, overrides)[0]
+
+
+def load_evaluation_with_sources(
+    file: str | os.PathLike[str], kind: str, overlay: str | None = None, overrides: Sequence[str] = ()
+) -> tuple[CfgNode, ValueSources]:
     """Merge a config file with its `_BASE_` chain, the overlay's `evaluate` section and `KEY VALUE …`.
 
     Returns:
-        The frozen config.
+        The frozen config, and where its values came from.
 
     Raises:
         UserError: a missing file, an unknown key (with similar valid ones), an invalid value, or an override that this
@@ -107,7 +114,7 @@ def load_evaluation_config(
     except UserError as error:
         raise sources.locate(error) from error
     cfg.freeze()
-    return cfg
+    return cfg, sources
 
 
 def keys_read(cfg: CfgNode, kind: str) -> list[str]:

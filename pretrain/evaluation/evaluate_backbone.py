@@ -141,7 +141,7 @@ def _watched_progress(watch: HangWatch | None, total: int, label: str) -> Callab
 
 def _evaluate_knn(cfg: CfgNode, extractor: Extractor, sets: Sets, watch: HangWatch | None = None) -> dict[str, Any]:
     start = time.perf_counter()
-    step = _watched_progress(watch, sum(map(own_image_count, sets)), "features, images")
+    step = _watched_progress(watch, sum(map(own_image_count, sets)), "features of")
     view = FixedView(cfg.DATA.SIZE, cfg.DATA.RESIZE)
     knn = {"k": cfg.KNN.K, "temperature": cfg.KNN.T}
     top1 = knn_accuracy(extractor, *sets, view, **knn, workers=cfg.DATA.WORKERS, step=step)
@@ -165,7 +165,7 @@ def _evaluate_linear(
 
     divergence = None
     left = sum(probe.sampler.step_size(step) for step in range(probe.sampler.start, probe.sampler.stop))
-    progress = _watched_progress(watch, left, "training, images")
+    progress = _watched_progress(watch, left, "training on")
     signals: list[signal.Signals] = []
     try:
         with handle_signals(STOP_SIGNALS, lambda number, _frame: signals.append(signal.Signals(number))):
@@ -211,7 +211,7 @@ def _build_probe(
     train, test = sets
     linear, workers = cfg.LINEAR, cfg.DATA.WORKERS
     fixed = FixedView(cfg.DATA.SIZE, cfg.DATA.RESIZE)
-    step = _watched_progress(watch, own_image_count(test), "test features, images")
+    step = _watched_progress(watch, own_image_count(test), "test features of")
     shard = extract_shard(extractor, test, fixed, workers, step)
     start = state["progress"]["iteration"] if state else 0
     stop = -(-len(train) // linear.BATCH_SIZE) * linear.EPOCHS
@@ -226,7 +226,7 @@ def _build_probe(
         drop_last=False,
     )
     if linear.CACHE_FEATURES:
-        step = _watched_progress(watch, own_image_count(train), "training features, images")
+        step = _watched_progress(watch, own_image_count(train), "training features of")
         features = cache_features(folder.features, extractor, train, fixed, workers=workers, step=step)
         batches = cached_features(features, train, sampler, extractor.device)
     else:

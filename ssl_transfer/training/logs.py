@@ -10,9 +10,11 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, TextIO
 
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 
+from ssl_transfer.console import CLEAR, is_live, is_quiet
 from ssl_transfer.errors import Preempted, UserError, storage_error
 from ssl_transfer.files import atomic_write
 from ssl_transfer.training.divergence import Diverged
@@ -39,6 +41,27 @@ class _LogFile(logging.FileHandler):
             raise failure
 
 
+FILE_ONLY = ("detectron2", "fvcore", "py.warnings")
+"""Loggers whose lines are for the log file: they concern nobody who watches a run."""
+PROGRESS: dict[str, Any] = {"extra": {"is_progress": True}}
+"""For log lines that a terminal's status line shows already: `logger.info(text, **PROGRESS)`."""
+
+
+class _Console(logging.StreamHandler):
+    """Prints above the status line of a terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self.is_live = is_live(stream)
+
+    def filter(self, record: logging.LogRecord) -> Any:
+        hidden = record.name.split(".")[0] in FILE_ONLY or record.name in FILE_ONLY
+        return not hidden and not (self.is_live and hasattr(record, "is_progress")) and super().filter(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return (CLEAR if self.is_live else "") + super().format(record)
+
+
 @contextlib.contextmanager
 def log_to_folder(
     folder: Path, levels: Mapping[str, int], *, rank: int = 0, rank_files: bool = False, formatter: logging.Formatter
@@ -57,12 +80,14 @@ def log_to_folder(
     if main or rank_files:
         handlers.append(_LogFile(folder / (LOG if main else f"{LOG}.rank{rank}"), encoding="utf-8"))
     if main or not rank_files:
-        handlers.append(logging.StreamHandler(sys.stderr))
+        handlers.append(_Console(sys.stderr))
     for handler in handlers:
         handler.setFormatter(formatter)
-        handler.setLevel(logging.INFO if main or rank_files else logging.WARNING)
+        silent = isinstance(handler, _Console) and is_quiet()
+        handler.setLevel(logging.INFO if (main or rank_files) and not silent else logging.WARNING)
         handler.addFilter(_ExpectedEndings())
-    loggers = {logging.getLogger(name): level for name, level in levels.items()}
+    loggers = {logging.getLogger(name): level for name, level in {**levels, "py.warnings": logging.WARNING}.items()}
+    logging.captureWarnings(True)
     before = [(logger, logger.level, logger.propagate) for logger in loggers]
     for logger, level in loggers.items():
         logger.setLevel(level)
@@ -76,6 +101,7 @@ def log_to_folder(
         yield
     finally:
         threading.excepthook = report
+        logging.captureWarnings(False)
         for logger, level, propagate in before:
             for handler in handlers:
                 logger.removeHandler(handler)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -97,35 +98,73 @@ def test_help_keeps_the_examples_line_breaks(capsys: pytest.CaptureFixture[str])
     assert "examples:\n  tool.py a\n  tool.py b\n" in capsys.readouterr().out
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 def test_progress_in_a_log_is_plain_lines() -> None:
     stream = io.StringIO()
-    progress = console.Progress(4, "eval", stream, every=0.0)
+    progress = console.Progress(4, "evaluating", "images", stream, every=0.0)
     for note in ("", "loss 1.5"):
         progress.step(2, note)
     first, second = stream.getvalue().splitlines()
-    assert first.startswith("eval: 2/4 · ") and "ETA" in first
-    assert second.startswith("eval: 4/4 · ") and second.endswith("ETA 0:00 · loss 1.5")
+    assert first.startswith("evaluating 2 of 4 images · ") and "ETA" in first
+    assert second.startswith("evaluating 4 of 4 images · ") and second.endswith("ETA 0:00 · loss 1.5")
 
 
-def test_progress_is_silent_between_its_lines_but_for_the_last() -> None:
+def test_a_log_has_the_first_and_the_last_step_and_few_between() -> None:
     stream = io.StringIO()
-    progress = console.Progress(100, "x", stream, every=3600.0)
+    progress = console.Progress(100, "x", stream=stream, every=3600.0)
     for _ in range(100):
         progress.step()
-    assert len(stream.getvalue().splitlines()) == 1 and "100/100" in stream.getvalue()
+    assert [line.partition(" · ")[0] for line in stream.getvalue().splitlines()] == ["x 1 of 100", "x 100 of 100"]
 
 
-def test_progress_on_a_terminal_renews_one_line() -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
+@pytest.mark.parametrize(("name", "value", "colours"), [("TERM", "xterm-256color", True), ("NO_COLOR", "1", False)])
+def test_a_terminal_has_one_line_with_a_bar(
+    name: str, value: str, colours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv(name, value)
+    monkeypatch.setenv("COLUMNS", "60")
     stream = Terminal()
-    progress = console.Progress(2, "x", stream)
-    progress.last = -1e9
-    progress.step()
-    progress.step()
-    assert stream.getvalue().count("\r") == 2 and stream.getvalue().count("\n") == 1
+    progress = console.Progress(2, "evaluating", "images", stream)
+    for _ in range(2):
+        progress.last = -1e9
+        progress.step(note="a note that is longer than the line, and cut off")
+    text = stream.getvalue()
+    assert text.count(console.CLEAR) == 2 and text.count("\n") == 1 and "evaluating 2 of 2 images" in text
+    assert ("\x1b[38;5" in text or "\x1b[3" in text) == colours
+    plain = re.sub(r"\x1b\[[0-9;]*[mK]", "", text).replace("\r", "\n").split("\n")
+    assert max(map(len, plain)) <= 58, "a terminal echoes ^C behind it"
+
+
+def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    stream = Terminal()
+    console.Progress(1, "x", stream=stream).step()
+    assert stream.getvalue().startswith("x 1 of 1 · ") and "\x1b" not in stream.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_quiet_prints_no_progress(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(console.QUIET, "1")
+    stream = Terminal() if terminal else io.StringIO()
+    console.Progress(1, "x", stream=stream).step()
+    stages = console.Stages(stream)
+    stages("reading")
+    stages()
+    assert stream.getvalue() == ""
+
+
+def test_stages_are_lines_with_their_seconds() -> None:
+    stream = io.StringIO()
+    stages = console.Stages(stream)
+    for name in ("reading", "verifying", ""):
+        stages(name)
+    assert re.fullmatch(r"reading \d+\.\d s\nverifying \d+\.\d s\n", stream.getvalue())
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (125, "2:05"), (3723, "1:02:03")])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ssl_transfer.console import call_main
+from ssl_transfer.console import QUIET, call_main
 from ssl_transfer.errors import EXIT_OK, EXIT_USAGE
 from tests.transfer.weights.made_checkpoints import moco, resnet, save, simsiam
 from tools.convert import main
@@ -42,11 +42,13 @@ def test_commands_without_a_file_do_not_import_torch(
     assert cpu_clock() - start < 5
 
 
-def test_the_output_of_a_conversion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_output_of_a_conversion(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, out = save(tmp_path / "checkpoint.pth.tar", simsiam(resnet())), tmp_path / "out.pkl"
     assert call_main(main, [str(source), str(out)]) == EXIT_OK
     shown = capsys.readouterr()
-    assert shown.err == ""
+    assert [line.split()[0] for line in shown.err.splitlines()] == ["reading", "converting", "verifying"]
     first, *dropped, proof, written = shown.out.splitlines()
     assert first == f"{source}: simsiam, online (state_dict holds module.encoder.* and module.predictor.*)"
     assert dropped[:2] == ["dropped: module.encoder.fc.* (projector)", "dropped: module.predictor.* (predictor)"]
@@ -54,6 +56,10 @@ def test_the_output_of_a_conversion(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert written == f"written: {out}"
     assert call_main(main, [str(source), str(out), "--no-verify"]) == EXIT_OK
     assert "265 tensors · not verified" in capsys.readouterr().out
+    monkeypatch.setenv(QUIET, "1")  # as --quiet does
+    assert call_main(main, [str(source), str(out)]) == EXIT_OK
+    shown = capsys.readouterr()
+    assert (shown.out.splitlines(), shown.err) == ([proof, written], "")
     out.unlink()
 
 

@@ -81,20 +81,25 @@ class LoadedConfig:
         cfg: the resolved Detectron2 config, not frozen.
         protocol: the task's protocol: the shipped config of that name, else what the file alone says.
         set_keys: every dotted key that file, overlay or overrides set, with the place that set it.
+        sources: where each value came from.
     """
 
     cfg: CfgNode
     protocol: CfgNode
     set_keys: dict[str, str] = field(default_factory=dict)
+    sources: ValueSources = field(default_factory=lambda: ValueSources("default"))
 
 
-def load_config(file: Path, overlay: Path | None = None, overrides: Sequence[str] = ()) -> LoadedConfig:
+def load_config(
+    file: Path, overlay: Path | None = None, overrides: Sequence[str] = (), *, runs_here: bool = True
+) -> LoadedConfig:
     """Resolve a configuration.
 
     Args:
         file: the config file.
         overlay: merged after it, or None.
         overrides: `KEY VALUE …`, merged last.
+        runs_here: refuse a device that this machine lacks.
 
     Raises:
         UserError: a file is missing or broken, a key unknown, a value of another type or not one of the valid ones.
@@ -113,9 +118,11 @@ def load_config(file: Path, overlay: Path | None = None, overrides: Sequence[str
     sources.places |= dict.fromkeys(overrides[::2], COMMAND_LINE)
     try:
         check_values(cfg)
+        if runs_here:
+            _check_device(cfg)
     except UserError as error:
         raise sources.locate(error) from error
-    return LoadedConfig(cfg, protocol, {key: sources.place(key) for key in (*keys, *overrides[::2])})
+    return LoadedConfig(cfg, protocol, {key: sources.place(key) for key in (*keys, *overrides[::2])}, sources)
 
 
 def _without_removed_keys(values: dict[str, Any], where: ValueSources) -> dict[str, Any]:
@@ -163,7 +170,6 @@ def check_values(cfg: CfgNode) -> None:
             raise UserError(f"TRANSFER.{key} must be at least {least}")
     if not 0 < own.HELDOUT.FRACTION < 1:
         raise UserError("TRANSFER.HELDOUT.FRACTION must lie between 0 and 1")
-    _check_device(cfg)
 
 
 def _check_device(cfg: CfgNode) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol
 
+from ssl_transfer.console import QUIET
 from ssl_transfer.errors import EXIT_REQUEUE, UserError, redact_urls
 from ssl_transfer.files import read_tail
 from ssl_transfer.formats.heartbeat import attempt_name, find_hang
@@ -385,7 +386,7 @@ def start_command(
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", QUIET: "", **environment},
             pass_fds=pass_fds,
             preexec_fn=ignore_signals,
         )

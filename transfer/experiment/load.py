@@ -17,9 +17,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from ssl_transfer import environment
-from ssl_transfer.config import mapping_of, merge_dict
+from ssl_transfer.config import ValueSources, explain_config, flatten, mapping_of, merge_dict
 from ssl_transfer.config_files import find_config
-from ssl_transfer.errors import UserError
+from ssl_transfer.errors import UserError, redact_urls
 from ssl_transfer.formats import explain_validation_error, locate, validate_yaml
 from ssl_transfer.yaml_file import KeyPath, parse_yaml, read_yaml, redact, redact_set
 from transfer.experiment.spec import Experiment, SiteConfig, StepTime
@@ -63,6 +63,35 @@ def load_experiment(path: str | os.PathLike[str], sets: Sequence[str] = ()) -> t
     return experiment, ExperimentSource(str(path), shown, tuple(map(redact_set, sets)), text)
 
 
+def explain_experiment(path: str | os.PathLike[str], sets: Sequence[str] = ()) -> str:
+    """The experiment as YAML, each value with the line or `--set` that it came from; the environment's are hidden.
+
+    Raises:
+        UserError: as `load_experiment`.
+    """
+    experiment, _ = load_experiment(path, sets)
+    content = _without_empty(experiment.model_dump(mode="json", exclude_none=True))
+    sources = ValueSources("default")
+    sources.add(read_yaml(path)[0], path)
+    for word in sets:
+        values, _ = _parse_set(word)
+        sources.places |= dict.fromkeys(flatten(values), "--set")
+    return redact_urls(explain_config(content, sources))
+
+
+def _without_empty(values: dict[str, Any]) -> dict[str, Any]:
+    """Values without empty sections and lists; those of environment variables are hidden."""
+    shown = {}
+    for key, value in values.items():
+        if key == "environment":
+            value = dict.fromkeys(value, "***")
+        elif isinstance(value, dict):
+            value = _without_empty(value)
+        if value not in ({}, []):
+            shown[key] = value
+    return shown
+
+
 def _parse_set(word: str) -> tuple[dict[str, Any], dict[KeyPath, str]]:
     """`a.b=value` as `{a: {b: value}}`, the value read as YAML, and how its numbers are written."""
     key, equals, text = word.partition("=")
@@ -73,15 +102,25 @@ def _parse_set(word: str) -> tuple[dict[str, Any], dict[KeyPath, str]]:
     except UserError as error:
         raise UserError(f"--set {redact_set(word)}: the value is not YAML{error}; quote it") from error
     value: Any = document.value
-    for part in reversed(key.split(".")):
+    parts = _key_path(key)
+    for part in reversed(parts):
         value = {part: value}
-    return value, {(*key.split("."), *path): written for path, written in document.texts.items()}
+    return value, {(*parts, *path): written for path, written in document.texts.items()}
+
+
+def _key_path(key: str) -> KeyPath:
+    """The sections of a `--set` key; below `overrides` and `finetune` the rest is one config key with its dots."""
+    parts = key.split(".")
+    for index, part in enumerate(parts[:-1]):
+        if index > 1 and part in ("overrides", "finetune"):
+            return (*parts[: index + 1], ".".join(parts[index + 1 :]))
+    return tuple(parts)
 
 
 def _locate(key: tuple[str, ...], path: str, lines: Mapping[tuple[str, ...], int], sets: Iterable[str]) -> str:
     """`--set key=…` if the mistake came from there, else the file and the nearest known line."""
     for word in sets:
-        given = tuple(word.partition("=")[0].split("."))
+        given = _key_path(word.partition("=")[0])
         if key[: len(given)] == given or (key and given[: len(key)] == key and key not in lines):
             return f"--set {redact_set(word)}"
     return locate(key, path, lines)

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssl_transfer.console import clock
+from ssl_transfer.console import clock, is_live, is_quiet
 from ssl_transfer.errors import UserError, abbreviate, printable, redact_urls
 from ssl_transfer.files import expect_shape, open_input, read_json_object
 from ssl_transfer.formats.heartbeat import describe_stragglers, read_heartbeats
@@ -426,7 +426,7 @@ class LineReporter:
         line = f"{state.status:<7} {job.name} in {clock(state.seconds)}{tail}  [{self.count}/{self.total}]"
         self._print(line, state.status)
         if state.status == "failed":
-            self._print(f"        its log: {self.plan.store.log(job)}")
+            self._print(f"        its log: {self.plan.store.log(job)}", state.status)
 
     def blocked(self, job: Job, by: str) -> None:
         self.count += 1
@@ -453,6 +453,8 @@ class LineReporter:
         return True
 
     def _print(self, line: str, word: str = "") -> None:
+        if is_quiet() and word not in ("failed", "diverged", "blocked"):
+            return
         self.console.print(printable(line), style=STYLES.get(word, ""), soft_wrap=True, markup=False, highlight=False)
 
 
@@ -480,4 +482,4 @@ class LiveReporter(LineReporter):
 
 
 def reporter_for(console: Console) -> LineReporter:
-    return LiveReporter(console) if console.is_terminal else LineReporter(console)
+    return LiveReporter(console) if is_live(console.file) and not is_quiet() else LineReporter(console)

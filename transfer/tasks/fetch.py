@@ -206,7 +206,7 @@ def _place(folder: SetFolder, archives: list[Path], root: Path, log: Log) -> Non
     total = sum(unpacked_bytes(archive, folder.inside) for archive in archives)
     _require_space(root, total, f"unpacking {folder.target}")
     log(f"unpacking {', '.join(archive.name for archive in archives)}")
-    progress = Progress(total // 1_000_000 or 1, f"{folder.target}, MB")
+    progress = Progress(total // 1_000_000 or 1, f"unpacking {folder.target}", "MB")
     done = 0
 
     def report(size: int) -> None:

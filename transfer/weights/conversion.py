@@ -6,7 +6,7 @@ import contextlib
 import gc
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ssl_transfer.errors import UserError
@@ -32,6 +32,7 @@ def convert(
     verify: bool = True,
     trust: bool = False,
     prefix: str | None = None,
+    report: Callable[[str], None] = lambda _stage: None,
 ) -> Manifest:
     """Convert a checkpoint; the output and its manifest appear only if everything succeeded.
 
@@ -44,6 +45,7 @@ def convert(
         verify: compare the written file with the source.
         trust: let the checkpoint's pickle run code.
         prefix: where in the file the ResNet is, instead of a layout.
+        report: called as `reading`, `converting` and `verifying` begin.
 
     Returns:
         The manifest as written beside and inside the file; its proof is None without verification.
@@ -56,7 +58,9 @@ def convert(
     _check_replaceable(Path(path), out)
     with WriterLock(out, file=True, purpose="OUT"):
         _remove_leftovers(out)
+        report("reading")
         backbone = read_backbone(path, source, branch, trust, prefix)
+        report("converting")
         check_stride(output, backbone.preprocessing, str(path))
         expected = resnet_features(backbone.arch, backbone.tensors, backbone.preprocessing) if verify else None
         with _hidden_folder(out) as folder:
@@ -65,6 +69,7 @@ def convert(
             del backbone  # verification needs digests and features only: peak memory stays low
             gc.collect()  # readers may leave cycles, which would keep the mapped file
             if expected is not None:
+                report("verifying")
                 proof = output.verify(hidden, manifest, expected)
                 manifest = _write_proof(hidden, output, manifest.model_copy(update={"proof": proof}))
             manifest.write(manifest_path(out))

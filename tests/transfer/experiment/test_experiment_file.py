@@ -89,6 +89,13 @@ def test_missing_file() -> None:
         load_experiment("nowhere.yaml")
 
 
+def test_set_takes_config_keys_with_their_dots(world: World) -> None:
+    words = ["rows.simsiam.pretrain.overrides.MONITOR.KNN.PERIOD=1", "rows.simsiam.finetune.SOLVER.BASE_LR=0.5"]
+    row = load_experiment(world.file, words)[0].rows["simsiam"]
+    assert row.pretrain is not None and row.pretrain.overrides["MONITOR.KNN.PERIOD"] == 1
+    assert row.finetune["SOLVER.BASE_LR"] == 0.5
+
+
 def test_set_lays_values_over_the_file(world: World) -> None:
     experiment, source = load_experiment(
         world.file, ["local.slots=3", "tasks.voc07.trials=4", "data.images=/x y", "seeds=[5,6,7,8]"]
