@@ -70,9 +70,9 @@ def test_ctrl_c_during_an_import_is_silent(root: Path, tmp_path: Path, module: s
         (launch.main, ["statsu", "a.yaml"], "did you mean status"),
         (launch.main, ["submit", "a.yaml", "--cluser", "slurm"], "did you mean --cluster"),
         (launch.main, ["submit", "a.yaml", "--cluster", "slrum"], "did you mean slurm"),
-        (launch.main, ["plan", "configs/experiments/dmo.yaml"], "did you mean demo.yaml"),
+        (launch.main, ["plan", "configs/experiments/dmo.yaml"], "did you mean demo?"),
         (launch.main, ["plan", "configs/experiments/demo.yaml", "--set", "rows.scratch.expected=scrach"], "scratch?"),
-        (launch.main, ["plan", "configs/experiments/demo.yaml", "--set", "overlay=configs/overlays/cp.yaml"], "cpu."),
+        (launch.main, ["plan", "configs/experiments/demo.yaml", "--set", "overlay=configs/overlays/cp.yaml"], "cpu?"),
         (table.main, ["--publishd", "rows"], "did you mean --published"),
         (data.main, ["chek"], "did you mean check"),
         (convert.main, ["a", "b", "--bransh", "online"], "did you mean --branch"),
@@ -82,7 +82,7 @@ def test_ctrl_c_during_an_import_is_silent(root: Path, tmp_path: Path, module: s
         (
             transfer.main,
             ["--config-file", "configs/transfer/voc7.yaml", "--weights", "scratch", "--seed", "1", "--output", "x"],
-            "voc07.yaml",
+            "did you mean voc07,",
         ),
         (
             transfer.main,
