@@ -136,17 +136,17 @@ class Parser(argparse.ArgumentParser):
 
             argcomplete.autocomplete(self)
 
-    def parse_args(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """As argparse's, with completion."""
         self.complete()
         return super().parse_args(*args, **kwargs)
 
-    def parse_intermixed_args(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def parse_intermixed_args(self, *args: Any, **kwargs: Any) -> Any:
         """As argparse's, with completion."""
         self.complete()
         return super().parse_intermixed_args(*args, **kwargs)
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """As argparse's, with the words at hand for messages."""
         self._words = list(sys.argv[1:] if args is None else args)
         if PRINT_CONFIG in self._words and PRINT_CONFIG in self._option_string_actions:

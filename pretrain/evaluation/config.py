@@ -93,7 +93,10 @@ def load_evaluation_config(
 
 
 def load_evaluation_with_sources(
-    file: str | os.PathLike[str], kind: str, overlay: str | None = None, overrides: Sequence[str] = ()
+    file: str | os.PathLike[str],
+    kind: str,
+    overlay: str | os.PathLike[str] | None = None,
+    overrides: Sequence[str] = (),
 ) -> tuple[CfgNode, ValueSources]:
     """Merge a config file with its `_BASE_` chain, the overlay's `evaluate` section and `KEY VALUE …`.
 
