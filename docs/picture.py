@@ -1,8 +1,8 @@
 """README's picture of the page of results: `python docs/picture.py` makes it with Chromium, `--check` compares only.
 
 The page shows the published rows of Table 5 and one row that is an example, made here, and says so. The picture holds a
-digest of the table and of the page's template, style and script: `--check` finds a picture of an earlier page without
-Chromium.
+digest of the table, of the page's template, style and script, and of the trials' plots: `--check` finds a picture of an
+earlier page without Chromium.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 from tests.transfer.report import browser  # noqa: E402
 from tests.transfer.report.made_results import FIVE, Run, result  # noqa: E402
 from transfer.report.collect import collect  # noqa: E402
+from transfer.report.figures import trials  # noqa: E402
 from transfer.report.model import Report  # noqa: E402
 from transfer.report.published import load_expected  # noqa: E402
 from transfer.report.render import html, markdown  # noqa: E402
@@ -42,12 +43,12 @@ def example(folder: Path) -> Report:
     table5 = load_expected("table5")
     tasks = {"voc07": 5, "voc0712": 5, "coco": 1}
     run = Run(folder, [("mine", "your weights (example)", "simsiam_base")], tasks)
-    for task, trials in tasks.items():
+    for task, count in tasks.items():
         box, mask = (
             [table5.entry("simsiam_base", task, branch).values.get(m) for m in table5.metrics]
             for branch in ("bbox", "segm")
         )
-        for seed, offset in enumerate(FIVE if trials > 1 else (0.0,), 1):
+        for seed, offset in enumerate(FIVE if count > 1 else (0.0,), 1):
             spread = [value + offset for value in box if value is not None]
             masks = [value for value in mask if value is not None] or None
             run.finetune("mine", task, seed, result("mine", task, seed, spread, masks))
@@ -57,7 +58,8 @@ def example(folder: Path) -> Report:
 
 def digest(report: Report) -> str:
     """What the picture depends on, but for the versions of the programs that draw."""
-    parts = [markdown.render(report), NOTE, *(path.read_text() for path in sorted(html.FOLDER.iterdir()))]
+    sources = [*sorted(html.FOLDER.iterdir()), Path(trials.__file__)]
+    parts = [markdown.render(report), NOTE, *(path.read_text() for path in sources)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

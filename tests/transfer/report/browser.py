@@ -33,11 +33,13 @@ class Browser:
     Attributes:
         errors: what the console, uncaught exceptions and failed loads said.
         requests: the addresses that the page requested.
+        visited: those that were opened on purpose.
     """
 
     def __init__(self, program: str, profile: Path) -> None:
         self.errors: list[str] = []
         self.requests: list[str] = []
+        self.visited: list[str] = []
         self.loaded = False
         self._rest = b""
         self._ids = itertools.count(1)
@@ -95,6 +97,11 @@ class Browser:
         self.call("Page.navigate", url=address)
         self._until(lambda: self.loaded, address)
 
+    def visit(self, page: Path) -> None:
+        """Open another file on purpose."""
+        self.visited.append(page.as_uri())
+        self.open(page.as_uri())
+
     def see(self, width: int, scheme: str = "light", media: str = "screen") -> None:
         """The window's width in CSS pixels (a phone below 600), the colour scheme, and the medium."""
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
@@ -123,8 +130,9 @@ class Browser:
         self.settle()
 
     def press(self, key: str) -> None:
-        """One key, Tab or Enter."""
-        facts = {"key": key, "code": key, "windowsVirtualKeyCode": {"Tab": 9, "Enter": 13}[key]}
+        """One key, such as Tab or Enter."""
+        codes = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowRight": 39}
+        facts = {"key": key, "code": key, "windowsVirtualKeyCode": codes[key]}
         text = {"text": "\r"} if key == "Enter" else {}
         self.call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", **facts, **text)
         self.call("Input.dispatchKeyEvent", type="keyUp", **facts)

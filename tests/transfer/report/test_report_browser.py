@@ -1,17 +1,21 @@
-"""The page in headless Chromium: sorting, the way to a trial by mouse and by keyboard, a phone, paper, both themes."""
+"""The page in headless Chromium: sorting, the way to a trial by mouse and by keyboard, a phone, paper, both themes.
+
+No text is cut and nothing overlaps, with few trials and many, on a desk and on a phone.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.needs import missing
 from tests.transfer.report import browser as chromium
 from tests.transfer.report.browser import Browser
-from tests.transfer.report.made_results import whole
+from tests.transfer.report.made_results import FIVE, Run, diverged, put, result, whole
 from transfer.report.collect import collect
 from transfer.report.render import html
 from transfer.report.tables import Options, build_report
@@ -41,7 +45,8 @@ def browser(address: str, tmp_path: Path) -> Iterator[Browser]:
         yield made
         made.js("1")
         assert made.errors == []
-        assert {request.partition("#")[0] for request in made.requests if not request.startswith("data:")} == {address}
+        requested = {request.partition("#")[0] for request in made.requests if not request.startswith("data:")}
+        assert requested == {address, *made.visited}
 
 
 def own_rows(browser: Browser) -> list[str]:
@@ -125,6 +130,136 @@ def test_it_prints_on_paper(browser: Browser) -> None:
     assert browser.printed().startswith(b"%PDF")
     browser.see(1000, "light", "print")
     assert browser.js("getComputedStyle(document.querySelector('nav')).display") == "none"
+
+
+CUT_OR_OVERLAPPING = """(() => {
+  const found = [];
+  const seen = (box) => box.width > 0.5 && box.height > 0.5;
+  for (const one of document.querySelectorAll("body *:not(svg *, option, textarea)")) {
+    const clips = getComputedStyle(one).overflowX !== "visible" && !one.classList.contains("scroll");
+    if (clips && seen(one.getBoundingClientRect()) && one.scrollWidth > one.clientWidth + 1)
+      found.push(["cut", one.outerHTML.slice(0, 90)]);
+  }
+  for (const svg of document.querySelectorAll("svg")) {
+    const edge = svg.getBoundingClientRect();
+    for (const text of svg.querySelectorAll("text")) {
+      const box = text.getBoundingClientRect();
+      const inside = [box.left - edge.left, edge.right - box.right, box.top - edge.top, edge.bottom - box.bottom];
+      if (Math.min(...inside) < -1)
+        found.push(["outside of its plot", text.textContent]);
+    }
+  }
+  const boxes = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode;
+    const of = node.parentElement;
+    if (!node.data.trim() || of.closest("script, style, .skip, option, textarea, desc, title")) continue;
+    if (!of.checkVisibility()) continue;
+    const range = document.createRange();
+    range.selectNodeContents(node);
+    for (const box of range.getClientRects()) if (seen(box)) boxes.push([box, node.data.trim()]);
+  }
+  boxes.sort((a, b) => a[0].top - b[0].top);
+  boxes.forEach(([one, text], index) => {
+    for (let k = index + 1; k < boxes.length && boxes[k][0].top < one.bottom - 4; k++) {
+      const wide = Math.min(one.right, boxes[k][0].right) - Math.max(one.left, boxes[k][0].left);
+      const high = Math.min(one.bottom, boxes[k][0].bottom) - boxes[k][0].top;
+      if (wide > 2 && high > 4) found.push(["overlap", text, boxes[k][1]]);
+    }
+  });
+  return found;
+})()"""
+
+
+def write_page(folder: Path, **options: object) -> Path:
+    """The page of the results in `folder`/run."""
+    report = build_report(collect([folder / "run"]), Options(**options))
+    (folder / "page.html").write_text(html.render(report))
+    return folder / "page.html"
+
+
+def _put_five(folder: Path) -> dict[str, object]:
+    """Five trials a row, with predictions, to stand beside the published rows."""
+    rows = [("scratch", "scratch", "scratch"), ("supervised", "ImageNet supervised", "supervised")]
+    run = Run(folder, [*rows, ("mine", "SimSiam on everything that we had in March", "simsiam_base")], {"voc07": 5})
+    for row, mean in (("scratch", 17.0), ("supervised", 42.5), ("mine", 47.1)):
+        for seed, offset in enumerate(FIVE, 1):
+            trial = run.finetune(row, "voc07", seed, result(row, "voc07", seed, [75.0, mean + offset, 50.0]))
+        (trial / "predictions").mkdir()
+        for name in ("000001", "000004"):
+            Image.new("RGB", (640, 400), "teal").save(trial / "predictions" / f"{name}.jpg")
+    run.save()
+    return {"published": "rows"}
+
+
+def _put_two(folder: Path) -> dict[str, object]:
+    for row, values in (("scratch", (22.0, 16.0)), ("simsiam", (13.0, 19.5))):
+        for seed, value in enumerate(values, 1):
+            put(folder / f"{row}{seed}", result(row, "voc07", seed, [60.0, value, 2.0], toy=True))
+    return {"published": "rows", "allow_toy": True}
+
+
+def _put_one(folder: Path) -> dict[str, object]:
+    put(folder / "a", result("moco_v2_800ep", "voc07", 1, [77.4, 48.9, 52.5]))
+    return {}
+
+
+def _put_own(folder: Path) -> dict[str, object]:
+    rows = {"scratch": 31.0, "supervised": 58.0, "simsiam": 60.0}
+    run = Run(
+        folder, [(row, f"{row}, 40,000 slides of our own hospital, first half", None) for row in rows], {"blood": 3}
+    )
+    for row, mean in rows.items():
+        for seed, offset in enumerate(FIVE[:3], 1):
+            run.finetune(row, "blood", seed, result(row, "blood", seed, [86.0, mean + offset, 66.0]))
+    run.finetune("simsiam", "blood", 4, diverged("simsiam", "blood", 4))
+    run.save()
+    return {}
+
+
+def _put_failed(folder: Path) -> dict[str, object]:
+    whole(folder)
+    return {"published": "rows"}
+
+
+@pytest.mark.parametrize("put_results", [_put_five, _put_two, _put_one, _put_own, _put_failed])
+def test_no_text_is_cut_and_nothing_overlaps(browser: Browser, tmp_path: Path, put_results: Callable) -> None:
+    options = put_results(tmp_path / "run")
+    page = write_page(tmp_path, **options)
+    assert str(tmp_path) not in page.read_text() and f"{Path.home()}/" not in page.read_text()
+    for width, scheme in ((1400, "light"), (420, "dark")):
+        browser.see(width, scheme)
+        browser.visit(page)
+        assert browser.js("document.documentElement.scrollWidth") <= width
+        browser.js("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+        assert browser.js(CUT_OR_OVERLAPPING) == [], f"{width} pixels"
+
+
+def test_a_picture_is_enlarged_by_mouse_and_by_keyboard(browser: Browser, tmp_path: Path) -> None:
+    browser.visit(write_page(tmp_path, **_put_five(tmp_path / "run")))
+    caption = "document.querySelector('dialog[open] figcaption')?.textContent"
+    browser.click(".photos button")
+    assert browser.js(caption) == "000001: scratch on voc07"
+    browser.press("ArrowRight")
+    assert browser.js(caption) == "000001: ImageNet supervised on voc07"
+    browser.press("Escape")
+    assert browser.js(caption) is None
+    browser.js("document.querySelectorAll('.photos button')[3].focus()")
+    browser.press("Enter")
+    assert browser.js(caption) == "000004: scratch on voc07"
+
+
+def test_tables_and_commands_are_copied(browser: Browser) -> None:
+    browser.js("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
+    browser.click('button[data-copy="copy-1"]')
+    assert browser.js("window.copied").startswith("% \\usepackage{booktabs")
+    assert browser.js("document.querySelector('button[data-copy=\"copy-1\"]').textContent") == "copied"
+    browser.click('button[data-copy="copy-3"]')
+    assert browser.js("window.copied").startswith("row,task,metric,seed,value\nscratch,voc07,bbox/AP50,1,")
+    browser.js("document.getElementById('cell-table5-simsiam-voc07-bbox').open = true")
+    browser.click("#cell-table5-simsiam-voc07-bbox button[data-copy]")
+    assert browser.js("window.copied").startswith("python tools/transfer.py --config-file configs/transfer/voc07.yaml")
 
 
 def _rgb(text: str) -> tuple[float, ...]:

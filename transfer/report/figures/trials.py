@@ -107,11 +107,13 @@ def _draw(title: str, strips: Sequence[Strip]) -> Figure:
         axes.set_xlim(low, high)
         axes.set_ylim(len(strips) - 0.55, -0.75)
         axes.yaxis.set_visible(False)
+        axes.patch.set_visible(False)
         axes.spines["left"].set_visible(False)
         share = (high - low) / sum(b - a for a, b in panels)
         axes.locator_params(axis="x", nbins=max(1, round(6.5 * share)), min_n_ticks=1, steps=[1, 2, 5, 10])
     for y, strip in enumerate(strips):
-        made[0].text(0, y - 0.28, strip.heading, fontsize=9, va="bottom", transform=made[0].get_yaxis_transform())
+        heading = made[0].text(0, y - 0.28, strip.heading, size=9, va="bottom", transform=made[0].get_yaxis_transform())
+        heading.set_in_layout(False)  # it runs over the second panel, which would have to make way
     if len(panels) > 1:
         slash: dict[str, Any] = {"marker": [(-1, -2), (1, 2)], "color": style.INK, "clip_on": False, "markersize": 7}
         made[0].plot([1], [0], transform=made[0].transAxes, **slash)
