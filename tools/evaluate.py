@@ -1,5 +1,5 @@
 # PYTHON_ARGCOMPLETE_OK
-"""Evaluate a frozen backbone on labelled images: a kNN vote, or a linear classifier on its features."""
+"""Evaluate a frozen backbone: a kNN vote or a linear classifier on images, a linear classifier on objects' RoIs."""
 
 from __future__ import annotations
 
@@ -19,8 +19,12 @@ from ssl_transfer.console import Parser, run_main
 from ssl_transfer.environment import ROOT
 from ssl_transfer.errors import EXIT_FAILURE, EXIT_OK, UserError
 
-DEFAULTS = {"knn": "knn_imagenet_k200_t0.2.yaml", "linear": "linear_imagenet_lars_b4096_90ep.yaml"}
-RECIPES = ROOT / "configs" / "evaluation"
+DEFAULTS = {
+    "knn": "evaluation/knn_imagenet_k200_t0.2.yaml",
+    "linear": "evaluation/linear_imagenet_lars_b4096_90ep.yaml",
+    "roi": "transfer/voc07.yaml",
+}
+RECIPES = ROOT / "configs"
 
 EXAMPLES = """examples:
   python tools/evaluate.py linear --weights runs/simsiam/backbone.safetensors --data /data/imagenet --num-gpus 8 \\
@@ -32,10 +36,14 @@ EXAMPLES = """examples:
   python tools/convert.py moco_v2.pth.tar moco_v2.safetensors --to safetensors
   python tools/evaluate.py linear --weights moco_v2.safetensors --pretrain-epochs 200 --name moco_v2 \\
       --data /data/imagenet --output runs/moco_v2/linear
+  # objects of a detection task: converted weights, or scratch
+  python tools/evaluate.py roi --weights runs/simsiam/backbone.pkl --data datasets/scenes/detection \\
+      --config-file configs/transfer/voc07.yaml --overlay cpu --untrained
 
---data holds the folders train/ and val/ with one folder per class (DATA.TRAIN and DATA.VAL name others). Ctrl-C
-or SIGTERM saves a linear evaluation, prints the command that continues and exits with 75; a second Ctrl-C leaves at
-once. The same command with --resume continues what was stopped or killed; for a finished one it prints the result.
+--data holds the folders train/ and val/ with one folder per class (DATA.TRAIN and DATA.VAL name others); of roi it is
+the data root of a task of configs/transfer/. Ctrl-C or SIGTERM saves a linear evaluation, prints the command that
+continues and exits with 75; a second Ctrl-C leaves at once. The same command with --resume continues what was stopped
+or killed; for a finished one it prints the result.
 Every key is explained in docs/reference/keys.md.
 """
 
@@ -43,6 +51,10 @@ Every key is explained in docs/reference/keys.md.
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, evaluate, print the result."""
     args = _parser().parse_intermixed_args(argv)
+    if args.kind == "roi":
+        return _probe_rois(args)
+    if args.untrained:
+        raise UserError("--untrained belongs to roi")
     from pretrain.evaluation.config import load_evaluation_with_sources
     from pretrain.evaluation.result import EvaluationRequest
 
@@ -76,20 +88,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _print_result("finished", result) if result else EXIT_OK
 
 
+def _probe_rois(args: argparse.Namespace) -> int:
+    from transfer.engine.config import load_config
+    from transfer.engine.roi_probe import ProbeRequest, probe_rois
+
+    file = args.config_file or RECIPES / DEFAULTS["roi"]
+    if args.print_config:
+        loaded = load_config(file, args.overlay, args.overrides, runs_here=False)
+        print(explain_config(loaded.cfg, loaded.sources))
+        return EXIT_OK
+    for option, default in (("resume", False), ("num_gpus", 1), ("pretrain_epochs", None)):
+        if getattr(args, option) != default:
+            raise UserError(f"--{option.replace('_', '-')}: the roi probe has no such option; remove it")
+    request = ProbeRequest(
+        config_file=file,
+        weights=args.weights,
+        data=args.data,
+        overlay=args.overlay,
+        overrides=tuple(args.overrides),
+        output=None if args.output is None else Path(args.output),
+        name=args.name,
+        untrained=args.untrained,
+    )
+    return _print_result("finished", probe_rois(request).as_dict())
+
+
 def _parser() -> Parser:
     parser = Parser(description=__doc__, epilog=EXAMPLES)
     parser.add_argument("kind", choices=tuple(DEFAULTS), help="which evaluation")
-    parser.add_argument("--weights", required=True, metavar="W", help="a backbone file; convert others first")
-    parser.add_argument("--data", required=True, metavar="D", help="the labelled set's folder")
-    parser.add_argument("--output", metavar="DIR", help="the evaluation's folder; optional for knn")
-    recipe = "the recipe: a file, or a name of configs/evaluation/ (default: ImageNet's)"
-    parser.add_configs("evaluation", recipe, overlay="a file whose evaluate section overrides the recipe, or cpu")
+    parser.add_argument("--weights", required=True, metavar="W", help="a backbone file; of roi, a converted .pkl")
+    parser.add_argument("--data", required=True, metavar="D", help="the labelled set's folder; of roi, the data root")
+    parser.add_argument("--output", metavar="DIR", help="the evaluation's folder; optional but for linear")
+    recipe = "the recipe: a file, or a name of configs/evaluation/ (default: ImageNet's); of roi, the task (voc07)"
+    overlay = "a file whose evaluate section (of roi: transfer) overrides the recipe, or cpu"
+    parser.add_configs("evaluation", recipe, overlay=overlay)
     parser.add_argument("--resume", action="store_true", help="continue the evaluation in --output, if there is one")
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes: one per GPU, gloo on a CPU")
     parser.add_argument("--name", metavar="NAME", help="name of the weights; by default their file's name")
     parser.add_argument(
         "--pretrain-epochs", type=_positive, metavar="E", help="epochs of pre-training, if not in the file"
     )
+    parser.add_argument("--untrained", action="store_true", help="roi: probe untrained weights, too, as a yardstick")
     parser.add_print_config()
     parser.add_quiet()
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="single keys, override everything else")

@@ -90,15 +90,17 @@ class EvaluatedWeights(FileFormat):
 
 
 class EvaluationResult(SealedFormat):
-    """`result.json` of an evaluation of a frozen backbone (kNN or linear)."""
+    """`result.json` of an evaluation of a frozen backbone (kNN, linear or roi)."""
 
     format: Literal["evaluation-result/1"] = Field(default=EVALUATION, description="format and its version")
     status: Literal["done", "diverged"] = Field(description="how the evaluation ended")
-    kind: Name = Field(description="`linear` or `knn`")
+    kind: Name = Field(description="`linear`, `knn` or `roi`")
     seed: int | None = Field(default=None, description="SEED of the config")
     toy: bool = Field(description="true if the config, or the pre-training of the weights, is a toy")
     metrics: dict[str, float | None] | None = Field(
-        default=None, description="`top1`, `top5` (6 classes or more), `best_top1` in per cent; null if it diverged"
+        default=None,
+        description="`top1`, `top5` (6 classes or more), `best_top1`, of roi `res4_top1` and others, in per cent; "
+        "null if it diverged",
     )
     divergence: Divergence | None = Field(default=None, description="where it diverged, else null")
     comparable: Comparable | None = Field(default=None, description="comparison with the protocol (linear alone)")

@@ -114,6 +114,20 @@ def prepare(request: TrialRequest) -> tuple[PreparedTrial, Task]:
     Raises:
         UserError: one line that names what is wrong.
     """
+    place = distributed.read_distributed_environment()
+    prepared, task, part = resolve_trial(request)
+    _check_images_and_folder(prepared, task, is_first=place is None or place.rank == 0)
+    if part is not None and (place is None or place.local_rank == 0):
+        part.write()
+    return prepared, task
+
+
+def resolve_trial(request: TrialRequest) -> tuple[PreparedTrial, Task, HeldOut | None]:
+    """What `prepare` does without a look at the images or the folder.
+
+    Raises:
+        UserError: one line that names what is wrong.
+    """
     loaded = load_config(request.config_file, request.overlay, request.overrides)
     recorded = resolve_role(loaded, request.role, request.select_on, request.lr_from)
     place = distributed.read_distributed_environment()
@@ -140,10 +154,7 @@ def prepare(request: TrialRequest) -> tuple[PreparedTrial, Task]:
         evaluator=evaluator_name(cfg, task.layout),
         search=search,
     )
-    _check_images_and_folder(prepared, task, is_first=place is None or place.rank == 0)
-    if part is not None and (place is None or place.local_rank == 0):
-        part.write()
-    return prepared, task
+    return prepared, task, part
 
 
 def command_of(request: TrialRequest) -> str:
