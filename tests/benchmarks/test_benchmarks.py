@@ -11,7 +11,7 @@ import torch
 from detectron2.engine import SimpleTrainer
 
 from benchmarks import c4_step as c4
-from benchmarks import evaluators, input_pipelines
+from benchmarks import checkpoints, evaluators, input_pipelines
 from benchmarks import simsiam_step as steps
 from benchmarks.__main__ import isolated_benchmarks, main, paired_benchmarks
 from benchmarks.paired import PairedBenchmark
@@ -54,9 +54,21 @@ def test_comparisons_have_a_step_of_each_trainer(tmp_path: Path, monkeypatch: py
     made = PairedBenchmark("a step", "", lambda: None, lambda: None, lambda: "", 1, "steps")
     monkeypatch.setattr(steps, "simsiam_step", lambda: made)
     monkeypatch.setattr(c4, "c4_step", lambda task: made)
-    for module in (input_pipelines, evaluators):
+    for module in (input_pipelines, evaluators, checkpoints):
         monkeypatch.setattr(module, "benchmarks", lambda _folder: iter(()))
     assert list(paired_benchmarks(tmp_path)).count(made) == 3
+
+
+def test_the_rows_of_checkpoints_refuse_another_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "resnet50", lambda: torch.nn.Linear(4, 4))
+    write, resume = checkpoints.benchmarks(tmp_path / "made")
+    assert write.equal() == resume.equal() == "every tensor"
+    resume.ours()
+    write.theirs()
+    assert torch.serialization.get_crc32_options()
+    monkeypatch.setattr(checkpoints, "save_checkpoint", lambda path, _: torch.save({}, path))
+    with pytest.raises(AssertionError, match="another tensor"):
+        write.equal()
 
 
 def _narrow_simsiam() -> tuple[object, object, list[torch.Tensor]]:

@@ -192,9 +192,9 @@ def points(events: Sequence[str], count: int, choose: Callable[[Sequence[int], i
     return sorted(kinds + choose(others, min(len(others), count - len(kinds))))
 
 
-def flips(content: bytes, count: int, randrange: Callable[[int], int]) -> Iterator[bytes]:
-    """The content with one bit flipped, `count` times."""
-    for _ in range(count):
+def flips(content: bytes, count: int, randrange: Callable[[int], int], tail: int = 0) -> Iterator[bytes]:
+    """The content with one bit flipped, `count` times, every other time among the last `tail` bytes."""
+    for number in range(count):
         changed = bytearray(content)
-        changed[randrange(len(content))] ^= 1 << randrange(8)
+        changed[-1 - randrange(tail if tail and number % 2 else len(content))] ^= 1 << randrange(8)
         yield bytes(changed)

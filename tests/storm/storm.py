@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torchvision
 import yaml
@@ -126,12 +127,12 @@ class Storm:
         left = [str(path) for path in folder.rglob("*") if path.name.endswith((".tmp", ".writer.lock"))]
         return ("left behind", str(left)) if left else (CLEAN, "")
 
-    def flip(self, name: str, file: Path, count: int, read: Callable[[], Any]) -> None:
-        """Flip bits of a file: a reader refuses it, or reads what was written."""
+    def flip(self, name: str, file: Path, count: int, read: Callable[[], Any], tail: int = 0) -> None:
+        """Flip bits of a file (`flips`): a reader refuses it, or reads what was written."""
         from ssl_transfer.errors import UserError
 
         content, expected = file.read_bytes(), read()
-        for changed in flips(content, count, self.random.randrange):
+        for changed in flips(content, count, self.random.randrange, tail):
             file.write_bytes(changed)
             try:
                 found = read()
@@ -343,6 +344,58 @@ def flip_files(storm: Storm, base: Path, count: int) -> None:
     storm.flip("trial result", trial, count, read_trial)
 
 
+def flip_converted(storm: Storm, convert_to: Tool, count: int) -> None:
+    """Bit flips in converted weights, half of them in the manifest at their end, and in the manifest beside them."""
+    from ssl_transfer.formats.manifest import Manifest
+    from transfer.weights.converted import manifest_path, read_converted
+
+    run_child(convert_to.main, convert_to.words(storm.base), storm.base)
+    file = storm.base / "w.pkl"
+    tensors, _ = read_converted(file)
+
+    def read() -> Any:
+        found, its_manifest = read_converted(file)
+        return its_manifest.as_dict(), all(torch.equal(found[name], tensors[name]) for name in tensors)
+
+    storm.flip("pickle", file, count // 3, read, tail=1 << 16)  # of 94 MB
+    beside = manifest_path(file)
+    storm.flip("manifest", beside, count, lambda: Manifest.read(beside).as_dict())
+
+
+def flip_evaluation(storm: Storm, tool: Tool, count: int) -> None:
+    """Bit flips in what an evaluation resumes from and in its result."""
+    from pretrain.evaluation import evaluate_backbone, linear
+    from ssl_transfer.formats.results import EvaluationResult
+
+    run_child(tool.main, tool.words(storm.base), storm.base)
+    folder = storm.base / "linear"
+    original: list[Any] = []
+
+    def read_checkpoint() -> Any:
+        state = evaluate_backbone._load_state(folder / "checkpoint.pth")
+        found = [state["progress"], {n: t.numpy().tobytes() for n, t in state["classifier"].items()}] if state else []
+        original.extend(found if not original else ())
+        return found or original
+
+    storm.flip("linear", folder / "checkpoint.pth", count, read_checkpoint)
+    result = folder / "result.json"
+    storm.flip("evaluation", result, count, lambda: EvaluationResult.read(result).as_dict())
+    cached, kept = folder / "features_train.npy", np.random.default_rng(storm.seed).random((16, 16), np.float32)
+
+    def write_features() -> None:
+        np.save(folder / "part.npy", kept)
+        linear._complete(folder / "part.npy", cached)
+
+    def read_features() -> bytes:
+        found = np.load(cached) if linear._is_whole(cached) else kept
+        return bytes(found.tobytes())
+
+    for file in (cached, cached.with_suffix(".sha256")):
+        for _ in range(count):
+            write_features()
+            storm.flip("features", file, 1, read_features)
+
+
 def run(seed: int, names: Sequence[str], count: int, mutations: int, bits: int) -> Iterator[str]:
     """A whole storm; yields the lines of its report, the last one `N not clean`."""
     torchvision.models.resnet18 = NarrowResNet
@@ -357,6 +410,8 @@ def run(seed: int, names: Sequence[str], count: int, mutations: int, bits: int) 
             damage_folders(storm, tools["launch"], mutations)
         if bits:
             flip_files(storm, base, bits)
+            flip_converted(storm, tools["convert"], bits)
+            flip_evaluation(storm, tools["evaluate"], bits)
         yield from storm.bad
         for (tool, fault, verdict), number in sorted(storm.counts.items()):
             yield f"{tool:14s} {fault:9s} {verdict:12s} {number}"

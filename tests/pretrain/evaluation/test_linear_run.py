@@ -21,6 +21,7 @@ from pretrain.data.sampler import ResumableBatchSampler
 from pretrain.evaluation import linear
 from pretrain.evaluation.config import load_evaluation_config
 from pretrain.evaluation.linear import DatasetShard, LinearProbe, build_classifier
+from ssl_transfer.formats.heartbeat import read_heartbeats
 from ssl_transfer.training.distributed import launch
 from tests.pretrain.evaluation.conftest import SMALL_LINEAR
 
@@ -240,3 +241,27 @@ def test_killed_at_random_moments(evaluate: Command, weights: Path, labelled: Pa
     subprocess.run(command, cwd=root, check=True)
     assert_same(broken, whole)
     assert not list(broken.glob(".*.tmp"))
+
+
+@pytest.mark.slow
+def test_a_stopped_loader_worker_ends_it_and_it_resumes_to_the_same_end(
+    evaluate: Command, weights: Path, labelled: Path, tmp_path: Path, root: Path
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    words = ("LINEAR.EPOCHS", "30", "CHECKPOINT.PERIOD", "1", "DATA.WORKERS", "1", "MONITOR.HANG_SECONDS", "3")
+    command = [sys.executable, "tools/evaluate.py", "linear", "--weights", str(weights), "--data", str(labelled)]
+    command += ["--resume", "--output", str(broken), *SMALL_LINEAR, *words]
+    assert evaluate("linear", "--output", str(whole), *words) == 0
+    process = subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE)
+    while not (broken / "checkpoint.pth").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0]), signal.SIGSTOP)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 75 and b"hung: no progress" in errors and b"Traceback" not in errors
+    stacks = (broken / "stacks.rank0.txt").read_text()
+    assert "fresh_features" in stacks and "_worker_loop" in stacks
+    (hung,) = read_heartbeats(broken)
+    assert hung.hung and hung.iteration > 0
+    subprocess.run(command, cwd=root, check=True)
+    assert_same(broken, whole)
