@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from ssl_transfer.environment import ROOT
 from ssl_transfer.errors import UserError, nearest
 from ssl_transfer.yaml_file import TEXT_KEYS, YAML_BOOLEANS, YamlDocument, parse_yaml, read_yaml
 
@@ -194,8 +195,14 @@ def _read_chain(path: str | os.PathLike[str]) -> list[tuple[Path, YamlDocument]]
             raise UserError(f"{current}, line {document.lines['_BASE_',]}: _BASE_ must be the path of one file")
         seen.add(real)
         chain.append((current, document))
-        current = None if base is None else current.parent / Path(base).expanduser()
+        current = None if base is None else _base_file(current.parent, base)
     return chain[::-1]
+
+
+def _base_file(folder: Path, base: str) -> Path:
+    """The file that `_BASE_` in a file of `folder` means: a path from there, else `configs/…` of this project."""
+    file, shipped = folder / Path(base).expanduser(), ROOT / base
+    return shipped if base.startswith("configs/") and not os.path.lexists(file) and shipped.is_file() else file
 
 
 def merge_dict(into: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

@@ -14,13 +14,21 @@ from pathlib import Path
 import pytest
 
 from ssl_transfer.config import dotted_keys
+from ssl_transfer.config_files import find_config
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
     *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-COMMAND = re.compile(r"(?:python|bin/python|srun|torchrun)[^\n`]*? tools/(\w+)\.py([^\n\"`|]*)")
+COMMAND = re.compile(
+    r"(?:(?:python|srun|torchrun)[^\n`]*? tools/(?P<file>[a-z]\w+)\.py"
+    r"|(?:ssl-transfer|-m ssl_transfer) (?P<verb>[a-z-]+))"
+    r"(?P<words>[^\n\"`|]*)"
+)
+FOLDERS = {"pretrain": "pretrain", "evaluate": "evaluation"}
+"""The folder of configs/ that `--config-file` of a tool names a file of."""
+CONFIG = re.compile(r"(--config-file|--overlay|^(?:plan|submit|status|logs|cancel|retry)) +([\w./]+)(?= |$)")
 NAME = {"argvalues": PAGES, "ids": lambda page: str(page.relative_to(ROOT))}
 
 
@@ -30,8 +38,9 @@ def text_of(page: Path) -> str:
 
 
 def commands() -> list[tuple[str, str, str]]:
-    """(page, tool, its words) of every command line on every page."""
-    return [(p.name, tool, words) for p in PAGES for tool, words in COMMAND.findall(text_of(p))]
+    """(page, tool, its words) of every command line on every page, in the checkout's spelling and in the wheel's."""
+    found = ((page.name, match) for page in PAGES for match in COMMAND.finditer(text_of(page)))
+    return [(page, m["file"] or m["verb"].replace("-", "_"), m["words"]) for page, m in found]
 
 
 @functools.cache
@@ -54,9 +63,11 @@ def test_a_command_exists_with_its_options(page: str, tool: str, words: str) -> 
     verb = split[0] if tool in ("launch", "data") and split and re.fullmatch(r"[a-z]+", split[0]) else ""
     for word in split:
         if re.fullmatch(r"--[a-z-]+", word):
-            assert re.search(rf"{re.escape(word)}\b", help_of(tool, verb)), f"{page}: tools/{tool}.py has no {word}"
-        if re.fullmatch(r"configs/[\w./]+\.yaml", word):
-            assert (ROOT / word).is_file(), f"{page}: {word}"
+            assert re.search(rf"{re.escape(word)}\b", help_of(tool, verb)), f"{page}: {tool} has no {word}"
+    for option, name in CONFIG.findall(" ".join(split)):
+        folder = {"--config-file": FOLDERS.get(tool, "transfer"), "--overlay": "overlays"}.get(option, "experiments")
+        if not name.startswith("own/") and name not in ("F", "FILE"):
+            assert find_config(name, folder).is_file(), f"{page}: {name}"
 
 
 @pytest.mark.parametrize("page", **NAME)

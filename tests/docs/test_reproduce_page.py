@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import shlex
 from itertools import product
 from pathlib import Path
 
+from ssl_transfer.config_files import find_config
 from transfer.report.published import load_expected
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/guides/reproduce.md"
@@ -15,27 +15,20 @@ LOOPS = {
     "method": ("simclr", "byol", "swav"),
     "task": ("voc07", "voc0712"),
 }
-COMMAND = re.compile(r"python tools/(\w+)\.py([^\n\"`]*)")
+CONFIG = re.compile(r"(pretrain --config-file|transfer --config-file|plan|submit) +([\w${}]+)")
+FOLDERS = {"pretrain --config-file": "pretrain", "transfer --config-file": "transfer"}
 
 
-def commands() -> list[tuple[str, list[str]]]:
-    """(tool, words) of every command on the page."""
-    return [
-        (tool, shlex.split(words.replace("\\$", "$")))
-        for tool, words in COMMAND.findall(re.sub(r"\\\n\s*", "", PAGE.read_text()))
-    ]
-
-
-def test_the_config_files_are_there(root: Path) -> None:
-    found = {word for _, words in commands() for word in words if word.startswith("configs/")}
+def test_the_configs_are_there() -> None:
+    found = set(CONFIG.findall(re.sub(r"\\\n\s*", "", PAGE.read_text())))
     assert len(found) >= 5
-    for word in found:
+    for before, word in found:
         names = re.findall(r"\$\{?(\w+)\}?", word)
         for values in product(*(LOOPS[name] for name in names)):
-            path = word
+            shown = word
             for name, value in zip(names, values, strict=True):
-                path = path.replace(f"${{{name}}}", value).replace(f"${name}", value)
-            assert (root / path).is_file(), path
+                shown = shown.replace(f"${{{name}}}", value).replace(f"${name}", value)
+            assert find_config(shown, FOLDERS.get(before, "experiments")).is_file()
 
 
 def test_the_hours_are_the_products_they_claim_to_be() -> None:

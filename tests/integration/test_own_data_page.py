@@ -1,12 +1,9 @@
-"""docs/guides/own_data.md, run from top to bottom on generated images: what stands there works."""
+"""docs/guides/own_data.md, run from top to bottom on generated images, with a wheel: what stands there works."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,13 +11,14 @@ import yaml
 
 from ssl_transfer.console import call_main
 from ssl_transfer.errors import EXIT_FAILURE, EXIT_OK
+from tests.integration.commands import run_script
 from tools.data import main as data
 from transfer.engine.config import load_config
 from transfer.engine.result import metric
 from transfer.toy.build import Size, build_toy_sets
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/guides/own_data.md"
-ON = 'ON="--overlay configs/overlays/cpu.yaml"'
+ON = 'ON="--overlay cpu"'
 # As the CPU overlay, but each step as small as it can be.
 TINY = {
     "pretrain": {
@@ -56,10 +54,8 @@ def blocks(language: str, page: Path = PAGE) -> list[str]:
 
 
 @pytest.fixture
-def place(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that looks like the checkout, with the page's YAML files below own/."""
-    for name in ("tools", "configs"):
-        (tmp_path / name).symlink_to(root / name)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with nothing but the page's YAML files below own/."""
     (tmp_path / "own").mkdir()
     for text in blocks("yaml"):
         (tmp_path / text.split()[1]).write_text(text)
@@ -94,20 +90,11 @@ def test_the_page_is_read_whole() -> None:
 
 
 @pytest.mark.slow
-def test_the_page_runs_from_top_to_bottom(place: Path) -> None:
+def test_the_page_runs_from_top_to_bottom(place: Path, wheel_bin: Path) -> None:
     (place / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    script = "\n".join(blocks("bash")).replace(ON, 'ON="--overlay tiny.yaml"')
+    script = "\n".join(blocks("bash")).replace(ON, 'ON="--overlay tiny"')
     script = script.replace("toy own/toy\n", "toy own/toy --photos 32 --voc2007 12 4 --coco 6 5\n")
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        cwd=place,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=1500,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    run_script(script, place, wheel_bin)
     results = sorted((place / "own/runs/table").rglob("result.json"))
     assert len(results) == 5 and (place / "own/runs/table.html").is_file()
     found = [json.loads(file.read_text()) for file in results]

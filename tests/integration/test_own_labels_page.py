@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from ssl_transfer.console import call_main
 from ssl_transfer.errors import EXIT_OK
+from tests.integration.commands import run_script
 from tests.integration.test_own_data_page import TINY, blocks
 from tools import data, launch
 
@@ -113,14 +111,9 @@ def yolo(folder: Path, rng: random.Random) -> None:
 
 
 @pytest.fixture(params=[0])
-def place(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
-    """A folder like the checkout, with the page's files in own/ and a CPU overlay of the smallest steps."""
-    (tmp_path / "tools").symlink_to(root / "tools")
-    (tmp_path / "configs").mkdir()
-    for entry in (root / "configs").iterdir():
-        if entry.name != "overlays":
-            (tmp_path / "configs" / entry.name).symlink_to(entry)
-    write(tmp_path / "configs/overlays/cpu.yaml", yaml.safe_dump({"transfer": TINY["transfer"]}))
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
+    """A folder with the page's files in own/ and an overlay of the smallest steps, found before the shipped `cpu`."""
+    write(tmp_path / "cpu.yaml", yaml.safe_dump({"transfer": TINY["transfer"]}))
     rng = random.Random(request.param)
     for name, make in zip(TASKS, (roboflow, cvat, flat, yolo), strict=True):
         make(tmp_path / "own" / name, rng)
@@ -131,9 +124,9 @@ def place(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: 
 
 
 def commands(words: str) -> list[list[str]]:
-    """The page's commands of a verb of tools/data.py."""
+    """The page's commands of a verb of `ssl-transfer data`."""
     lines = [line for block in blocks("bash", PAGE) for line in block.splitlines()]
-    return [shlex.split(line)[2:] for line in lines if line.startswith(f"python tools/data.py {words}")]
+    return [shlex.split(line)[2:] for line in lines if line.startswith(f"ssl-transfer data {words}")]
 
 
 @pytest.mark.parametrize("place", range(3), indirect=True)
@@ -157,15 +150,12 @@ def test_the_page_s_files_and_blocks_are_these(place: Path) -> None:
         *(f"own/{task}.yaml" for task in TASKS),
         "own/labels.yaml",
     }
-    assert sum("tools/transfer.py" in block for block in blocks("bash", PAGE)) == 1
+    assert sum("ssl-transfer transfer" in block for block in blocks("bash", PAGE)) == 1
 
 
 @pytest.mark.slow
-def test_the_page_of_labels_runs_from_top_to_bottom(place: Path) -> None:
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    command = ["bash", "-euo", "pipefail", "-c", "\n".join(blocks("bash", PAGE))]
-    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=1500)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+def test_the_page_of_labels_runs_from_top_to_bottom(place: Path, wheel_bin: Path) -> None:
+    run_script("\n".join(blocks("bash", PAGE)), place, wheel_bin)
     for folder in ("own/runs/single", "own/runs/labels"):
         results = [json.loads(file.read_text()) for file in (place / folder).rglob("result.json")]
         assert sorted(result["task"] for result in results) == sorted(f"own_{task}" for task in TASKS), folder

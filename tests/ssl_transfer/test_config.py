@@ -131,6 +131,17 @@ def test_a_missing_base_names_the_file_that_asks_for_it(tmp_path: Path) -> None:
         config.load_with_base(file)
 
 
+def test_a_base_of_this_project_is_found_from_any_folder_and_an_own_file_comes_first(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = save(tmp_path / "own.yaml", "_BASE_: configs/transfer/voc07.yaml\nSOLVER: {MAX_ITER: 4}\n")
+    assert config.resolve_base_files(file)[-2] == root / "configs/transfer/voc07.yaml"
+    (tmp_path / "configs/transfer").mkdir(parents=True)
+    own = save(tmp_path / "configs/transfer/voc07.yaml", "SOLVER: {MAX_ITER: 5}\n")
+    assert config.resolve_base_files(file) == [own, file]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
