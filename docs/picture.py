@@ -27,7 +27,7 @@ from transfer.report.collect import collect  # noqa: E402
 from transfer.report.figures import trials  # noqa: E402
 from transfer.report.model import Report  # noqa: E402
 from transfer.report.published import load_expected  # noqa: E402
-from transfer.report.render import html, markdown  # noqa: E402
+from transfer.report.render import facts, html, markdown  # noqa: E402
 from transfer.report.tables import Options, build_report  # noqa: E402
 
 PICTURE = ROOT / "docs" / "pictures" / "report.png"
@@ -58,7 +58,7 @@ def example(folder: Path) -> Report:
 
 def digest(report: Report) -> str:
     """What the picture depends on, but for the versions of the programs that draw."""
-    sources = [*sorted(html.FOLDER.iterdir()), Path(trials.__file__)]
+    sources = [*sorted(facts.FOLDER.iterdir()), Path(trials.__file__)]
     parts = [markdown.render(report), NOTE, *(path.read_text() for path in sources)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 

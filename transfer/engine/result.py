@@ -9,7 +9,6 @@ from detectron2.config import CfgNode
 
 from ssl_transfer.config import flatten_config
 from ssl_transfer.environment import describe
-from ssl_transfer.errors import abbreviate
 from ssl_transfer.formats.results import RESULT_FILE, TRANSFER, TransferResult
 from transfer.engine.guards import images_per_statistic
 from transfer.engine.prepare import PreparedTrial
@@ -129,7 +128,7 @@ def comparable(cfg: CfgNode, protocol: CfgNode, processes: int) -> dict[str, Any
         reasons.append(f"measured on {measured_split(cfg)}, not on {cfg.DATASETS.TEST[0]}")
     changed = changed_protocol(cfg, protocol)
     if changed:
-        reasons.append(f"the task's protocol was changed: {abbreviate(changed)}")
+        reasons.append(f"the task's protocol was changed: {'; '.join(changed)}")
     return {"ok": not reasons, "reasons": reasons}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 
+from ssl_transfer.errors import abbreviate
 from transfer.report import model, statistics
 from transfer.report.collection import DIVERGED, DONE, Trial
 from transfer.report.comparability import (
@@ -160,7 +161,7 @@ def _comparison_flags(trials: Sequence[Trial], settings: Mapping[str, object]) -
         if not trial.toy:
             reasons.update(dict.fromkeys([*trial.reasons, *differences_from_published(trial, settings)]))
     if reasons:
-        flags.append(Flag(NOT_COMPARABLE, "; ".join(reasons)))
+        flags.append(Flag(NOT_COMPARABLE, abbreviate("; ".join(reasons).split("; "), 6, "; ")))  # all: by the trial
     if files := dict.fromkeys(str(trial.source) for trial in trials if trial.imported):
         flags.append(Flag(model.IMPORTED, f"made elsewhere, settings unknown: {', '.join(files)}"))
     return flags

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ssl_transfer.config import flatten
@@ -16,45 +18,8 @@ from transfer.report.collection import DONE, PretrainingRun, Trial, spent_hours
 from transfer.report.figures.style import slug
 from transfer.report.model import Cell, Column, Flag, Report, Row, Table
 
+FOLDER = Path(__file__).resolve().parent / "page"
 SHOWN_ELSEWHERE = ("result", "status", "seed", "lr", "metrics", "per_class", "timing", "gpu_hours", "commit")
-SECTIONS = {
-    "": "Trial",
-    "weights": "Weights",
-    "pretraining": "Pre-training",
-    "lr search": "Learning-rate search",
-    "settings": "Training settings",
-    "guards": "Checks before training",
-    "config": "Config",
-    "environment": "Environment",
-}
-"""First part of a fact's key to the heading of its section, in the page's order."""
-NAMES = {
-    "sha256": "SHA-256",
-    "lr": "learning rate",
-    "amp": "mixed precision",
-    "precise_bn": "precise BN",
-    "norm": "norm",
-    "num_processes": "processes",
-    "reference_gpus": "GPUs that the recipe is for",
-    "norms": "normalisation layers",
-    "warmup_iters": "warm-up iterations",
-    "warmup_factor": "warm-up starts at this share of the learning rate",
-    "steps": "iterations at which the learning rate drops",
-    "extra_norm": "extra norm in the head",
-    "frozen": "frozen parameters",
-    "not_comparable": "not comparable because",
-    "overrides": "changed keys",
-    "evaluator": "evaluator",
-    "metric": "definition of AP",
-    "python": "Python",
-    "torch": "PyTorch",
-    "detectron2": "Detectron2",
-    "numpy": "NumPy",
-    "total_batch": "total batch size",
-    "recipe": "recipe",
-}
-"""Parts of keys that do not read well with spaces for underscores."""
-
 SHARED_ABOVE = 60
 """Cells of a column above which what they share is listed once: with thousands it would be most of the page."""
 
@@ -198,15 +163,22 @@ def transfer_command(trial: Trial, searched: bool) -> str:
     return shlex.join(map(str, ["python", "tools/transfer.py", *words, *overrides]))
 
 
+@lru_cache(maxsize=1)
+def _readable() -> dict[str, dict[str, str]]:
+    """`sections`: first part of a fact's key to its heading, in the page's order; `names`: other parts to names."""
+    return json.loads((FOLDER / "names.json").read_text(encoding="utf-8"))
+
+
 def by_section(facts: Iterable[tuple[str, str]]) -> list[tuple[str, list[tuple[str, str]]]]:
     """(heading, its facts with readable names) of facts such as `settings.total_batch`."""
-    found: dict[str, list[tuple[str, str]]] = {heading: [] for heading in SECTIONS.values()}
+    sections, names = _readable()["sections"], _readable()["names"]
+    found: dict[str, list[tuple[str, str]]] = {section: [] for section in sections}
     for key, value in facts:
-        first, dot, rest = key.partition(".")
-        is_section = bool(dot) and first in SECTIONS
-        name = " ".join(NAMES.get(part, part.replace("_", " ")) for part in (rest if is_section else key).split("."))
-        found[SECTIONS[first] if is_section else SECTIONS[""]].append((name[:1].upper() + name[1:], value))
-    return [(heading, named) for heading, named in found.items() if named]
+        section, dot, rest = key.partition(".")
+        section, rest = (section, rest) if dot and section in sections else ("", key)
+        name = " ".join(names.get(part, part.replace("_", " ")) for part in rest.split("."))
+        found[section].append((name[:1].upper() + name[1:], value))
+    return [(sections[section], named) for section, named in found.items() if named]
 
 
 def flat_texts(facts: Mapping[str, Any]) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 
 from transfer.report.cells import printed
 from transfer.report.figures.per_class import ClassTable, class_tables
@@ -13,8 +12,6 @@ from transfer.report.render import csv, facts, latex, pictures
 from transfer.report.render.headline import headline
 from transfer.report.render.paths import PathShortener
 from transfer.report.render.rows import Footnotes, RenderedCell, RenderedRow, compared_rows, render_rows
-
-FOLDER = Path(__file__).resolve().parent / "page"
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ def render(report: Report) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(FOLDER),
+        loader=FileSystemLoader(facts.FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -76,8 +73,8 @@ def render(report: Report) -> str:
         headline=headline(report),
         summary=facts.summary(report),
         copies={"LaTeX": latex.render(report), "CSV": csv.render(report), "long CSV": csv.render_long(report)},
-        css=(FOLDER / "page.css").read_text(),
-        js=(FOLDER / "page.js").read_text(),
+        css=(facts.FOLDER / "page.css").read_text(),
+        js=(facts.FOLDER / "page.js").read_text(),
     )
 
 
