@@ -12,6 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ssl_transfer import __version__
+
 _PACKAGE = Path(__file__).resolve().parent
 IS_WHEEL = (_PACKAGE / "configs").is_dir()
 """Whether this code was installed from a wheel, which holds tools/ and configs/ inside this package."""
@@ -37,15 +39,12 @@ def version_of(package: str) -> str | None:
         return None
 
 
-def version() -> str:
-    """This project's version; `0+unknown` in a checkout that was not installed."""
-    return version_of(DISTRIBUTION) or "0+unknown"
-
-
 def describe_versions() -> str:
     """Version and commit of this project, and versions of what it computes with, without importing them."""
     others = [f"{name} {version_of(name) or 'not installed'}" for name in ("torch", "torchvision", "detectron2")]
-    return ", ".join([f"ssl-transfer {version()} (commit {commit()})", *others, f"python {platform.python_version()}"])
+    return ", ".join(
+        [f"ssl-transfer {__version__} (commit {commit()})", *others, f"python {platform.python_version()}"]
+    )
 
 
 def load_tool(name: str) -> ModuleType:

@@ -66,19 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.error("IN is missing")
     if args.inspect != (args.output is None):
         options.error("--inspect takes no OUT" if args.inspect else "OUT is missing")
-    path, source, branch = _resolve_input(args)
+    from transfer.weights.checkpoint_zoo import resolve_source
+
+    path, source, branch = resolve_source(args.input, args.source, args.branch, args.prefix, megabytes(args.input))
     return _inspect(args, path, source, branch) if args.inspect else _convert(args, path, source, branch)
-
-
-def _resolve_input(args: argparse.Namespace) -> tuple[str, str, str | None]:
-    """Path, layout and branch of the input; a zoo entry's layout and branch are the defaults."""
-    from transfer.weights import checkpoint_zoo
-
-    path, entry = checkpoint_zoo.resolve(args.input, megabytes(args.input))
-    if entry is None:
-        return path, args.source, args.branch
-    layout = entry.layout if args.source == "auto" and args.prefix is None else args.source
-    return path, layout, args.branch or entry.branch
 
 
 def _list_zoo() -> int:

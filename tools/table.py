@@ -121,10 +121,9 @@ def parser() -> Parser:
 
 def rendered(args: argparse.Namespace, kind: str) -> str:
     """The report in one of the formats."""
-    import importlib
-
     from transfer.report import tables
     from transfer.report.collect import add_imported, collect
+    from transfer.report.render import render_as
 
     found = collect(args.runs)
     for row, task, file in args.imports:
@@ -145,8 +144,7 @@ def rendered(args: argparse.Namespace, kind: str) -> str:
             print(f"wrote {len(write_all(report, args.plots))} plots to {args.plots}", file=sys.stderr)
     if not report.tables and kind in ("csv", "long", "latex"):  # which have no room for words
         print("\n".join(report.notes), file=sys.stderr)
-    module, function = {"md": ("markdown", "render"), "long": ("csv", "render_long")}.get(kind, (kind, "render"))
-    return printable(getattr(importlib.import_module(f"transfer.report.render.{module}"), function)(report))
+    return printable(render_as(report, kind))
 
 
 def options(args: argparse.Namespace) -> Options:

@@ -1,4 +1,11 @@
-"""Projection and prediction MLPs of the released SimSiam (simsiam/builder.py; arXiv 2011.10566, section 3, Table 3)."""
+"""Projection and prediction MLPs of the released SimSiam (simsiam/builder.py; arXiv 2011.10566, section 3, Table 3).
+
+With the sizes of the paper's ResNet-50:
+
+    encoder, width = build_encoder("resnet50")  # pretrain.models.encoder
+    projector, predictor = build_projector(width, 2048, 2048), build_predictor(2048, 512)
+    p = predictor(projector(encoder(images)))  # (N, 3, 224, 224) → (N, 2048)
+"""
 
 from __future__ import annotations
 

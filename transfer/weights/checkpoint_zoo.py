@@ -115,6 +115,25 @@ def resolve(
     return str(fetch(entry, progress) if download_allowed else downloaded_file(entry)), entry
 
 
+def resolve_source(
+    weights: str,
+    source: str = "auto",
+    branch: str | None = None,
+    prefix: str | None = None,
+    progress: ProgressCallback | None = None,
+) -> tuple[str, str, str | None]:
+    """Path, layout and branch to convert; those of a `zoo:NAME` are the defaults.
+
+    Args:
+        weights, progress: see `resolve`.
+        source, branch, prefix: see `transfer.convert`.
+    """
+    path, entry = resolve(weights, progress)
+    if entry is None:
+        return path, source, branch
+    return path, entry.layout if source == "auto" and prefix is None else source, branch or entry.branch
+
+
 def _check_is_checkpoint(entry: ZooCheckpoint, file: Path) -> None:
     """A server that announces too short a length sends a truncated file as if complete: do not record its digest."""
     from transfer.weights.containers import read_checkpoint

@@ -1,4 +1,9 @@
-"""Similarities, Sinkhorn-Knopp and top-k accuracy. None of them stops a gradient; that is up to the method."""
+"""Similarities, Sinkhorn-Knopp and top-k accuracy. None of them stops a gradient; that is up to the method.
+
+Each is a function of tensors. SimSiam's symmetrized loss, from two views' projections z and predictions p, all (N, d):
+
+    loss = (negative_cosine(p1, z2.detach()) + negative_cosine(p2, z1.detach())) / 2
+"""
 
 from __future__ import annotations
 
