@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -70,3 +71,14 @@ def test_a_user_file_named_like_ours_hides_nothing(tmp_path: Path) -> None:
     env = {"PYTHONPATH": str(ROOT), "PATH": ""}
     done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, env=env)
     assert done.returncode == 0 and "finetune.scratch.voc07.s1" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"), [("con", "convert"), ("launch sub", "submit"), ("launch submit x --clu", "--cluster")]
+)
+def test_a_shell_completes_verbs_and_what_follows_them(tmp_path: Path, line: str, expected: str) -> None:
+    asked = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "answer"), "_ARGCOMPLETE_IFS": "\n"}
+    asked |= {"COMP_LINE": f"ssl-transfer {line}", "COMP_POINT": str(len(f"ssl-transfer {line}")), "COMP_TYPE": "9"}
+    code = "import sys; sys.argv = ['ssl-transfer']; from ssl_transfer.__main__ import main; main()"
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, **asked}, cwd=ROOT, check=True)
+    assert expected in (tmp_path / "answer").read_text().split()

@@ -11,8 +11,12 @@ if TYPE_CHECKING:
     from transfer.report.model import Report
 
 FUNCTIONS = {
-    **{"md": ("markdown", "render"), "csv": ("csv", "render"), "long": ("csv", "render_long")},
-    **{name: (name, "render") for name in ("latex", "json", "html")},
+    "md": ("markdown", "render"),
+    "csv": ("csv", "render"),
+    "long": ("csv", "render_long"),
+    "latex": ("latex", "render"),
+    "json": ("json", "render"),
+    "html": ("html", "render"),
 }
 """Format → module and function here."""
 
