@@ -98,9 +98,7 @@ def _parser() -> Parser:
 
     def verb(name: str, help_: str) -> Parser:
         sub: Parser = verbs.add_parser(name, help=help_, description=help_, epilog=verb_examples(EXAMPLES, name))
-        sub.add_argument(
-            "experiment", metavar="EXPERIMENT.yaml", help="the experiment: a file, or a name of configs/experiments/"
-        )
+        sub.add_argument("experiment", metavar="EXPERIMENT.yaml", help="a file, or a name of configs/experiments/")
         sub.add_list_configs("experiments")
         sub.add_argument(
             "--set",
