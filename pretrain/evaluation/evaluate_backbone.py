@@ -155,7 +155,7 @@ def _evaluate_linear(
     state = _load_state(folder.checkpoint)
     before = state["seconds"] if state else 0.0
     probe = _build_probe(cfg, extractor, sets, folder=folder, state=state, watch=watch)
-    watch.watch_gradients(probe.model)
+    watch.times.watch_gradients(probe.model)
 
     def save() -> None:
         watch.enter(CHECKPOINT)

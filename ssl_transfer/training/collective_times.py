@@ -26,26 +26,28 @@ COLLECTIVES = (
 EVERY = 10
 """One step in so many is measured: a step of SyncBatchNorm has hundreds of collectives."""
 
-Mark = float | torch.cuda.Event
-
 
 class CollectiveTimes:
     """Measures the time between entering and leaving each collective, DistributedDataParallel's of gradients included.
 
     On a GPU a collective makes the stream wait, not the host: events are recorded, and read when they have passed.
+
+    Args:
+        is_wanted: measure, if there are other processes.
     """
 
-    def __init__(self) -> None:
-        self._spans: list[tuple[Mark, Mark]] = []
+    def __init__(self, is_wanted: bool) -> None:
+        self._is_wanted = is_wanted and comm.get_world_size() > 1
+        self._spans: list[tuple[Any, Any]] = []
         self._is_measured = False
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        """Let `torch.distributed`'s functions pass through this object while the block runs, if there are others."""
-        real = {name: getattr(dist, name) for name in COLLECTIVES} if comm.get_world_size() > 1 else {}
+        """Let `torch.distributed`'s functions pass through this object while the block runs."""
+        real = {name: getattr(dist, name) for name in COLLECTIVES} if self._is_wanted else {}
+        for name, function in real.items():
+            setattr(dist, name, self._timed(function))
         try:
-            for name, function in real.items():
-                setattr(dist, name, self._timed(function))
             yield
         finally:
             for name, function in real.items():
@@ -54,11 +56,10 @@ class CollectiveTimes:
     def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            if not self._is_measured:
-                return function(*args, **kwargs)
-            entered = _mark()
+            entered = _mark() if self._is_measured else None
             value = function(*args, **kwargs)
-            self._spans.append((entered, _mark()))
+            if entered is not None:
+                self._spans.append((entered, _mark()))
             return value
 
         return call
@@ -71,45 +72,30 @@ class CollectiveTimes:
         """
         callback = Variable._execution_engine.queue_callback
 
-        def begin(_gradient: torch.Tensor) -> None:
-            if self._is_measured:
-                callback(wait)
-
         def wait() -> None:
             entered = _mark()
             callback(lambda: self._spans.append((entered, _mark())))
 
-        if comm.get_world_size() > 1:
-            next(p for p in module.parameters() if p.requires_grad).register_hook(begin)
+        if self._is_wanted:
+            first = next(parameter for parameter in module.parameters() if parameter.requires_grad)
+            first.register_hook(lambda _: callback(wait) if self._is_measured else None)
 
     def begin_step(self, number: int) -> float | None:
-        """A step begins.
-
-        Returns:
-            Seconds waited in the last measured step, once; None where there is nothing new.
-        """
+        """A step begins; returns, once, the seconds waited in the last measured one."""
         waited = None
         if self._spans and all(isinstance(end, float) or end.query() for _, end in self._spans):
-            waited = sum(map(_seconds, self._spans))
+            waited = sum(b - a if isinstance(b, float) else a.elapsed_time(b) / 1000 for a, b in self._spans)
             self._spans = []
         self._is_measured = number % EVERY == 0 and not self._spans
         return waited
 
     def end_step(self) -> None:
-        """A step ended: what follows belongs to none."""
         self._is_measured = False
 
 
-def _mark() -> Mark:
+def _mark() -> Any:
     if not torch.cuda.is_available():
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
     event.record()
     return event
-
-
-def _seconds(span: tuple[Mark, Mark]) -> float:
-    start, end = span
-    if isinstance(start, float) or isinstance(end, float):
-        return float(end) - float(start)  # type: ignore[arg-type]
-    return float(start.elapsed_time(end)) / 1000

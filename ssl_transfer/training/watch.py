@@ -21,7 +21,6 @@ from pathlib import Path
 
 from detectron2.engine import HookBase
 from detectron2.utils import comm
-from torch import nn
 
 from ssl_transfer.environment import host_name
 from ssl_transfer.errors import EXIT_REQUEUE
@@ -64,8 +63,8 @@ class HangWatch(logging.Handler):
         self._steps: deque[float] = deque(maxlen=50)
         self._waits: deque[float] = deque(maxlen=50)
         self._collectives: deque[float] = deque(maxlen=50)
-        self.times = None if is_compiled else CollectiveTimes()
-        self._restore = contextlib.ExitStack()
+        self.times = CollectiveTimes(not is_compiled)
+        self._installed = self.times.installed()
         self._begun = 0.0
         self._stacks_file = folder / f"stacks.rank{self.rank}.txt"
         self._heartbeat_file = folder / f"heartbeat.rank{self.rank}.json"
@@ -78,15 +77,14 @@ class HangWatch(logging.Handler):
         faulthandler.register(DUMP_STACKS, self._stacks, all_threads=True, chain=False)
         for name in LOGGERS:
             logging.getLogger(name).addHandler(self)
-        if self.times:
-            self._restore.enter_context(self.times.installed())
+        self._installed.__enter__()
         self._thread.start()
         return self
 
     def __exit__(self, *_error: object) -> None:
         self._ended.set()
         self._thread.join()
-        self._restore.close()
+        self._installed.__exit__(None, None, None)
         for name in LOGGERS:
             logging.getLogger(name).removeHandler(self)
         faulthandler.unregister(DUMP_STACKS)
@@ -108,16 +106,11 @@ class HangWatch(logging.Handler):
         self.phase = phase
         self.beat()
 
-    def watch_gradients(self, module: nn.Module) -> None:
-        """Time the exchange of this module's gradients, too."""
-        if self.times:
-            self.times.watch_gradients(module)
-
     def begin_step(self) -> None:
         """A step begins. The first one compiles and fills the loader: it has the bound of the start."""
         if self.iteration:
             self.enter(STEP)
-        waited = self.times.begin_step(self.iteration) if self.times else None
+        waited = self.times.begin_step(self.iteration)
         if waited is not None:
             self._collectives.append(waited)
         self._begun = time.perf_counter()
@@ -126,8 +119,7 @@ class HangWatch(logging.Handler):
         """A step ended, of which this process waited so many seconds for images."""
         self._steps.append(time.perf_counter() - self._begun)
         self._waits.append(waited)
-        if self.times:
-            self.times.end_step()
+        self.times.end_step()
         self.iteration += 1
         self.beat()
 
@@ -196,7 +188,7 @@ class WatchSteps(HookBase):
         self.watch = watch
 
     def before_train(self) -> None:
-        self.watch.watch_gradients(self.trainer.model)
+        self.watch.times.watch_gradients(self.trainer.model)
 
     def before_step(self) -> None:
         self.watch.begin_step()

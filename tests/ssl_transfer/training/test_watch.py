@@ -103,7 +103,7 @@ def run(folder, where):
     collective_times.EVERY, watch.WRITE_EVERY = 2, 0.0
     model = collectives.wrap_distributed(Slow(where))
     with watch.HangWatch(Path(folder), 0.0) as own:
-        own.watch_gradients(model)
+        own.times.watch_gradients(model)
         for _ in range(8):
             own.begin_step()
             model(torch.randn(8, 4)).backward()
