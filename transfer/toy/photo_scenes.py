@@ -216,55 +216,47 @@ def _distractor(rng: Generator, deck: Deck) -> Pixels:
 
 def _paste(rng: Generator, canvas: Canvas, things: list[Thing], name: str | None, pixels: Pixels) -> None:
     """Paste a photograph where it leaves enough of each object below it to be seen; or nowhere, after some tries."""
-    height, width = canvas.shape[:2]
     for _ in range(TRIES):
-        long = float(np.exp(rng.uniform(*np.log(OBJECT_SIZE))))
-        sides = rng.permutation([long, long * rng.uniform(0.8, 1)])
-        window = _soft_mask(rng, *(round(float(side) * MARGIN) for side in sides))
-        alpha, place = _placed(rng, window, width, height)
-        outline = _outline(window)
-        added = Thing(name, alpha, 0.0 if outline is None else area_of(outline))
-        below = [_hidden(thing, alpha) for thing in things]
+        layer = _layer(rng, pixels)
+        outline = _outline(layer[..., 3])
+        placed = _placed(rng, layer, *canvas.shape[:2])
+        added = Thing(name, placed[..., 3], 0.0 if outline is None else area_of(outline))
+        below = [_hidden(thing, added.visible) for thing in things]
         changed = [new for new, old in zip(below, things, strict=True) if new is not old]
         if all(_can_be_seen(thing) for thing in (*changed, added) if thing.name is not None):
-            break
-    else:
-        return
-    things[:] = [*below, added]
-    photo = Image.fromarray(pixels).resize(window.shape[::-1], Image.Resampling.BICUBIC)
-    painted = np.asarray(photo, dtype=np.float32) / 255
-    if rng.uniform() < 0.5:
-        painted = painted[:, ::-1]
-    painted = np.clip(painted * np.float32(rng.uniform(0.85, 1.15)), 0, 1)
-    rows, columns, top, left = place
-    cut = (slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
-    canvas[rows, columns] += window[cut][..., None] * (painted[cut] - canvas[rows, columns])
+            things[:] = [*below, added]
+            canvas += placed[..., 3:] * (placed[..., :3] - canvas)
+            return
 
 
-def _soft_mask(rng: Generator, height: int, width: int) -> Alpha:
-    """Opacity of a photograph, (height, width): between an ellipse and a rounded box, 0 at the window's edges."""
+def _layer(rng: Generator, pixels: Pixels) -> Canvas:
+    """A photograph of random size with a soft edge: colours and opacity, (height, width, 4).
+
+    Its shape is between an ellipse and a rounded box; its opacity is 0 at the layer's edges.
+    """
+    long = float(np.exp(rng.uniform(*np.log(OBJECT_SIZE))))
+    height, width = (round(float(side) * MARGIN) for side in rng.permutation([long, long * rng.uniform(0.8, 1)]))
     power = rng.uniform(2.2, 5)
     y, x = (((np.arange(side) + 0.5) / side * 2 - 1) * MARGIN for side in (height, width))
     radius = (np.abs(y)[:, None] ** power + np.abs(x)[None] ** power) ** (1 / power)
-    return np.clip((1 - radius) / SOFTNESS + 0.5, 0, 1).astype(np.float32)
+    photo = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+    painted = np.asarray(photo, dtype=np.float32) / 255 * np.float32(rng.uniform(0.85, 1.15))
+    if rng.uniform() < 0.5:
+        painted = painted[:, ::-1]
+    return np.dstack([painted, (1 - radius) / SOFTNESS + 0.5]).clip(0, 1).astype(np.float32)
 
 
-def _placed(rng: Generator, window: Alpha, width: int, height: int) -> tuple[Alpha, tuple[slice, slice, int, int]]:
-    """A window somewhere on the canvas: its opacity there; the rows and columns that it covers, and its corner."""
+def _placed(rng: Generator, layer: Canvas, height: int, width: int) -> Canvas:
+    """A layer at a random place of an empty canvas, (height, width, 4); the canvas's edge may cut it."""
     beyond = 0.3 if rng.uniform() < TRUNCATED else 0.0
-    corner = [
-        int(np.round(rng.uniform(-beyond * side, length - (1 - beyond) * side)))
-        for side, length in zip(window.shape, (height, width), strict=True)
-    ]
-    rows, columns = (
-        slice(max(start, 0), min(start + side, length))
-        for start, side, length in zip(corner, window.shape, (height, width), strict=True)
+    high, wide = layer.shape[:2]
+    around = np.zeros((height + 2 * high, width + 2 * wide, 4), dtype=np.float32)
+    top, left = (
+        side + round(rng.uniform(-beyond * side, length - (1 - beyond) * side))
+        for side, length in ((high, height), (wide, width))
     )
-    alpha = np.zeros((height, width), dtype=np.float32)
-    alpha[rows, columns] = window[
-        rows.start - corner[0] : rows.stop - corner[0], columns.start - corner[1] : columns.stop - corner[1]
-    ]
-    return alpha, (rows, columns, corner[0], corner[1])
+    around[top : top + high, left : left + wide] = layer
+    return around[high:-high, wide:-wide]
 
 
 def _hidden(thing: Thing, alpha: Alpha) -> Thing:

@@ -107,7 +107,7 @@ def some_scenes(photographs: Path, count: int) -> list[tuple[list[Thing], Scene]
 
 def test_boxes_are_inside_and_tight_and_objects_are_seen(photographs: Path) -> None:
     overlapping = truncated = 0
-    for things, scene in some_scenes(photographs, 60):
+    for things, scene in some_scenes(photographs, 40):
         assert 1 <= len(scene.objects) <= 4 and [thing.name for thing in things] == [o.name for o in scene.objects]
         width, height = scene.size
         assert 160 <= max(width, height) < 180 and 120 <= min(width, height) < 136
