@@ -196,7 +196,7 @@ def table(
         layout: `table5`, `table4` or `ablations`; `auto` for all that have results.
         published: published numbers `beside` the means, as `rows` too, or `none`.
         allow_toy: show toy results beside real or published ones, flagged.
-        against: the row to compare with; `auto` takes scratch if it is there; None compares nothing.
+        against: the row to compare with; `auto` takes supervised or scratch; None compares nothing.
         expect: row to the published row (a key of configs/expected) that it is compared with.
         sort: `COLUMN.METRIC` to sort rows by, best first, such as `voc07.bbox.AP`.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import groupby
 
+from ssl_transfer.console import as_typed
 from transfer.report.cells import printed
 from transfer.report.figures.per_class import ClassTable, class_tables
 from transfer.report.model import Report, Row, Table
@@ -59,7 +60,12 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
         finalize=None if report.show_machine else PathShortener(report),
     )
-    environment.filters |= {"printed": printed, "duration": facts.duration, "by_section": facts.by_section}
+    environment.filters |= {
+        "as_typed": as_typed,
+        "printed": printed,
+        "duration": facts.duration,
+        "by_section": facts.by_section,
+    }
     costs = facts.cost_lines(report)
     plots = groupby(pictures.plot_pictures(report), lambda picture: picture.plot.section)
     return environment.get_template("page.html.j2").render(
