@@ -242,12 +242,6 @@ def state_after_hang(
         code: srun's exit code.
     """
     hangs = before.hangs + 1
-    ended = before if before.ended else before.finish("requeued")
     if hangs >= MAX_HANGS:
-        return ended.replace(
-            status="failed", hangs=hangs, exit_code=code, error=f"{hangs} times in a row {reason}"[:300]
-        )
-    if restarts >= submission.requeues:
-        error = f"was requeued {restarts} times already; {reason}"
-        return ended.replace(status="failed", hangs=hangs, exit_code=code, error=error[:300])
-    return ended.replace(status="requeued", hangs=hangs, exit_code=code, error=reason[:300])
+        return _end(before, "failed", f"{hangs} times in a row {reason}", code).replace(hangs=hangs)
+    return _limit_requeues(_end(before, "requeued", reason, code).replace(hangs=hangs), submission, restarts)
