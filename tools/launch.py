@@ -23,7 +23,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ssl_transfer.console import Parser, megabytes, run_main, verb_examples
+from ssl_transfer.console import Parser, as_typed, megabytes, run_main, verb_examples
 from ssl_transfer.errors import EXIT_FAILURE, EXIT_OK, UserError, abbreviate, printable
 
 if TYPE_CHECKING:
@@ -234,13 +234,14 @@ def _submit(args: Namespace, tools: Tools | None) -> int:
 def _report_submitted(args: Namespace, outcome: RunOutcome) -> int:
     before = f"; {outcome.already_queued} were in the queue already" if outcome.already_queued else ""
     print(f"submitted {len(outcome.submitted)} jobs{before}")
-    print(f"python tools/launch.py status {args.experiment} --watch   shows their state; you may close this shell")
+    status = as_typed(f"python tools/launch.py status {args.experiment} --watch")
+    print(f"{status}   shows their state; you may close this shell")
     for name, by in outcome.blocked.items():
         print(f"not submitted: {name}: needs {by}, which has no result", file=sys.stderr)
     if outcome.left:
         shown = " ".join(outcome.left)
         print(f"not submitted, the queue takes no more ({outcome.no_room}): {shown}", file=sys.stderr)
-        command = f"python tools/launch.py {args.verb} {args.experiment}"
+        command = as_typed(f"python tools/launch.py {args.verb} {args.experiment}")
         print(f"{command} --wait-for-room   submits these {len(outcome.left)} as jobs end", file=sys.stderr)
     return EXIT_FAILURE if outcome.left or outcome.blocked else EXIT_OK
 

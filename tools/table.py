@@ -15,7 +15,7 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ssl_transfer.console import Parser, run_main
+from ssl_transfer.console import Parser, as_typed, run_main
 from ssl_transfer.errors import EXIT_OK, UserError, printable
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def options(args: argparse.Namespace) -> Options:
             raise UserError(f"--expect {pair}: must be ROW=KEY, such as mine=simsiam_base")
         expect[row] = key
     against = None if args.against == "none" else args.against
-    command = shlex.join(["python", "tools/table.py", *getattr(args, "words", [])])
+    command = as_typed(shlex.join(["python", "tools/table.py", *getattr(args, "words", [])]))
     return Options(args.layout, args.published, args.allow_toy, against, expect, args.sort, args.show_machine, command)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from ssl_transfer.config import value_of
+from ssl_transfer.console import as_typed
 from ssl_transfer.errors import UserError
 from ssl_transfer.formats.backbone import Preprocessing
 from ssl_transfer.profiling import require_steps
@@ -165,7 +166,7 @@ def command_of(request: TrialRequest) -> str:
         if field_.name == "overrides" or value in (field_.default, False):
             continue
         words += [option] if value is True else [option, str(value)]
-    return shlex.join([*words, *request.overrides])
+    return as_typed(shlex.join([*words, *request.overrides]))
 
 
 def number_of_processes(num_gpus: int) -> int:

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssl_transfer.console import clock, is_live, is_quiet
+from ssl_transfer.console import as_typed, clock, is_live, is_quiet
 from ssl_transfer.errors import UserError, abbreviate, printable, redact_urls
 from ssl_transfer.files import expect_shape, open_input, read_json_object
 from ssl_transfer.formats.heartbeat import describe_stragglers, read_heartbeats
@@ -335,7 +335,7 @@ def superseded_lines(superseded: Sequence[JobView], experiment: str) -> Iterator
         ids = [f", Slurm job {view.submission.id}" if view.submission else "" for view in superseded]
         texts = [f"{view.job.name} ({view.status}{id_})" for view, id_ in zip(superseded, ids, strict=True)]
         yield f"{len(texts)} jobs of earlier settings still run or wait: {abbreviate(texts, 6)}"
-        yield f"python tools/launch.py cancel {shlex.quote(experiment)} --superseded   ends them"
+        yield as_typed(f"python tools/launch.py cancel {shlex.quote(experiment)} --superseded   ends them")
 
 
 def _status_title(graph: Graph, store: Store, snapshot: Snapshot, rows: Sequence[Sequence[str]]) -> str:

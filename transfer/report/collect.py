@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from ssl_transfer.console import as_typed
 from ssl_transfer.environment import ROOT
 from ssl_transfer.errors import UserError
 from ssl_transfer.formats.graph import GRAPH_FILE, GraphFile, GraphJob
@@ -104,7 +105,8 @@ def _read_experiment(folder: Path, seen: set[Path]) -> Collection:
     source = ROOT / "configs" / "experiments" / f"{graph.experiment}.yaml"
     if source.is_file() and source.read_text(encoding="utf-8") == graph.source:
         words = ["python", "tools/launch.py", "submit", str(source.relative_to(ROOT))]
-        found.commands.append(shlex.join([*words, *(word for pair in graph.sets for word in ("--set", pair))]))
+        words += [word for pair in graph.sets for word in ("--set", pair)]
+        found.commands.append(as_typed(shlex.join(words)))
     found.superseded = _count_superseded(folder, {folder / job.dir for job in graph.jobs})
     return found
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ssl_transfer.config import flatten
+from ssl_transfer.console import as_typed
 from ssl_transfer.errors import abbreviate
 from transfer.report.collection import DONE, PretrainingRun, Trial, spent_hours
 from transfer.report.figures.style import slug
@@ -160,7 +161,7 @@ def transfer_command(trial: Trial, searched: bool) -> str:
     if searched and "SOLVER.BASE_LR" not in overrides:
         overrides += ["SOLVER.BASE_LR", settings.get("lr")]
     words = [word for option, value in options.items() if value is not None for word in (option, value)]
-    return shlex.join(map(str, ["python", "tools/transfer.py", *words, *overrides]))
+    return as_typed(shlex.join(map(str, ["python", "tools/transfer.py", *words, *overrides])))
 
 
 @lru_cache(maxsize=1)
