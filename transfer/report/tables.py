@@ -139,7 +139,7 @@ def _build_table(found: Collection, expected: ExpectedTable, options: Options, s
         rows = _sort_rows(rows, columns, options.sort)
     return Table(
         layout=expected.layout,
-        title=_table_title(expected, columns, rows),
+        title=_table_title(expected, columns, rows if show != NONE else ()),
         source=expected.source,
         row_head=expected.row_head,
         bold_within=expected.bold_within,
@@ -151,7 +151,7 @@ def _build_table(found: Collection, expected: ExpectedTable, options: Options, s
 
 
 def _table_title(expected: ExpectedTable, columns: Sequence[Column], rows: Sequence[Row]) -> str:
-    """The published table's title, if at least one of its columns and one of its rows are there."""
+    """The published table's title, if one of its columns and one of the rows that show its numbers are there."""
     has_column = any(expected.column_of(column.task, column.branch) for column in columns)
     if has_column and any(row.expected in expected.row_by_key for row in rows):
         return expected.title

@@ -160,14 +160,20 @@ def _draw_strip(axes: Axes, y: int, strip: Strip, within: Range) -> None:
     def inside(values: Sequence[float]) -> list[float]:
         return [v for v in values if within[0] <= v <= within[1]]
 
-    hollow: dict[str, Any] = {"markerfacecolor": "none", "linestyle": "none"}
+    hollow: dict[str, Any] = {"markerfacecolor": "none", "linestyle": "none", "clip_on": False}
     points = [(v, y + 0.12 * math.sin(2.4 * i)) for i, v in enumerate(strip.trials) if inside([v])]
     if points:
         axes.plot(*zip(*points, strict=True), "o", color=style.SERIES[0], markersize=4.5, label="trial", **hollow)
     if strip.interval and inside(strip.interval):
         axes.plot(strip.interval, [y, y], color=style.INK, linewidth=1.2, label="95 % interval")
     if strip.value.mean is not None and len(strip.trials) > 1 and inside([strip.value.mean]):
-        bar: dict[str, Any] = {"color": style.INK, "markersize": 11, "markeredgewidth": 1.8, "linestyle": "none"}
+        bar: dict[str, Any] = {
+            "color": style.INK,
+            "markersize": 11,
+            "markeredgewidth": 1.8,
+            "linestyle": "none",
+            "clip_on": False,
+        }
         axes.plot([strip.value.mean], [y], "|", label="mean", **bar)
     if strip.paper is not None and inside([strip.paper]):
         axes.plot([strip.paper], [y], "D", color=style.SERIES[1], markersize=5.5, label="published", **hollow)
