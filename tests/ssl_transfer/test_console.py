@@ -189,3 +189,23 @@ def test_a_name_that_the_terminal_cannot_show_is_escaped(root: Path) -> None:
     )
     assert done.returncode == 2 and done.stderr == "error: \\udcb4.jpg is empty\n"
     assert done.stdout == "\\udcb4.jpg \\xd7 2\n"
+
+
+def test_without_detectron2_the_command_that_installs_it_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(argv: Sequence[str] | None) -> int:
+        raise ModuleNotFoundError("No module named 'detectron2'", name="detectron2")
+
+    assert console.call_main(main) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "doctor.py --fix" in err
+
+
+def test_commands_in_messages_are_what_the_user_types(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "first python tools/convert.py a OUT.pkl, then python tools/lr_search.py choose"
+    monkeypatch.setattr("sys.argv", ["tools/transfer.py"])
+    assert console.as_typed(text) == text
+    monkeypatch.setattr("sys.argv", ["python -m ssl_transfer transfer"])
+    assert console.as_typed(text).startswith("first python -m ssl_transfer convert a")
+    monkeypatch.setattr("sys.argv", ["site-packages/ssl_transfer/tools/transfer.py"])
+    monkeypatch.setattr(console, "IS_WHEEL", True)
+    assert console.as_typed(text) == "first ssl-transfer convert a OUT.pkl, then ssl-transfer lr-search choose"

@@ -307,3 +307,8 @@ def test_a_root_given_by_hand_is_the_only_one(voc: Path, tmp_path: Path) -> None
     (tmp_path / "other").mkdir()
     (finding,) = data_roots.check_data_roots(tmp_path / "other")
     assert "other" in finding.found and "VOC2007" in finding.found and str(voc) not in finding.found
+
+
+def test_fix_installs_nothing_where_the_pinned_detectron2_works(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call_main(doctor.main, ["--fix"]) == 0
+    assert "nothing to install" in capsys.readouterr().out

@@ -450,3 +450,12 @@ def test_plan_shows_the_total_and_the_longest_chain(world: World, capsys: pytest
     assert "total: 7 jobs, 241.6 GPU-hours: 233.6 on V100 and 8.0 on H200 (estimate), 4 unknown" in out
     chain = "row simsiam: pretrain on 8 GPUs → finetune coco on 2 GPUs"
     assert f"longest chain: 59:25 (h:mm), {chain}" in out, "8.0 / 8 + 116.8 / 2 hours"
+
+
+def test_a_wheel_needs_no_python_path() -> None:
+    """Its site-packages before those of another interpreter (`python` of the resources) would mix their packages."""
+    installed, checkout = (
+        SbatchRequest("x", Resources(), [Path("/r/jobs/a")], code=code) for code in (None, Path("/c"))
+    )
+    assert "PYTHONPATH" not in script_text(installed, Path("/r"))
+    assert script_text(checkout, Path("/r")).count("PYTHONPATH=/c") >= 2
