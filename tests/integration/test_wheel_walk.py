@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.integration.commands import ROOT, run_script
-from tests.integration.test_own_data_page import TINY
+from tests.integration.test_own_data_page import TINY, blocks
 from tests.transfer.weights.made_checkpoints import heads, prefixed, resnet, save
 
 ONCE = "--set tasks.voc07.trials=1 --set tasks.voc0712.trials=1"
@@ -59,6 +59,11 @@ def test_a_checkpoint_s_way_to_its_row_beside_the_published_ones(wheel_bin: Path
     results = [json.loads(file.read_text()) for file in empty.glob("runs/one_checkpoint/**/result.json")]
     assert sorted(result["task"] for result in results) == ["coco", "voc07", "voc0712"]
     assert all(result["guards"]["weights_loaded"].startswith("265/265") for result in results)
+    (lines,) = blocks("python", ROOT / "README.md")
+    code = lines.replace('published="rows"', 'published="rows", allow_toy=True') + "print(len(trials), 'trials')\n"
+    (empty / "lines.py").write_text(code)
+    printed = run(["python lines.py"], empty, wheel_bin)
+    assert "75.5" in printed and printed.splitlines()[-1] == "3 trials"
 
 
 @pytest.mark.slow
