@@ -67,10 +67,10 @@ def slowest_host(heartbeats: Sequence[Heartbeat]) -> str:
 
 
 def own_seconds(heartbeat: Heartbeat) -> float | None:
-    """A step's time without that spent in collectives, where a process waits for the slowest one."""
-    if heartbeat.step_seconds is None:
+    """A step's time without that spent in collectives, where a process waits for the slowest one; None: unknown."""
+    if heartbeat.step_seconds is None or heartbeat.collective_seconds is None:
         return None
-    return max(heartbeat.step_seconds - (heartbeat.collective_seconds or 0.0), 0.0)
+    return max(heartbeat.step_seconds - heartbeat.collective_seconds, 0.0)
 
 
 def describe_stragglers(heartbeats: Sequence[Heartbeat]) -> str | None:

@@ -39,7 +39,7 @@ class CollectiveTimes:
     def __init__(self, is_wanted: bool) -> None:
         self._is_wanted = is_wanted and comm.get_world_size() > 1
         self._spans: list[tuple[Any, Any]] = []
-        self._is_measured = False
+        self._is_measured = self._is_due = False
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
@@ -83,10 +83,11 @@ class CollectiveTimes:
     def begin_step(self, number: int) -> float | None:
         """A step begins; returns, once, the seconds waited in the last measured one."""
         waited = None
-        if self._spans and all(isinstance(end, float) or end.query() for _, end in self._spans):
+        if self._is_due and all(isinstance(end, float) or end.query() for _, end in self._spans):
             waited = sum(b - a if isinstance(b, float) else a.elapsed_time(b) / 1000 for a, b in self._spans)
-            self._spans = []
-        self._is_measured = number % EVERY == 0 and not self._spans
+            self._spans, self._is_due = [], False
+        self._is_measured = self._is_wanted and number % EVERY == 0 and not self._is_due
+        self._is_due = self._is_due or self._is_measured
         return waited
 
     def end_step(self) -> None:

@@ -75,6 +75,8 @@ def test_a_process_that_waits_for_the_slow_one_is_not_slow() -> None:
     waiting = [_heartbeat(rank, "a", 9, 1.0, collectives=0.7) for rank in range(3)]
     named = describe_stragglers([*waiting, _heartbeat(3, "slow", 9, 1.0, collectives=0.1)])
     assert named is not None and "rank 3 on slow" in named and "0.90 s" in named and "0.30 s" in named
+    unknown = _heartbeat(3, "new", 1, 1.0).model_copy(update={"collective_seconds": None})
+    assert describe_stragglers([*waiting, unknown]) is None
 
 
 SLOW = """
