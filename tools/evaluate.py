@@ -90,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _probe_rois(args: argparse.Namespace) -> int:
     from transfer.engine.config import load_config
-    from transfer.engine.roi_probe import ProbeRequest, probe_rois
+    from transfer.engine.prepare import TrialRequest
+    from transfer.engine.roi_probe import probe_rois
 
     file = args.config_file or RECIPES / DEFAULTS["roi"]
     if args.print_config:
@@ -100,17 +101,16 @@ def _probe_rois(args: argparse.Namespace) -> int:
     for option, default in (("resume", False), ("num_gpus", 1), ("pretrain_epochs", None)):
         if getattr(args, option) != default:
             raise UserError(f"--{option.replace('_', '-')}: the roi probe has no such option; remove it")
-    request = ProbeRequest(
+    trial = TrialRequest(
         config_file=file,
         weights=args.weights,
-        data=args.data,
+        seed=0,
+        output=Path(args.output or "."),
         overlay=args.overlay,
-        overrides=tuple(args.overrides),
-        output=None if args.output is None else Path(args.output),
-        name=args.name,
-        untrained=args.untrained,
+        overrides=("TRANSFER.DATA_ROOT", args.data, *args.overrides),
     )
-    return _print_result("finished", probe_rois(request).as_dict())
+    result = probe_rois(trial, write=args.output is not None, name=args.name, untrained=args.untrained)
+    return _print_result("finished", result.as_dict())
 
 
 def _parser() -> Parser:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,31 +38,16 @@ PENALTIES = tuple(float(10.0**power) for power in range(-3, 4))
 Features = NDArray[np.float64]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProbeRequest:
-    """What a user requests.
+def probe_rois(
+    trial: TrialRequest, *, write: bool, name: str | None = None, untrained: bool = False
+) -> EvaluationResult:
+    """Probe the initial weights of a trial on its task.
 
-    Attributes:
-        config_file, overlay, overrides: the task, as for a trial.
-        weights: a converted file, or `scratch`.
-        data: the data root.
-        output: folder of `result.json`; None: nothing is written.
+    Args:
+        trial: config, weights, seed and folder.
+        write: write `result.json` into the folder.
         name: of the weights; by default their method's or their file's.
         untrained: probe an untrained detector of the same seed, too.
-    """
-
-    config_file: Path
-    weights: str
-    data: str
-    overlay: Path | None = None
-    overrides: tuple[str, ...] = ()
-    output: Path | None = None
-    name: str | None = None
-    untrained: bool = False
-
-
-def probe_rois(request: ProbeRequest) -> EvaluationResult:
-    """Probe the weights; write `result.json` if the request has a folder.
 
     Returns:
         The result; metrics in per cent: `STAGE_top1` for res4 and res5 with its 95 % interval (Wilson's, which takes
@@ -75,28 +58,20 @@ def probe_rois(request: ProbeRequest) -> EvaluationResult:
         UserError: something about the request is wrong; nothing has been written.
     """
     start = time.monotonic()
-    file = None if request.output is None else request.output / RESULT_FILE
-    if file is not None and file.exists():
+    file = trial.output / RESULT_FILE
+    if write and file.exists():
         raise UserError(f"{file} exists already; give another --output")
-    trial = TrialRequest(
-        config_file=request.config_file,
-        weights=request.weights,
-        seed=0,
-        output=request.output or Path(),
-        overlay=request.overlay,
-        overrides=("TRANSFER.DATA_ROOT", request.data, *request.overrides),
-    )
-    if request.output is None and request.weights.startswith("zoo:"):
-        raise UserError(f"--weights {request.weights}: needs --output DIR, where the checkpoint is converted to")
+    if not write and trial.weights.startswith("zoo:"):
+        raise UserError(f"--weights {trial.weights}: needs --output DIR, where the checkpoint is converted to")
     prepared, task, _ = resolve_trial(trial)
     if prepared.cfg.TRANSFER.CHECK_IMAGES:
         require_images(task)
     metrics, sizes = _probe(prepared, task, untrained=False)
-    if request.untrained:
+    if untrained:
         again, _ = _probe(prepared, task, untrained=True)
         metrics |= {f"untrained_{key}": value for key, value in again.items() if key != "majority"}
-    result = _result(request, prepared, metrics, sizes, time.monotonic() - start)
-    if file is not None:
+    result = _result(prepared, name, metrics, sizes, time.monotonic() - start)
+    if write:
         file.parent.mkdir(parents=True, exist_ok=True)
         result.write(file)
     return result
@@ -218,7 +193,7 @@ def classify(train: Features, labels: NDArray[np.int64], test: Features, classes
 
 
 def _result(
-    request: ProbeRequest, prepared: PreparedTrial, metrics: dict[str, float], sizes: dict[str, int], seconds: float
+    prepared: PreparedTrial, name: str | None, metrics: dict[str, float], sizes: dict[str, int], seconds: float
 ) -> EvaluationResult:
     cfg, weights = prepared.cfg, prepared.weights
     manifest = weights.manifest
@@ -237,13 +212,13 @@ def _result(
             **sizes,
         },
         "weights": {
-            "name": request.name or weights.name,
+            "name": name or weights.name,
             "path": None if weights.path is None else str(weights.path),
             "sha256": weights.sha256,
             "arch": f"resnet{cfg.MODEL.RESNETS.DEPTH}",
             "origin": None if manifest is None else manifest.origin,
         },
-        "config": {"recipe": request.config_file.stem, "data": request.data},
+        "config": {"recipe": prepared.request.config_file.stem, "data": cfg.TRANSFER.DATA_ROOT},
         "environment": describe(),
         "timing": {"seconds": seconds},
     }
