@@ -43,7 +43,9 @@ def find_config(name: str | os.PathLike[str], folder: str) -> Path:
         raise UserError(f"config {name}: several files of configs/{folder} have that name: name one of {names}")
     if path.is_dir():
         raise UserError(f"{name} is a folder, not a file; name a file")
-    raise UserError(f"config file {_shown(name)} does not exist; {nearest(path.stem, _similar(path, known))}")
+    similar = nearest(path.stem, _similar(path, known))
+    advice = similar if similar.startswith("did you mean") else f"--list-configs lists those of configs/{folder}"
+    raise UserError(f"config file {_shown(name)} does not exist; {advice}")
 
 
 def _shown(name: str | os.PathLike[str]) -> str:

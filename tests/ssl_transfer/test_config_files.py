@@ -54,7 +54,7 @@ def test_an_unknown_name_lists_similar_ones(name: str) -> None:
 
 
 def test_names_of_another_folder_are_no_match() -> None:
-    with pytest.raises(UserError, match="voc07 does not exist"):
+    with pytest.raises(UserError, match="voc07 does not exist; --list-configs lists those of configs/pretrain"):
         find_config("voc07", "pretrain")
 
 
