@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -24,18 +25,22 @@ def write_program(folder: Path, python: str | Path, paths: tuple[str, ...] = ())
     return folder
 
 
+def build_wheel(place: Path) -> Path:
+    """Build a wheel of this checkout in a folder; returns it."""
+    ignored = shutil.ignore_patterns(".*", "build", "*.egg-info", "tests", "runs", "datasets", "__pycache__")
+    shutil.copytree(ROOT, place / "source", ignore=ignored)
+    subprocess.run([sys.executable, "-c", BUILD, str(place)], cwd=place / "source", check=True, capture_output=True)
+    shutil.rmtree(place / "source")
+    (wheel,) = place.glob("*.whl")
+    return wheel
+
+
 def install_wheel(place: Path) -> Path:
-    """Build a wheel of this checkout and put it into a new virtual environment; returns the environment's bin/.
+    """Put a wheel of this checkout into a new virtual environment; returns the environment's bin/.
 
     What the wheel requires is found where it is installed; nothing is downloaded.
     """
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, listed.split("\0")):
-        if not name.startswith("tests/") and (ROOT / name).is_file():
-            (place / "source" / name).parent.mkdir(parents=True, exist_ok=True)
-            (place / "source" / name).write_bytes((ROOT / name).read_bytes())
-    subprocess.run([sys.executable, "-c", BUILD, str(place)], cwd=place / "source", check=True, capture_output=True)
-    (wheel,) = place.glob("*.whl")
+    wheel = build_wheel(place)
     venv.create(place / "env", with_pip=False)
     (site,) = place.glob("env/lib/python*/site-packages")
     zipfile.ZipFile(wheel).extractall(site)

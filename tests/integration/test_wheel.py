@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -12,22 +11,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.commands import build_wheel
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def site(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of site-packages: the unpacked wheel, beside packages that are called `common` and `tools`."""
     base = tmp_path_factory.mktemp("wheel")
-    ignored = shutil.ignore_patterns(".*", "build", "*.egg-info", "tests", "runs", "datasets", "__pycache__")
-    shutil.copytree(root, base / "source", ignore=ignored)
-    code = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
-    words = [sys.executable, "-c", code, str(base)]
-    subprocess.run(words, check=True, capture_output=True, cwd=base / "source")
-    (wheel,) = base.glob("*.whl")
-    zipfile.ZipFile(wheel).extractall(base / "site")
-    shutil.rmtree(base / "source")
+    zipfile.ZipFile(build_wheel(base)).extractall(base / "site")
     for name in ("common", "tools"):
         (base / "site" / name).mkdir()
         (base / "site" / name / "__init__.py").write_text("raise ImportError('another project')")
