@@ -232,7 +232,7 @@ def _call(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | Non
     except UserError as error:
         return print_error(error)
     except Preempted as stop:
-        print(f"stopped: {stop}; the same command continues it", file=sys.stderr)
+        print(f"{CLEAR if is_live(sys.stderr) else ''}stopped: {stop}; {_continuation(argv)}", file=sys.stderr)
         return EXIT_REQUEUE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -257,6 +257,14 @@ def _call(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | Non
         if failure is None:
             raise
         return print_error(failure)
+
+
+def _continuation(argv: Sequence[str] | None) -> str:
+    """How to continue a run that stopped: the command, where the user typed it in a shell."""
+    if argv is not None or not {"RANK", "SLURM_STEP_ID"}.isdisjoint(os.environ):  # torchrun or srun was typed
+        return "the same command with --resume continues it"
+    words = [*sys.argv[1:], *(() if "--resume" in sys.argv else ("--resume",))]
+    return f"continue with:\n{program()} {shlex.join(words)}"
 
 
 def _has_cause(error: BaseException | None, kind: type[BaseException]) -> bool:

@@ -58,6 +58,7 @@ exit codes: 0 done (slurm: submitted), 1 a job has no result, 2 wrong use, 130/1
 again to continue)
 """
 INIT = "write the site file from what sinfo shows, and submit a check job of the size of a real one"
+RUN_DIR = "where experiments will write (runs)"
 JOBS = "names of jobs, rows, tasks or stages, or patterns such as 'moco*'"
 LOG_PIECE = 1 << 20
 """Bytes at the end of a log that `logs` prints, and that it holds at a time."""
@@ -112,9 +113,7 @@ def _parser() -> Parser:
 
     init = verbs.add_parser("init", help=INIT, description=INIT, epilog=verb_examples(EXAMPLES, "init"))
     init.add_argument("--partition", metavar="P", help="where to train; by default one with GPUs")
-    init.add_argument(
-        "--run-dir", type=Path, default=Path("runs"), metavar="DIR", help="where experiments will write (runs)"
-    )
+    init.add_argument("--run-dir", type=Path, default=Path("runs"), metavar="DIR", help=RUN_DIR)
     init.add_argument("--wait", type=float, default=120, metavar="S", help="seconds to wait for the check job (120)")
     plan = verb("plan", "show what would run and why; touches nothing")
     plan.add_argument("--commands", action="store_true", help="show the jobs' command lines as well")

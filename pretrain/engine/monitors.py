@@ -20,14 +20,14 @@ from fvcore.common.config import CfgNode
 from pretrain.data.augment import normalize
 from pretrain.data.index import ImageIndex
 from pretrain.engine.trainer import Trainer
-from pretrain.evaluation.backbone_features import Extractor, feature_width, frozen, image_progress, own_image_count
+from pretrain.evaluation.backbone_features import Extractor, feature_width, frozen, own_image_count
 from pretrain.evaluation.knn import check_k, knn_accuracy
 from pretrain.evaluation.labelled_images import FixedView, LabelledSet, labelled_set, labelled_sets
 from pretrain.evaluation.linear import accuracy, extract_shard
 from pretrain.methods import needs_labels
 from ssl_transfer.errors import UserError
 from ssl_transfer.training.collectives import rank0_buffers
-from ssl_transfer.training.logs import METRICS
+from ssl_transfer.training.logs import METRICS, count_progress
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -185,7 +185,7 @@ class KnnMonitor(Monitor):
 
     def measure(self, trainer: Trainer) -> dict[str, float]:
         knn, extractor = self.cfg.MONITOR.KNN, self.extractor(trainer)
-        step = image_progress(sum(map(own_image_count, self.sets)), "kNN features of", trainer.beat)
+        step = count_progress(sum(map(own_image_count, self.sets)), "kNN features of", "images", trainer.report)
         value = knn_accuracy(
             extractor, *self.sets, self.view, k=knn.K, temperature=knn.T, workers=self.cfg.DATA.WORKERS, step=step
         )
@@ -253,7 +253,7 @@ class ValidationMonitor(Monitor):
 
     def measure(self, trainer: Trainer) -> dict[str, float]:
         """The share of images whose class has the highest score, or one of the five highest."""
-        step = image_progress(own_image_count(self.images), "validating", trainer.beat)
+        step = count_progress(own_image_count(self.images), "validating", "images", trainer.report)
         shard = extract_shard(self.extractor(trainer), self.images, self.view, self.cfg.DATA.WORKERS, step)
         return {f"val_{name}": value for name, value in accuracy(trainer.method.classifier, shard).items()}
 

@@ -7,6 +7,7 @@ import logging
 from typing import Any
 
 import torch
+from detectron2.engine import HookBase
 from detectron2.engine.hooks import IterationTimer, PeriodicWriter
 from detectron2.utils import comm
 from fvcore.common.config import CfgNode
@@ -21,7 +22,7 @@ from pretrain.engine.step_hooks import (
     CollapseDetector,
     ImageReport,
     LearningRates,
-    ProgressLine,
+    PretrainingLine,
     StopWithCheckpoint,
     lowest_std_share,
 )
@@ -32,7 +33,7 @@ from ssl_transfer.errors import UserError
 from ssl_transfer.profiling import require_steps
 from ssl_transfer.training.collectives import lock_on_main_process, run_on_main_process
 from ssl_transfer.training.divergence import Diverged
-from ssl_transfer.training.hooks import ProfileSteps
+from ssl_transfer.training.hooks import ProfileSteps, ShowProgress
 from ssl_transfer.training.logs import build_writers, log_to_folder
 from ssl_transfer.training.watch import CHECKPOINT, EVALUATION, EnterPhase, HangWatch, WatchSteps
 from ssl_transfer.writer_lock import WriterLock
@@ -115,7 +116,7 @@ def _train(
     total = steps * cfg.SOLVER.EPOCHS
     require_steps(profile, total - start)
     trainer = build_trainer(cfg, index, device, start=start, total=total)
-    trainer.beat = watch.beat
+    trainer.report = watch.report
     lowest = lowest_std_share(trainer.method, batch_norm_size(cfg))
     detector = CollapseDetector(trainer.method.dim, cfg.MONITOR.COLLAPSE, lowest)
     extra, seconds = {"images": index.fingerprint}, state["seconds"] if state else 0.0
@@ -129,7 +130,7 @@ def _train(
             LearningRates(build_schedule(cfg, steps)),
             detector,
             ImageReport(steps),
-            _build_writer(cfg, folder, trainer.method.dim, start, total) if main else None,
+            *(_build_writers(cfg, folder, trainer.method.dim, start, total) if main else ()),
             EnterPhase(watch, CHECKPOINT),
             checkpoints,
             EnterPhase(watch, EVALUATION),
@@ -166,9 +167,10 @@ def _newest_state(folder: RunFolder, index: ImageIndex) -> dict[str, Any] | None
     return state
 
 
-def _build_writer(cfg: CfgNode, folder: RunFolder, dim: int, start: int, total: int) -> PeriodicWriter:
-    line = ProgressLine(cfg.SOLVER.EPOCHS, total, cfg.SOLVER.BATCH_SIZE, dim)
-    return PeriodicWriter(build_writers(folder.path, start, line, cfg.LOG.TENSORBOARD), cfg.LOG.PERIOD)
+def _build_writers(cfg: CfgNode, folder: RunFolder, dim: int, start: int, total: int) -> tuple[HookBase, HookBase]:
+    line = PretrainingLine(cfg.SOLVER.EPOCHS, total, cfg.SOLVER.BATCH_SIZE, dim)
+    writers = build_writers(folder.path, start, line, cfg.LOG.TENSORBOARD)
+    return ShowProgress(line), PeriodicWriter(writers, cfg.LOG.PERIOD)
 
 
 def _log_start(cfg: CfgNode, index: ImageIndex, start: int, total: int) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from detectron2.engine.train_loop import HookBase
-from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
+from detectron2.utils.events import EventStorage
 from fvcore.common.config import CfgNode
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -18,9 +19,9 @@ from pretrain.engine.trainer import Trainer
 from pretrain.methods.base import Method
 from pretrain.optim.optimizer import BASE, set_lr
 from pretrain.optim.schedule import Schedule
-from ssl_transfer.console import clock
 from ssl_transfer.training.collectives import sum_over_processes
 from ssl_transfer.training.hooks import StopOnSignal
+from ssl_transfer.training.logs import ProgressLine, describe_eta
 
 _log = logging.getLogger(__name__)
 
@@ -162,8 +163,8 @@ class StopWithCheckpoint(StopOnSignal):
         return self.trainer.stopping
 
 
-class ProgressLine(EventWriter):
-    """One log line: epoch and iteration, loss, std (also as a share of 1/√d), learning rate, speed, remaining time.
+class PretrainingLine(ProgressLine):
+    """Epoch and iteration, loss, std (also as a share of 1/√d), learning rates, speed, remaining time.
 
     Args:
         epochs, iterations: the run's length.
@@ -172,32 +173,27 @@ class ProgressLine(EventWriter):
     """
 
     def __init__(self, epochs: int, iterations: int, batch_size: int, dim: int) -> None:
-        self.epochs, self.iterations, self.batch_size, self.dim = epochs, iterations, batch_size, dim
-        self._written = -1
+        super().__init__(iterations, "loss")
+        self.epochs, self.batch_size, self.dim = epochs, batch_size, dim
 
-    def write(self) -> None:
-        storage = get_event_storage()
-        if "loss" not in storage.latest() or storage.latest()["loss"][1] <= self._written:
-            return
-        now = {name: value for name, (value, _) in storage.latest().items()}
-        self._written = storage.latest()["loss"][1]
-        done = self._written + 1
+    def describe(self, storage: EventStorage, now: Mapping[str, float], done: int) -> str:
         share = now["std"] * math.sqrt(self.dim)
-        _log.info(
-            f"epoch {now['epoch']:.2f}/{self.epochs} · iteration {done}/{self.iterations} · loss {now['loss']:.4f} · "
-            f"std {now['std']:.4f} ({share:.2f} of 1/√{self.dim}) · lr {_format_rates(now)}{self._speed(storage, done)}"
+        return (
+            f"epoch {now['epoch']:.2f}/{self.epochs} · iteration {done}/{self.total} · loss {now['loss']:.4f} · "
+            f"std {now['std']:.4f} ({share:.2f} of 1/√{self.dim}) · lr {_format_rates(now)}"
+            f"{self._speed(storage)}{describe_eta(storage, self.total - done)}"
         )
 
-    def _speed(self, storage: EventStorage, done: int) -> str:
-        """Images per second, share of time spent waiting for data, remaining time; once steps have been timed."""
+    def _speed(self, storage: EventStorage) -> str:
+        """Images per second and share of time spent waiting for data, once steps have been timed."""
         if "time" not in storage.histories():
             return ""
-        step = storage.history("time").median(20)
         wait = storage.history("data_time_share").median(20)
-        eta = clock(storage.history("time").median(1000) * (self.iterations - done))
-        return f" · {self.batch_size / step:.1f} images/s · data {wait:.0%} · ETA {eta}"
+        return f" · {self.batch_size / storage.history('time').median(20):.1f} images/s · data {wait:.0%}"
 
 
-def _format_rates(now: dict[str, float]) -> str:
-    rates = [now["lr"], *(value for name, value in sorted(now.items()) if name.startswith("lr_"))]
-    return " / ".join(f"{rate:.4g}" for rate in rates)
+def _format_rates(now: Mapping[str, float]) -> str:
+    """`0.05`, or `0.05 (predictor 0.1)` where a group of parameters has another."""
+    own = [(name.removeprefix("lr_"), value) for name, value in sorted(now.items()) if name.startswith("lr_")]
+    others = ", ".join(f"{name} {value:.4g}" for name, value in own)
+    return f"{now['lr']:.4g}" + (f" ({others})" if others else "")

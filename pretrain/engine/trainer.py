@@ -48,7 +48,7 @@ class Trainer(TrainerBase):
         stopping: whether a process had requested a stop when the last step read began: the same on all processes.
         step_results: the results read in this step, oldest first.
         latest: `loss`, `std` and the method's metrics, over all processes, of the last step read.
-        beat: called by monitors with each batch, as a sign of life.
+        report: called by monitors with each batch, with how far they are.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Trainer(TrainerBase):
         self.step_results: list[StepResult] = []
         self.stop_requested = self.stopping = False
         self.latest: dict[str, float] = {}
-        self.beat: Callable[[], None] = lambda: None
+        self.report: Callable[[str], None] = lambda _doing: None
         self._skipped = 0
 
     def after_train(self) -> None:

@@ -19,7 +19,6 @@ from torchvision.models.resnet import Bottleneck
 
 from pretrain.evaluation.labelled_images import FixedView, ImageDataset, LabelledSet, load_images
 from pretrain.models.encoder import ARCHITECTURES, backbone_tensors, build_encoder
-from ssl_transfer.console import Progress
 from ssl_transfer.errors import UserError, nearest
 from ssl_transfer.files import damaged_record, describe_unreadable, open_input, sha256_of
 from ssl_transfer.formats.backbone import (
@@ -236,24 +235,6 @@ def own_chunks(images: int) -> range:
 def own_image_count(images: LabelledSet) -> int:
     """The number of images of a set that this process computes."""
     return sum(len(chunk_range(chunk, len(images))) for chunk in own_chunks(len(images)))
-
-
-def image_progress(total: int, label: str, beat: Callable[[], None] = lambda: None) -> Callable[..., None]:
-    """A function that counts this process's images (and takes a note); the main process prints its progress.
-
-    Args:
-        total: number of images.
-        label: describes the work.
-        beat: called each time, as a sign of life.
-    """
-    progress = Progress(total, label, "images") if comm.is_main_process() and total else None
-
-    def step(count: int, note: str = "") -> None:
-        beat()
-        if progress and count:
-            progress.step(count, note)
-
-    return step
 
 
 def extract_chunks(

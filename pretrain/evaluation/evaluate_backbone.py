@@ -16,7 +16,6 @@ from pretrain.data.sampler import ResumableBatchSampler
 from pretrain.evaluation.backbone_features import (
     Extractor,
     LoadedBackbone,
-    image_progress,
     own_image_count,
     read_backbone,
 )
@@ -36,8 +35,9 @@ from ssl_transfer.errors import UserError
 from ssl_transfer.files import sha256_of
 from ssl_transfer.training.checkpoint import load_checkpoint, save_checkpoint, set_aside_if_damaged
 from ssl_transfer.training.collectives import lock_on_main_process, run_on_main_process
-from ssl_transfer.training.distributed import STOP_SIGNALS, handle_signals
+from ssl_transfer.training.distributed import handle_stop
 from ssl_transfer.training.divergence import Diverged
+from ssl_transfer.training.logs import count_progress
 from ssl_transfer.training.watch import CHECKPOINT, EVALUATION, START, HangWatch
 from ssl_transfer.writer_lock import WriterLock
 
@@ -117,8 +117,8 @@ def _build_extractor(backbone: LoadedBackbone, cfg: CfgNode, device: torch.devic
 
 
 def _watched_progress(watch: HangWatch | None, total: int, label: str) -> Callable[..., None]:
-    """`image_progress` whose batches are the watch's steps; an evaluation's bound holds after the last one."""
-    show = image_progress(total, label)
+    """`count_progress` whose batches are the watch's steps; an evaluation's bound holds after the last one."""
+    show = count_progress(total, label, "images")
     if watch is None:
         return show
     left = total
@@ -168,7 +168,7 @@ def _evaluate_linear(
     progress = _watched_progress(watch, left, "training on")
     signals: list[signal.Signals] = []
     try:
-        with handle_signals(STOP_SIGNALS, lambda number, _frame: signals.append(signal.Signals(number))):
+        with handle_stop(lambda: signals.append(signal.SIGTERM)):
             probe.fit(
                 save=save,
                 period=cfg.CHECKPOINT.PERIOD,
@@ -187,7 +187,8 @@ def _evaluate_linear(
 def _describe_progress(probe: LinearProbe, loss: float) -> str:
     epoch = probe.progress.iteration / probe.sampler.steps_per_epoch
     last = f" · top-1 {probe.progress.history[-1]['top1']:.2f} %" if probe.progress.history else ""
-    return f"epoch {epoch:.2f} · loss {loss:.4f}{last}"
+    lr = probe.optimizer.param_groups[0]["lr"]
+    return f"epoch {epoch:.2f} · loss {loss:.4f} · lr {lr:.4g}{last}"
 
 
 def _final_metrics(history: list[dict[str, float]]) -> dict[str, float]:

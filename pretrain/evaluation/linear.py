@@ -225,7 +225,7 @@ class LinearProbe:
             if ends or stopping or (period and done % period == 0):
                 save()
             if stopping:
-                raise Preempted(f"saved after {done} of {self.sampler.stop} iterations, --resume continues")
+                raise Preempted(f"saved after {done} of {self.sampler.stop} iterations")
 
     def step(self, size: int, stop_requested: bool = False) -> tuple[float, bool]:
         """One step on the next batch, `size` images over all processes.

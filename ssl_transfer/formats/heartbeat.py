@@ -34,6 +34,7 @@ class Heartbeat(FileFormat):
     collective_seconds: float | None = Field(
         default=None, description="of these, the median time spent in collectives, waiting for the other processes"
     )
+    doing: str | None = Field(default=None, description="an evaluation's progress, such as `evaluating 3 of 9 images`")
     hung: str | None = Field(default=None, description="why the process ended itself")
 
 

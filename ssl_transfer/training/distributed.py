@@ -20,7 +20,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ssl_transfer.errors import EXIT_REQUEUE, Preempted, StorageError, UserError, storage_error
+from ssl_transfer.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, Preempted, StorageError, UserError, storage_error
 
 T = TypeVar("T")
 
@@ -205,14 +205,45 @@ def request_stacks(pid: int) -> None:
 
 @contextlib.contextmanager
 def _forward_stop_signals(pids: list[int]) -> Iterator[None]:
-    """Forward SIGTERM and SIGUSR2 to the spawned processes, which save and leave; this process waits for them."""
+    """Ask the spawned processes to save and leave where this one is asked to; it waits for them."""
 
-    def forward(number: int, _frame: Any) -> None:
+    def forward(number: int) -> None:
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    with handle_signals(STOP_SIGNALS, forward):
+    with handle_stop(lambda: forward(signal.SIGTERM), lambda: forward(signal.SIGKILL)):
+        yield
+
+
+@contextlib.contextmanager
+def handle_stop(stop: Callable[[], None], leave: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Call `stop` on SIGTERM, SIGUSR2 and the first Ctrl-C while the block runs; a second Ctrl-C leaves at once.
+
+    Ctrl-C is left alone where another handler than Python's own is installed (a debugger, a launcher), or none.
+
+    Args:
+        stop: requests a checkpoint and the end.
+        leave: called before this process leaves.
+    """
+    interrupted: list[int] = []
+    environment = read_distributed_environment()
+    speaks = environment is None or environment.rank == 0
+
+    def interrupt(_number: int, _frame: Any) -> None:
+        if interrupted and environment is None:  # torchrun passes on what the terminal has sent already
+            leave()
+            kill_workers()
+            os._exit(EXIT_INTERRUPTED)
+        if not interrupted and speaks:
+            os.write(2, b"\nstopping: this step ends and a checkpoint is saved; Ctrl-C again leaves at once\n")
+        interrupted.append(signal.SIGINT)
+        stop()
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(handle_signals(STOP_SIGNALS, lambda _number, _frame: stop()))
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            stack.enter_context(handle_signals([signal.SIGINT], interrupt))
         yield
 
 
@@ -240,6 +271,8 @@ def _run_child(
     timeout: float,
 ) -> None:
     """One spawned process. Errors go to the parent through the queue; those of one line without a traceback."""
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent passes a Ctrl-C on
 
     def run(*args: Any) -> None:
         try:

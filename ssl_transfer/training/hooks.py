@@ -15,15 +15,17 @@ from detectron2.utils import comm
 from ssl_transfer.errors import Preempted
 from ssl_transfer.profiling import Profile
 from ssl_transfer.training.collectives import sum_over_processes
-from ssl_transfer.training.distributed import STOP_SIGNALS, handle_signals
+from ssl_transfer.training.distributed import handle_stop
+from ssl_transfer.training.logs import ProgressLine
 
 _log = logging.getLogger(__name__)
 
 
 class StopOnSignal(HookBase):
-    """On SIGTERM or SIGUSR2 finish the step, save a checkpoint and stop: all processes after the same iteration.
+    """On SIGTERM, SIGUSR2 or Ctrl-C save after the step and stop: all processes after the same iteration.
 
-    Register it after the hook that writes checkpoints. A signal during the last step lets the run finish.
+    Register it after the hook that writes checkpoints. After the last step, whose checkpoint is written, a single
+    process stops at once; several finish the evaluation.
 
     Args:
         save: writes a checkpoint; not called where another hook has written one.
@@ -32,14 +34,21 @@ class StopOnSignal(HookBase):
     def __init__(self, save: Callable[[], None] | None = None) -> None:
         self.save = save
         self.requested = False
+        self.trains = True
         self._handlers = contextlib.ExitStack()
 
     def before_train(self) -> None:
         """Handle the signals (only on the main thread, where Python allows it)."""
-        self._handlers.enter_context(handle_signals(STOP_SIGNALS, lambda _number, _frame: self.request_stop()))
+        self._handlers.enter_context(handle_stop(self._stop))
 
     def after_train(self) -> None:
         self._handlers.close()
+
+    def _stop(self) -> None:
+        if self.trains or comm.get_world_size() > 1:
+            self.request_stop()
+        else:
+            raise Preempted("all iterations are saved, the evaluation is not done")
 
     def request_stop(self) -> None:
         """Called when this process receives a signal."""
@@ -57,10 +66,21 @@ class StopOnSignal(HookBase):
             Preempted: after the checkpoint was written.
         """
         done = self.trainer.iter + 1
-        if done < self.trainer.max_iter and self.is_stopping():
+        self.trains = done < self.trainer.max_iter
+        if self.trains and self.is_stopping():
             if self.save:
                 self.save()
-            raise Preempted(f"saved after {done} of {self.trainer.max_iter} iterations, --resume continues")
+            raise Preempted(f"saved after {done} of {self.trainer.max_iter} iterations")
+
+
+class ShowProgress(HookBase):
+    """Draws the progress line after each step."""
+
+    def __init__(self, line: ProgressLine) -> None:
+        self.line = line
+
+    def after_step(self) -> None:
+        self.line.draw()
 
 
 class ProfileSteps(HookBase):

@@ -8,17 +8,19 @@ import logging
 import math
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage, EventWriter, JSONWriter, TensorboardXWriter, get_event_storage
 
-from ssl_transfer.console import CLEAR, is_live, is_quiet
+from ssl_transfer.console import CLEAR, Progress, StatusLine, clock, is_live, is_quiet
 from ssl_transfer.errors import Preempted, UserError, storage_error
 from ssl_transfer.files import atomic_write
 from ssl_transfer.training.divergence import Diverged
 
+_log = logging.getLogger(__name__)
 LOG, METRICS = "log.txt", "metrics.json"
 
 
@@ -109,6 +111,81 @@ def log_to_folder(
             logger.propagate = propagate
         for handler in handlers:
             handler.close()
+
+
+def count_progress(
+    total: int, label: str, unit: str, report: Callable[[str], None] = lambda _doing: None
+) -> Callable[..., None]:
+    """A function that counts steps (and takes a note); the main process prints their progress.
+
+    Args:
+        total: number of this process's steps.
+        label, unit: describe the work and what is counted.
+        report: called at each step with how far the work is.
+    """
+    progress = Progress(total, label, unit)
+    prints = comm.is_main_process() and total
+
+    def step(count: int = 1, note: str = "") -> None:
+        if prints and count:
+            progress.step(count, note)
+        else:
+            progress.done += count
+        report(str(progress))
+
+    return step
+
+
+class ProgressLine(EventWriter):
+    """The log line of a training; on a terminal a bar in its place, drawn after every step.
+
+    Args:
+        total: iterations.
+        key: the loss in the storage.
+    """
+
+    def __init__(self, total: int, key: str) -> None:
+        self.total, self.key = total, key
+        self.written = -1
+        self.bar = StatusLine(sys.stderr) if is_live(sys.stderr) and not is_quiet() else None
+
+    def describe(self, storage: EventStorage, now: Mapping[str, float], done: int) -> str:
+        """The line after iteration `done`, from the newest values."""
+        raise NotImplementedError
+
+    def write(self) -> None:
+        """Log the newest iteration, once."""
+        storage = get_event_storage()
+        if self._last(storage) > self.written:
+            self.written = self._last(storage)
+            _log.info(self._text(storage), **PROGRESS)
+
+    def draw(self) -> None:
+        """After each step: the first line, and the bar."""
+        storage = get_event_storage()
+        if self._last(storage) < 0:
+            return
+        if self.written < 0:
+            self.write()
+        if self.bar:
+            self.bar.show(self._last(storage) + 1, self.total, self._text(storage))
+
+    def close(self) -> None:
+        """Leave the bar's line."""
+        if self.bar and self.written >= 0:
+            self.bar.stream.write("\n")
+
+    def _last(self, storage: EventStorage) -> int:
+        return int(storage.latest()[self.key][1]) if self.key in storage.latest() else -1
+
+    def _text(self, storage: EventStorage) -> str:
+        now = {name: value for name, (value, _) in storage.latest().items()}
+        return self.describe(storage, now, self._last(storage) + 1)
+
+
+def describe_eta(storage: EventStorage, left: int) -> str:
+    """The remaining time, once steps have been timed."""
+    return f" · ETA {clock(storage.history('time').median(1000) * left)}" if "time" in storage.histories() else ""
 
 
 def build_writers(folder: Path, start: int, console: EventWriter, tensorboard: bool) -> list[EventWriter]:

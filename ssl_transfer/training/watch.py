@@ -103,7 +103,12 @@ class HangWatch(logging.Handler):
 
     def enter(self, phase: str) -> None:
         """A phase begins, which is a sign of life; `BOUNDS` holds how long it may go without another."""
-        self.phase = phase
+        self.phase, self.doing = phase, ""
+        self.beat()
+
+    def report(self, doing: str) -> None:
+        """How far an evaluation is, which is a sign of life; `launch` shows it."""
+        self.phase, self.doing = EVALUATION, doing
         self.beat()
 
     def begin_step(self) -> None:
@@ -130,14 +135,14 @@ class HangWatch(logging.Handler):
         return max(self.seconds, SLOW_STEPS * statistics.median(self._steps))
 
     def _watch(self) -> None:
-        looked, written = time.monotonic(), -WRITE_EVERY
+        looked, written, was_doing = time.monotonic(), -WRITE_EVERY, False
         while not self._ended.wait(POLL):
             now = time.monotonic()
             if now - looked > SUSPENDED:
                 self.beat()
             looked = now
-            if now - written >= WRITE_EVERY:
-                written = now
+            if now - written >= WRITE_EVERY or bool(self.doing) != was_doing:
+                written, was_doing = now, bool(self.doing)
                 self._write()
             if self.seconds and now - self._last > self.bound():
                 self._leave(now - self._last)
@@ -169,6 +174,7 @@ class HangWatch(logging.Handler):
             step_seconds=_median(self._steps),
             data_seconds=_median(self._waits),
             collective_seconds=_median(self._collectives),
+            doing=self.doing or None,
             hung=hung,
         )
         part = self._heartbeat_file.with_suffix(".tmp")

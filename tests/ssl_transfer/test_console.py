@@ -39,6 +39,30 @@ def test_stopped_on_purpose_is_75(capsys: pytest.CaptureFixture[str]) -> None:
     assert "at iteration 20" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "variables", "expected"),
+    [
+        (["a b", "X", "1"], {}, "python tools/x.py 'a b' X 1 --resume"),
+        (["--resume", "X", "1"], {}, "python tools/x.py --resume X 1"),
+        (["X"], {"RANK": "0"}, "stopped: at 20; the same command with --resume continues it"),
+    ],
+)
+def test_a_stopped_run_names_the_command_that_continues(
+    words: list[str],
+    variables: dict[str, str],
+    expected: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("RANK", "SLURM_STEP_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["tools/x.py", *words])
+    assert console.call_main(raising(Preempted("at 20"))) == 75
+    assert capsys.readouterr().err.splitlines()[-1] == expected
+
+
 def test_ctrl_c_is_130() -> None:
     assert console.call_main(raising(KeyboardInterrupt())) == 130
 

@@ -176,7 +176,7 @@ def _as_is(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return batch
 
 
-def test_batches(dataset: tasks.Dataset, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
+def test_batches(dataset: tasks.Dataset, cfg: CfgNode) -> Any:
     """The test images of this rank, one at a time; each image once over all ranks."""
     dicts = [to_detectron2(record, dataset.split.layout) for record in dataset.records]
     loader = build_detection_test_loader(

@@ -81,6 +81,13 @@ def check_model(model: nn.Module, cfg: CfgNode) -> dict[str, Any]:
     return {"extra_norm": True, "frozen": 0, "norm": expected.__name__, "norms": len(norms)}
 
 
+def describe_guards(guards: Mapping[str, Any]) -> str:
+    """What was checked before the first step, as text: `265/265 weights loaded, extra norm present, …`."""
+    loaded = str(guards["weights_loaded"])
+    weights = f"{loaded.split()[0]} weights loaded" if "/" in loaded else f"weights: {loaded}"
+    return f"{weights}, extra norm present, nothing frozen, {guards['norms']} norms of {guards['norm']}"
+
+
 class FiniteLossGuard(nn.Module):
     """A detector whose losses are checked in every training step.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,26 +18,26 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 from torch import nn
 
-from ssl_transfer.errors import UserError
+from ssl_transfer.errors import Preempted, UserError
 from ssl_transfer.files import damaged_record, read_json_object, remove_partial_files, write_json, write_text
 from ssl_transfer.formats.results import RESULT_FILE, TransferResult
 from ssl_transfer.profiling import require_steps
 from ssl_transfer.training import distributed
-from ssl_transfer.training.hooks import ProfileSteps, StopOnSignal
-from ssl_transfer.training.logs import METRICS, log_to_folder, truncate_metrics
+from ssl_transfer.training.hooks import ProfileSteps, ShowProgress, StopOnSignal
+from ssl_transfer.training.logs import METRICS, count_progress, log_to_folder, truncate_metrics
 from ssl_transfer.training.watch import CHECKPOINT, EVALUATION, EnterPhase, HangWatch, WatchSteps
 from ssl_transfer.writer_lock import WriterLock
 from transfer.engine.config import SEPARABLE
 from transfer.engine.detection_data import register_metadata, test_batches, training_batches, training_dicts
 from transfer.engine.detection_trainer import DetectionTrainer
-from transfer.engine.guards import check_model
+from transfer.engine.guards import check_model, describe_guards
 from transfer.engine.precise_bn import PreciseBN
 from transfer.engine.predictions import draw_predictions
 from transfer.engine.prepare import PreparedTrial, TrialRequest, command_of, load_task_of, prepare
 from transfer.engine.result import trial_result
 from transfer.engine.seeding import PRECISE_BN, sampler_seeds, seed_torch
 from transfer.engine.trial_folder import CONFIG_FILE, EVALUATION_FILE, FINAL, IDENTITY_FILE, has_ended
-from transfer.engine.trial_hooks import MetricHistory, Stopwatch, WriteCheckpoints, first_line
+from transfer.engine.trial_hooks import MetricHistory, Stopwatch, TrainingLine, WriteCheckpoints, first_line
 from transfer.engine.weights import load_weights
 from transfer.evaluation.evaluators import build_evaluator, metrics_of, rehearse_evaluation
 from transfer.modeling import register
@@ -47,7 +47,7 @@ from transfer.tasks.task import Task
 
 logger = logging.getLogger(__name__)
 LOG_LEVELS = dict.fromkeys(("detectron2", "fvcore", "ssl_transfer", "transfer"), logging.INFO)
-LOG_FORMAT = logging.Formatter("%(asctime)s %(name)s: %(message)s", datefmt="%m-%d %H:%M:%S")
+LOG_FORMAT = logging.Formatter("%(asctime)s %(message)s", datefmt="%m-%d %H:%M:%S")
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class _Training:
             remove_partial_files(prepared.output, [CONFIG_FILE, IDENTITY_FILE, METRICS, RESULT_FILE])
         model = build_seeded_detector(cfg)
         guards = {"weights_loaded": load_weights(model, prepared.weights), **check_model(model, cfg)}
-        logger.info("guards: %s", guards)
+        logger.info("%s", describe_guards(guards))
         for dataset in (*self.task.train, self.task.test):
             logger.info("%s: %s", dataset.split.name, dataset.summary)
         name = register_metadata(self.task.test)
@@ -194,7 +194,8 @@ class _Training:
         """Detectron2's hooks with the trial's own, and checkpoints last: what they hold is written already."""
         prepared, cfg, trainer = self.prepared, self.prepared.cfg, self.trainer
         main, profile = comm.is_main_process(), prepared.request.profile
-        writers = default_writers(str(prepared.output), cfg.SOLVER.MAX_ITER) if main else []
+        line = TrainingLine(cfg.SOLVER.MAX_ITER)
+        writers = [line, *default_writers(str(prepared.output))[1:]] if main else []
         checkpointing = WriteCheckpoints(prepared.checkpoints, cfg.SOLVER.CHECKPOINT_PERIOD)
         return [
             ProfileSteps(prepared.output, profile, self._batch_iterator) if profile and main else None,
@@ -206,6 +207,7 @@ class _Training:
             self._precise_bn() if cfg.TEST.PRECISE_BN.ENABLED else None,
             hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
             MetricHistory(writers),
+            ShowProgress(line) if main else None,
             hooks.PeriodicWriter(writers) if main else None,
             EnterPhase(self.watch, CHECKPOINT),
             checkpointing,  # after the writer: a trial killed between the two writes the lines of its last steps again
@@ -223,7 +225,9 @@ class _Training:
             return {}
         timer = hooks.Timer()
         try:
-            answer = evaluate(trainer.detector, self.prepared, self.task) or {}
+            answer = evaluate(trainer.detector, self.prepared, self.task, self.watch.report) or {}
+        except Preempted:
+            raise
         except Exception as error:  # of the evaluator, of the images, of the device
             if not (self.prepared.output / FINAL).is_file():
                 raise
@@ -241,8 +245,9 @@ class _Training:
 
         def batches(start: int, stop: int) -> Iterator[list[dict[str, Any]]]:
             source = training_batches(self.dicts, cfg, sampler_seed, stream=PRECISE_BN, start=start, stop=stop)
+            count = count_progress(stop - start, "precise BN", "batches", self.watch.report)
             for number, batch in enumerate(source, start=start):
-                self.watch.beat()
+                count()
                 seed_torch(cfg.SEED, PRECISE_BN, comm.get_rank(), number)
                 yield batch
 
@@ -270,13 +275,22 @@ class _Training:
         result.write(prepared.output / RESULT_FILE)
 
 
-def evaluate(model: nn.Module, prepared: PreparedTrial, task: Task) -> dict[str, Any] | None:
-    """Evaluate a detector on the task's test split, each image once over all ranks; the answer is rank 0's."""
+def evaluate(
+    model: nn.Module, prepared: PreparedTrial, task: Task, report: Callable[[str], None] = lambda _doing: None
+) -> dict[str, Any] | None:
+    """Evaluate a detector on the task's test split, each image once over all ranks; the answer is rank 0's.
+
+    Args:
+        model, prepared, task: what is evaluated.
+        report: called after each image with how far it is.
+    """
     printed = io.StringIO()  # pycocotools prints
     with contextlib.redirect_stdout(printed):
         name = register_metadata(task.test)
         evaluator = build_evaluator(prepared.evaluator, task.test, name, prepared.cfg.MODEL.MASK_ON)
-        answer = inference_on_dataset(model, test_batches(task.test, prepared.cfg), evaluator)
+        batches = test_batches(task.test, prepared.cfg)
+        count = count_progress(len(batches), "evaluating", "images", report)  # one image a batch
+        answer = inference_on_dataset(model, batches, evaluator, callbacks={"after_inference": count})
     for line in printed.getvalue().splitlines():
         logger.info("%s", line)
     return answer

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from detectron2.engine import HookBase
-from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
+from detectron2.utils.events import EventStorage, EventWriter, JSONWriter, TensorboardXWriter, get_event_storage
 
+from ssl_transfer.training.logs import ProgressLine, describe_eta
 from transfer.engine.trial_folder import TrialCheckpoints
 
 WINDOW = 20
@@ -38,6 +39,30 @@ class WriteCheckpoints(HookBase):
         """Save a checkpoint to resume from."""
         trainer = self.trainer
         self.checkpoints.save(trainer.detector.state_dict(), trainer.state_dict(), trainer.iter)
+
+
+class TrainingLine(ProgressLine):
+    """Iteration, loss, learning rate, seconds per iteration, remaining time; also gives `eta_seconds` to metrics.json.
+
+    Args:
+        total: iterations.
+    """
+
+    def __init__(self, total: int) -> None:
+        super().__init__(total, "total_loss")
+
+    def write(self) -> None:
+        storage = get_event_storage()
+        if "time" in storage.histories() and storage.iter < self.total:
+            seconds = storage.history("time").median(1000) * (self.total - storage.iter - 1)
+            storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
+        super().write()
+
+    def describe(self, storage: EventStorage, now: Mapping[str, float], done: int) -> str:
+        speed = f" · {storage.history('time').median(WINDOW):.2f} s/iteration" if "time" in now else ""
+        lr = f" · lr {now['lr']:.4g}" if "lr" in now else ""
+        loss = storage.history(self.key).median(WINDOW)
+        return f"iteration {done}/{self.total} · loss {loss:.4f}{lr}{speed}{describe_eta(storage, self.total - done)}"
 
 
 class MetricHistory(HookBase):

@@ -102,6 +102,9 @@ class RunListener(Protocol):
     def ended(self, job: Job, state: JobState) -> None:
         """A job has ended, with a result or without."""
 
+    def stopping(self, names: Sequence[str], grace: float) -> None:
+        """These jobs were asked to save a checkpoint and exit; they are killed after `grace` seconds."""
+
     def blocked(self, job: Job, by: str) -> None:
         """A job will not run, because job `by` has no result."""
 

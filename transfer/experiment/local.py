@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType, ModuleType
+from typing import NoReturn
 
 from ssl_transfer.console import call_main
 from ssl_transfer.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, UserError
@@ -82,7 +83,7 @@ class LocalExecutor(Executor):
     def _stop(self, received: list[int], jobs: _RunningJobs) -> None:
         if not received:
             return
-        jobs.stop(signal.Signals(received[0]).name)
+        jobs.stop(signal.Signals(received[0]).name, self.grace)
         if len(received) > 1 or time.monotonic() > jobs.stopped_at + self.grace:
             jobs.kill()
 
@@ -150,9 +151,10 @@ class _RunningJobs:
                 self.listener.ended(attempt.job, state)
         self.listener.tick({name: attempt.state for name, attempt in self.running.items()})
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: str, grace: float) -> None:
         """Ask every job to save a checkpoint and exit, once."""
         if not self.stopped_at:
+            self.listener.stopping(list(self.running), grace)
             self.stopped_at = time.monotonic()
             for attempt in self.running.values():
                 attempt.stop(reason)
@@ -193,6 +195,9 @@ class DebugExecutor(Executor):
         outcome = RunOutcome()
         queue = ReadyQueue(plan, outcome)
         listener.begin(plan, 1)
+        before = signal.getsignal(signal.SIGINT)
+        if before is signal.default_int_handler:
+            signal.signal(signal.SIGINT, lambda *_: _interrupt())  # a tool does not save and go on, but ends
         try:
             while queue.waiting:
                 for job in queue.pop_blocked():
@@ -203,6 +208,7 @@ class DebugExecutor(Executor):
                     queue.finish(job, state)
                     listener.ended(job, state)
         finally:
+            signal.signal(signal.SIGINT, before)
             listener.end()
         return outcome
 
@@ -236,6 +242,10 @@ class DebugExecutor(Executor):
                 error = f"exited with {code}; its output is on the terminal of the submit"
                 return state.finish("failed", exit_code=code, error=error)
         return state_after_success(job, plan.store, state)
+
+
+def _interrupt() -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _call_tool(command: Command, max_resumes: int) -> int:

@@ -87,7 +87,8 @@ def _health(folder: Path, state: JobState) -> str:
     silent = time.time() - max(datetime.fromisoformat(one.at).timestamp() for one in heartbeats)
     if hung is None and silent > SILENCE:
         return f"no heartbeat for {clock(silent)}"
-    return f"hung: {hung}" if hung else describe_stragglers(heartbeats) or ""
+    doing = next((one.doing for one in heartbeats if one.doing), None)
+    return f"hung: {hung}" if hung else doing or describe_stragglers(heartbeats) or ""
 
 
 def last_metrics(path: Path) -> dict[str, Any]:
@@ -428,6 +429,10 @@ class LineReporter:
         if state.status == "failed":
             self._print(f"        its log: {self.plan.store.log(job)}", state.status)
 
+    def stopping(self, names: Sequence[str], grace: float) -> None:
+        shown = abbreviate(names, 3) or "nothing runs"
+        self._print(f"stopping: {shown} may save for {grace:.0f} s; Ctrl-C again kills at once", "cancelled")
+
     def blocked(self, job: Job, by: str) -> None:
         self.count += 1
         self._print(f"blocked {job.name}: needs {by}, which has no result  [{self.count}/{self.total}]", "blocked")
@@ -453,7 +458,7 @@ class LineReporter:
         return True
 
     def _print(self, line: str, word: str = "") -> None:
-        if is_quiet() and word not in ("failed", "diverged", "blocked"):
+        if is_quiet() and word not in ("failed", "diverged", "blocked", "cancelled"):
             return
         self.console.print(printable(line), style=STYLES.get(word, ""), soft_wrap=True, markup=False, highlight=False)
 
@@ -472,10 +477,13 @@ class LiveReporter(LineReporter):
         self.live.start()
 
     def tick(self, running: Mapping[str, JobState]) -> None:
+        from rich.constrain import Constrain
+
         if self.plan is not None and self._is_due():
             graph, store = self.plan.graph, self.plan.store
             now = store.snapshot(graph, self.plan.snapshot)  # no new query: what runs here is not in Slurm's queue
-            self.live.update(status_table(graph, store, now, self.console.height), refresh=True)
+            table = status_table(graph, store, now, self.console.height)
+            self.live.update(Constrain(table, self.console.width - 2), refresh=True)  # room for the ^C that is echoed
 
     def end(self) -> None:
         self.live.stop()

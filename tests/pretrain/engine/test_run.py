@@ -51,7 +51,7 @@ def test_writes_the_files_of_the_formats_page(
     curves = {"loss", "std", "std_alarm", "grad_norm", "lr", "lr_predictor", "epoch", "data_time", "data_time_share"}
     assert curves <= set(rows[-1]) and curves <= _tensorboard_curves(out / "tensorboard")
     log = (out / "log.txt").read_text()
-    assert "lr 0.025 / 0.05 · " in log and re.search(r"images/s · data \d+% · ETA", log)
+    assert "lr 0.025 (predictor 0.05) · " in log and re.search(r"images/s · data \d+% · ETA", log)
     assert result["std_alarm"] is None
 
 

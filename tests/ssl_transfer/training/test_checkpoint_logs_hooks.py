@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
 import signal
+import subprocess
+import sys
 import tracemalloc
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
-from detectron2.engine.train_loop import TrainerBase
+from detectron2.engine.train_loop import HookBase, TrainerBase
+from detectron2.utils.events import EventStorage
 
+from ssl_transfer.console import CLEAR
 from ssl_transfer.errors import Preempted, UserError
 from ssl_transfer.training.checkpoint import CheckpointFolder, load_checkpoint, save_checkpoint
 from ssl_transfer.training.divergence import Diverged
 from ssl_transfer.training.hooks import StopOnSignal
-from ssl_transfer.training.logs import log_to_folder, truncate_metrics
+from ssl_transfer.training.logs import ProgressLine, log_to_folder, truncate_metrics
 
 
 def no_reason(_content: dict[str, object]) -> None:
@@ -123,7 +130,7 @@ class Loop(TrainerBase):
             os.kill(os.getpid(), self.number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
 def test_a_signal_stops_the_loop_after_its_step_and_a_save(number: signal.Signals) -> None:
     before, saved = signal.getsignal(number), []
     loop = Loop(number, at=3)
@@ -135,6 +142,74 @@ def test_a_signal_stops_the_loop_after_its_step_and_a_save(number: signal.Signal
     last.register_hooks([StopOnSignal()])
     last.train(0, 10)
     assert last.iter == 10
+
+
+def test_a_signal_after_the_last_step_ends_the_evaluation() -> None:
+    class Evaluates(HookBase):
+        def after_train(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    stop, loop = StopOnSignal(), Loop(signal.SIGTERM, at=99)
+    loop.register_hooks([Evaluates(), stop])
+    with pytest.raises(Preempted, match="all iterations are saved"):
+        loop.train(0, 2)
+    stop.after_train()
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_second_ctrl_c_leaves_at_once(root: Path) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from ssl_transfer.training.distributed import handle_stop\n"
+        "with handle_stop(lambda: print('asked', flush=True)):\n"
+        "    for _ in range(2):\n        os.kill(os.getpid(), signal.SIGINT)\n"
+        "print('never')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n{code}"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (130, "asked\n")
+    assert "Ctrl-C again leaves at once" in done.stderr
+
+
+class Line(ProgressLine):
+    def describe(self, storage: EventStorage, now: Mapping[str, float], done: int) -> str:
+        return f"{done}/{self.total} loss {now['loss']:g}"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_first_line_comes_after_the_first_step_and_a_terminal_has_a_bar_instead(
+    tmp_path: Path, terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stderr(io.StringIO):
+        def isatty(self) -> bool:
+            return terminal
+
+    stream = Stderr()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    levels = {"ssl_transfer": logging.INFO, "detectron2": logging.INFO}
+    with log_to_folder(tmp_path, levels, formatter=logging.Formatter("%(message)s")), EventStorage(0) as storage:
+        line = Line(9, "loss")
+        for step in range(3):
+            storage.iter = step
+            storage.put_scalar("loss", 5.0 - step)
+            line.draw()
+        line.write()
+        line.write()
+        logging.getLogger("detectron2.checkpoint").warning("chatter")
+        warnings.warn("of torch", stacklevel=1)
+    log = (tmp_path / "log.txt").read_text()
+    assert log.splitlines()[:3] == ["1/9 loss 5", "3/9 loss 3", "chatter"] and "of torch" in log
+    assert "chatter" not in stream.getvalue() and "of torch" not in stream.getvalue()
+    if terminal:
+        assert stream.getvalue().count(CLEAR) == 3 and "\n" not in stream.getvalue()
+    else:
+        assert stream.getvalue() == "1/9 loss 5\n3/9 loss 3\n"
 
 
 def test_a_resumed_run_reads_a_large_metrics_file_line_by_line(tmp_path: Path) -> None:
