@@ -146,7 +146,7 @@ class ProgressLine(EventWriter):
 
     def __init__(self, total: int, key: str) -> None:
         self.total, self.key = total, key
-        self.written = -1
+        self.written, self.begun = -1, False
         self.bar = StatusLine(sys.stderr) if is_live(sys.stderr) and not is_quiet() else None
 
     def describe(self, storage: EventStorage, now: Mapping[str, float], done: int) -> str:
@@ -163,12 +163,18 @@ class ProgressLine(EventWriter):
     def draw(self) -> None:
         """After each step: the first line, and the bar."""
         storage = get_event_storage()
-        if self._last(storage) < 0:
-            return
-        if self.written < 0:
+        now = {name: value for name, (value, _) in storage.latest().items()}
+        done, timed = storage.iter + 1, storage.histories().get("time")
+        if self.written < 0 and self.key in now:
             self.write()
+        elif not self.begun:  # the loss is read some steps later
+            _log.info(f"iteration {done}/{self.total} is done", **PROGRESS)
+        self.begun = True
         if self.bar:
-            self.bar.show(self._last(storage) + 1, self.total, self._text(storage))
+            values = [f"{name} {now[key]:.4g}" for name, key in (("loss", self.key), ("lr", "lr")) if key in now]
+            speed = [f"{timed.median(20):.2f} s/iteration"] if timed else []
+            text = f"{done}/{self.total}{describe_eta(storage, self.total - done)}"
+            self.bar.show(done, self.total, " · ".join([text, *values, *speed]))
 
     def close(self) -> None:
         """Leave the bar's line."""

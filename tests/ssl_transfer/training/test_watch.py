@@ -50,6 +50,18 @@ def test_each_phase_has_its_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert watch.bound() == watching.BOUNDS[phase]
 
 
+def test_the_heartbeat_says_how_far_an_evaluation_is_until_the_next_step(tmp_path: Path) -> None:
+    watch = HangWatch(tmp_path, 300.0)
+    for report, expected in ((True, "evaluating 3 of 9 images"), (False, None)):
+        if report:
+            watch.report("evaluating 3 of 9 images")
+        else:
+            watch.enter(CHECKPOINT)
+        watch._write()
+        (one,) = read_heartbeats(tmp_path)
+        assert (one.doing, one.phase) == (expected, EVALUATION if report else CHECKPOINT)
+
+
 def test_a_run_that_ends_leaves_no_file(tmp_path: Path) -> None:
     with HangWatch(tmp_path, 300.0):
         time.sleep(1.5 * watching.POLL)

@@ -62,6 +62,16 @@ def heartbeats(store: Store, job: Job, *, age: float = 0.0, hung: str | None = N
         content.write(store.folder(job) / f"heartbeat.rank{rank}.json")
 
 
+def test_a_job_that_evaluates_says_how_far_it_is(world: World, job: Job) -> None:
+    store = Store(world.run_dir)
+    state = running(job)
+    metrics(store, job, {"iteration": 198, "time": 2.0, "total_loss": 0.5})
+    heartbeats(store, job)
+    file = store.folder(job) / "heartbeat.rank0.json"
+    Heartbeat.read(file).model_copy(update={"doing": "evaluating 120 of 400 images"}).write(file)
+    assert progress(job, store, state).note == "loss 0.5 · evaluating 120 of 400 images"
+
+
 def test_hangs_silence_and_stragglers_of_a_running_job_are_named(world: World, job: Job) -> None:
     store, state = Store(world.run_dir), running(job).replace(started="2026-01-01T00:00:00+00:00")
     metrics(store, job)
