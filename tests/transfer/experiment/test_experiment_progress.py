@@ -63,8 +63,7 @@ def heartbeats(store: Store, job: Job, *, age: float = 0.0, hung: str | None = N
 
 
 def test_a_job_that_evaluates_says_how_far_it_is(world: World, job: Job) -> None:
-    store = Store(world.run_dir)
-    state = running(job)
+    store, state = Store(world.run_dir), running(job).replace(started="2026-01-01T00:00:00+00:00")
     metrics(store, job, {"iteration": 198, "time": 2.0, "total_loss": 0.5})
     heartbeats(store, job)
     file = store.folder(job) / "heartbeat.rank0.json"
