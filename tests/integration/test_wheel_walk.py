@@ -63,7 +63,7 @@ def test_a_checkpoint_s_way_to_its_row_beside_the_published_ones(wheel_bin: Path
     code = lines.replace('published="rows"', 'published="rows", allow_toy=True') + "print(len(trials), 'trials')\n"
     (empty / "lines.py").write_text(code)
     printed = run(["python lines.py"], empty, wheel_bin)
-    assert "75.5" in printed and printed.splitlines()[-1] == "3 trials"
+    assert "75.5" in printed and "3 trials" in printed.splitlines()
 
 
 @pytest.mark.slow
