@@ -302,6 +302,7 @@ def _status(args: Namespace, _: Tools | None) -> int:
 
 def _show_table(graph: Graph, store: Store, snapshot: Snapshot, args: Namespace) -> None:
     """Show the state on a terminal, fitted to it; with `watch` until no job runs or waits."""
+    from rich.constrain import Constrain
     from rich.live import Live
 
     from transfer.experiment.views import status_table
@@ -310,12 +311,13 @@ def _show_table(graph: Graph, store: Store, snapshot: Snapshot, args: Namespace)
     if not args.watch:
         console.print(status_table(graph, store, snapshot, words=args.jobs))
         return
-    first = status_table(graph, store, snapshot, console.height, args.jobs)
+    first = Constrain(status_table(graph, store, snapshot, console.height, args.jobs), console.width - 2)  # ^C fits
     with Live(first, console=console, auto_refresh=False) as live:
         while snapshot.has_active:
             time.sleep(5.0 if snapshot.queue else 2.0)  # Slurm's controller serves many users
             snapshot = store.snapshot(graph)
-            live.update(status_table(graph, store, snapshot, console.height, args.jobs), refresh=True)
+            table = status_table(graph, store, snapshot, console.height, args.jobs)
+            live.update(Constrain(table, console.width - 2), refresh=True)
 
 
 def _print_lines(graph: Graph, store: Store, snapshot: Snapshot, args: Namespace) -> None:

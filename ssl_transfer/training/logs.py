@@ -43,8 +43,9 @@ class _LogFile(logging.FileHandler):
             raise failure
 
 
-FILE_ONLY = ("detectron2", "fvcore", "py.warnings")
+FILE_ONLY = ("detectron2", "fvcore", "py.warnings", "torch")
 """Loggers whose lines are for the log file: they concern nobody who watches a run."""
+WARNINGS = {"py.warnings": logging.WARNING, "torch": logging.WARNING}
 PROGRESS: dict[str, Any] = {"extra": {"is_progress": True}}
 """For log lines that a terminal's status line shows already: `logger.info(text, **PROGRESS)`."""
 
@@ -88,8 +89,10 @@ def log_to_folder(
         silent = isinstance(handler, _Console) and is_quiet()
         handler.setLevel(logging.INFO if (main or rank_files) and not silent else logging.WARNING)
         handler.addFilter(_ExpectedEndings())
-    loggers = {logging.getLogger(name): level for name, level in {**levels, "py.warnings": logging.WARNING}.items()}
+    loggers = {logging.getLogger(name): level for name, level in {**levels, **WARNINGS}.items()}
     logging.captureWarnings(True)
+    torch_logger = logging.getLogger("torch")
+    torch_handlers, torch_logger.handlers = torch_logger.handlers, []  # it prints to stderr itself
     before = [(logger, logger.level, logger.propagate) for logger in loggers]
     for logger, level in loggers.items():
         logger.setLevel(level)
@@ -109,6 +112,7 @@ def log_to_folder(
                 logger.removeHandler(handler)
             logger.setLevel(level)
             logger.propagate = propagate
+        torch_logger.handlers = torch_handlers
         for handler in handlers:
             handler.close()
 

@@ -283,6 +283,8 @@ def test_a_signal_stops_jobs_after_a_checkpoint(world: World, number: int) -> No
     _, err = process.communicate(timeout=30)
     assert process.returncode == 128 + number
     assert "the same command continues from the last checkpoints" in err
+    (stopping,) = (line for line in err.splitlines() if line.startswith("stopping: "))
+    assert "finetune.scratch.voc07.s1" in stopping
     state = world.state("finetune.scratch.voc07.s1")
     assert (state.status, state.exit_code) == ("cancelled", 75), "it saved a checkpoint and was not killed"
     assert "table.md" not in world.started()
