@@ -26,7 +26,7 @@ from ssl_transfer.training import distributed
 from ssl_transfer.training.hooks import ProfileSteps, ShowProgress, StopOnSignal
 from ssl_transfer.training.logs import METRICS, count_progress, log_to_folder, truncate_metrics
 from ssl_transfer.training.watch import CHECKPOINT, EVALUATION, EnterPhase, HangWatch, WatchSteps
-from ssl_transfer.writer_lock import WriterLock
+from ssl_transfer.writer_lock import WriterLock, remove_dead_lock
 from transfer.engine.config import SEPARABLE
 from transfer.engine.detection_data import register_metadata, test_batches, training_batches, training_dicts
 from transfer.engine.detection_trainer import DetectionTrainer
@@ -82,6 +82,7 @@ def run_trial(request: TrialRequest) -> TrialOutcome:
         if writes and request.eval_only:  # beside a training that goes on
             stack.enter_context(WriterLock(file, file=True))
         elif not request.eval_only and file.is_file():
+            remove_dead_lock(prepared.output)
             return TrialOutcome("already", TransferResult.read(file).as_dict(), file)
         spawned = prepared.processes if place is None else 1
         words = (prepared, task if spawned == 1 else None)

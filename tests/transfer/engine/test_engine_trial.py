@@ -122,8 +122,10 @@ def test_detectron2_s_checkpointer_loads_the_final_checkpoint(voc: tuple[TrialRe
 def test_a_finished_trial_stays_finished(voc: tuple[TrialRequest, dict[str, Any]], resume: bool) -> None:
     request, result = voc
     before = {file: file.stat().st_mtime_ns for file in request.output.iterdir()}
+    (request.output / ".writer.lock").touch()  # of a process that was killed after its result
     outcome = run_trial(replace(request, resume=resume))
     assert (outcome.status, outcome.content) == ("already", result)
+    assert not (request.output / ".writer.lock").exists()
     assert {file: file.stat().st_mtime_ns for file in request.output.iterdir()} == before
 
 
