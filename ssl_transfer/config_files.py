@@ -14,18 +14,18 @@ from ssl_transfer.errors import UserError, nearest
 CONFIGS = ROOT / "configs"
 
 
-def find_config(name: str | os.PathLike[str], folder: str) -> Path:
+def find_config(name: str | os.PathLike[str], *folders: str) -> Path:
     """The config file that `name` means.
 
     In this order: a file of the user with that path, with or without `.yaml`; `configs/…` of this project, from any
-    current folder; a file below `configs/FOLDER` by its name, such as `voc07` or `ablations/…`.
+    current folder; a file below a `configs/FOLDER` by its name, such as `voc07` or `ablations/…`.
 
     Args:
         name: what the user gave.
-        folder: `pretrain`, `evaluation`, `transfer`, `overlays` or `experiments`.
+        folders: of `pretrain`, `evaluation`, `transfer`, `overlays` and `experiments`.
 
     Raises:
-        UserError: there is no such file, or several files below `configs/FOLDER` have that name.
+        UserError: there is no such file, or several files below these folders have that name.
     """
     path = Path(name)
     for own in (path, Path(f"{path}.yaml")):
@@ -33,18 +33,19 @@ def find_config(name: str | os.PathLike[str], folder: str) -> Path:
             return own
     if path.parts[:1] == (CONFIGS.name,) and (ROOT / path).is_file():
         return ROOT / path
-    known = dict(_shipped(folder))
+    known = dict(entry for folder in folders for entry in _shipped(folder))
+    where = " and ".join(f"configs/{folder}" for folder in folders)
     word = str(path).removesuffix(".yaml")
     found = [file for key, file in known.items() if key == word] or [f for f in known.values() if f.stem == word]
     if len(found) == 1:
         return found[0]
     if found:
         names = ", ".join(key for key, file in known.items() if file in found)
-        raise UserError(f"config {name}: several files of configs/{folder} have that name: name one of {names}")
+        raise UserError(f"config {name}: several files of {where} have that name: name one of {names}")
     if path.is_dir():
         raise UserError(f"{name} is a folder, not a file; name a file")
     similar = nearest(path.stem, _similar(path, known))
-    advice = similar if similar.startswith("did you mean") else f"--list-configs lists those of configs/{folder}"
+    advice = similar if similar.startswith("did you mean") else f"--list-configs lists those of {where}"
     raise UserError(f"config file {_shown(name)} does not exist; {advice}")
 
 

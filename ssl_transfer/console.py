@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import functools
 import io
 import math
 import os
@@ -90,21 +89,22 @@ class Parser(argparse.ArgumentParser):
         if not is_verb:
             self.add_argument("--version", action=PrintAndExit, text=describe_versions, help="print versions and exit")
 
-    def add_configs(self, folder: str, help: str, *, required: bool = False, overlay: str = "") -> None:
+    def add_configs(self, *folders: str, help: str, required: bool = False, overlay: str = "") -> None:
         """Add `--config-file`, which takes a path or a name of configs/FOLDER, and `--list-configs`.
 
         Args:
-            folder: the folder below configs/; see `find_config`.
+            folders: the folders below configs/; see `find_config`.
             help, required: of `--config-file`.
             overlay: help of `--overlay`, which is added too.
         """
         from ssl_transfer.config_files import find_config
 
-        find = functools.partial(functools.partial, find_config)
-        self.add_argument("--config-file", required=required, metavar="F", type=find(folder=folder), help=help)
+        self.add_argument(
+            "--config-file", required=required, metavar="F", type=lambda name: find_config(name, *folders), help=help
+        )
         if overlay:
-            self.add_argument("--overlay", metavar="F", type=find(folder="overlays"), help=overlay)
-        self.add_list_configs(*([folder, "overlays"] if overlay else [folder]))
+            self.add_argument("--overlay", metavar="F", type=lambda name: find_config(name, "overlays"), help=overlay)
+        self.add_list_configs(*folders, *(["overlays"] if overlay else []))
 
     def add_list_configs(self, *folders: str) -> None:
         """Add `--list-configs`: what can be named of these folders of configs/."""
@@ -389,9 +389,11 @@ class Progress:
             self._write(now, note)
 
     def _write(self, now: float, note: str) -> None:
-        rate = self.done / max(now - self.start, 1e-9)
-        eta = (self.total - self.done) / rate if rate else 0.0
-        text = f"{self} · {rate:.1f}/s · ETA {clock(eta)}" + (f" · {note}" if note else "")
+        text, spent = str(self), now - self.start
+        if self.done and spent > 0.1:  # too short a time tells no rate
+            eta = (self.total - self.done) * spent / self.done
+            text += f" · {self.done / spent:.1f}/s · ETA {clock(eta)}"
+        text += f" · {note}" if note else ""
         if self.line:
             self.line.show(self.done, self.total, text, "\n" if self.done >= self.total else "")
         elif not is_quiet():

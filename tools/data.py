@@ -110,7 +110,7 @@ def _add_check(parser: Parser) -> None:
         nargs="?",
         help="the folder of VOC2007/, VOC2012/ or coco/; or a toy set; with --config-file, its data root",
     )
-    parser.add_configs("transfer", "check the splits that this task names, your own ones too")
+    parser.add_configs("transfer", help="check the splits that this task names, your own ones too")
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="check unlabelled images, as pre-training reads them (DATA.ROOT)"
     )

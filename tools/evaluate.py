@@ -1,5 +1,5 @@
 # PYTHON_ARGCOMPLETE_OK
-"""Evaluate a frozen backbone: a kNN vote or a linear classifier on images, a linear classifier on objects' RoIs."""
+"""Evaluate a frozen backbone: kNN, a linear classifier on images, or one on the RoIs of objects."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _parser() -> Parser:
     parser.add_argument("--output", metavar="DIR", help="the evaluation's folder; optional but for linear")
     recipe = "the recipe: a file, or a name of configs/evaluation/ (default: ImageNet's); of roi, the task (voc07)"
     overlay = "a file whose evaluate section (of roi: transfer) overrides the recipe, or cpu"
-    parser.add_configs("evaluation", recipe, overlay=overlay)
+    parser.add_configs("evaluation", "transfer", help=recipe, overlay=overlay)
     parser.add_argument("--resume", action="store_true", help="continue the evaluation in --output, if there is one")
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes: one per GPU, gloo on a CPU")
     parser.add_argument("--name", metavar="NAME", help="name of the weights; by default their file's name")

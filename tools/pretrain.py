@@ -71,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(description=__doc__, epilog=EXAMPLES)
     overlay = "a file whose pretrain section overrides the recipe, or a name of configs/overlays/"
-    parser.add_configs("pretrain", "the recipe: a file, or a name of configs/pretrain/", required=True, overlay=overlay)
+    recipe = "the recipe: a file, or a name of configs/pretrain/"
+    parser.add_configs("pretrain", help=recipe, required=True, overlay=overlay)
     parser.add_argument("--resume", action="store_true", help="continue the run in --output, if there is one")
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes: one per GPU, gloo on a CPU")
     parser.add_argument("--output", required=True, metavar="DIR", help="the run's folder")

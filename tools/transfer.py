@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__, epilog=EXAMPLES)
     overlay = "merged after the config file: a file, or a name of configs/overlays/, such as cpu"
-    parser.add_configs("transfer", "the task: a file, or a name of configs/transfer/", required=True, overlay=overlay)
+    task = "the task: a file, or a name of configs/transfer/"
+    parser.add_configs("transfer", help=task, required=True, overlay=overlay)
     parser.add_argument("--weights", required=True, metavar="W", help="scratch, or a .pkl that tools/convert.py wrote")
     parser.add_argument("--seed", required=True, type=int, metavar="S", help="the trial's seed, 0 or more")
     parser.add_argument(

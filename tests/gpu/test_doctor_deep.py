@@ -53,6 +53,6 @@ def test_skipped_is_healthy_and_the_normal_value_precedes_the_advice() -> None:
 
 
 def test_without_a_checkout_deep_is_skipped_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssl_transfer.environment.ROOT", tmp_path)
+    monkeypatch.setattr(doctor, "ROOT", tmp_path)
     (finding,) = doctor.examine_deeply()
     assert finding.state == "skipped" and "doctor.py --deep" in finding.advice

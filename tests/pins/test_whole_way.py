@@ -46,6 +46,15 @@ GONE = ("TRANSFER.ORDER_OF_WORKERS",)
 ADDED = {"digest"}
 """Keys that later commits write, too."""
 
+KEYS_OF_EVALUATIONS = {"evaluation.json": "config", "result.json": "settings"}
+"""Where an evaluation's files hold its config keys."""
+
+WATCH_KEYS = {key: value for key, value in default_values("evaluate").items() if key.startswith("MONITOR.")}
+"""Keys of evaluations that later commits have, with their defaults; they change no result."""
+
+ABBREVIATED = re.compile(r" and \d+ more$")
+"""How that commit ended a long list, which is recorded whole now."""
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
@@ -105,6 +114,8 @@ def test_a_job_writes_the_same_files(runs: Path, run: str, job: str) -> None:
             before = reader(then / name)
             if name == "job.json":
                 before = JobState.parse(before, name).as_dict()  # with the defaults of newer keys
+            if job.startswith("evaluate.") and name in KEYS_OF_EVALUATIONS:
+                before[KEYS_OF_EVALUATIONS[name]] |= WATCH_KEYS
             if name == "config.yaml":
                 before = of_today(before) if run == "measures" else with_new_defaults(before)
             differing = [*differences(reader(now / name), before, tolerance)]
@@ -143,6 +154,8 @@ def differences(now: Any, then: Any, tolerance: float, at: str = "") -> Iterator
     elif isinstance(now, str) and isinstance(then, str) and at.endswith("origin.config"):
         yield from differences(yaml.safe_load(now), of_today(yaml.safe_load(then)), tolerance, at)
     elif isinstance(now, str) and isinstance(then, str):
+        if ABBREVIATED.search(then) and now.replace("; ", ", ").startswith(ABBREVIATED.sub("", then)):
+            return
         if words(now) != words(then):
             yield f"{at}: {words(now)!r}, not {words(then)!r}"
     elif type(now) is not type(then) or now != then:

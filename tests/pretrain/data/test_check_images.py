@@ -86,7 +86,7 @@ def test_a_good_folder_passes_and_what_check_lists_is_what_training_refuses(
             decode_rgb(file)
 
 
-@pytest.mark.parametrize("words", [["ROOT"], ["--config-file", "f.yaml"], ["--published"]])
+@pytest.mark.parametrize("words", [["ROOT"], ["--config-file", "voc07"], ["--published"]])
 def test_images_are_checked_alone(photos: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert call_main(main, ["check", "--images", str(photos), *words]) == EXIT_USAGE
     assert "--images" in capsys.readouterr().err

@@ -97,7 +97,7 @@ def test_the_folder_has_detectron2_s_files(voc: tuple[TrialRequest, dict[str, An
     lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
     assert {"total_loss", "loss_rpn_cls", "lr", "bbox/AP50", "data_time"} <= {key for line in lines for key in line}
     assert list(folder.glob("events.out.tfevents.*"))
-    assert "guards" in (folder / "log.txt").read_text()
+    assert "nothing frozen" in (folder / "log.txt").read_text()
     # Three numbered checkpoints were written (the fourth iteration's is the final one), the last two are kept.
     kept = ["model_0000001.pth", "model_0000002.pth", "model_final.pth"]
     assert sorted(file.name for file in folder.glob("*.pth")) == kept

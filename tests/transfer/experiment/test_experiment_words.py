@@ -153,8 +153,8 @@ def test_retry_without_a_failure_says_what_is_missing(world: World, capsys: pyte
     ("change", "message"),
     [
         ({"rows": {"a": {"scratch": True, "expected": "mocov2"}}}, "rows.a.expected: .*did you mean moco"),
-        ({"overlay": "configs/overlays/cpus.yaml"}, "overlay: .*did you mean cpu.yaml"),
-        ({"tasks": {"t": {"config": "configs/transfer/voc7.yaml"}}}, "tasks.t.config: .*voc07.yaml"),
+        ({"overlay": "configs/overlays/cpus.yaml"}, "overlay: .*did you mean cpu"),
+        ({"tasks": {"t": {"config": "configs/transfer/voc7.yaml"}}}, "tasks.t.config: .*did you mean voc07"),
         ({"tasks": {"t": {"config": "configs"}}}, "tasks.t.config: .*is a folder"),
         ({"rows": {"a": {"weights": "zoo:simsaim"}}}, "zoo:simsaim: no such"),
     ],

@@ -264,7 +264,7 @@ def test_a_zoo_name_is_accepted_in_place_of_a_path(
     entry: ZooCheckpoint, site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call_main(main, ["zoo:toy", str(tmp_path / "out.pkl"), "--no-verify"]) == 0
-    assert "MB: " in capsys.readouterr().err
+    assert " of 10 MB" in capsys.readouterr().err
     record = json.loads(entry.record.read_text())
     assert record["sha256"] == hashlib.sha256(site.body).hexdigest() and record["bytes"] == len(site.body)
     assert call_main(main, ["--inspect", "zoo:toy"]) == 0 and len(site.requested) == 1
