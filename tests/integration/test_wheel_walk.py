@@ -78,8 +78,8 @@ def test_the_way_without_a_gpu(wheel_bin: Path, empty: Path) -> None:
 def test_the_cluster_s_plan_needs_no_slurm(wheel_bin: Path, tmp_path: Path) -> None:
     """Of the third door's commands; tests/slurm runs what follows on a private cluster."""
     door = commands("docs/getting-started.md", "## I want Table 5 on my cluster")
-    (plan,) = (line for line in door if line.split()[1:3] == ["launch", "plan"])
+    roots, plan = (line for line in door if line.startswith("D=") or line.split()[1:3] == ["launch", "plan"])
     for name in ("imagenet", "detection"):
         (tmp_path / name).mkdir()
-    printed = run([f"{plan} --set data.images=imagenet --set data.detection=detection"], tmp_path, wheel_bin)
+    printed = run([roots.replace("/data/", f"{tmp_path}/"), plan], tmp_path, wheel_bin)
     assert "finetune.simsiam_base.voc07" in printed and "GPU-hours" in printed
