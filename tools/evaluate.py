@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ssl_transfer.config import explain_config
-from ssl_transfer.console import Parser, run_main
+from ssl_transfer.console import Parser, ignore_torch_warnings, run_main
 from ssl_transfer.environment import ROOT
 from ssl_transfer.errors import EXIT_FAILURE, EXIT_OK, UserError
 
@@ -89,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _probe_rois(args: argparse.Namespace) -> int:
+    ignore_torch_warnings()
     from transfer.engine.config import load_config
     from transfer.engine.prepare import TrialRequest
     from transfer.engine.roi_probe import probe_rois

@@ -103,7 +103,8 @@ def _classes(root: Path) -> tuple[str, ...]:
     for split in SPLITS:
         folder = root / split
         if not folder.is_dir():
-            raise UserError(f"{folder} is not a folder; give an ImageFolder: data.py download cifar10 DIR makes one")
+            remedy = "python tools/data.py download cifar10 DIR makes one"
+            raise UserError(f"{folder} is not a folder; give an ImageFolder; {remedy}")
         found.append(sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."))
     if found[0] != found[1] or len(found[0]) < 2:
         differ = sorted({*found[0]} ^ {*found[1]}) or found[0]
