@@ -55,11 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _probe_rois(args)
     if args.untrained:
         raise UserError("--untrained belongs to roi")
-    from pretrain.evaluation.config import load_evaluation_with_sources
+    from pretrain.evaluation.config import load_evaluation_config
     from pretrain.evaluation.result import EvaluationRequest
 
     file = args.config_file or RECIPES / DEFAULTS[args.kind]
-    cfg, sources = load_evaluation_with_sources(file, args.kind, args.overlay, args.overrides)
+    cfg, sources = load_evaluation_config(file, args.kind, args.overlay, args.overrides)
     if args.print_config:
         print(explain_config(cfg, sources))
         return EXIT_OK

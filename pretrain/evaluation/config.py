@@ -87,16 +87,6 @@ def load_evaluation_config(
     kind: str,
     overlay: str | os.PathLike[str] | None = None,
     overrides: Sequence[str] = (),
-) -> CfgNode:
-    """The config of `load_evaluation_with_sources` alone."""
-    return load_evaluation_with_sources(file, kind, overlay, overrides)[0]
-
-
-def load_evaluation_with_sources(
-    file: str | os.PathLike[str],
-    kind: str,
-    overlay: str | os.PathLike[str] | None = None,
-    overrides: Sequence[str] = (),
 ) -> tuple[CfgNode, ValueSources]:
     """Merge a config file with its `_BASE_` chain, the overlay's `evaluate` section and `KEY VALUE …`.
 

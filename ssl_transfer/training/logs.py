@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import json
 import logging
@@ -140,7 +141,7 @@ def count_progress(
     return step
 
 
-class ProgressLine(EventWriter):
+class ProgressLine(EventWriter, abc.ABC):
     """The log line of a training; on a terminal a bar in its place, drawn after every step.
 
     Args:
@@ -153,9 +154,9 @@ class ProgressLine(EventWriter):
         self.written, self.begun = -1, False
         self.bar = StatusLine(sys.stderr) if is_live(sys.stderr) and not is_quiet() else None
 
+    @abc.abstractmethod
     def describe(self, storage: EventStorage, now: Mapping[str, float], done: int) -> str:
         """The line after iteration `done`, from the newest values."""
-        raise NotImplementedError
 
     def write(self) -> None:
         """Log the newest iteration, once."""

@@ -35,7 +35,7 @@ def test_every_recipe_is_loaded(recipe: Path) -> None:
 
 
 def test_the_recipes_have_the_protocols_numbers() -> None:
-    by_stem = {path.stem: config.load_evaluation_config(path, path.stem.partition("_")[0]) for path in RECIPES}
+    by_stem = {path.stem: config.load_evaluation_config(path, path.stem.partition("_")[0])[0] for path in RECIPES}
     lars = by_stem["linear_imagenet_lars_b4096_90ep"].LINEAR
     assert (lars.OPTIMIZER, lars.TRUST, lars.BASE_LR, lars.BATCH_SIZE) == ("lars", 0.001, 0.1, 4096)
     assert (lars.EPOCHS, lars.MOMENTUM, lars.WEIGHT_DECAY, lars.CACHE_FEATURES) == (90, 0.9, 0.0, False)

@@ -174,3 +174,11 @@ def test_a_printed_experiment_reads_back_and_hides_the_environment(
     (tmp_path / "printed.yaml").write_text(text)
     assert call_main(launch.main, ["plan", str(tmp_path / "printed.yaml"), "--print-config"]) == 0
     assert yaml.safe_load(capsys.readouterr().out) == yaml.safe_load(text)
+
+
+def test_an_experiment_is_printed_by_its_name_from_any_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call_main(launch.main, ["plan", "demo", "--print-config"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["name"] == "demo"

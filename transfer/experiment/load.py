@@ -69,6 +69,7 @@ def explain_experiment(path: str | os.PathLike[str], sets: Sequence[str] = ()) -
     Raises:
         UserError: as `load_experiment`.
     """
+    path = find_config(path, "experiments")
     experiment, _ = load_experiment(path, sets)
     content = _without_empty(experiment.model_dump(mode="json", exclude_none=True))
     sources = ValueSources("default")

@@ -178,7 +178,7 @@ def fit(out: Path) -> None:
     overrides = ["LINEAR.BATCH_SIZE", "7", "LINEAR.EPOCHS", "2", "LINEAR.OPTIMIZER", "sgd", "LINEAR.BASE_LR", "9"]
     root = Path(__file__).resolve().parents[3]
     recipe = root / "configs/evaluation/linear_imagenet_lars_b4096_90ep.yaml"
-    cfg = load_evaluation_config(recipe, "linear", overrides=overrides)
+    cfg = load_evaluation_config(recipe, "linear", overrides=overrides)[0]
     features = torch.randn(22, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(22) % 3
     ranks = {"rank": comm.get_rank(), "world_size": comm.get_world_size()}
