@@ -108,7 +108,8 @@ def _classes(root: Path) -> tuple[str, ...]:
         found.append(sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."))
     if found[0] != found[1] or len(found[0]) < 2:
         differ = sorted({*found[0]} ^ {*found[1]}) or found[0]
-        raise UserError(f"{root}: train/ and test/ must have the same classes, two or more: {abbreviate(differ)}")
+        rule = "train/ and test/ must have the same folders of classes, two or more"
+        raise UserError(f"{root}: {rule}; not in both, or too few: {abbreviate(differ) or 'none'}")
     return tuple(found[0])
 
 
