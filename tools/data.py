@@ -69,6 +69,9 @@ def _add_toy(parser: Parser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="same seed and sizes, same bytes (default: 0)")
     parser.add_argument("--photos", type=int, default=192, metavar="N", help="photos to train on (default: 192)")
+    parser.add_argument(
+        "--any-hue", action="store_true", help="objects of any colour: their outline alone tells their class"
+    )
     pairs = (
         ("voc2007", "TRAINVAL", "TEST", (60, 40)),
         ("voc2012", "TRAIN", "VAL", (30, 20)),
@@ -172,7 +175,7 @@ def _toy(args: Namespace) -> int:
     from transfer.toy.build import Size, build_toy_sets
 
     size = Size(args.photos, tuple(args.voc2007), tuple(args.voc2012), tuple(args.coco))
-    drawn = build_toy_sets(args.out, args.seed, size)
+    drawn = build_toy_sets(args.out, args.seed, size, args.any_hue)
     print(f"{'drew' if drawn else 'exists already:'} the toy sets, seed {args.seed}, in {args.out}")
     print(f"  photos     {size.photos} train, {size.photos_val} val")
     print(f"  VOC2007    {size.voc2007[0]} trainval, {size.voc2007[1]} test")

@@ -15,7 +15,7 @@ from typing import Any
 from ssl_transfer.errors import UserError
 from ssl_transfer.files import read_json, write_json
 from transfer.toy import coco_files, photos, voc_files
-from transfer.toy.drawing import SHAPES
+from transfer.toy.drawing import ANY_HUE, SHAPES
 
 FORMAT = "toy/1"
 RECORD = "toy.json"
@@ -58,13 +58,14 @@ def _at_least(name: str, given: tuple[int, ...], least: tuple[int, ...]) -> None
         raise UserError("--{}: {} is too few; give at least {}".format(name, *words))
 
 
-def build_toy_sets(out: Path, seed: int = 0, size: Size | None = None) -> bool:
+def build_toy_sets(out: Path, seed: int = 0, size: Size | None = None, any_hue: bool = False) -> bool:
     """Draw the toy set into `out`.
 
     Args:
         out: the folder to create; it must be missing, empty, or hold the same set.
         seed: the same seed and size give the same bytes on the same platform.
         size: numbers of images.
+        any_hue: objects of a class have any colour; else each class has its own.
 
     Returns:
         True where it was drawn, False where it existed already.
@@ -76,7 +77,7 @@ def build_toy_sets(out: Path, seed: int = 0, size: Size | None = None) -> bool:
     size.check()
     if seed < 0:
         raise UserError(f"--seed: {seed} is negative; give 0 or more")
-    return write_once(out, describe(seed, size), lambda folder: _draw(folder, seed, size))
+    return write_once(out, describe(seed, size, any_hue), lambda folder: _draw(folder, seed, size, any_hue))
 
 
 def write_once(out: Path, record: dict[str, Any], draw: Callable[[Path], None]) -> bool:
@@ -110,7 +111,7 @@ def write_once(out: Path, record: dict[str, Any], draw: Callable[[Path], None]) 
     return True
 
 
-def describe(seed: int, size: Size) -> dict[str, Any]:
+def describe(seed: int, size: Size, any_hue: bool = False) -> dict[str, Any]:
     """The content of `toy.json`."""
     counts = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(size).items()}
     return {
@@ -119,6 +120,7 @@ def describe(seed: int, size: Size) -> dict[str, Any]:
         **counts,
         "classes": [shape.name for shape in SHAPES],
         "looks": list(photos.PHOTO_CLASSES),
+        **({"hues": "any"} if any_hue else {}),  # absent from sets of earlier releases
     }
 
 
@@ -180,14 +182,15 @@ def _same_folder(handle: int, folder: Path) -> bool:
         return False
 
 
-def _draw(folder: Path, seed: int, size: Size) -> None:
-    photos.write(folder / "photos", seed, "train", size.photos)
-    photos.write(folder / "photos", seed, "val", size.photos_val)
+def _draw(folder: Path, seed: int, size: Size, any_hue: bool) -> None:
+    shapes = ANY_HUE if any_hue else SHAPES
+    photos.write(folder / "photos", seed, "train", size.photos, shapes)
+    photos.write(folder / "photos", seed, "val", size.photos_val, shapes)
     detection = folder / "detection"
     trainval, test = size.voc2007
     halves = {"train": trainval // 2, "val": trainval - trainval // 2, "test": test}
-    voc_files.write(detection, 2007, halves, partial(voc_files.shapes, seed, 2007))
+    voc_files.write(detection, 2007, halves, partial(voc_files.shapes, seed, 2007, shapes))
     sizes = dict(zip(("train", "val"), size.voc2012, strict=True))
-    voc_files.write(detection, 2012, sizes, partial(voc_files.shapes, seed, 2012))
+    voc_files.write(detection, 2012, sizes, partial(voc_files.shapes, seed, 2012, shapes))
     sizes = dict(zip(("train", "val"), size.coco, strict=True))
-    coco_files.write(detection, sizes, partial(coco_files.shapes, seed))
+    coco_files.write(detection, sizes, partial(coco_files.shapes, seed, shapes))

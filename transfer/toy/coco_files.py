@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transfer.toy.drawing import SHAPES, area_of, generator, names_of
+from transfer.toy.drawing import SHAPES, Shape, area_of, generator, names_of
 from transfer.toy.scenes import Crowd, Scene, SceneObject, compose
 
 EMPTY, CROWDED = 1, 2
@@ -73,11 +73,11 @@ def _write_split(folder: Path, first_id: int, scenes: Iterable[Scene], categorie
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def shapes(seed: int, split: str, index: int) -> Scene:
+def shapes(seed: int, classes: tuple[Shape, ...], split: str, index: int) -> Scene:
     """The toy set's scene of coloured shapes."""
     rng = generator(seed, f"coco/{split}", index)
-    names = [] if index == EMPTY else names_of(rng, index, tuple(shape.name for shape in SHAPES))
-    return compose(rng, names, crowd=index == CROWDED)
+    names = [] if index == EMPTY else names_of(rng, index, tuple(shape.name for shape in classes))
+    return compose(rng, names, crowd=index == CROWDED, shapes=classes)
 
 
 def entries(scene: Scene, ids: Mapping[str, int]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import colorsys
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -166,7 +166,7 @@ class Shape:
     Attributes:
         name: its class name, valid in VOC and COCO.
         coco_id: its category id in COCO 2017.
-        hue: the mean of its hues, 0…1.
+        hue: the mean of its hues, 0…1; None: any hue, so that its outline alone tells its class.
         aspect: width divided by height.
         outline: samples a silhouette in unit coordinates.
         details: (unit polygon, brightness factor) of the parts painted inside.
@@ -174,7 +174,7 @@ class Shape:
 
     name: str
     coco_id: int
-    hue: float
+    hue: float | None
     aspect: float
     outline: Callable[[Generator], Polygon]
     details: tuple[tuple[Polygon, float], ...]
@@ -223,6 +223,8 @@ SHAPES = (
     Shape("sheep", 20, 0.33, 1.3, _sheep, ((_arc((0.5, 0.05), 0.24, 0, 2 * np.pi, 14), 0.45),)),
 )
 
+ANY_HUE = tuple(replace(shape, hue=None) for shape in SHAPES)
+
 
 def frame(shape: Shape, size: float, angle: float, centre: tuple[float, float]) -> Frame:
     """The transform for an object with an area of about `size`² pixels."""
@@ -234,9 +236,9 @@ def frame(shape: Shape, size: float, angle: float, centre: tuple[float, float]) 
 def paint_shape(
     canvas: Canvas, rng: Generator, shape: Shape, outline: Polygon, to_pixels: Frame, opacity: float = 1.0
 ) -> None:
-    """Paint an object: its shaded silhouette (in pixels) in a hue near that of its class, then its details."""
+    """Paint an object: its shaded silhouette (in pixels) in a hue of its class, then its details."""
     height, width = canvas.shape[:2]
-    hue = shape.hue + rng.uniform(-0.045, 0.045)
+    hue = rng.uniform() if shape.hue is None else shape.hue + rng.uniform(-0.045, 0.045)
     saturation, value = rng.uniform(0.65, 0.95), rng.uniform(0.55, 0.9)
     shade = np.float32(0.08) * noise(rng, width, height, 8)
     fill(canvas, outline, hsv(hue, saturation, value), opacity, shade)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
-from transfer.toy.drawing import SHAPES, Canvas, background, generator, grain, hsv, noise, to_image
+from transfer.toy.drawing import SHAPES, Canvas, Shape, background, generator, grain, hsv, noise, to_image
 from transfer.toy.scenes import compose, image_size
 
 SHORT_SIDE = (96, 128)
@@ -16,20 +16,20 @@ TEXTURES = ("checks", "clouds", "dots", "stripes", "waves")
 PHOTO_CLASSES = tuple(sorted((*(shape.name for shape in SHAPES), *TEXTURES)))
 
 
-def write(root: Path, seed: int, split: str, count: int) -> None:
+def write(root: Path, seed: int, split: str, count: int, shapes: tuple[Shape, ...] = SHAPES) -> None:
     """Write `count` photos, distributed evenly over the classes, as `root/split/<class>/*.jpg`."""
     for name in PHOTO_CLASSES:
         (root / split / name).mkdir(parents=True)
     for index in range(count):
         name = PHOTO_CLASSES[index % len(PHOTO_CLASSES)]
-        image = draw(generator(seed, f"photos/{split}", index), name)
+        image = draw(generator(seed, f"photos/{split}", index), name, shapes)
         image.save(root / split / name / f"{index:05d}.jpg", quality=92)
 
 
-def draw(rng: Generator, name: str) -> Image.Image:
+def draw(rng: Generator, name: str, shapes: tuple[Shape, ...] = SHAPES) -> Image.Image:
     """Draw one photo of a class."""
     if name not in TEXTURES:
-        return compose(rng, [name]).image
+        return compose(rng, [name], shapes=shapes).image
     width, height = image_size(rng, SHORT_SIDE)
     canvas = background(rng, width, height)
     hue = rng.uniform()

@@ -100,7 +100,13 @@ class SceneCanvas:
         return not any(box.overlaps(other, GAP) for other in self.occupied)
 
 
-def compose(rng: Generator, names: list[str], difficult: bool = False, crowd: bool = False) -> Scene:
+def compose(
+    rng: Generator,
+    names: list[str],
+    difficult: bool = False,
+    crowd: bool = False,
+    shapes: tuple[Shape, ...] = SHAPES,
+) -> Scene:
     """Draw a scene.
 
     Args:
@@ -108,16 +114,17 @@ def compose(rng: Generator, names: list[str], difficult: bool = False, crowd: bo
         names: classes of the objects, in order; one without free space is left out.
         difficult: add one small or faint object.
         crowd: add a crowd of sheep.
+        shapes: the classes.
     """
     width, height = image_size(rng)
     scene = SceneCanvas(rng, background(rng, width, height))
     for _ in range(int(rng.integers(1, 4))):
         _paint_distractor(scene)
-    by_name = {shape.name: shape for shape in SHAPES}
+    by_name = {shape.name: shape for shape in shapes}
     sheep = _paint_crowd(scene, by_name["sheep"]) if crowd else None
     objects = [_paint_object(scene, by_name[name]) for name in names]
     if difficult:
-        objects.append(_paint_object(scene, SHAPES[int(rng.integers(len(SHAPES)))], difficult=True))
+        objects.append(_paint_object(scene, shapes[int(rng.integers(len(shapes)))], difficult=True))
     grain(rng, scene.canvas)
     return Scene(to_image(scene.canvas), [painted for painted in objects if painted is not None], sheep)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from transfer.toy.drawing import SHAPES, generator, names_of
+from transfer.toy.drawing import Shape, generator, names_of
 from transfer.toy.scenes import Scene, SceneObject, compose
 
 SMALLEST_SPLIT = 3
@@ -41,11 +41,11 @@ def write(root: Path, year: int, splits: dict[str, int], draw: Callable[[str, in
         (base / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{i}\n" for i in ids), encoding="utf-8")
 
 
-def shapes(seed: int, year: int, split: str, index: int) -> Scene:
+def shapes(seed: int, year: int, classes: tuple[Shape, ...], split: str, index: int) -> Scene:
     """The toy set's scene of coloured shapes."""
     rng = generator(seed, f"VOC{year}/{split}", index)
-    names = names_of(rng, index, tuple(shape.name for shape in SHAPES))
-    return compose(rng, names, difficult=index % DIFFICULT_EVERY == 1)
+    names = names_of(rng, index, tuple(shape.name for shape in classes))
+    return compose(rng, names, difficult=index % DIFFICULT_EVERY == 1, shapes=classes)
 
 
 def _interleave(splits: dict[str, int]) -> list[str]:
