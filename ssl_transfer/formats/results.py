@@ -172,6 +172,13 @@ class SearchedLr(FileFormat):
     metric: str = Field(description="metric the choice was made by")
 
 
+class DetectionsRecord(FileFormat):
+    """The file of a trial's detections."""
+
+    file: str = Field(description="its name, in the folder of the result")
+    sha256: str = Field(description="SHA-256 of that file")
+
+
 class TransferResult(SealedFormat):
     """`result.json` of a fine-tuning trial, written last of all when the trial is finished or has diverged."""
 
@@ -199,6 +206,9 @@ class TransferResult(SealedFormat):
     select_on: str | None = Field(default=None, description="`test` or `heldout`, what a search's choice is made on")
     heldout: HeldOutPart | None = Field(default=None, description="the held-out part, where `select_on` is `heldout`")
     lr_search: SearchedLr | None = Field(default=None, description="the search whose learning rate the trial uses")
+    detections: DetectionsRecord | None = Field(
+        default=None, description="the detections on the test split; absent in older files, null if the trial diverged"
+    )
 
     def find_contradiction(self) -> str | None:
         """Which AP is not the mean of its classes' AP, as every evaluator defines it; None where all are."""

@@ -49,6 +49,7 @@ SIZE = {
     "steady (issue 16)": (5, 2_900),
     "the front door (issue 20)": (6, 1_000),
     "a transfer that can be seen (issue 21)": (6, 900),
+    "a comparison that decides (issue 18)": (14, 2_400),
 }
 """Files and lines of the source that each capability may bring; a limit is raised by a capability, never by drift."""
 
@@ -65,9 +66,11 @@ LAYERS = {
     "transfer.toy": 2,
     "transfer.search": 2,
     "transfer.report": 2,
+    "transfer.resampling": 2,
     "transfer.weights": 3,
     "transfer.tasks": 4,
     "transfer.evaluation": 5,
+    "transfer.comparison": 5,
     "transfer.engine": 6,
     "transfer.experiment": 6,
     "transfer.doctor": 7,

@@ -1,0 +1,283 @@
+"""AP of matched detections in which each image counts as often as a resample drew it.
+
+A detection of an image that was drawn m times counts m times, and so do the image's objects. Matching is within an
+image, and sorting by score does not depend on the draw, so a resample only re-weighs sorted detections.
+
+`average_precision` and `per_class` take one vector of weights, step by step as the metric does: without weights they
+give its digits. `Reweigher` takes many at once; `tests/transfer/resampling` compares the two. Definitions: VOC's as in
+`transfer/evaluation/voc_metric.py`; COCO's [pycocotools: cocoeval.py, accumulate and summarize].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssl_transfer.formats.detections import AREAS, THRESHOLDS, Matches
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+SUMMARIES = {"AP": slice(0, 10), "AP50": slice(0, 1), "AP75": slice(5, 6)}
+"""The metrics, and which of THRESHOLDS each averages over."""
+RECALLS = {"voc2007": np.arange(0.0, 1.1, 0.1), "coco": np.linspace(0.0, 1.0, 101)}
+"""The recalls at which precision is read; VOC 2012's metric is the area under the whole curve."""
+EPS = float(np.finfo(np.float64).eps)
+
+Floats = NDArray[np.float64]
+Weights = NDArray[Any]
+
+
+def average_precision(
+    matches: Matches, classes: int, metric: str, weights: Weights | None = None, *, area: str = "all"
+) -> dict[str, float]:
+    """AP, AP50 and AP75 in per cent, NaN where nothing can be computed.
+
+    Args:
+        matches: the matched detections of a branch.
+        classes: number of classes.
+        metric: `voc2007`, `voc2012` or `coco`.
+        weights: (images,) how often each image counts; None: once, with the metric's own digits.
+        area: one of AREAS: only objects of this size, as COCO counts them.
+    """
+    if metric == "coco":
+        precision = _coco_precision(matches, classes, weights, area)
+        return {name: _mean_percent(precision[part]) for name, part in SUMMARIES.items()}
+    aps = _voc_percent(matches, classes, metric, weights, area)
+    aps = aps[_measured(matches, classes, weights, area)]
+    if not len(aps):
+        return dict.fromkeys(SUMMARIES, float("nan"))
+    means = [np.mean(column.tolist()) for column in aps.T]  # the sums of `voc_evaluator.summarize`
+    return {name: float(np.mean(means[part])) for name, part in SUMMARIES.items()}
+
+
+def per_class(
+    matches: Matches, classes: int, metric: str, weights: Weights | None = None, *, area: str = "all"
+) -> dict[str, Floats]:
+    """Each class's AP, AP50 and AP75, (classes,) in per cent; NaN where it has no object. Arguments as above."""
+    labels = range(classes)
+    if metric == "coco":
+        precision = _coco_precision(matches, classes, weights, area)
+        return {
+            name: np.array([_mean_percent(precision[part, :, k]) for k in labels]) for name, part in SUMMARIES.items()
+        }
+    aps = _voc_percent(matches, classes, metric, weights, area)
+    aps[~_measured(matches, classes, weights, area)] = np.nan
+    return {name: np.array([np.mean(aps[k, part]) for k in labels]) for name, part in SUMMARIES.items()}
+
+
+def _mean_percent(precision: Floats) -> float:
+    reached = precision[precision > -1]
+    return float(np.mean(reached) * 100) if reached.size else float("nan")
+
+
+def _coco_precision(matches: Matches, classes: int, weights: Weights | None, area: str) -> Floats:
+    """(thresholds, recalls, classes) precision; −1 where a class has no object."""
+    precision = np.full((len(THRESHOLDS), len(RECALLS["coco"]), classes), -1.0)
+    for k, positives, curves in _curves(matches, classes, weights, area):
+        if positives == 0:
+            continue
+        for t, (hits, misses) in enumerate(curves):
+            envelope = np.maximum.accumulate((hits / (misses + hits + EPS))[::-1])[::-1]
+            first = np.searchsorted(hits / positives, RECALLS["coco"], side="left")
+            precision[t, :, k] = np.append(envelope, 0.0)[first]
+    return precision
+
+
+def _voc_percent(matches: Matches, classes: int, metric: str, weights: Weights | None, area: str) -> Floats:
+    """(classes, thresholds) AP in per cent."""
+    area_under = {"voc2007": False, "voc2012": True}[metric]
+    aps = np.zeros((classes, len(THRESHOLDS)))
+    for k, positives, curves in _curves(matches, classes, weights, area):
+        for t, (hits, misses) in enumerate(curves):
+            with np.errstate(divide="ignore", invalid="ignore"):  # a class without objects has no recall
+                recall = hits / float(positives)
+            precision = hits / np.maximum(hits + misses, EPS)
+            aps[k, t] = (_area_under if area_under else _eleven_points)(recall, precision)
+    return aps * 100
+
+
+def _eleven_points(recall: Floats, precision: Floats) -> float:
+    ap = 0.0
+    for threshold in RECALLS["voc2007"]:
+        ap += precision[recall >= threshold].max(initial=0.0) / 11.0
+    return ap
+
+
+def _area_under(recall: Floats, precision: Floats) -> float:
+    recall = np.concatenate(([0.0], recall, [1.0]))
+    envelope = np.maximum.accumulate(np.concatenate(([0.0], precision, [0.0]))[::-1])[::-1]
+    steps = np.flatnonzero(recall[1:] != recall[:-1])
+    return float(np.sum((recall[steps + 1] - recall[steps]) * envelope[steps + 1]))
+
+
+def _curves(matches: Matches, classes: int, weights: Weights | None, area: str) -> Any:
+    """Yield each class's label, its number of objects, and an iterator over the thresholds' hits and misses so far."""
+    a = AREAS.index(area)
+    counted = (matches.object_area >> a) & 1 > 0
+    objects = None if weights is None else weights[matches.object_image[counted]]
+    positives = np.bincount(matches.object_label[counted], objects, classes)
+    bounds = np.searchsorted(matches.label, np.arange(classes + 1))
+    for k in range(classes):
+        rows = slice(bounds[k], bounds[k + 1])
+        weight = 1.0 if weights is None else weights[matches.image[rows]].astype(np.float64)
+        yield k, positives[k], _sums(matches.hit[a, rows], matches.ignored[a, rows], weight)
+
+
+def _sums(hit: NDArray[np.uint16], ignored: NDArray[np.uint16], weight: Floats | float) -> Any:
+    for t in range(len(THRESHOLDS)):
+        true = (hit >> t) & 1 > 0
+        false = ~true & ((ignored >> t) & 1 == 0)
+        yield np.cumsum(true * weight, dtype=np.float64), np.cumsum(false * weight, dtype=np.float64)
+
+
+def _measured(matches: Matches, classes: int, weights: Weights | None, area: str) -> NDArray[np.bool_]:
+    """Which classes VOC's means contain.
+
+    The metric gives a class without any object 0 or NaN, and so does this; a class that lacks objects in a resample or
+    in a range of area only is left out, as COCO's rule says.
+    """
+    counted = (matches.object_area >> AREAS.index(area)) & 1 > 0
+    labels, images = matches.object_label[counted], matches.object_image[counted]
+    now = np.bincount(labels, None if weights is None else weights[images], classes) > 0
+    return np.asarray(now | (_without_objects(matches, classes) if area == "all" else False))
+
+
+def _without_objects(matches: Matches, classes: int) -> NDArray[np.bool_]:
+    return np.bincount(matches.object_label[matches.object_area & 1 > 0], minlength=classes) == 0
+
+
+@dataclass(frozen=True)
+class _Threshold:
+    """The true positives of one class at one threshold, best score first.
+
+    Attributes:
+        rows: (P,) their positions among the class's true positives at any threshold.
+        image: (P,) their images.
+        ignored: (P, images) how many ignored detections each image has between a true positive and the one before.
+    """
+
+    rows: NDArray[np.int64]
+    image: NDArray[np.int32]
+    ignored: csr_matrix | None
+
+
+@dataclass(frozen=True)
+class _Class:
+    """One class: (U, images) detections of each image between two true positives, and its thresholds."""
+
+    detections: csr_matrix
+    thresholds: list[_Threshold]
+
+
+class Reweigher:
+    """AP of one branch for many weightings of the images at once, as matrices of positions × weightings.
+
+    Precision matters at true positives alone: between them it falls. A true positive of weight m raises recall m times
+    and precision with it, so its last copy decides; one of weight 0 stands where precision is not above that of the
+    true positive before.
+
+    Args:
+        matches: the matched detections of a branch.
+        images: number of images of the split.
+        classes: number of classes.
+        metric: `voc2007`, `voc2012` or `coco`.
+        area: one of AREAS.
+    """
+
+    def __init__(self, matches: Matches, *, images: int, classes: int, metric: str, area: str = "all") -> None:
+        self.metric, self.count = metric, classes
+        a = AREAS.index(area)
+        counted = (matches.object_area >> a) & 1 > 0
+        self.objects = _counts(matches.object_label[counted], matches.object_image[counted], (classes, images))
+        bounds = np.searchsorted(matches.label, np.arange(classes + 1))
+        parts = [slice(bounds[k], bounds[k + 1]) for k in range(classes)]
+        self.classes = [_class(matches.image[p], matches.hit[a, p], matches.ignored[a, p], images) for p in parts]
+        # VOC gives a class without any object 0, or NaN where it has detections: no draw changes that.
+        self.fixed = _without_objects(matches, classes) & (metric != "coco" and area == "all")
+        self.fixed_values = np.where(np.diff(bounds) * (metric == "voc2012") > 0, np.nan, 0.0)
+
+    def __call__(self, weights: Floats) -> tuple[Floats, Floats]:
+        """AP where image i counts weights[i, b] times.
+
+        Args:
+            weights: (images, B) whole numbers.
+
+        Returns:
+            (metrics of SUMMARIES, B) and (classes, B) AP of each class, in per cent, NaN without objects.
+        """
+        positives = self.objects @ weights
+        aps = np.full((self.count, len(THRESHOLDS), weights.shape[1]), np.nan)
+        for k, one in enumerate(self.classes):
+            aps[k] = self.fixed_values[k] if self.fixed[k] else self._class_aps(one, weights, positives[k])
+        absent = (positives == 0) & ~self.fixed[:, None]
+        present = np.where(absent, 0.0, 1.0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            each = [np.where(absent, 0.0, aps[:, part].mean(1)).sum(0) for part in SUMMARIES.values()]
+            overall = np.array(each) / present.sum(0)
+        return overall * 100, np.where(absent, np.nan, aps.mean(1)) * 100
+
+    def _class_aps(self, one: _Class, weights: Floats, positives: Floats) -> Floats:
+        """(thresholds, B) AP of one class in 0…1."""
+        aps = np.zeros((len(THRESHOLDS), weights.shape[1]))
+        detections = _running(np.add, one.detections @ weights)
+        for ap, threshold in zip(aps, one.thresholds, strict=True):
+            if not len(threshold.rows):
+                continue
+            hits = _running(np.add, weights[threshold.image])
+            precision = detections[threshold.rows]
+            if threshold.ignored is not None:
+                precision -= _running(np.add, threshold.ignored @ weights)
+            precision = precision + EPS if self.metric == "coco" else np.maximum(precision, EPS, out=precision)
+            np.divide(hits, precision, out=precision)
+            _running(np.maximum, precision[::-1])
+            reached = self._reached(hits, positives)
+            reached[1:] -= reached[:-1]
+            ap[:] = np.einsum("pb,pb->b", reached, precision)
+        return aps
+
+    def _reached(self, hits: Floats, positives: Floats) -> Floats:
+        """The share of the recalls that is reached with these hits, (P, B); the recall itself for the area."""
+        if self.metric == "voc2012":
+            return np.asarray(hits / np.maximum(positives, 1.0))
+        steps = len(RECALLS[self.metric]) - 1
+        exact = hits * (steps / np.maximum(positives, 1.0))
+        count = np.floor(exact + 1e-9)
+        # Some recalls of the metric, such as 3 × 0.1, are a bit above their fraction: a recall of 3/10 is below it.
+        late = np.arange(steps + 1) / steps < RECALLS[self.metric]
+        columns = np.flatnonzero((np.outer(positives, np.flatnonzero(late)) % steps == 0).any(1))
+        at = count[:, columns]
+        count[:, columns] -= late[at.astype(np.int64)] & (np.abs(exact[:, columns] - at) < 1e-9)
+        return np.asarray((count + 1) / (steps + 1))
+
+
+def _class(image: NDArray[np.int32], hit: NDArray[np.uint16], ignored: NDArray[np.uint16], images: int) -> _Class:
+    positions = np.flatnonzero(hit)
+    behind = np.searchsorted(positions, np.arange(len(image)))  # each detection's next true positive
+    inside = behind < len(positions)
+    thresholds = []
+    for t in range(len(THRESHOLDS)):
+        rows = np.flatnonzero((hit[positions] >> t) & 1)
+        skipped = np.flatnonzero((ignored >> t) & 1)
+        next_one = np.searchsorted(positions[rows], skipped)
+        skipped, next_one = skipped[next_one < len(rows)], next_one[next_one < len(rows)]
+        between = _counts(next_one, image[skipped], (len(rows), images)) if len(skipped) else None
+        thresholds.append(_Threshold(rows, image[positions[rows]], between))
+    return _Class(_counts(behind[inside], image[inside], (len(positions), images)), thresholds)
+
+
+def _counts(rows: NDArray[Any], columns: NDArray[Any], shape: tuple[int, int]) -> csr_matrix:
+    from scipy.sparse import csr_matrix  # scipy loads slowly
+
+    return csr_matrix((np.ones(len(rows)), (rows, columns)), shape=shape)
+
+
+def _running(operation: np.ufunc, values: Floats) -> Floats:
+    """Accumulate along the first axis in place, row by row: numpy's own `accumulate` is ten times slower there."""
+    for previous, row in pairwise(values):
+        operation(previous, row, out=row)
+    return values
