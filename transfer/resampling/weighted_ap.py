@@ -95,9 +95,8 @@ def _voc_percent(matches: Matches, classes: int, metric: str, weights: Weights |
     for k, positives, curves in _curves(matches, classes, weights, area):
         for t, (hits, misses) in enumerate(curves):
             with np.errstate(divide="ignore", invalid="ignore"):  # a class without objects has no recall
-                recall = hits / float(positives)
-            precision = hits / np.maximum(hits + misses, EPS)
-            aps[k, t] = (_area_under if area_under else _eleven_points)(recall, precision)
+                recall, precision = hits / float(positives), hits / np.maximum(hits + misses, EPS)
+                aps[k, t] = (_area_under if area_under else _eleven_points)(recall, precision)
     return aps * 100
 
 
