@@ -10,7 +10,8 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from numpy.typing import NDArray
 
-from transfer.evaluation.voc_metric import THRESHOLDS, Detections, Objects, average_precisions, rounded
+from ssl_transfer.formats.detections import THRESHOLDS
+from transfer.evaluation.voc_metric import ClassDetections, average_precisions, objects_by_class, rounded
 from transfer.tasks.task import Dataset
 
 
@@ -64,24 +65,9 @@ def summarize(aps: NDArray[np.float64], classes: Sequence[str]) -> dict[str, flo
     return {key: float(value) for key, value in {**overall, **each}.items()}
 
 
-def objects_by_class(dataset: Dataset) -> list[Objects]:
-    """The split's annotated objects, class by class."""
-    rows = [
-        (thing.label, index, *thing.box, thing.difficult)
-        for index, record in enumerate(dataset.records)
-        for thing in record.annotations
-    ]
-    table = np.array(rows, dtype=np.float64).reshape(-1, 7)
-    found = []
-    for label in range(len(dataset.classes)):
-        part = table[table[:, 0] == label]
-        found.append(Objects(part[:, 1].astype(np.int64), part[:, 2:6], part[:, 6].astype(bool)))
-    return found
-
-
 def detections_by_class(
     images: Sequence[tuple[int, NDArray[Any], NDArray[Any], NDArray[Any]]], count: int
-) -> list[Detections]:
+) -> list[ClassDetections]:
     """Per-image detections (image index, scores, boxes, classes), class by class, in the given order."""
     sizes = [len(scores) for _, scores, _, _ in images]
     image = np.repeat(np.array([index for index, *_ in images], dtype=np.int64), sizes)
@@ -89,4 +75,4 @@ def detections_by_class(
     boxes = np.concatenate([np.empty((0, 4)), *(found[2] for found in images)])
     classes = np.concatenate([np.empty(0, dtype=np.int64), *(found[3] for found in images)])
     rows = [np.flatnonzero(classes == label) for label in range(count)]
-    return [Detections(image[row], scores[row], boxes[row]) for row in rows]
+    return [ClassDetections(image[row], scores[row], boxes[row]) for row in rows]

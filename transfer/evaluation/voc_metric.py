@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-THRESHOLDS = tuple(percent / 100.0 for percent in range(50, 100, 5))
-"""The IoUs that AP is averaged over; AP50 and AP75 are the first and the sixth."""
+from ssl_transfer.formats.detections import THRESHOLDS
+from transfer.tasks.task import Dataset
 
 Floats = NDArray[np.float64]
 
@@ -37,7 +37,7 @@ class Objects:
 
 
 @dataclass(frozen=True)
-class Detections:
+class ClassDetections:
     """The detections of one class, in the detector's order.
 
     Attributes:
@@ -58,7 +58,7 @@ def rounded(values: NDArray[np.float32], decimals: int) -> Floats:
 
 
 def average_precisions(
-    objects: Objects, found: Detections, points_11: bool, thresholds: Sequence[float] = THRESHOLDS
+    objects: Objects, found: ClassDetections, points_11: bool, thresholds: Sequence[float] = THRESHOLDS
 ) -> Floats:
     """AP of one class at each threshold.
 
@@ -140,3 +140,18 @@ def _area(recall: Floats, precision: Floats) -> float:
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     steps = np.flatnonzero(recall[1:] != recall[:-1])
     return float(np.sum((recall[steps + 1] - recall[steps]) * envelope[steps + 1]))
+
+
+def objects_by_class(dataset: Dataset) -> list[Objects]:
+    """The split's annotated objects, class by class."""
+    rows = [
+        (thing.label, index, *thing.box, thing.difficult)
+        for index, record in enumerate(dataset.records)
+        for thing in record.annotations
+    ]
+    table = np.array(rows, dtype=np.float64).reshape(-1, 7)
+    found = []
+    for label in range(len(dataset.classes)):
+        part = table[table[:, 0] == label]
+        found.append(Objects(part[:, 1].astype(np.int64), part[:, 2:6], part[:, 6].astype(bool)))
+    return found

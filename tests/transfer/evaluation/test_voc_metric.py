@@ -18,7 +18,7 @@ from transfer.engine.detection_data import register_metadata
 from transfer.evaluation import voc_evaluator as voc
 from transfer.evaluation import voc_metric
 from transfer.evaluation.voc_evaluator import VOCEvaluator
-from transfer.evaluation.voc_metric import THRESHOLDS, Detections, Objects, average_precisions, rounded
+from transfer.evaluation.voc_metric import THRESHOLDS, ClassDetections, Objects, average_precisions, rounded
 from transfer.tasks.classes import VOC
 from transfer.tasks.datasets import Split
 from transfer.tasks.task import Dataset, read_split
@@ -250,8 +250,8 @@ def one_class(boxes: list[list[float]], difficult: list[bool]) -> Objects:
     )
 
 
-def found_in_image_0(boxes: list[list[float]], scores: list[float]) -> Detections:
-    return Detections(
+def found_in_image_0(boxes: list[list[float]], scores: list[float]) -> ClassDetections:
+    return ClassDetections(
         np.zeros(len(boxes), dtype=np.int64), np.array(scores), np.array(boxes, dtype=float).reshape(-1, 4)
     )
 
@@ -275,7 +275,7 @@ A, B = [1.0, 1, 10, 10], [21.0, 1, 30, 10]
         (one_class([], []), found_in_image_0([A], [0.9]), 0.0),
     ],
 )
-def test_cases_by_hand(objects: Objects, found: Detections, expected: float) -> None:
+def test_cases_by_hand(objects: Objects, found: ClassDetections, expected: float) -> None:
     np.testing.assert_allclose(average_precisions(objects, found, points_11=True), [expected] * len(THRESHOLDS))
 
 
