@@ -22,7 +22,8 @@ from ssl_transfer.formats import FileFormat
 from ssl_transfer.formats.backbone import seal_safetensors
 
 DETECTIONS: Final = "detections/1"
-DETECTIONS_FILE = "detections.safetensors"
+DETECTIONS_FILE, EVALUATED_FILE = "detections.safetensors", "evaluation.detections.safetensors"
+"""Of a trial, and of `--eval-only`."""
 AREAS = ("all", "small", "medium", "large")
 """COCO's ranges of an object's area, used for VOC too."""
 AREA_BOUNDS = ((0.0, 1e10), (0.0, 1024.0), (1024.0, 9216.0), (9216.0, 1e10))

@@ -27,6 +27,7 @@ RUN_ONLY: dict[str, tuple[str, ...]] = {
         "TRANSFER.COLLECTIVE_SECONDS",
         "TRANSFER.HANG_SECONDS",
         "TRANSFER.KEEP_CHECKPOINTS",
+        "TRANSFER.KEEP_MASKS",
         "TRANSFER.PREDICTIONS",
         "TRANSFER.STRICT",
         "VERSION",

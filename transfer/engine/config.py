@@ -61,6 +61,7 @@ def defaults() -> CfgNode:
     node.TF32 = False  # whether a GPU may round the inputs of float32 products to TF32, which V100 GPUs could not
     node.EVALUATOR = ""  # VOC: exact or detectron2; COCO: hotcoco or pycocotools; empty: the first
     node.PREDICTIONS = 4  # number of test images on which the trial's detections are drawn at its end
+    node.KEEP_MASKS = False  # store the detections' masks, too, in detections.safetensors; boxes always are
     node.KEEP_CHECKPOINTS = 2  # number of checkpoints to resume from that are kept
     # A process without a sign of life for so long, or for 10 steps, writes all stacks and exits with 75; 0 = never.
     node.HANG_SECONDS = 300.0

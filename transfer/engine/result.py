@@ -45,6 +45,7 @@ def trial_result(
     metrics: dict[str, Any] | None,
     divergence: dict[str, Any] | None,
     timing: dict[str, Any],
+    detections: dict[str, Any] | None,
 ) -> TransferResult:
     """The result of a trial that ended, trained or diverged.
 
@@ -54,6 +55,7 @@ def trial_result(
         metrics: the evaluator's answer as `metrics_of` has it; None when there is none.
         divergence: None, or iteration, lr and what is no longer finite.
         timing: in seconds.
+        detections: their file and its SHA-256; None when there is none.
     """
     cfg, request = prepared.cfg, prepared.request
     content = {
@@ -76,6 +78,7 @@ def trial_result(
         "environment": describe(),
         "timing": timing,
         **prepared.search,
+        "detections": detections,
     }
     return TransferResult.parse(content, request.output / RESULT_FILE)
 

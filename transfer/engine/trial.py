@@ -20,6 +20,7 @@ from torch import nn
 
 from ssl_transfer.errors import Preempted, UserError
 from ssl_transfer.files import damaged_record, read_json_object, remove_partial_files, write_json, write_text
+from ssl_transfer.formats.detections import DETECTIONS_FILE, EVALUATED_FILE
 from ssl_transfer.formats.results import RESULT_FILE, TransferResult
 from ssl_transfer.profiling import require_steps
 from ssl_transfer.training import distributed
@@ -40,6 +41,7 @@ from transfer.engine.trial_folder import CONFIG_FILE, EVALUATION_FILE, FINAL, ID
 from transfer.engine.trial_hooks import MetricHistory, Stopwatch, TrainingLine, WriteCheckpoints, first_line
 from transfer.engine.weights import load_weights
 from transfer.evaluation.evaluators import build_evaluator, metrics_of, rehearse_evaluation
+from transfer.evaluation.matching import DetectedObjects, describe_detections
 from transfer.modeling import register
 from transfer.modeling.memory_format import channels_last
 from transfer.modeling.roi_align import make_separable
@@ -139,6 +141,7 @@ class _Training:
         watch: of this process.
         stopwatch: time of all steps.
         evaluation: the evaluator's answer and its seconds, once the detector has been evaluated.
+        found: rank 0: the detections behind it.
     """
 
     prepared: PreparedTrial
@@ -146,6 +149,7 @@ class _Training:
     watch: HangWatch
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
     evaluation: tuple[dict[str, Any], float] | None = None
+    found: DetectedObjects | None = None
 
     def run(self) -> None:
         """Train from the newest checkpoint or from the initial weights, evaluate, write the result."""
@@ -153,7 +157,7 @@ class _Training:
         if comm.is_main_process():
             write_text(prepared.output / "config.yaml", cfg.dump())
             prepared.checkpoints.remove_partial()
-            remove_partial_files(prepared.output, [CONFIG_FILE, IDENTITY_FILE, METRICS, RESULT_FILE])
+            remove_partial_files(prepared.output, [CONFIG_FILE, IDENTITY_FILE, METRICS, DETECTIONS_FILE, RESULT_FILE])
         model = build_seeded_detector(cfg)
         guards = {"weights_loaded": load_weights(model, prepared.weights), **check_model(model, cfg)}
         logger.info("%s", describe_guards(guards))
@@ -226,7 +230,7 @@ class _Training:
             return {}
         timer = hooks.Timer()
         try:
-            answer = evaluate(trainer.detector, self.prepared, self.task, self.watch.report) or {}
+            answer, self.found = evaluate(trainer.detector, self.prepared, self.task, self.watch.report)
         except Preempted:
             raise
         except Exception as error:  # of the evaluator, of the images, of the device
@@ -262,28 +266,32 @@ class _Training:
 
     def _write_result(self, guards: dict[str, Any]) -> None:
         prepared, trainer, watch = self.prepared, self.trainer, self.stopwatch
-        metrics = None
+        metrics = detections = None
         if not trainer.divergence:
             assert self.evaluation is not None
             metrics = metrics_of(self.evaluation[0], self.task.test)
+            detections = write_detections(self.found, prepared, self.task, DETECTIONS_FILE)
             draw_predictions(trainer.detector, self.task.test, prepared.cfg, prepared.output)
         timing = {
             "train_seconds": watch.seconds,
             "eval_seconds": self.evaluation[1] if self.evaluation else None,
             "seconds_per_iteration": watch.seconds / watch.iterations if watch.iterations else None,
         }
-        result = trial_result(prepared, guards=guards, metrics=metrics, divergence=trainer.divergence, timing=timing)
-        result.write(prepared.output / RESULT_FILE)
+        about = {"metrics": metrics, "divergence": trainer.divergence, "detections": detections}
+        trial_result(prepared, guards=guards, timing=timing, **about).write(prepared.output / RESULT_FILE)
 
 
 def evaluate(
     model: nn.Module, prepared: PreparedTrial, task: Task, report: Callable[[str], None] = lambda _doing: None
-) -> dict[str, Any] | None:
-    """Evaluate a detector on the task's test split, each image once over all ranks; the answer is rank 0's.
+) -> tuple[dict[str, Any], DetectedObjects | None]:
+    """Evaluate a detector on the task's test split, each image once over all ranks.
 
     Args:
         model, prepared, task: what is evaluated.
         report: called after each image with how far it is.
+
+    Returns:
+        Rank 0: the evaluator's answer, and the detections; empty and None elsewhere.
     """
     printed = io.StringIO()  # pycocotools prints
     with contextlib.redirect_stdout(printed):
@@ -294,7 +302,15 @@ def evaluate(
         answer = inference_on_dataset(model, batches, evaluator, callbacks={"after_inference": count})
     for line in printed.getvalue().splitlines():
         logger.info("%s", line)
-    return answer
+    return answer or {}, evaluator.collector.gather()
+
+
+def write_detections(found: DetectedObjects | None, prepared: PreparedTrial, task: Task, name: str) -> dict[str, Any]:
+    """Match the detections and write them to the trial's folder; returns the file's `name` and SHA-256."""
+    assert found is not None
+    own = prepared.cfg.TRANSFER
+    detections = describe_detections(task.test, found, toy=bool(own.TOY), keep_masks=own.KEEP_MASKS)
+    return {"file": name, "sha256": detections.write(prepared.output / name)}
 
 
 def _evaluate_only(prepared: PreparedTrial, task: Task) -> None:
@@ -306,8 +322,11 @@ def _evaluate_only(prepared: PreparedTrial, task: Task) -> None:
     content = prepared.checkpoints.load(newest)
     model = build_seeded_detector(prepared.cfg)
     model.load_state_dict(content["model"])
-    answer = evaluate(model, prepared, task)
+    answer, found = evaluate(model, prepared, task)
     if comm.is_main_process():
-        metrics = metrics_of(answer or {}, task.test)
+        measured = {
+            "metrics": metrics_of(answer, task.test),
+            "detections": write_detections(found, prepared, task, EVALUATED_FILE),
+        }
         about = {"checkpoint": newest.name, "iteration": content["iteration"], "evaluator": prepared.evaluator}
-        write_json(prepared.output / EVALUATION_FILE, {"format": "transfer-evaluation/1", **about, "metrics": metrics})
+        write_json(prepared.output / EVALUATION_FILE, {"format": "transfer-evaluation/1", **about, **measured})

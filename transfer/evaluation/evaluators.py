@@ -22,6 +22,8 @@ from detectron2.utils import comm
 
 from ssl_transfer.errors import UserError
 from transfer.evaluation.coco_evaluator import HotCOCOEvaluator
+from transfer.evaluation.collect import DetectionCollector
+from transfer.evaluation.matching import match
 from transfer.evaluation.voc_evaluator import VOCEvaluator
 from transfer.tasks.task import Dataset, ground_truth
 
@@ -29,7 +31,7 @@ METRICS = ("AP", "AP50", "AP75")
 VOC_LIST = "records"
 
 
-def build_evaluator(name: str, dataset: Dataset, catalog_name: str, masks: bool) -> DatasetEvaluator:
+def build_evaluator(name: str, dataset: Dataset, catalog_name: str, masks: bool) -> EachImageOnce:
     """Build an evaluator that requires each image exactly once; all of them measure by the records alone.
 
     Args:
@@ -38,7 +40,7 @@ def build_evaluator(name: str, dataset: Dataset, catalog_name: str, masks: bool)
         catalog_name: its name in Detectron2's MetadataCatalog.
         masks: COCO: evaluate masks besides boxes.
     """
-    return EachImageOnce(_evaluator(name, dataset, catalog_name, masks), dataset)
+    return EachImageOnce(_evaluator(name, dataset, catalog_name, masks), dataset, masks)
 
 
 def rehearse_evaluation(name: str, dataset: Dataset, catalog_name: str, masks: bool) -> None:
@@ -61,6 +63,11 @@ def rehearse_evaluation(name: str, dataset: Dataset, catalog_name: str, masks: b
             evaluator.reset()
             evaluator.process([{"image_id": record.image_id}], [{"instances": found}])
             evaluator.evaluate()
+            collector = DetectionCollector(dataset, masks)
+            collector.add(record.image_id, found)
+            detections = collector.gather()
+            if detections is not None:
+                match(dataset, detections)
     except UserError:
         raise
     except Exception as error:  # Detectron2, hotcoco and pycocotools raise exceptions of many types
@@ -167,22 +174,31 @@ class EachImageOnce(DatasetEvaluator):
     Args:
         evaluator: computes the metric.
         dataset: the test split.
+        masks: keep masks besides boxes.
+
+    Attributes:
+        collector: has all detections that the metric was computed of.
     """
 
-    def __init__(self, evaluator: DatasetEvaluator, dataset: Dataset) -> None:
+    def __init__(self, evaluator: DatasetEvaluator, dataset: Dataset, masks: bool) -> None:
         self.evaluator = evaluator
+        self.collector = DetectionCollector(dataset, masks)
         self.expected = [record.image_id for record in dataset.records]
         self.seen: list[Any] = []
 
     def reset(self) -> None:
         """Forget all images."""
         self.seen = []
+        self.collector.reset()
         self.evaluator.reset()
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
         """Add one batch."""
         self.seen += [image["image_id"] for image in inputs]
         self.evaluator.process(inputs, outputs)
+        hotcoco = self.evaluator.found[-len(inputs) :] if isinstance(self.evaluator, HotCOCOEvaluator) else ()
+        for index, (image, output) in enumerate(zip(inputs, outputs, strict=True)):
+            self.collector.add(image["image_id"], output["instances"], hotcoco[index].masks if hotcoco else None)
 
     def evaluate(self) -> Any:
         """The evaluator's results.

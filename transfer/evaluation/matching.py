@@ -26,8 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as rle
 
-from ssl_transfer.formats.detections import AREA_BOUNDS, THRESHOLDS, Matches
+from ssl_transfer.formats.detections import AREA_BOUNDS, THRESHOLDS, Detections, Matches
 from transfer.evaluation.voc_metric import ClassDetections, Objects, best_match, objects_by_class, rounded
+from transfer.resampling.resample import resample
 from transfer.tasks.datasets import Annotation
 from transfer.tasks.task import Dataset
 
@@ -62,6 +63,39 @@ class DetectedObjects:
     masks: Sequence[bytes] | None = None
 
 
+def describe_detections(dataset: Dataset, found: DetectedObjects, *, toy: bool, keep_masks: bool = False) -> Detections:
+    """What a trial keeps of its detections: matched, and with its AP on resampled test sets.
+
+    Args:
+        dataset: the test split.
+        found: the detections.
+        toy: made with an overlay that shrinks the run.
+        keep_masks: TRANSFER.KEEP_MASKS.
+    """
+    metric = "coco" if dataset.split.layout == "coco" else f"voc{dataset.split.year}"
+    matches = match(dataset, found)
+    images, classes = len(dataset.records), len(dataset.classes)
+    resampled = {
+        branch: resample(one, images=images, classes=classes, metric=metric) for branch, one in matches.items()
+    }
+    return Detections(
+        images=tuple(str(record.image_id) for record in dataset.records),
+        classes=dataset.classes,
+        metric=metric,
+        test_split=dataset.split.name,
+        truth=truth_digest(dataset),
+        toy=toy,
+        image=found.image,
+        label=found.label,
+        score=found.score.astype(np.float32),
+        boxes=found.corners,
+        masks=tuple(found.masks) if keep_masks and found.masks is not None else None,
+        matches=matches,
+        resamples={branch: one.values for branch, one in resampled.items()},
+        draws=resampled["bbox"].draws,
+    )
+
+
 def match(dataset: Dataset, found: DetectedObjects) -> dict[str, Matches]:
     """What the detections match, by branch: `bbox`, and `segm` where there are masks."""
     if dataset.split.layout == "voc":
@@ -73,7 +107,12 @@ def match(dataset: Dataset, found: DetectedObjects) -> dict[str, Matches]:
 def truth_digest(dataset: Dataset) -> str:
     """SHA-256 of the annotations as read: what must be equal for two results to be of the same test set."""
     rows = [
-        [one.image_id, one.width, one.height, [[a.label, *a.box, a.difficult, a.crowd, a.area] for a in one.annotations]]
+        [
+            one.image_id,
+            one.width,
+            one.height,
+            [[a.label, *a.box, a.difficult, a.crowd, a.area] for a in one.annotations],
+        ]
         for one in dataset.records
     ]
     return hashlib.sha256(json.dumps([dataset.classes, rows], separators=(",", ":")).encode()).hexdigest()
@@ -148,7 +187,9 @@ def _match_coco(dataset: Dataset, found: DetectedObjects, branch: str) -> Matche
     ignored = aside | (_outside(area)[:, None] & ~matched)
     final = np.lexsort((-found.score[order], found.label[order]))  # stable, as pycocotools' mergesort
     order = order[final]
-    counted = sorted((label, image, one.area) for (label, image), all_ in things.items() for one in all_ if not one.crowd)
+    counted = sorted(
+        (label, image, one.area) for (label, image), all_ in things.items() for one in all_ if not one.crowd
+    )
     labels, images, areas = np.array(counted, dtype=np.float64).reshape(-1, 3).T
     return Matches(
         image=found.image[order],
@@ -213,7 +254,8 @@ def _detected_areas(dataset: Dataset, found: DetectedObjects, branch: str) -> Fl
         return found.boxes[:, 2] * found.boxes[:, 3]
     sizes = [[record.height, record.width] for record in dataset.records]
     pairs = zip(found.image.tolist(), found.masks, strict=True)
-    return np.asarray(rle.area([{"size": sizes[image], "counts": mask} for image, mask in pairs]), dtype=np.float64)
+    # One at a time: pycocotools 2.0.11 fails on a list of more than 255.
+    return np.array([float(rle.area({"size": sizes[image], "counts": mask})) for image, mask in pairs])
 
 
 def _starts(label: NDArray[np.int16], image: NDArray[np.int32]) -> NDArray[np.int64]:
@@ -223,8 +265,8 @@ def _starts(label: NDArray[np.int16], image: NDArray[np.int32]) -> NDArray[np.in
 
 
 def _areas(boxes: Floats) -> Floats:
-    """Of VOC's boxes, whose sides include the last pixel."""
-    return np.asarray((boxes[:, 2] - boxes[:, 0] + 1.0) * (boxes[:, 3] - boxes[:, 1] + 1.0))
+    """Of VOC's boxes, whose sides include the last pixel; 0 where they end before they begin."""
+    return np.asarray(np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2] + 1.0, 0.0), axis=1))
 
 
 def _outside(area: Floats) -> Bools:
