@@ -26,7 +26,7 @@ class Verdict:
         p: two-sided p-value of no difference.
         p_holm: p after Holm's correction over the rows compared; None before `holm`.
         detectable: smallest true difference that such a design finds with 80 % power at the 5 % level.
-        agree: share of the resamples whose difference has the sign of `difference`.
+        agree: share of the resamples whose difference has the sign of `difference`; None without resamples.
         seeds: whether the interval contains the seeds besides the images; it needs two trials of each row.
     """
 
@@ -35,7 +35,7 @@ class Verdict:
     high: float
     p: float
     detectable: float
-    agree: float
+    agree: float | None
     seeds: bool
     p_holm: float | None = None
 
@@ -54,39 +54,54 @@ class Verdict:
         digits = 1 if self.high - self.low >= 0.2 else 2
         if self.is_different:
             half = (self.high - self.low) / 2
-            seen = "every resample" if self.agree == 1 else f"{min(self.agree * 100, 99.9):.1f} % of the resamples"
             side = "above" if self.difference > 0 else "below"
             text = f"{ours} is {side} {theirs} by {abs(self.difference):.{digits}f} ± {half:.{digits}f} {metric}"
-            text = f"{text}; seen in {seen}"
+            if self.agree is not None:
+                seen = "every resample" if self.agree == 1 else f"{min(self.agree * 100, 99.9):.1f} % of the resamples"
+                text = f"{text}; seen in {seen}"
         else:
             low, high = (f"{side:+.{digits}f}".replace("-", "−") for side in (self.low, self.high))
             text = f"{ours} cannot be told from {theirs}: {low} … {high} {metric}"
             text = f"{text}; a difference of {self.detectable:.{digits}f} could have been seen"
+        if self.agree is None:
+            return f"{text} (seeds only: other test images may differ)"
         return text if self.seeds else f"{text} (test images only: other seeds may differ)"
 
 
-def compare(ours: Sequence[float], theirs: Sequence[float], drawn: ArrayLike, other_drawn: ArrayLike) -> Verdict | None:
+def compare(
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    drawn: ArrayLike | None = None,
+    other_drawn: ArrayLike | None = None,
+) -> Verdict | None:
     """Compare the trials of two rows on the same test images.
 
     Args:
         ours, theirs: (n,) and (m,) AP of each trial, in per cent.
-        drawn, other_drawn: (n, R) and (m, R) AP of each trial on the same resampled test sets.
+        drawn, other_drawn: (n, R) and (m, R) AP of each trial on the same resampled test sets; None: the seeds alone
+            count, which is Welch's t-test.
 
     Returns:
-        None where nothing can be said: a value is not a number, or the resamples do not vary (a single image).
+        None where nothing can be said: a value is not a number, nothing varies (a single image), or without resamples
+        a row has one trial.
     """
-    a, b = np.asarray(drawn, dtype=np.float64), np.asarray(other_drawn, dtype=np.float64)
-    difference = float(np.mean(ours) - np.mean(theirs))
-    resampled = a.mean(0) - b.mean(0)
-    resampled = resampled[np.isfinite(resampled)]  # a resample can lack every object
-    if not math.isfinite(difference) or len(resampled) < 2:
+    difference, seeds = float(np.mean(ours) - np.mean(theirs)), min(len(ours), len(theirs)) > 1
+    if not math.isfinite(difference):
         return None
-    seeds = min(len(ours), len(theirs)) > 1
-    parts = [(float(np.var(resampled, ddof=1)), math.inf)]
+    parts, agree = [], None
+    if drawn is not None and other_drawn is not None:
+        resampled = np.asarray(drawn, dtype=np.float64).mean(0) - np.asarray(other_drawn, dtype=np.float64).mean(0)
+        resampled = resampled[np.isfinite(resampled)]  # a resample can lack every object
+        if len(resampled) < 2:
+            return None
+        parts = [(float(np.var(resampled, ddof=1)), math.inf)]
+        agree = float(np.mean(np.sign(resampled) == np.sign(difference)))
+    elif not seeds:
+        return None
     parts += [_seeds(values) for values in (ours, theirs)] if seeds else []
     variance = sum(part for part, _ in parts)
     if variance == 0:
-        return Verdict(0.0, 0.0, 0.0, 1.0, 0.0, 1.0, seeds) if difference == 0 else None
+        return Verdict(0.0, 0.0, 0.0, 1.0, 0.0, agree, seeds) if difference == 0 else None
     from scipy.special import stdtr, stdtrit  # scipy loads slowly
 
     df = variance**2 / sum(part**2 / free for part, free in parts) if seeds else math.inf
@@ -98,14 +113,15 @@ def compare(ours: Sequence[float], theirs: Sequence[float], drawn: ArrayLike, ot
         difference + half,
         float(2 * stdtr(df, -abs(difference) / error)),
         half + float(stdtrit(df, POWER)) * error,
-        float(np.mean(np.sign(resampled) == np.sign(difference))),
+        agree,
         seeds,
     )
 
 
 def _seeds(values: Sequence[float]) -> tuple[float, float]:
     """Variance of a mean of trials, and its degrees of freedom."""
-    return float(np.var(values, ddof=1)) / len(values), len(values) - 1
+    spread = 0.0 if min(values) == max(values) else float(np.var(values, ddof=1))  # 0 despite the mean's rounding
+    return spread / len(values), len(values) - 1
 
 
 def holm(verdicts: Sequence[Verdict | None]) -> list[Verdict | None]:
