@@ -19,6 +19,7 @@ from ssl_transfer.console import Parser, as_typed, run_main
 from ssl_transfer.errors import EXIT_OK, UserError, printable
 
 if TYPE_CHECKING:
+    from ssl_transfer.formats.detections import Detections
     from transfer.report.tables import Options
 
 FORMATS = {"md": ".md", "long": ".long.csv", "csv": ".csv", "latex": ".tex", "json": ".json", "html": ".html"}
@@ -101,15 +102,7 @@ def parser() -> Parser:
         metavar="ROW=KEY",
         help="the published row (key in configs/expected) beside a row",
     )
-    made.add_argument(
-        "--import",
-        dest="imports",
-        nargs=3,
-        action="append",
-        default=[],
-        metavar=("ROW", "TASK", "FILE"),
-        help="a trial run elsewhere: Detectron2's metrics.json, or a log with copypaste lines; once for each trial",
-    )
+    _add_imports(made)
     made.add_argument("--sort", metavar="COLUMN.METRIC", help="sort rows by a mean, best first, such as voc07.bbox.AP")
     made.add_argument(
         "--show-machine",
@@ -117,6 +110,25 @@ def parser() -> Parser:
         help="keep absolute paths (they name users) and host names on the page, which is made to be forwarded",
     )
     return made
+
+
+def _add_imports(made: Parser) -> None:
+    made.add_argument(
+        "--import",
+        dest="imports",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("ROW", "TASK", "FILE"),
+        help="a trial run elsewhere: Detectron2's metrics.json, a log with copypaste lines, or COCO's result JSON "
+        "(coco_instances_results.json), which is evaluated here; once for each trial",
+    )
+    made.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="--import of result JSON: the data root (default: $DETECTRON2_DATASETS, else datasets)",
+    )
 
 
 def rendered(args: argparse.Namespace, kind: str) -> str:
@@ -127,7 +139,7 @@ def rendered(args: argparse.Namespace, kind: str) -> str:
 
     found = collect(args.runs)
     for row, task, file in args.imports:
-        add_imported(found, row, task, Path(file))
+        add_imported(found, row, task, Path(file), evaluated(Path(file), task, args.data))
     if not found.trials and not found.requested and (args.runs or args.imports) and not found.pretraining:
         named = "".join(f"; {s.path}: {s.reason}" for s in found.skipped[:3])
         raise UserError(
@@ -145,6 +157,23 @@ def rendered(args: argparse.Namespace, kind: str) -> str:
     if not report.tables and kind in ("csv", "long", "latex"):  # which have no room for words
         print("\n".join(report.notes), file=sys.stderr)
     return printable(render_as(report, kind))
+
+
+def evaluated(file: Path, task: str, root: Path | None) -> Detections | None:
+    """The detections of a result JSON, matched with the objects of the task's test split; None for another file."""
+    from transfer.evaluation.foreign import is_result_list, read_foreign
+
+    if not is_result_list(file):
+        return None
+    from ssl_transfer.config_files import find_config
+    from transfer.doctor.check import task_of
+    from transfer.tasks.classes import toy_classes
+    from transfer.tasks.datasets import data_root
+    from transfer.tasks.task import read_split
+
+    settings, place = task_of(find_config(task, "transfer"), root), root or data_root("")
+    toy = any(toy_classes(folder) for folder in (place, place / "detection"))  # or the whole toy set
+    return read_foreign(file, read_split(settings.splits[-1], settings.classes, settings.check_counts and not toy), toy)
 
 
 def options(args: argparse.Namespace) -> Options:

@@ -15,11 +15,12 @@ from pathlib import Path
 from ssl_transfer.console import as_typed
 from ssl_transfer.environment import ROOT
 from ssl_transfer.errors import UserError
+from ssl_transfer.formats.detections import Detections
 from ssl_transfer.formats.graph import GRAPH_FILE, GraphFile, GraphJob
 from ssl_transfer.formats.job import STATE_FILE, AttemptRecord, JobState
 from ssl_transfer.formats.results import LR_SEARCH_FILE, RESULT_FILE, LrSearchRecord, PretrainResult, TransferResult
 from transfer.report.collection import Collection, PretrainingRun, RecordedSearch, RowInfo, Skipped
-from transfer.report.reading import evaluation_trial, imported_trial, read_result, transfer_trial
+from transfer.report.reading import detected_trial, evaluation_trial, imported_trial, read_result, transfer_trial
 
 METRICS_FILE = "metrics.json"
 SEARCH_ROLE = "lr_search"
@@ -47,13 +48,19 @@ def collect(folders: Iterable[Path]) -> Collection:
     return found
 
 
-def add_imported(found: Collection, row: str, task: str, file: Path) -> None:
+def add_imported(found: Collection, row: str, task: str, file: Path, detections: Detections | None = None) -> None:
     """Add a trial that was run elsewhere; a file that was added before counts once.
+
+    Args:
+        found: changed.
+        row, task: keys of the table.
+        file: Detectron2's metrics or log, or detections.
+        detections: those of the file, matched with the objects.
 
     Raises:
         UserError: the file is missing or holds no evaluation.
     """
-    trial = imported_trial(file, row, task)
+    trial = imported_trial(file, row, task) if detections is None else detected_trial(detections, file, row, task)
     if all(known.source.resolve() != file.resolve() for known in found.trials):
         found.add_trial(trial)
 

@@ -14,8 +14,11 @@ from typing import Any
 from ssl_transfer.errors import UserError
 from ssl_transfer.files import JSON_LIMIT, open_input, read_json
 from ssl_transfer.formats import FileFormat, is_sealed, results
+from ssl_transfer.formats.detections import Detections
 from ssl_transfer.formats.results import BoxMetrics, Comparable, EvaluationResult, PretrainResult, TransferResult
 from transfer.report.collection import DONE, Trial
+from transfer.resampling.weighted_ap import average_precision
+from transfer.resampling.weighted_ap import per_class as average_precisions
 
 BOX_METRICS = ("AP50", "AP", "AP75")
 LAST_LINES = 200
@@ -190,6 +193,33 @@ def imported_trial(path: Path, row: str, task: str) -> Trial:
         seed=None,
         metrics={branch: {m: values[m] for m in BOX_METRICS} for branch, values in complete.items()},
         per_class={branch: per_class[branch] for branch in complete if branch in per_class},
+        imported=True,
+    )
+
+
+def detected_trial(found: Detections, path: Path, row: str, task: str) -> Trial:
+    """The trial behind detections that were made elsewhere.
+
+    Raises:
+        UserError: no AP can be computed, because the split has no object.
+    """
+    metrics: Branches = {}
+    per_class: dict[str, dict[str, float | None]] = {}
+    for branch, matches in found.matches.items():
+        metrics[branch] = average_precision(matches, len(found.classes), found.metric)
+        each = average_precisions(matches, len(found.classes), found.metric)["AP"].tolist()
+        per_class[branch] = {name: v if math.isfinite(v) else None for name, v in zip(found.classes, each, strict=True)}
+        if not math.isfinite(metrics[branch]["AP"]):
+            raise UserError(f"--import {path}: {found.test_split} has no object to find")
+    return Trial(
+        source=path,
+        row=row,
+        task=task,
+        status=DONE,
+        seed=None,
+        metrics=metrics,
+        per_class=per_class,
+        toy=found.toy,
         imported=True,
     )
 

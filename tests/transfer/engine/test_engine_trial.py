@@ -14,10 +14,12 @@ import yaml
 
 from ssl_transfer.errors import UserError
 from ssl_transfer.files import read_json
+from ssl_transfer.formats.detections import DETECTIONS_FILE, EVALUATED_FILE, Detections
 from tests.transfer.engine.broken_off import logged
 from transfer.engine.prepare import TrialRequest
 from transfer.engine.trial import run_trial
 from transfer.engine.trial_folder import TrialCheckpoints
+from transfer.resampling.weighted_ap import average_precision
 
 RequestFactory = Callable[..., TrialRequest]
 
@@ -151,6 +153,23 @@ def test_eval_only_measures_the_newest_checkpoint_again(voc: tuple[TrialRequest,
     assert outcome.content["checkpoint"] == "model_final.pth" and outcome.content["iteration"] == 3
     assert outcome.content["metrics"] == result["metrics"]
     assert read_json(request.output / "result.json") == result
+    found = Detections.read(request.output / EVALUATED_FILE, outcome.content["detections"]["sha256"])
+    assert found.write(request.output / "again") == result["detections"]["sha256"]  # the same bytes
+
+
+def test_the_detections_are_those_of_the_metrics(voc: tuple[TrialRequest, dict[str, Any]]) -> None:
+    request, result = voc
+    assert result["detections"]["file"] == DETECTIONS_FILE
+    found = Detections.read(request.output / DETECTIONS_FILE, result["detections"]["sha256"])
+    assert (found.metric, found.test_split, found.toy) == ("voc2007", "voc_2007_test", True)
+    bbox = result["metrics"]["bbox"]
+    assert average_precision(found.matches["bbox"], 3, "voc2007") == {key: bbox[key] for key in ("AP", "AP50", "AP75")}
+    assert {name: len(values) for name, values in found.resamples["bbox"].items()} == {
+        "AP": 2000,
+        "AP50": 2000,
+        "AP75": 2000,
+    }
+    assert len(found.score) and found.masks is None
 
 
 def test_the_two_voc_evaluators_agree(voc: tuple[TrialRequest, dict[str, Any]]) -> None:
@@ -171,6 +190,10 @@ def test_coco_measures_boxes_and_masks(make_request: RequestFactory, capsys: pyt
     outcome = run_trial(make_request(task="coco"))
     assert set(outcome.content["metrics"]) == {"bbox", "segm"}
     assert set(outcome.content["metrics"]["segm"]["per_class"]) == {"bus", "cat", "sheep"}
+    found = Detections.read(outcome.file.parent / DETECTIONS_FILE, outcome.content["detections"]["sha256"])
+    for branch, values in outcome.content["metrics"].items():
+        ours = average_precision(found.matches[branch], 3, "coco")
+        assert ours == {key: values[key] for key in ours}
     assert outcome.content["settings"]["evaluator"] == "hotcoco"
     assert capsys.readouterr().out == ""  # what an evaluator prints goes to the log
     assert "Average Precision" in (outcome.file.parent / "log.txt").read_text()

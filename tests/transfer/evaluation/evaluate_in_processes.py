@@ -14,6 +14,7 @@ from detectron2.utils import comm
 from ssl_transfer.training import distributed as starting
 from transfer.engine.detection_data import register_metadata
 from transfer.evaluation.evaluators import build_evaluator
+from transfer.evaluation.matching import describe_detections
 from transfer.tasks.task import Dataset
 
 
@@ -39,6 +40,10 @@ def measure(folder: Path) -> None:
         evaluator = build_evaluator(name, dataset, register_metadata(dataset), masks=True)
         with contextlib.redirect_stdout(io.StringIO()):
             said[name] = cases.answer(evaluator, mine)
+        collected = evaluator.collector.gather()
+        if collected is not None:
+            kept = describe_detections(dataset, collected, toy=False, keep_masks=True)
+            said[f"{name}, file"] = kept.write(folder / f"{name}.safetensors")
         try:
             cases.answer(evaluator, mine + found[:rank])
         except RuntimeError as error:

@@ -12,6 +12,7 @@ import pytest
 
 from transfer.engine.detection_data import register_metadata
 from transfer.evaluation.evaluators import build_evaluator, check_each_once
+from transfer.evaluation.matching import describe_detections
 
 
 @pytest.mark.parametrize("name", ["hotcoco", "pycocotools"])
@@ -44,5 +45,11 @@ def test_two_processes_gather_every_image_once(tmp_path: Path) -> None:
     dataset, found = evaluate_in_processes.world(tmp_path)
     assert first["hotcoco"] == first["pycocotools"] == json.loads(json.dumps(cases.ours(dataset, found)))
     assert second["hotcoco"] is None
+    evaluator = build_evaluator("pycocotools", dataset, register_metadata(dataset), masks=True)
+    cases.answer(evaluator, found)
+    collected = evaluator.collector.gather()
+    assert collected is not None
+    whole = describe_detections(dataset, collected, toy=False, keep_masks=True).write(tmp_path / "one process")
+    assert first["hotcoco, file"] == first["pycocotools, file"] == whole
     for said in (first, second):
         assert all("measured 2 times" in said[f"{name}, padded"] for name in ("hotcoco", "pycocotools"))
