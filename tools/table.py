@@ -34,6 +34,8 @@ EXAMPLES = """examples:
   python tools/table.py runs/mine --expect mine=simsiam_base
   # a trial run elsewhere, flagged as imported
   python tools/table.py runs/mine --import 'MoCo v2' voc0712 metrics.json
+  # detections made elsewhere, measured here on the task's test split
+  python tools/table.py runs/mine --import 'MoCo v2' coco coco_instances_results.json --data datasets
   # a line for each trial's value, for pandas and R
   python tools/table.py runs/table5 --output table5.long.csv
   # the published Table 5 alone

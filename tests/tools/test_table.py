@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from ssl_transfer.console import call_main
+from ssl_transfer.environment import ROOT
 from tests.transfer.report.made_results import Run, pretrain_lines, pretrain_result, put, result, whole
 from tools.table import main
+from transfer.doctor.check import task_of
+from transfer.tasks.task import read_split
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +66,30 @@ def test_an_imported_trial(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "57.2 (57.0, +0.2)" in out
     assert "incomplete, imported [a,b]" in out
     assert f"- b: imported: made elsewhere, settings unknown: {tmp_path / 'metrics.json'}" in out
+
+
+@pytest.mark.parametrize("task", ["voc07", "coco"])
+def test_detections_made_elsewhere_are_measured(
+    toy_detection: Path, tmp_path: Path, task: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The annotated objects themselves, as a detector's answer, are a perfect one."""
+    settings = task_of(ROOT / f"configs/transfer/{task}.yaml", toy_detection)
+    dataset = read_split(settings.splits[-1], settings.classes, check_count=False)
+    entries = []
+    for record in dataset.records:
+        for one in record.annotations:
+            x, y, *corner = one.box
+            box = [x, y, *corner] if task == "coco" else [x - 1, y - 1, corner[0] - x + 1, corner[1] - y + 1]
+            number = dataset.category_ids[one.label] if task == "coco" else one.label + 1
+            entries.append({"image_id": record.image_id, "category_id": number, "bbox": box, "score": 0.9})
+    file = tmp_path / "coco_instances_results.json"
+    file.write_text(json.dumps(entries))
+    for words in (["--data", str(toy_detection)], ["--data", str(toy_detection.parent)]):
+        assert call_main(main, ["--import", "theirs", task, str(file), "--allow-toy", "--format", "long", *words]) == 0
+        values = [line for line in capsys.readouterr().out.splitlines() if "theirs" in line and "AP75" in line]
+        assert values and all("100.0" in line for line in values)
+    assert call_main(main, ["--import", "theirs", task, str(file), "--data", str(tmp_path)]) == 2
+    assert "is not a folder" in capsys.readouterr().err
 
 
 def test_published_rows_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,16 +11,19 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ssl_transfer.console import as_typed
 from ssl_transfer.environment import ROOT
 from ssl_transfer.errors import UserError
-from ssl_transfer.formats.detections import Detections
 from ssl_transfer.formats.graph import GRAPH_FILE, GraphFile, GraphJob
 from ssl_transfer.formats.job import STATE_FILE, AttemptRecord, JobState
 from ssl_transfer.formats.results import LR_SEARCH_FILE, RESULT_FILE, LrSearchRecord, PretrainResult, TransferResult
 from transfer.report.collection import Collection, PretrainingRun, RecordedSearch, RowInfo, Skipped
 from transfer.report.reading import detected_trial, evaluation_trial, imported_trial, read_result, transfer_trial
+
+if TYPE_CHECKING:
+    from ssl_transfer.formats.detections import Detections
 
 METRICS_FILE = "metrics.json"
 SEARCH_ROLE = "lr_search"

@@ -9,16 +9,16 @@ import re
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ssl_transfer.errors import UserError
 from ssl_transfer.files import JSON_LIMIT, open_input, read_json
 from ssl_transfer.formats import FileFormat, is_sealed, results
-from ssl_transfer.formats.detections import Detections
 from ssl_transfer.formats.results import BoxMetrics, Comparable, EvaluationResult, PretrainResult, TransferResult
 from transfer.report.collection import DONE, Trial
-from transfer.resampling.weighted_ap import average_precision
-from transfer.resampling.weighted_ap import per_class as average_precisions
+
+if TYPE_CHECKING:
+    from ssl_transfer.formats.detections import Detections
 
 BOX_METRICS = ("AP50", "AP", "AP75")
 LAST_LINES = 200
@@ -203,11 +203,13 @@ def detected_trial(found: Detections, path: Path, row: str, task: str) -> Trial:
     Raises:
         UserError: no AP can be computed, because the split has no object.
     """
+    from transfer.resampling import weighted_ap  # loads numpy
+
     metrics: Branches = {}
     per_class: dict[str, dict[str, float | None]] = {}
     for branch, matches in found.matches.items():
-        metrics[branch] = average_precision(matches, len(found.classes), found.metric)
-        each = average_precisions(matches, len(found.classes), found.metric)["AP"].tolist()
+        metrics[branch] = weighted_ap.average_precision(matches, len(found.classes), found.metric)
+        each = weighted_ap.per_class(matches, len(found.classes), found.metric)["AP"].tolist()
         per_class[branch] = {name: v if math.isfinite(v) else None for name, v in zip(found.classes, each, strict=True)}
         if not math.isfinite(metrics[branch]["AP"]):
             raise UserError(f"--import {path}: {found.test_split} has no object to find")
