@@ -90,7 +90,10 @@ def test_a_table_of_kept_results_has_the_same_numbers(run: str, form: str, kind:
         assert numbers_in_cells(now) == json.loads((HERE / f"{run}{kind}.html.json").read_text())
         return
     then = (HERE / f"{run}{kind}.{form}").read_text()
-    assert list(rows(now, form)) == list(rows(then, form))
+    pinned, found = list(rows(then, form)), list(rows(now, form))
+    if form == "csv":  # which since then has intervals and verdicts at the end of each line
+        found = [line[: len(kept)] for line, kept in zip(found, pinned, strict=True)]
+    assert found == pinned
 
 
 def rows(text: str, form: str) -> Iterator[Any]:

@@ -41,6 +41,12 @@ def difference(value: float, other: float) -> str:
     return f"{rounded(value) - rounded(other):+}".replace("-0.0", "+0.0")
 
 
+def bracketed(low: float | None, high: float | None, sign: str = "") -> str:
+    """Format an interval as `[46.0, 48.2]`, with `sign` "+" as `[-0.3, +1.1]`; empty without one."""
+    known = low is not None and high is not None
+    return f"[{rounded(low):{sign}}, {rounded(high):{sign}}]" if known else ""  # type: ignore[arg-type]
+
+
 def p_value(p: float | None) -> str:
     """Format as `p 0.013`, `p <0.001`, or `no test` if it is undefined."""
     if p is None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ssl_transfer.console import as_typed
 from ssl_transfer.formats.run_only import may_differ_in_average
 
 if TYPE_CHECKING:
+    from ssl_transfer.formats.detections import Detections
     from ssl_transfer.formats.job import AttemptRecord
     from ssl_transfer.formats.results import LrSearchRecord, PretrainResult
 
@@ -37,6 +40,7 @@ class Trial:
         divergence: iteration, lr and what became NaN, for a diverged trial.
         settings, weights, config, guards, environment, timing: sections of the result file.
         attempts: every attempt at its job; empty outside of experiments.
+        detections: its detections, or the file with them; None if it kept none.
     """
 
     source: Path
@@ -58,6 +62,7 @@ class Trial:
     environment: Mapping[str, Any] = field(default_factory=dict)
     timing: Mapping[str, Any] = field(default_factory=dict)
     attempts: tuple[AttemptRecord, ...] = ()
+    detections: Detections | Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -142,6 +147,33 @@ def spent_hours(
         return sum(hours for hours, _ in parts), sum(hours * count for hours, count in parts)
     hours = None if seconds is None else seconds / 3600
     return hours, None if hours is None or processes is None else hours * processes
+
+
+def transfer_command(trial: Trial, searched: bool, evaluate: bool = False) -> str:
+    """The command line that runs a trial again, in a folder of its own; empty for one that this project did not run.
+
+    Args:
+        trial: the trial.
+        searched: its learning rate is a search's, which its config does not hold.
+        evaluate: only evaluate the trial again, in its own folder.
+    """
+    file, settings, overrides = trial.config.get("file"), trial.settings, [*(trial.config.get("overrides") or [])]
+    if not file or trial.seed is None:
+        return ""
+    options = {
+        "--config-file": file,
+        "--overlay": trial.config.get("overlay"),
+        "--weights": trial.weights.get("path") or "scratch",
+        "--seed": trial.seed,
+        "--output": trial.folder if evaluate else f"runs/again/{trial.row}.{trial.task}.s{trial.seed}",
+        "--num-gpus": settings.get("num_processes") if settings.get("num_processes") != 1 else None,
+        "--reference-gpus": settings.get("reference_gpus"),
+    }
+    if searched and "SOLVER.BASE_LR" not in overrides:
+        overrides += ["SOLVER.BASE_LR", settings.get("lr")]
+    words = [word for option, value in options.items() if value is not None for word in (option, value)]
+    words += ["--eval-only"] if evaluate else []
+    return as_typed(shlex.join(map(str, ["python", "tools/transfer.py", *words, *overrides])))
 
 
 @dataclass(frozen=True)

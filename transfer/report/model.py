@@ -8,11 +8,50 @@ from functools import cached_property
 from pathlib import Path
 
 from transfer.report.collection import PretrainingRun, RecordedSearch, Skipped, Trial
-from transfer.report.statistics import SampleComparison
 
 INCOMPLETE, DIVERGED, TOY, NOT_COMPARABLE = "incomplete", "diverged", "toy", "not comparable"
 ALTERED = "altered"
 MIXED, IMPORTED, OUTLIER, REPEATED, UNLIKE = "mixed", "imported", "outlier", "repeated", "unlike the column"
+
+IMAGES, BOTH, SEEDS = "test images", "test images and seeds", "seeds"
+"""What an interval covers."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % interval in per cent, and what it covers (IMAGES, BOTH or SEEDS)."""
+
+    low: float
+    high: float
+    covers: str
+
+
+@dataclass(frozen=True)
+class RowComparison:
+    """One value compared with the same of another row.
+
+    Attributes:
+        row: key of the row compared with.
+        difference: mean of this row − mean of the other.
+        n, n_other: trials of the two.
+        low, high: 95 % interval of the difference; None without evidence.
+        p, p_holm: two-sided p, and adjusted for the rows of the column (Holm); None without evidence.
+        detectable: the smallest difference that this design finds in 80 % of the cases; None if unknown.
+        covers: what interval and p cover; empty without evidence.
+        sentence: the verdict.
+    """
+
+    row: str
+    difference: float
+    n: int
+    n_other: int
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    detectable: float | None = None
+    covers: str = ""
+    sentence: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,6 +74,8 @@ class Value:
         difference: mean − published, only if the cell compares with the published protocol.
         bold: within the table's rule below the best of the column.
         outliers: positions in the cell's `counted` of trials far from the others.
+        interval: of the mean; None without evidence.
+        trial_intervals: each counted trial's own, over test images; None where it kept no detections.
         against: comparison with the chosen row.
     """
 
@@ -47,7 +88,9 @@ class Value:
     difference: float | None = None
     bold: bool = False
     outliers: tuple[int, ...] = ()
-    against: SampleComparison | None = None
+    interval: Interval | None = None
+    trial_intervals: tuple[Interval | None, ...] = ()
+    against: RowComparison | None = None
 
 
 @dataclass
@@ -60,6 +103,7 @@ class Cell:
         requested: the number that the experiment requests; None if unknown.
         waiting: one line for each trial without a result.
         values: by metric.
+        not_compared: why it is not compared with the chosen row; empty where it is, or where one side has no mean.
     """
 
     trials: tuple[Trial, ...]
@@ -68,6 +112,7 @@ class Cell:
     waiting: tuple[str, ...]
     flags: list[Flag]
     values: dict[str, Value]
+    not_compared: str = ""
 
     @property
     def n(self) -> int:

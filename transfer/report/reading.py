@@ -91,8 +91,18 @@ def transfer_trial(result: TransferResult, source: Path, row: str | None = None)
         metrics=metrics,
         per_class=per_class,
         reasons=_reasons(result.comparable),
+        detections=_detections(result, source.parent) if metrics else None,
         **_sections(result),
     )
+
+
+def _detections(result: TransferResult, folder: Path) -> Path | None:
+    """The file of the trial's detections: its own, else the one that `--eval-only` wrote; None without either."""
+    from ssl_transfer.formats.detections import EVALUATED_FILE  # loads numpy
+
+    own = [Path(result.detections.file).name] if result.detections else []
+    found = (folder / name for name in (*own, EVALUATED_FILE))
+    return next((file for file in found if file.is_file()), None)
 
 
 def evaluation_trial(result: EvaluationResult, source: Path, row: str | None = None) -> Trial | None:

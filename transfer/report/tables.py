@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ssl_transfer.errors import UserError, abbreviate, nearest
-from transfer.report import cells, statistics
+from transfer.report import cells
 from transfer.report.cells import TOY_TEXT
-from transfer.report.collection import DONE, Collection, RowInfo
+from transfer.report.collection import DONE, Collection, RowInfo, transfer_command
 from transfer.report.comparability import common_settings, differences_from_column, differences_within_row
-from transfer.report.grouping import Grouping, TrialGroup, layouts_with_results
+from transfer.report.evidence import Evidence, compare_column
+from transfer.report.grouping import Grouping, TrialGroup, is_linear, layouts_with_results
 from transfer.report.model import MIXED, NOT_COMPARABLE, TOY, UNLIKE, Cell, Column, Flag, Report, Row, Table
 from transfer.report.published import LAYOUTS, ExpectedTable, PublishedEntry, load_expected
 
@@ -55,10 +56,10 @@ def build_report(found: Collection, options: Options) -> Report:
     toys_alone = bool(found.trials) and not options.allow_toy and all(trial.toy for trial in found.trials)
     show = NONE if toys_alone else options.published
     layouts = layouts_with_results(found, options.expect) if options.layout == "auto" else [options.layout]
-    tables = [_build_table(found, load_expected(layout), options, show) for layout in layouts]
-    if options.against not in (None, "auto") and not any(t.against for t in tables):
-        keys = [row.key for table in tables for row in table.rows if not row.published]
-        raise UserError(f"--against {options.against}: no such row; {nearest(str(options.against), keys)}")
+    evidence = Evidence()
+    tables = [_build_table(found, load_expected(layout), options, show, evidence) for layout in layouts]
+    if options.against not in (None, "auto"):
+        _check_against(str(options.against), tables)
     return Report(
         title=found.title or _title(found, tables),
         tables=tuple(tables),
@@ -71,6 +72,17 @@ def build_report(found: Collection, options: Options) -> Report:
         commands=tuple(filter(None, [*found.commands, options.command])),
         show_machine=options.show_machine,
     )
+
+
+def _check_against(against: str, tables: Sequence[Table]) -> None:
+    """Refuse a row that is not there, and one that nothing can be compared with."""
+    if not any(table.against for table in tables):
+        keys = [row.key for table in tables for row in table.rows if not row.published]
+        raise UserError(f"--against {against}: no such row; {nearest(against, keys)}")
+    found = [cell for table in tables for row in table.rows for cell in row.cells.values()]
+    refused = [cell.not_compared for cell in found if cell.not_compared]
+    if refused and not any(value.against for cell in found for value in cell.values.values()):
+        raise UserError(f"--against {against}: nothing compares with it: {refused[0]}; name a row of the same test set")
 
 
 def _title(found: Collection, tables: Sequence[Table]) -> str:
@@ -115,7 +127,7 @@ def _report_notes(found: Collection, toys_alone: bool) -> list[str]:
     return notes
 
 
-def _build_table(found: Collection, expected: ExpectedTable, options: Options, show: str) -> Table:
+def _build_table(found: Collection, expected: ExpectedTable, options: Options, show: str, evidence: Evidence) -> Table:
     """Build the cells column by column, then every row once."""
     grouping = Grouping(found, expected, options.layout, options.expect)
     columns, infos = grouping.columns(), grouping.rows()
@@ -132,8 +144,7 @@ def _build_table(found: Collection, expected: ExpectedTable, options: Options, s
         by_column[column.key] = published | made
         if expected.bold_within is not None:
             cells.bold_best(by_column[column.key].values(), column.metrics, expected.bold_within)
-        if against in made:
-            _compare(made, str(against), column)
+        compare_column(made, against, column, evidence, {info.key: info.label for info in infos})
     rows = _build_rows(infos, by_column, expected)
     if options.sort:
         rows = _sort_rows(rows, columns, options.sort)
@@ -145,7 +156,7 @@ def _build_table(found: Collection, expected: ExpectedTable, options: Options, s
         bold_within=expected.bold_within,
         columns=tuple(columns),
         rows=tuple(rows),
-        notes=_table_notes(expected, columns, rows, show),
+        notes=(*_table_notes(expected, columns, rows, show), *_evidence_notes(found, rows, evidence)),
         against=against,
     )
 
@@ -204,17 +215,6 @@ def _row_to_compare_with(infos: Sequence[RowInfo], grouping: Grouping, options: 
     return next((info.key for info in infos if info.key == options.against), None)
 
 
-def _compare(column_cells: Cells, against: str, column: Column) -> None:
-    """Compare each value with that of the row `against`, unless either cell is mixed or unlike its column."""
-    other = column_cells[against]
-    for key, cell in column_cells.items():
-        if key == against or cell.has(MIXED, UNLIKE) or other.has(MIXED, UNLIKE):
-            continue
-        for metric, value in cell.values.items():
-            a, b = (cells.samples(c, column.branch, metric) for c in (cell, other))
-            value.against = statistics.compare_samples(a, b, against)
-
-
 def _build_rows(infos: Sequence[RowInfo], by_column: Mapping[str, Cells], expected: ExpectedTable) -> list[Row]:
     """The published rows, then the rows of results."""
     rows = []
@@ -270,3 +270,21 @@ def _table_notes(expected: ExpectedTable, columns: Sequence[Column], rows: Seque
     notes += [f"{row.label}: {row.note}" for row in shown if row.note and expected.layout != "ablations"]
     notes += [f"{row.label}: {row.source}" for row in shown if row.source]
     return tuple(notes)
+
+
+def _evidence_notes(found: Collection, rows: Sequence[Row], evidence: Evidence) -> list[str]:
+    """Which trials have no interval of test images, and the command that makes what it needs."""
+    counted = [trial for row in rows for cell in row.cells.values() for trial in cell.counted]
+    trials = {id(trial): trial for trial in counted if not is_linear(trial.task)}.values()
+    lacking = [trial for trial in trials if evidence.kept(trial) is None]
+    if not lacking:
+        return []
+    searched = {(one.record.row, one.record.task) for one in found.searches}
+    commands = (transfer_command(one, (one.row, one.task) in searched, evaluate=True) for one in lacking)
+    command = next(filter(None, commands), "")
+    reasons = [evidence.damaged[trial.source] for trial in lacking if trial.source in evidence.damaged]
+    return [
+        f"{len(lacking)} of {len(trials)} trials have no detections: intervals cover their seeds alone, or are missing."
+        + (f" This makes a trial's, from its checkpoint: {command}" if command else ""),
+        *(f"Detections not used: {reason}" for reason in reasons),
+    ]

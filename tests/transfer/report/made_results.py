@@ -7,6 +7,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ssl_transfer.formats.detections import Detections, Matches
+
+NO_MATCHES = Matches(
+    image=np.zeros(0, np.int32),
+    label=np.zeros(0, np.int16),
+    score=np.zeros(0),
+    hit=np.zeros((4, 0), np.uint16),
+    ignored=np.zeros((4, 0), np.uint16),
+    detection=np.zeros(0, np.int32),
+    object_image=np.zeros(0, np.int32),
+    object_label=np.zeros(0, np.int16),
+    object_area=np.zeros(0, np.uint8),
+)
 SPLITS = {
     "voc07": (["voc_2007_trainval"], "voc_2007_test", 9000),
     "voc0712": (["voc_2007_trainval", "voc_2012_train"], "voc_2007_test", 24000),
@@ -104,6 +119,34 @@ def diverged(row: str, task: str, seed: int, **changes: Any) -> dict:
 def _branch(values: list[float]) -> dict[str, Any]:
     ap50, ap, ap75 = values
     return {"AP": ap, "AP50": ap50, "AP75": ap75, "per_class": {"cat": ap + 1, "dog": ap - 1, "sofa": None}}
+
+
+def resampled(center: float, own: int = 0, *, noise: float = 0.5, extra: float = 0.1) -> np.ndarray:
+    """A trial's AP on 2,000 resampled test sets: `noise` is shared by all trials, `extra` its own (generator `own`)."""
+    shared, alone = (np.random.default_rng([seed, 18]).standard_normal(2000) for seed in (0, 1 + own))
+    return center + noise * shared + extra * alone
+
+
+def keep(folder: Path, content: dict, own: int = 0, name: str = "detections.safetensors", **changes: Any) -> dict:
+    """Write a file of detections into `folder` that has none; the result that names it. `changes` are its fields."""
+    empty = {"image": np.zeros(0, np.int32), "label": np.zeros(0, np.int16), "score": np.zeros(0, np.float32)}
+    metrics = {b: {m: v[m] for m in ("AP", "AP50", "AP75")} for b, v in content["metrics"].items() if v}
+    noise = {key: changes.pop(key) for key in ("noise", "extra") if key in changes}
+    fields: dict[str, Any] = {
+        "images": ("1", "2"),
+        "classes": ("cat", "dog", "sofa"),
+        "metric": "voc2007" if "voc" in content["task"] else "coco",
+        "test_split": content["settings"]["test_split"],
+        "truth": "e" * 64,
+        "toy": content["toy"],
+        "boxes": np.zeros((0, 4), np.float32),
+        "matches": dict.fromkeys(metrics, NO_MATCHES),
+        "resamples": {b: {m: resampled(v, own, **noise) for m, v in one.items()} for b, one in metrics.items()},
+        "draws": "d" * 64,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    sha256 = Detections(**{**empty, **fields, **changes}).write(folder / name)
+    return {**content, "detections": {"file": name, "sha256": sha256}}
 
 
 def put(folder: Path, content: dict | str) -> Path:

@@ -90,7 +90,7 @@ def test_csv(run: Path) -> None:
 def test_long_csv_has_a_line_for_each_counted_value(run: Path, tmp_path: Path) -> None:
     text = as_csv.render_long(build_report(collect([run]), Options(published="rows")))
     lines = list(csv.DictReader(io.StringIO(text)))
-    assert list(lines[0]) == ["row", "task", "metric", "seed", "value"]
+    assert list(lines[0]) == ["row", "task", "metric", "seed", "value", "low", "high"]
     cell = [line for line in lines if (line["row"], line["task"], line["metric"]) == ("simsiam", "voc07", "bbox/AP")]
     assert {line["seed"]: float(line["value"]) for line in cell} == pytest.approx(
         {str(seed): 47.1 + offset for seed, offset in enumerate(FIVE, 1)}
@@ -100,7 +100,7 @@ def test_long_csv_has_a_line_for_each_counted_value(run: Path, tmp_path: Path) -
     put(tmp_path / "b", result("mine", "voc07", 1, [4.0, 5.0, 6.0]))  # the seed again: no independent sample
     text = as_csv.render_long(build_report(collect([tmp_path]), Options()))
     assert text.splitlines()[1:] == [
-        f"mine,voc07,bbox/{m},1,{v}" for m, v in (("AP50", 1.0), ("AP", 2.0), ("AP75", 3.0))
+        f"mine,voc07,bbox/{m},1,{v},," for m, v in (("AP50", 1.0), ("AP", 2.0), ("AP75", 3.0))
     ]
 
 

@@ -188,19 +188,23 @@ def sentence(*folders: Path, **options: object) -> str:
 def test_the_first_sentence_says_difference_n_and_p(tmp_path: Path) -> None:
     said = sentence(whole(tmp_path / "whole"))
     assert said.startswith("SimSiam, base has AP 47.1 ± 0.2 on VOC 07 detection (the highest of 3 rows, n = 5), +4.6 ")
-    assert "against ImageNet supervised (n = 5; p <0.001, not corrected" in said and "published is 47.0 (+0.1)" in said
+    assert "[+4.4, +4.8] against ImageNet supervised (n = 5; p <0.001)" in said and "published is 47.0 (+0.1)" in said
     assert said.endswith("Of 12 cells, 1 incomplete, 1 diverged, 1 mixed.")
 
 
 @pytest.mark.parametrize(
     ("scratch", "mine", "said"),
     [
-        ([10.0, 20.0], [14.0, 18.0], "+1.0 against scratch (n = 2; p 0.877, no evidence of a difference)"),
+        (
+            [10.0, 20.0],
+            [14.0, 18.0],
+            "[-38.8, +40.8] against scratch (n = 2; p 0.877, no evidence of a difference)",
+        ),
         ([10.0], [14.0], "+4.0 against scratch (n = 1; no test possible)"),
         (
             [20.0, 24.0],
             [10.0, 11.0],
-            "AP 22.0 ± 2.8 on own detection (the highest of 2 rows, n = 2), +11.5 against mine",
+            "AP 22.0 ± 2.8 on own detection (the highest of 2 rows, n = 2), +11.5 [-8.7, +31.7] against mine",
         ),
         ([20.0], [20.0], "one of 2 equal highest of 2 rows"),
         ([], [20.0], "mine has AP 20.0 on own detection (n = 1)."),

@@ -189,15 +189,15 @@ def test_an_outlier_is_flagged_and_counted(tmp_path: Path) -> None:
     assert all(word in cell.flags[0].text for word in ("seed 5", "AP50, AP, AP75"))
 
 
-def test_welch_and_bootstrap_against_a_chosen_row(tmp_path: Path) -> None:
+def test_a_chosen_row_is_compared_by_welchs_test_where_there_are_no_detections(tmp_path: Path) -> None:
     put_trials(tmp_path, "scratch", "voc07", [1.0, 2.0, 3.0])
     put_trials(tmp_path, "supervised", "voc07", [3.0, 5.0, 7.0])
     table = table_of(tmp_path, against="scratch")
     found = cell_of(table, "supervised").values["AP"].against
     assert (found.difference, found.n, found.n_other) == (3.0, 3, 3)
-    assert found.t == pytest.approx(3 / (5 / 3) ** 0.5)
-    assert found.df == pytest.approx((25 / 9) / (17 / 18))
-    assert found.low < 3.0 < found.high
+    half = 3.218759 * (5 / 3) ** 0.5  # t for 2.94 degrees of freedom, 97.5 %
+    assert (found.low, found.high) == pytest.approx((3 - half, 3 + half), rel=1e-6)
+    assert (found.p, found.covers) == (pytest.approx(0.1044789), "seeds")
     assert cell_of(table, "scratch").values["AP"].against is None
     other = table_of(tmp_path)
     assert other.against == "supervised", "the default"

@@ -1,4 +1,4 @@
-"""Every trial as a dot, the mean with its 95 % interval, and the published value; all rows on one axis."""
+"""Every trial as a dot, the mean with its 95 % interval as an error bar, and the published value; rows on one axis."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from transfer.report.cells import printed, samples, with_std
+from transfer.report.cells import bracketed, printed, samples, with_std
 from transfer.report.figures import style
 from transfer.report.figures.style import TRIALS, Plot, slug
-from transfer.report.model import Row, Table, Value
-from transfer.report.statistics import mean_interval
+from transfer.report.model import SEEDS, Row, Table, Value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Range = tuple[float, float]
-FEWEST = 3
-"""Trials below which no interval is drawn: with two, Student's t makes it 9 times as wide as the distance between."""
+INTERVALS = {True: ("95 % interval, seeds only", ":"), False: ("95 % interval", "-")}
+"""Name and line of an interval by whether it covers seeds alone."""
 GAP, SHARE = 4.0, 0.5
 """The axis is broken where nothing lies for so many points and for this share of its length."""
 
@@ -35,10 +34,9 @@ class Strip:
 
     @cached_property
     def interval(self) -> Range | None:
-        """The mean's 95 % interval, within 0 … 100; None without a mean or for few trials."""
-        low, high = mean_interval(self.trials) if len(self.trials) >= FEWEST else (None, None)
-        known = self.value.mean is not None and low is not None and high is not None
-        return (max(low, 0.0), min(high, 100.0)) if known else None  # type: ignore[type-var, return-value]
+        """The mean's 95 % interval, within 0 … 100; None without one."""
+        own = self.value.interval
+        return (max(own.low, 0.0), min(own.high, 100.0)) if own else None
 
     @property
     def paper(self) -> float | None:
@@ -63,7 +61,8 @@ class Strip:
         shows_paper = value.published is not None and not self.row.published
         paper = f", published {printed(value.published)}" if shows_paper else ""
         mean = with_std(value.mean, value.std, "not averaged")
-        return f"{self.row.label}: {mean}, n {len(self.trials)}{paper}"
+        own = f", 95 % interval {bracketed(*self.interval)}" if self.interval else ""
+        return f"{self.row.label}: {mean}, n {len(self.trials)}{own}{paper}"
 
 
 def trial_plots(table: Table) -> Iterator[Plot]:
@@ -120,7 +119,9 @@ def _draw(title: str, strips: Sequence[Strip]) -> Figure:
         made[1].plot([0], [0], transform=made[1].transAxes, **slash)
     figure.suptitle(title, x=0.02, ha="left", fontsize=10.5, fontweight="bold")
     named = {name: line for axes in made for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
-    order = [name for name in ("trial", "mean", "95 % interval", "published") if name in named]
+    order = [
+        name for name in ("trial", "mean", *(name for name, _ in INTERVALS.values()), "published") if name in named
+    ]
     figure.legend([named[name] for name in order], order, loc="outside lower center", ncols=4, handletextpad=0.3)
     return figure
 
@@ -164,8 +165,10 @@ def _draw_strip(axes: Axes, y: int, strip: Strip, within: Range) -> None:
     points = [(v, y + 0.12 * math.sin(2.4 * i)) for i, v in enumerate(strip.trials) if inside([v])]
     if points:
         axes.plot(*zip(*points, strict=True), "o", color=style.SERIES[0], markersize=4.5, label="trial", **hollow)
-    if strip.interval and inside(strip.interval):
-        axes.plot(strip.interval, [y, y], color=style.INK, linewidth=1.2, label="95 % interval")
+    if strip.interval and strip.value.interval and inside(strip.interval):
+        name, line = INTERVALS[strip.value.interval.covers == SEEDS]
+        cap: dict[str, Any] = {"marker": "|", "markersize": 5, "markeredgewidth": 1.2}
+        axes.plot(strip.interval, [y, y], line, color=style.INK, linewidth=1.2, label=name, **cap)
     if strip.value.mean is not None and len(strip.trials) > 1 and inside([strip.value.mean]):
         bar: dict[str, Any] = {
             "color": style.INK,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ssl_transfer.config import flatten
-from ssl_transfer.console import as_typed
 from ssl_transfer.errors import abbreviate
-from transfer.report.collection import DONE, PretrainingRun, Trial, spent_hours
+from transfer.report.collection import DONE, PretrainingRun, Trial, spent_hours, transfer_command
 from transfer.report.figures.style import slug
 from transfer.report.model import Cell, Column, Flag, Report, Row, Table
 
@@ -137,31 +135,6 @@ def _remaining_facts(facts: dict[str, Any], show_machine: bool) -> dict[str, Any
 def _environment(facts: Mapping[str, Any], show_machine: bool) -> dict[str, Any]:
     devices = {"devices": _describe_devices(facts)} if facts.get("devices") else {}
     return {key: value for key, value in facts.items() if show_machine or key != "host"} | devices
-
-
-def transfer_command(trial: Trial, searched: bool) -> str:
-    """The command line that runs a trial again, in a folder of its own; empty for one that this project did not run.
-
-    Args:
-        trial: the trial.
-        searched: its learning rate is a search's, which its config does not hold.
-    """
-    file, settings, overrides = trial.config.get("file"), trial.settings, [*(trial.config.get("overrides") or [])]
-    if not file or trial.seed is None:
-        return ""
-    options = {
-        "--config-file": file,
-        "--overlay": trial.config.get("overlay"),
-        "--weights": trial.weights.get("path") or "scratch",
-        "--seed": trial.seed,
-        "--output": f"runs/again/{trial.row}.{trial.task}.s{trial.seed}",
-        "--num-gpus": settings.get("num_processes") if settings.get("num_processes") != 1 else None,
-        "--reference-gpus": settings.get("reference_gpus"),
-    }
-    if searched and "SOLVER.BASE_LR" not in overrides:
-        overrides += ["SOLVER.BASE_LR", settings.get("lr")]
-    words = [word for option, value in options.items() if value is not None for word in (option, value)]
-    return as_typed(shlex.join(map(str, ["python", "tools/transfer.py", *words, *overrides])))
 
 
 @lru_cache(maxsize=1)

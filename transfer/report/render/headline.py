@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from transfer.report import model
-from transfer.report.cells import difference, p_value, rounded, with_std
+from transfer.report.cells import bracketed, difference, p_value, rounded, with_std
 from transfer.report.model import NOT_COMPARABLE, TOY, UNLIKE, Cell, Column, Report, Row, Table
 
 LEVEL = 0.05
@@ -49,13 +49,14 @@ def _comparison(table: Table, metric: str, ranked: list[tuple[Row, Cell]]) -> st
     if tested is None or other is None or (found := tested[1].values[metric].against) is None:
         return ""
     low = tested if first_is_it else other
-    away = rounded(-found.difference if first_is_it else found.difference)
-    test = p_value(found.p) if found.p is not None else "no test possible"
-    if found.p is not None and found.p >= LEVEL:
+    sign = -1 if first_is_it else 1
+    low_end, high_end = (None if end is None else sign * end for end in (found.low, found.high)[::sign])
+    interval = bracketed(low_end, high_end, "+")
+    away = " ".join(filter(None, [f"{rounded(sign * found.difference):+}", interval]))
+    test = p_value(found.p_holm) if found.p_holm is not None else "no test possible"
+    if found.p_holm is not None and found.p_holm >= LEVEL:
         test += ", no evidence of a difference"
-    elif found.p is not None and len(ranked) > 2:
-        test += ", not corrected for the choice of the row"
-    return f", {away:+} against {low[0].label} ({_count(low[1])}; {test})"
+    return f", {away} against {low[0].label} ({_count(low[1])}; {test})"
 
 
 def _count(cell: Cell) -> str:

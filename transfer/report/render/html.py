@@ -12,7 +12,7 @@ from transfer.report.model import Report, Row, Table
 from transfer.report.render import csv, facts, latex, pictures
 from transfer.report.render.headline import headline
 from transfer.report.render.paths import PathShortener
-from transfer.report.render.rows import Footnotes, RenderedCell, RenderedRow, compared_rows, render_rows
+from transfer.report.render.rows import Footnotes, RenderedCell, RenderedRow, compared_rows, render_rows, verdicts
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class TableView:
         notes: the flags' letters.
         other: label of the row that the others are compared with.
         compared: the rows that are compared with it.
+        verdicts: each comparison in a sentence, by the column's label.
         classes: AP per class, by column.
         details: the provenance of the cells.
     """
@@ -34,6 +35,7 @@ class TableView:
     notes: Footnotes
     other: str
     compared: list[RenderedRow]
+    verdicts: dict[str, list[str]]
     classes: list[ClassTable]
     details: list[facts.CellDetails]
 
@@ -41,6 +43,11 @@ class TableView:
     def has_published(self) -> bool:
         """Whether a published value is printed beside a result."""
         return any(value.paper for row in self.rows for cell in row.cells for value in cell.values)
+
+    @property
+    def has_intervals(self) -> bool:
+        """Whether an interval is printed beside a result."""
+        return any(value.interval for row in self.rows for cell in row.cells for value in cell.values)
 
     def link(self, row: Row, cell: RenderedCell) -> str:
         """The id of a cell's provenance; empty if it has none."""
@@ -92,6 +99,7 @@ def _view(table: Table, report: Report) -> TableView:
         notes=notes,
         other=next((row.label for row in table.rows if row.key == table.against), ""),
         compared=compared_rows(table),
+        verdicts=verdicts(table),
         classes=class_tables(table),
         details=facts.cell_details(table, report),
     )

@@ -89,6 +89,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "asked": cell.requested,
         "marks": [asdict(flag) for flag in cell.flags],
         "waiting": list(cell.waiting),
+        "not_compared": cell.not_compared,
         "values": {metric: _value(value) for metric, value in cell.values.items()},
         "trials": [{**trial.provenance(), "counted": trial in cell.counted} for trial in cell.trials],
     }
@@ -96,7 +97,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
 
 def _value(value: Value) -> dict[str, Any]:
     numbers = asdict(value)
-    keys = ("mean", "std", "published", "published_std", "difference", "bold", "outliers", "against")
+    keys = ("mean", "std", "published", "published_std", "difference", "bold", "outliers", "interval", "against")
     return {**{key: numbers[key] for key in keys}, "word": value.published_text, "printed": printed(value.mean)}
 
 

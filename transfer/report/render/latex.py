@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from transfer.report.model import Column, Report, Table
-from transfer.report.render.rows import Footnotes, RenderedRow, RenderedValue, render_rows
+from transfer.report.render.rows import Footnotes, RenderedRow, RenderedValue, render_rows, verdicts
 
 SPECIAL = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -57,9 +57,13 @@ def _table(table: Table) -> str:
         if row.heading:
             lines.append(rf"\multicolumn{{{width}}}{{l}}{{\emph{{{escape(row.heading)}}}}} \\")
         lines.append(_row(row))
+        if any(value.interval for cell in row.cells for value in cell.values):
+            lines.append(_intervals(row))
     lines += [r"\bottomrule", r"\end{tabular}}", rf"\caption{{{_caption(table, rows)}}}"]
-    if footnotes := notes.lines():
-        text = " ".join(rf"\textsuperscript{{{letter}}}\,{escape(text)}." for letter, text in footnotes)
+    texts = [rf"\textsuperscript{{{letter}}}\,{escape(text)}." for letter, text in notes.lines()]
+    texts += [escape(" ".join([f"{label}:", *sentences])) for label, sentences in verdicts(table).items()]
+    if texts:
+        text = " ".join(texts)
         lines.append(rf"\begin{{minipage}}{{\linewidth}}\footnotesize\raggedright {text}\end{{minipage}}")
     return "\n".join([*lines, r"\end{table*}", ""])
 
@@ -92,6 +96,15 @@ def _row(row: RenderedRow) -> str:
     return " & ".join(texts) + r" \\"
 
 
+def _intervals(row: RenderedRow) -> str:
+    """A line below a row: the interval of each value."""
+    texts = [""]
+    for cell in row.cells:
+        found = [rf"{{\tiny {{{value.interval}}}}}" if value.interval else "" for value in cell.values]
+        texts += found or [""] * len(cell.column.metrics)
+    return " & ".join(texts) + r" \\"
+
+
 def _value(rendered: RenderedValue) -> str:
     if rendered.value.mean is None:
         return "--" if rendered.text == "-" else escape(rendered.text)
@@ -109,6 +122,8 @@ def _caption(table: Table, rows: Sequence[RenderedRow]) -> str:
     parts += [escape(f"{task}: {head}") + "." for task, head in table.splits.items()]
     if counts := _counts(table, rows):
         parts.append(f"Mean $\\pm$ sample std over n trials; n: {counts}.")
+    if any(value.interval for row in rows for cell in row.cells for value in cell.values):
+        parts.append(r"Below them 95\,\% intervals over test images, and seeds where n is above 1.")
     if table.bold_within is not None:
         parts.append(f"Bold entries are within {table.bold_within} below the best.")
     return " ".join(parts)

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 
 from transfer.report.cells import with_std
 from transfer.report.model import Report, Table
-from transfer.report.render.rows import Footnotes, RenderedCell, RenderedRow, RenderedValue, compared_rows, render_rows
+from transfer.report.render.rows import (
+    Footnotes,
+    RenderedCell,
+    RenderedRow,
+    RenderedValue,
+    compared_rows,
+    render_rows,
+    verdicts,
+)
 
 
 def render(report: Report) -> str:
@@ -40,8 +48,9 @@ def _table(table: Table) -> str:
 
 def _lead(table: Table, rows: Sequence[RenderedRow]) -> str:
     """What the figures are, and the splits each task was trained and tested on."""
-    numbers = (value.value for row in rows if not row.row.published for cell in row.cells for value in cell.values)
-    beside = " (published value, difference)" if any(value.published is not None for value in numbers) else ""
+    values = [value for row in rows if not row.row.published for cell in row.cells for value in cell.values]
+    beside = " [95 % interval]" if any(value.interval for value in values) else ""
+    beside += " (published value, difference)" if any(one.value.published is not None for one in values) else ""
     splits = "".join(f"{task}: {head}. " for task, head in table.splits.items())
     return f"Mean ± sample std over n trials{beside}. {splits.strip()}"
 
@@ -62,6 +71,7 @@ def _value(rendered: RenderedValue) -> str:
         text = with_std(value.mean, value.std)
     if value.bold:
         text = f"**{rendered.text}**" + text[len(rendered.text) :]
+    text += f" {rendered.interval}" if rendered.interval else ""
     away = f", {rendered.away}" if rendered.away else ""
     return f"{text} ({rendered.paper}{away})" if rendered.paper else text
 
@@ -76,18 +86,20 @@ def _letters(letters: str) -> str:
 
 
 def _comparison(table: Table) -> str:
-    """Each row's primary metric compared with the chosen row's: difference, interval, p, and the two n."""
+    """Each row's primary metric compared with the chosen row's: difference, interval, p, both n; then in sentences."""
+    said = [(label, text) for label, texts in verdicts(table).items() for text in texts]
+    sentences = "\n".join(f"- {_escape(f'{label}: {text}')}" for label, text in said)
     body = []
     for row in compared_rows(table):
         texts = [_compared(cell) for cell in row.cells]
         if any(texts):
             body.append([_escape(row.row.label), *texts])
     if not body:
-        return ""
+        return sentences
     other = next(row.label for row in table.rows if row.key == table.against)
     heads = [table.row_head, *(f"{column.label} {column.primary}" for column in table.columns)]
-    lead = f"Against {_escape(other)}: difference of the means [95 % bootstrap interval], p of Welch's t-test, n vs n."
-    return f"{lead}\n\n{_grid(heads, body)}"
+    lead = f"Against {_escape(other)}: difference of the means [95 % interval], p adjusted for the rows (Holm), n vs n."
+    return f"{lead}\n\n{_grid(heads, body)}\n\n{sentences}"
 
 
 def _compared(cell: RenderedCell) -> str:

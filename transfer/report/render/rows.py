@@ -7,8 +7,8 @@ import string
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from transfer.report.cells import difference, p_value, printed, rounded
-from transfer.report.model import DIVERGED, INCOMPLETE, Cell, Column, Flag, Row, Table, Value
+from transfer.report.cells import bracketed, difference, p_value, printed, rounded
+from transfer.report.model import DIVERGED, INCOMPLETE, SEEDS, Cell, Column, Flag, Interval, Row, Table, Value
 
 
 class Footnotes:
@@ -40,6 +40,7 @@ class RenderedValue:
         std: the standard deviation's digits; empty without one.
         paper: the published digits or text beside a result; empty in a published row.
         away: the difference of the printed digits, if the two compare.
+        interval: the mean's interval that covers test images; empty without one.
         against: the comparison with the chosen row: difference, interval, p, n; empty without one.
     """
 
@@ -48,6 +49,7 @@ class RenderedValue:
     std: str
     paper: str
     away: str
+    interval: str
     against: list[str]
 
 
@@ -108,6 +110,18 @@ def compared_rows(table: Table) -> list[RenderedRow]:
     return [row for row in rows if any(value.against for cell in row.cells for value in cell.values)]
 
 
+def verdicts(table: Table) -> dict[str, list[str]]:
+    """Column's label to a sentence for each row that was, or should have been, compared with the chosen row."""
+    found: dict[str, list[str]] = {}
+    for column, row in itertools.product(table.columns, table.rows):
+        if cell := row.cells.get(column.key):
+            compared = cell.values[column.primary].against
+            refused = f"{row.label} is not compared: {cell.not_compared}." if cell.not_compared else ""
+            if text := compared.sentence if compared else refused:
+                found.setdefault(column.label, []).append(text)
+    return found
+
+
 def _render_cell(row: Row, column: Column, notes: Footnotes | None) -> RenderedCell:
     cell = row.cells.get(column.key)
     if cell is None:
@@ -133,6 +147,7 @@ def _render_value(cell: Cell, value: Value, published: bool) -> RenderedValue:
         std=printed(value.std),
         paper="" if published else value.published_text or printed(value.published),
         away=away,
+        interval=_shown(value.interval),
         against=_describe_comparison(value),
     )
 
@@ -150,6 +165,10 @@ def _describe_comparison(value: Value) -> list[str]:
     found = value.against
     if found is None:
         return []
-    has_interval = found.low is not None and found.high is not None
-    interval = f"[{rounded(found.low):+}, {rounded(found.high):+}]" if has_interval else ""  # type: ignore[arg-type]
-    return [f"{rounded(found.difference):+}", interval, p_value(found.p), f"n {found.n} vs {found.n_other}"]
+    interval = bracketed(found.low, found.high, "+")
+    return [f"{rounded(found.difference):+}", interval, p_value(found.p_holm), f"n {found.n} vs {found.n_other}"]
+
+
+def _shown(interval: Interval | None) -> str:
+    """An interval beside a mean; one that covers seeds alone would look like more than the std beside it."""
+    return bracketed(interval.low, interval.high) if interval and interval.covers != SEEDS else ""
