@@ -43,7 +43,7 @@ DIGEST = re.compile(r"[0-9a-f]{64}|(?<=-)[0-9a-f]{8}\b")
 GONE = ("TRANSFER.ORDER_OF_WORKERS",)
 """Config keys of that commit which are constants now."""
 
-ADDED = {"digest"}
+ADDED = {"digest", "detections"}
 """Keys that later commits write, too."""
 
 KEYS_OF_EVALUATIONS = {"evaluation.json": "config", "result.json": "settings"}
@@ -90,8 +90,8 @@ def folder_of(run: Path, job: str) -> Path:
     return found
 
 
-NOT_KEPT = re.compile(r"(checkpoint_\d+|model_\w+)\.pth$|predictions/|events\.out\.tfevents")
-"""Files that tests/compat/make.py left out, and TensorBoard's, whose names hold the time."""
+NOT_KEPT = re.compile(r"(checkpoint_\d+|model_\w+)\.pth$|predictions/|events\.out\.tfevents|detections\.safetensors$")
+"""Files that tests/compat/make.py left out or that commit did not write; TensorBoard names its files by the time."""
 
 
 def names_of(folder: Path) -> set[str]:

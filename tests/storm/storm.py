@@ -342,6 +342,12 @@ def flip_files(storm: Storm, base: Path, count: int) -> None:
         return whole if found[1] else found  # altered: marked, not averaged
 
     storm.flip("trial result", trial, count, read_trial)
+    from ssl_transfer.formats.detections import DETECTIONS_FILE, Detections
+    from tests.ssl_transfer.formats.test_formats_detections import made as made_detections
+
+    kept = storm.base / DETECTIONS_FILE
+    made_detections().write(kept)
+    storm.flip("detections", kept, count, lambda: Detections.read(kept).boxes.tobytes())
 
 
 def flip_converted(storm: Storm, convert_to: Tool, count: int) -> None:

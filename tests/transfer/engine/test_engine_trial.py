@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 import yaml
 
 from ssl_transfer.errors import UserError
-from ssl_transfer.files import read_json
+from ssl_transfer.files import read_json, sha256_of
 from ssl_transfer.formats.detections import DETECTIONS_FILE, EVALUATED_FILE, Detections
 from tests.transfer.engine.broken_off import logged
 from transfer.engine.prepare import TrialRequest
@@ -170,6 +171,20 @@ def test_the_detections_are_those_of_the_metrics(voc: tuple[TrialRequest, dict[s
         "AP75": 2000,
     }
     assert len(found.score) and found.masks is None
+
+
+def test_killed_before_its_result_it_writes_the_same_detections(
+    voc: tuple[TrialRequest, dict[str, Any]], tmp_path: Path
+) -> None:
+    request, result = voc
+    shutil.copytree(request.output, tmp_path / "trial")
+    (tmp_path / "trial/result.json").unlink()
+    (tmp_path / "trial" / DETECTIONS_FILE).write_bytes(b"of another day")
+    (tmp_path / "trial/.detections.safetensors.0a1b.tmp").touch()
+    outcome = run_trial(replace(request, output=tmp_path / "trial", resume=True))
+    assert outcome.content["detections"] == result["detections"]
+    assert sha256_of(tmp_path / "trial" / DETECTIONS_FILE) == result["detections"]["sha256"]
+    assert not list((tmp_path / "trial").glob(".*.tmp"))
 
 
 def test_the_two_voc_evaluators_agree(voc: tuple[TrialRequest, dict[str, Any]]) -> None:

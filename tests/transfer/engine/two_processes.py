@@ -72,8 +72,8 @@ def evaluated(prepared: PreparedTrial) -> dict[str, Any]:
     """An evaluation of a detector that knows all answers, and of one that knows nothing of one image."""
     task = load_task_of(prepared.cfg)
     oracle, blinded = two_detectors.Oracle(task.test), two_detectors.Oracle(task.test, blind=4)
-    answers = {"all": evaluate(oracle, prepared, task), "but one": evaluate(blinded, prepared, task)}
-    found = {name: {kind: values["AP"] for kind, values in (answer or {}).items()} for name, answer in answers.items()}
+    answers = {"all": evaluate(oracle, prepared, task)[0], "but one": evaluate(blinded, prepared, task)[0]}
+    found = {name: {kind: values["AP"] for kind, values in answer.items()} for name, answer in answers.items()}
     return {"seen": oracle.seen, **found}
 
 
