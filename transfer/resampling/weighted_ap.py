@@ -234,24 +234,24 @@ class Reweigher:
             precision = precision + EPS if self.metric == "coco" else np.maximum(precision, EPS, out=precision)
             np.divide(hits, precision, out=precision)
             _running(np.maximum, precision[::-1])
-            reached = self._reached(hits, positives)
+            reached, of = self._reached(hits, positives)
             reached[1:] -= reached[:-1]
-            ap[:] = np.einsum("pb,pb->b", reached, precision)
+            ap[:] = np.einsum("pb,pb->b", reached, precision) / of
         return aps
 
-    def _reached(self, hits: Floats, positives: Floats) -> Floats:
-        """The share of the recalls that is reached with these hits, (P, B); the recall itself for the area."""
+    def _reached(self, hits: Floats, positives: Floats) -> tuple[Floats, int]:
+        """How many of the recalls these hits reach, (P, B), and of how many; for the area the recall itself, of 1."""
         if self.metric == "voc2012":
-            return np.asarray(hits / np.maximum(positives, 1.0))
+            return hits / np.maximum(positives, 1.0), 1
         steps = len(RECALLS[self.metric]) - 1
-        exact = hits * (steps / np.maximum(positives, 1.0))
-        count = np.floor(exact + 1e-9)
+        count = hits * (steps / np.maximum(positives, 1.0)) + (1 + 1e-9)
+        np.floor(count, out=count)
         # Some recalls of the metric, such as 3 × 0.1, are a bit above their fraction: a recall of 3/10 is below it.
-        late = np.arange(steps + 1) / steps < RECALLS[self.metric]
-        columns = np.flatnonzero((np.outer(positives, np.flatnonzero(late)) % steps == 0).any(1))
-        at = count[:, columns]
-        count[:, columns] -= late[at.astype(np.int64)] & (np.abs(exact[:, columns] - at) < 1e-9)
-        return np.asarray((count + 1) / (steps + 1))
+        late = np.flatnonzero(np.arange(steps + 1) / steps < RECALLS[self.metric])
+        for step in late:
+            columns = np.flatnonzero(positives * step % steps == 0)
+            count[:, columns] -= hits[:, columns] * steps == positives[columns] * step
+        return count, steps + 1
 
 
 def _class(image: NDArray[np.int32], hit: NDArray[np.uint16], ignored: NDArray[np.uint16], images: int) -> _Class:
