@@ -233,6 +233,7 @@ def detected_trial(found: Detections, path: Path, row: str, task: str) -> Trial:
         per_class=per_class,
         toy=found.toy,
         imported=True,
+        detections=found,
     )
 
 
