@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssl_transfer.errors import UserError, abbreviate
+from transfer.report.cells import p_value
 from transfer.report.collection import Trial
 from transfer.report.model import BOTH, IMAGES, MIXED, SEEDS, UNLIKE, Cell, Column, Interval, RowComparison, Value
 from transfer.resampling.verdict import Verdict, compare, holm
@@ -59,17 +60,21 @@ class Evidence:
 
     def kept(self, trial: Trial) -> Kept | None:
         """What a trial kept; None if it has no file of detections, or one that cannot be used."""
+        found = trial.detections
         if id(trial) not in self._kept:
-            self._kept[id(trial)] = None
-            if trial.detections is not None:
-                try:
-                    found = trial.detections
-                    kept = _read(found) if isinstance(found, Path) else _keep(found, trial.source)
-                    _check_belongs(kept, trial)
-                    self._kept[id(trial)] = kept
-                except UserError as error:
-                    self.damaged[trial.source] = str(error)
+            try:
+                kept = (
+                    None if found is None else _read(found) if isinstance(found, Path) else _keep(found, trial.source)
+                )
+                _check_belongs(kept, trial)
+                self._kept[id(trial)] = kept
+            except UserError as error:
+                self._drop(trial, error)
         return self._kept[id(trial)]
+
+    def _drop(self, trial: Trial, error: UserError) -> None:
+        self.damaged[trial.source] = str(error)
+        self._kept[id(trial)] = None
 
     def resamples(self, trials: Sequence[Trial], branch: str, metric: str) -> list[NDArray[np.float64]] | None:
         """Each trial's metric on the same resampled test sets; None if one kept none.
@@ -80,7 +85,12 @@ class Evidence:
         if len(kept) < len(trials) or not kept:
             return None
         if len({one.draws for one in kept}) > 1 or not kept[0].draws:
-            kept = [self._resampled_anew(trial, one) for trial, one in zip(trials, kept, strict=True)]
+            for trial, one in zip(trials, kept, strict=True):
+                try:
+                    self._kept[id(trial)] = self._resampled_anew(trial, one)
+                except UserError as error:
+                    self._drop(trial, error)
+            return self.resamples(trials, branch, metric)
         return [one.resamples[branch][metric] for one in kept]
 
     def _resampled_anew(self, trial: Trial, kept: Kept) -> Kept:
@@ -96,9 +106,7 @@ class Evidence:
         }
         draws = next(iter(made.values())).draws
         self._draws[kept.truth] = draws
-        anew = replace(kept, draws=draws, resamples={branch: one.values for branch, one in made.items()})
-        self._kept[id(trial)] = anew
-        return anew
+        return replace(kept, draws=draws, resamples={branch: one.values for branch, one in made.items()})
 
     def refusal(self, trials: Iterable[Trial], branch: str) -> str:
         """Why trials may not be compared: toy marks, test sets, classes or metrics differ; empty where they may."""
@@ -146,18 +154,18 @@ def _keep(found: Detections, source: Path) -> Kept:
     return Kept(source, *facts, found.resamples)
 
 
-def _check_belongs(kept: Kept, trial: Trial) -> None:
+def _check_belongs(kept: Kept | None, trial: Trial) -> None:
     """A trial's own AP lies among those of its resampled test sets; another trial's rarely does in every metric."""
     import numpy as np
 
-    for branch, values in kept.resamples.items():
+    for branch, values in kept.resamples.items() if kept else ():
         for metric, resampled in values.items():
             own = trial.metrics.get(branch, {}).get(metric)
             finite = resampled[np.isfinite(resampled)]
             if own is None or not finite.size:
                 continue
             if not finite.min() - TOLERANCE <= own <= finite.max() + TOLERANCE:
-                raise UserError(f"{kept.file}: is of another trial: {branch}.{metric} is {own:.2f} in {trial.source}")
+                raise UserError(f"{trial.source}: {branch}.{metric} {own:.2f} is not of the detections beside it")
 
 
 def compare_column(
@@ -189,13 +197,14 @@ def compare_column(
                 pairs[key] = cell
     for metric in column.metrics:
         verdicts = [_verdict(cell, other, column.branch, metric, evidence) for cell in pairs.values()]
+        holms = f" (Holm, {count} rows)" if (count := sum(one is not None for one in verdicts)) > 1 else ""
         for (key, cell), verdict in zip(pairs.items(), holm(verdicts), strict=True):
             mean, base = cell.values[metric].mean, other.values[metric].mean
             made = RowComparison(str(against), (mean or 0.0) - (base or 0.0), cell.n, other.n)
             if verdict is not None:
                 names = labels.get(key, key), labels.get(str(against), str(against))
                 numbers = {name: getattr(verdict, name) for name in ("low", "high", "p", "p_holm", "detectable")}
-                text = f"{verdict.sentence(*names, metric)}."
+                text = f"{verdict.sentence(*names, metric)}; {p_value(verdict.p_holm)}{holms}."
                 made = replace(made, **numbers, covers=_covers(verdict), sentence=text)
             cell.values[metric].against = made
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +14,15 @@ import numpy as np
 import pytest
 
 from ssl_transfer.console import call_main
+from ssl_transfer.formats.detections import Matches
 from tests.transfer.report.made_results import FIVE, keep, put, result
 from tools import table as tool
 from transfer.report.collect import collect
-from transfer.report.model import Cell, Table
-from transfer.report.render import markdown
+from transfer.report.figures import all_plots
+from transfer.report.model import Cell, Report, Table
+from transfer.report.render import csv as as_csv
+from transfer.report.render import html, latex, markdown
+from transfer.report.render import json as as_json
 from transfer.report.tables import Options, build_report
 
 
@@ -89,7 +97,7 @@ class TestVerdicts:
         assert found.difference == pytest.approx(4.6) and found.low > 4.2 and found.high < 5.0
         assert found.p is not None and found.p_holm == pytest.approx(2 * found.p) and found.p_holm < 0.01
         text = said(table, "mine")
-        assert "mine is above supervised by 4.6 ± 0." in text
+        assert text == "mine is above supervised by 4.6 ± 0.3 AP; seen in every resample; p <0.001 (Holm, 2 rows)."
 
     def test_none_is_found_where_there_is_none(self, tmp_path: Path) -> None:
         put_kept(tmp_path, "supervised", [42.0])
@@ -99,7 +107,10 @@ class TestVerdicts:
         assert found is not None and found.covers == "test images"
         assert found.p_holm > 0.05 and found.low < 0 < found.high
         assert found.detectable == pytest.approx(2.8 * 0.1 * 2**0.5, abs=0.06)
-        assert "cannot be told" in said(table, "mine") and "0.4" in said(table, "mine")
+        assert "mine cannot be told from supervised" in said(table, "mine")
+        assert "a difference of 0.4 could have been seen (test images only: other seeds may differ)" in said(
+            table, "mine"
+        )
 
     def test_images_are_paired(self, tmp_path: Path) -> None:
         """The difference is known ten times better than either mean."""
@@ -185,4 +196,93 @@ class TestFiles:
         shutil.copy(tmp_path / "other-voc07-1" / file, tmp_path / "mine-voc07-1" / file)
         table = table_of(tmp_path)
         assert cell_of(table, "mine").values["AP"].interval is None
-        assert any("is of another trial" in note for note in table.notes)
+        assert any("is not of the detections beside it" in note for note in table.notes)
+
+    def test_trials_that_drew_other_test_sets_are_resampled_anew(self, tmp_path: Path) -> None:
+        """From their matches: here 40 images with one object each, which one detector finds and the other half of."""
+        for row, every in (("supervised", 2), ("mine", 1)):
+            point = {1: 100.0, 2: 54.545454}[every]
+            content = result(row, "voc07", 1, [point, point, point])
+            content["metrics"] = {"bbox": dict.fromkeys(("AP50", "AP", "AP75"), point)}
+            one = matches(40, every)
+            arrays = {"image": one.image, "label": one.label, "score": one.score.astype(np.float32)}
+            changes: dict[str, Any] = {"matches": {"bbox": one}, "images": tuple(map(str, range(40))), **arrays}
+            changes |= {"boxes": np.zeros((len(one.image), 4), np.float32)}
+            changes |= {"classes": ("cat",), "extra": 5.0, "draws": row}
+            put(tmp_path / row, keep(tmp_path / row, content, **changes))
+        found = cell_of(table_of(tmp_path), "mine").values["AP"].against
+        assert found is not None and found.covers == "test images" and found.p_holm < 0.001
+        assert 15 < found.high - found.low < 50, "a half of 40 images has a standard deviation of 8 points"
+
+    def test_a_file_is_read_once_and_in_part(self, tmp_path: Path) -> None:
+        for row in ("supervised", "mine"):
+            put_kept(tmp_path, row, [42.0], boxes=np.zeros((500_000, 4), np.float32))
+        tracemalloc.start()
+        table = table_of(tmp_path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert cell_of(table, "mine").values["AP"].interval is not None
+        assert peak < 6 << 20, "the boxes of each file are 8 MB"
+
+
+def matches(images: int, every: int) -> Matches:
+    """One object in each image, found in every so many images by a detection without a false one."""
+    found = np.arange(0, images, every, dtype=np.int32)
+    hit, none = np.full((4, len(found)), 1023, np.uint16), np.zeros((4, len(found)), np.uint16)
+    label, score = np.zeros(len(found), np.int16), np.full(len(found), 0.9)
+    objects = np.arange(images, dtype=np.int32), np.zeros(images, np.int16), np.full(images, 3, np.uint8)
+    return Matches(found, label, score, hit, none, np.arange(len(found), dtype=np.int32), *objects)
+
+
+class TestFormats:
+    @pytest.fixture
+    def report(self, tmp_path: Path) -> Report:
+        put_kept(tmp_path, "supervised", [42.0, 42.4], extra=0.0)
+        put_kept(tmp_path, "mine", [46.0, 46.4], extra=0.0)
+        put_kept(tmp_path, "elsewhere", [44.0], truth="f" * 64)
+        return build_report(collect([tmp_path]), Options())
+
+    def test_markdown(self, report: Report) -> None:
+        text = markdown.render(report)
+        assert "| 42.2 ± 0.3 [" in text and "[95 % interval]" in text
+        assert "- VOC 07 detection: mine is above supervised by 4.0 ± " in text
+        assert "- VOC 07 detection: elsewhere is not compared: the annotations of their test images differ" in text
+
+    def test_csv(self, report: Report) -> None:
+        head, *lines = csv.reader(io.StringIO(as_csv.render(report)))
+        assert head.index("row marks") < head.index("voc07.bbox.AP50 low"), "new columns are at the end"
+        rows = {line[1]: dict(zip(head, line, strict=True)) for line in lines}
+        mine, other = rows["mine"], rows["elsewhere"]
+        assert mine["voc07.bbox.AP against"] == "4.0" and float(mine["voc07.bbox.AP against p"]) < 0.05
+        assert mine["voc07.bbox.AP covers"] == "test images and seeds"
+        low, high = float(mine["voc07.bbox.AP low"]), float(mine["voc07.bbox.AP high"])
+        assert low < 46.2 < high
+        assert "annotations" in other["voc07.bbox.AP against covers"] and other["voc07.bbox.AP against"] == ""
+
+    def test_long_csv_has_the_interval_of_each_trial(self, report: Report) -> None:
+        lines = list(csv.DictReader(io.StringIO(as_csv.render_long(report))))
+        (one,) = [x for x in lines if (x["row"], x["metric"], x["seed"]) == ("mine", "bbox/AP", "2")]
+        assert (float(one["low"]), float(one["high"])) == pytest.approx((46.4 - 0.98, 46.4 + 0.98), abs=0.06)
+
+    def test_json(self, report: Report) -> None:
+        rows = {row["key"]: row for row in json.loads(as_json.render(report))["tables"][0]["rows"]}
+        value = rows["mine"]["cells"]["voc07.bbox"]["values"]["AP"]
+        assert value["interval"]["covers"] == "test images and seeds"
+        assert value["against"].keys() >= {"low", "high", "p", "p_holm", "detectable", "sentence"}
+        assert "annotations" in rows["elsewhere"]["cells"]["voc07.bbox"]["not_compared"]
+
+    def test_latex(self, report: Report) -> None:
+        text = latex.render(report)
+        assert text.count(r"\tiny {[") == 9 and "mine is above supervised by 4.0 $\\pm$" in text
+
+    def test_page(self, report: Report) -> None:
+        text = html.render(report)
+        assert text.count('class="paper interval"') == 9
+        assert "<span>mine is above supervised by 4.0 ± " in text and "<span>elsewhere is not compared: " in text
+
+    def test_plots_draw_intervals_as_error_bars(self, report: Report) -> None:
+        plot = next(plot for plot in all_plots(report) if plot.name == "trials-table5-voc07-bbox-ap")
+        own = next(row for row in report.tables[0].rows if row.key == "elsewhere").cells["voc07.bbox"].values["AP"]
+        bars = [line for line in plot.draw().axes[0].lines if line.get_label() == "95 % interval"]
+        assert [own.interval.low, own.interval.high] in [list(bar.get_xdata()) for bar in bars]
+        assert {bar.get_linestyle() for bar in bars} == {"-"} and "95 % interval [" in plot.alt

@@ -83,7 +83,7 @@ def test_a_trial_plot_has_one_axis_for_all_rows_and_the_published_value_in_the_r
     assert drawn(axes, "published") == [16.8, 42.4, 47.0]
     half = 2.776445105 * (0.025 / 5) ** 0.5
     ends = [mean + side * half for mean in (17.0, 42.5, 47.1) for side in (-1, 1)]
-    assert drawn(axes, "95 % interval, seeds only") == pytest.approx(ends)
+    assert drawn(axes, "95 %, seeds") == pytest.approx(ends)
     texts = [text.get_text() for text in axes[0].texts]
     assert texts == ["scratch (n=5)", "ImageNet supervised (n=5)", "SimSiam, base (n=5)"], "the table's order"
 
@@ -114,7 +114,7 @@ def test_an_interval_needs_three_trials_and_ends_at_zero(
     for seed, value in enumerate(values, 1):
         put(tmp_path / str(seed), result("mine", "voc07", seed, [75.0, value, 50.0]))
     axes = trial_axes(build_report(collect([tmp_path]), Options()), "voc07-bbox-ap")
-    interval = drawn(axes, "95 % interval, seeds only")
+    interval = drawn(axes, "95 %, seeds")
     assert (interval[:1] == [0.0]) == has_interval and bool(interval) == has_interval
     assert bool(drawn(axes, "mean")) == (len(values) > 1)
     assert all(0 <= edge <= 100 for one in axes for edge in one.get_xlim())

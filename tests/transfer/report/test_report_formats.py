@@ -61,7 +61,7 @@ def test_markdown(run: Path) -> None:
     assert "- 1 file(s) skipped:" in text
     assert "finetune.scratch.voc0712.s5-01234567/result.json`: line 1: not JSON" in text
     against = [cells(line) for line in text.split("Against ImageNet supervised")[1].splitlines() if line[:1] == "|"]
-    assert against[2][1].startswith("-25.5 [-25.7, -25.3], p <0.001, n 5 vs 5")
+    assert against[2][1].startswith("-25.5 [-25.7, -25.3], p <0.001, sees 0.3, n 5 vs 5")
     assert against[2][3] == "-11.6, no test, n 1 vs 1"
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Range = tuple[float, float]
-INTERVALS = {True: ("95 % interval, seeds only", ":"), False: ("95 % interval", "-")}
+INTERVALS = {False: ("95 % interval", "-"), True: ("95 %, seeds", ":")}
 """Name and line of an interval by whether it covers seeds alone."""
 GAP, SHARE = 4.0, 0.5
 """The axis is broken where nothing lies for so many points and for this share of its length."""
@@ -119,10 +119,11 @@ def _draw(title: str, strips: Sequence[Strip]) -> Figure:
         made[1].plot([0], [0], transform=made[1].transAxes, **slash)
     figure.suptitle(title, x=0.02, ha="left", fontsize=10.5, fontweight="bold")
     named = {name: line for axes in made for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    tight = {"handletextpad": 0.3, "columnspacing": 1.2, "handlelength": 1.6}
     order = [
         name for name in ("trial", "mean", *(name for name, _ in INTERVALS.values()), "published") if name in named
     ]
-    figure.legend([named[name] for name in order], order, loc="outside lower center", ncols=4, handletextpad=0.3)
+    figure.legend([named[name] for name in order], order, loc="outside lower center", ncols=5, **tight)
     return figure
 
 

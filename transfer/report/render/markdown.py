@@ -98,13 +98,14 @@ def _comparison(table: Table) -> str:
         return sentences
     other = next(row.label for row in table.rows if row.key == table.against)
     heads = [table.row_head, *(f"{column.label} {column.primary}" for column in table.columns)]
-    lead = f"Against {_escape(other)}: difference of the means [95 % interval], p adjusted for the rows (Holm), n vs n."
+    lead = f"Against {_escape(other)}: difference of the means [95 % interval], p adjusted for the rows "
+    lead += "(Holm), the smallest difference that four of five repetitions would show, n vs n."
     return f"{lead}\n\n{_grid(heads, body)}\n\n{sentences}"
 
 
 def _compared(cell: RenderedCell) -> str:
     against = next((value.against for value in cell.values if value.value.metric == cell.column.primary), [])
-    return ", ".join([" ".join(filter(None, against[:2])), *against[2:]]) if against else ""
+    return ", ".join(filter(None, [" ".join(filter(None, against[:2])), *against[2:]])) if against else ""
 
 
 def _grid(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:

@@ -41,7 +41,7 @@ class RenderedValue:
         paper: the published digits or text beside a result; empty in a published row.
         away: the difference of the printed digits, if the two compare.
         interval: the mean's interval that covers test images; empty without one.
-        against: the comparison with the chosen row: difference, interval, p, n; empty without one.
+        against: the comparison with the chosen row: difference, interval, p, what it could see, n; empty without one.
     """
 
     value: Value
@@ -107,7 +107,7 @@ def render_rows(table: Table, notes: Footnotes | None = None) -> Iterator[Render
 def compared_rows(table: Table) -> list[RenderedRow]:
     """The rows that are compared with the chosen row."""
     rows = render_rows(table) if table.against else ()
-    return [row for row in rows if any(value.against for cell in row.cells for value in cell.values)]
+    return [row for row in rows if any(value.value.against for cell in row.cells for value in cell.values)]
 
 
 def verdicts(table: Table) -> dict[str, list[str]]:
@@ -148,7 +148,7 @@ def _render_value(cell: Cell, value: Value, published: bool) -> RenderedValue:
         paper="" if published else value.published_text or printed(value.published),
         away=away,
         interval=_shown(value.interval),
-        against=_describe_comparison(value),
+        against=_describe_comparison(cell, value),
     )
 
 
@@ -161,12 +161,13 @@ def _missing(cell: Cell, value: Value) -> str:
     return "diverged" if cell.has(DIVERGED) and not cell.has(INCOMPLETE) else "-"
 
 
-def _describe_comparison(value: Value) -> list[str]:
+def _describe_comparison(cell: Cell, value: Value) -> list[str]:
     found = value.against
     if found is None:
-        return []
+        return ["not compared", ""] if cell.not_compared else []
     interval = bracketed(found.low, found.high, "+")
-    return [f"{rounded(found.difference):+}", interval, p_value(found.p_holm), f"n {found.n} vs {found.n_other}"]
+    sees = f"sees {printed(found.detectable)}" if found.detectable is not None else ""
+    return [f"{rounded(found.difference):+}", interval, p_value(found.p_holm), sees, f"n {found.n} vs {found.n_other}"]
 
 
 def _shown(interval: Interval | None) -> str:
