@@ -95,7 +95,8 @@ def parser() -> Parser:
         "--against",
         default="auto",
         metavar="ROW",
-        help="compare every row with this one (default: supervised, if it has results, else scratch; none: no row)",
+        help="compare every row with this one: interval, p and a verdict in a sentence (default: supervised, if it has "
+        "results, else scratch; none: no row)",
     )
     made.add_argument(
         "--expect",

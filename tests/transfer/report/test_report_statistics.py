@@ -1,4 +1,4 @@
-"""Statistics against hand-computed values and scipy's own t-test."""
+"""Statistics of a few trials against hand-computed values and scipy's own t-test."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from transfer.report import statistics
 from transfer.report.cells import difference, p_value, printed, with_std
+from transfer.resampling.verdict import compare
 
 
 def test_sample_std_divides_by_n_minus_one() -> None:
@@ -18,49 +19,20 @@ def test_sample_std_divides_by_n_minus_one() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_welch_equals_scipys(seed: int) -> None:
+def test_a_verdict_on_seeds_alone_is_scipys_welch(seed: int) -> None:
     from scipy.stats import ttest_ind
 
     source = random.Random(seed)
     a = [source.gauss(50, 1) for _ in range(source.randint(2, 6))]
     b = [source.gauss(50.5, 0.3) for _ in range(source.randint(2, 6))]
-    t, df, p = statistics.welch(a, b)
-    reference = ttest_ind(a, b, equal_var=False)
-    assert (t, df, p) == pytest.approx((reference.statistic, reference.df, reference.pvalue), rel=1e-10)
+    found, reference = compare(a, b), ttest_ind(a, b, equal_var=False)
+    assert found is not None and found.p == pytest.approx(reference.pvalue, rel=1e-10)
+    assert (found.low, found.high) == pytest.approx(tuple(reference.confidence_interval()), rel=1e-8)
 
 
-def test_welch_by_hand() -> None:
-    # means 2 and 5, variances 1 and 4, n 3 and 3: t = -3 / sqrt(5/3), df = (5/3)^2 / ((1/9 + 16/9) / 2)
-    t, df, _ = statistics.welch([1.0, 2.0, 3.0], [3.0, 5.0, 7.0])
-    assert t == pytest.approx(-3 / math.sqrt(5 / 3))
-    assert df == pytest.approx((25 / 9) / (17 / 18))
-
-
-@pytest.mark.parametrize(("a", "b"), [([1.0], [1.0, 2.0]), ([], [1.0]), ([1.0, 1.0], [2.0, 2.0])])
-def test_welch_is_undefined_for_one_trial_or_no_spread(a: list[float], b: list[float]) -> None:
-    assert statistics.welch(a, b) == (None, None, None)
-
-
-def test_bootstrap_interval_covers_what_it_should() -> None:
-    source = random.Random(0)
-    a, b = [source.gauss(10, 1) for _ in range(200)], [source.gauss(8, 2) for _ in range(200)]
-    low, high = statistics.bootstrap_interval(a, b)
-    spread = math.sqrt(statistics.sample_std(a) ** 2 / 200 + statistics.sample_std(b) ** 2 / 200)
-    centre = sum(a) / 200 - sum(b) / 200
-    assert low == pytest.approx(centre - 1.96 * spread, abs=0.05)
-    assert high == pytest.approx(centre + 1.96 * spread, abs=0.05)
-    assert statistics.bootstrap_interval(a, b) == (low, high), "the same data give the same interval"
-
-
-def test_bootstrap_interval_of_equal_values_is_a_point() -> None:
-    assert statistics.bootstrap_interval([3.0, 3.0], [1.0, 1.0]) == (2.0, 2.0)
-    assert statistics.bootstrap_interval([3.0], [1.0, 1.0]) == (None, None)
-
-
-def test_mean_interval_is_students() -> None:
-    low, high = statistics.mean_interval([1.0, 2.0, 3.0, 4.0, 5.0])
-    half = 2.776445105 * math.sqrt(2.5) / math.sqrt(5)  # t for 4 degrees of freedom, 97.5 %
-    assert (low, high) == pytest.approx((3 - half, 3 + half))
+@pytest.mark.parametrize(("a", "b"), [([1.0], [1.0, 2.0]), ([1.0, 1.0], [2.0, 2.0]), ([0.1] * 5, [0.3] * 5)])
+def test_one_trial_or_no_spread_has_no_verdict(a: list[float], b: list[float]) -> None:
+    assert compare(a, b) is None
 
 
 def test_outliers_by_grubbs() -> None:
