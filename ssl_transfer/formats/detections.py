@@ -6,9 +6,8 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -18,10 +17,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from ssl_transfer.errors import UserError
-from ssl_transfer.files import atomic_write, describe_unreadable, read_input, read_json_object
+from ssl_transfer.files import atomic_write, describe_unreadable, read_input
 from ssl_transfer.formats import FileFormat
 from ssl_transfer.formats.backbone import seal_safetensors
-from ssl_transfer.formats.results import DetectionsRecord
 
 DETECTIONS: Final = "detections/1"
 DETECTIONS_FILE, EVALUATED_FILE = "detections.safetensors", "evaluation.detections.safetensors"
@@ -186,7 +184,8 @@ class Detections:
             matches[branch] = Matches(image=image[rows], label=label[rows], **parts)
         masks = None
         if "masks" in tensors:
-            masks = _split(tensors["masks"].tobytes(), tensors["mask_lengths"].tolist())
+            ends = np.cumsum(tensors["mask_lengths"], dtype=np.int64)
+            masks = tuple(part.tobytes() for part in np.split(tensors["masks"], ends)[: len(ends)])
         resamples: dict[str, dict[str, NDArray[np.float64]]] = {
             branch: {name: tensors[f"{branch}.resamples.{name}"] for name in about.resampled}
             for branch in (about.branches if about.resampled else ())
@@ -194,34 +193,3 @@ class Detections:
         about_images = tuple(about.images), tuple(about.classes), about.metric, about.test_split, about.truth
         arrays = image, label, tensors["score"], tensors["boxes"]
         return cls(*about_images, about.toy, *arrays, masks, matches, resamples, about.draws)
-
-
-def read_trial(folder: Path, recorded: DetectionsRecord | None) -> Detections:
-    """The detections of a trial that ended.
-
-    Args:
-        folder: the trial's folder.
-        recorded: `detections` of its result.json; where it is None, as in earlier releases, or its file is damaged, the
-            detections that `--eval-only` found with the final checkpoint are read.
-
-    Raises:
-        UserError: there are none, or they are damaged.
-    """
-    reason = f"{folder} has no detections, as in releases that stored none; {REMEDY}"
-    if recorded is not None:
-        try:
-            return Detections.read(folder / recorded.file, recorded.sha256)
-        except UserError as error:
-            reason = str(error)
-    try:
-        evaluated = read_json_object(folder / "evaluation.json")
-        if evaluated["checkpoint"] != "model_final.pth":
-            raise UserError(reason)
-        return Detections.read(folder / EVALUATED_FILE, evaluated["detections"]["sha256"])
-    except (UserError, LookupError, TypeError) as error:
-        raise UserError(reason) from error
-
-
-def _split(joined: bytes, lengths: Sequence[int]) -> tuple[bytes, ...]:
-    ends = np.cumsum(lengths, dtype=np.int64).tolist()
-    return tuple(joined[end - length : end] for end, length in zip(ends, lengths, strict=True))

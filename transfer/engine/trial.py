@@ -270,6 +270,7 @@ class _Training:
         if not trainer.divergence:
             assert self.evaluation is not None
             metrics = metrics_of(self.evaluation[0], self.task.test)
+            self.watch.report("matching the detections")
             detections = write_detections(self.found, prepared, self.task, DETECTIONS_FILE)
             draw_predictions(trainer.detector, self.task.test, prepared.cfg, prepared.output)
         timing = {

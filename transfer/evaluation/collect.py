@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from detectron2.structures import Instances
@@ -14,16 +13,8 @@ from transfer.evaluation.matching import DetectedObjects
 from transfer.evaluation.run_lengths import encode_masks
 from transfer.tasks.task import Dataset
 
-
-@dataclass(frozen=True, slots=True)
-class _Image:
-    """The detections in one image, as the detector answered."""
-
-    index: int
-    boxes: NDArray[np.float32]
-    scores: NDArray[np.float32]
-    classes: NDArray[np.int64]
-    masks: Sequence[bytes] | None
+_Image = tuple[int, NDArray[np.float32], NDArray[np.float32], NDArray[np.int64], Sequence[bytes]]
+"""Index of an image; boxes, scores and classes as the detector answered; masks, if they are kept."""
 
 
 class DetectionCollector:
@@ -57,23 +48,25 @@ class DetectionCollector:
         if self.masks and masks is None:
             masks = encode_masks(instances.pred_masks.cpu().numpy(), _sides(boxes))
         scores, classes = instances.scores.cpu().numpy().astype(np.float32), instances.pred_classes.cpu().numpy()
-        self.found.append(_Image(self.indices[image_id], boxes, scores, classes, masks))
+        self.found.append((self.indices[image_id], boxes, scores, classes, masks or ()))
 
     def gather(self) -> DetectedObjects | None:
         """All ranks' detections, on rank 0; None elsewhere."""
         gathered = comm.gather(self.found, dst=0)
         if not comm.is_main_process():
             return None
-        images = sorted((one for rank in gathered for one in rank), key=lambda one: one.index)
-        corners = np.concatenate([np.empty((0, 4), np.float32), *(one.boxes for one in images)])
-        scores = np.concatenate([np.empty(0, np.float32), *(one.scores for one in images)])
+        images = sorted((one for rank in gathered for one in rank), key=lambda one: one[0])
+        empty = (np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64))
+        corners, scores, classes = (
+            np.concatenate([none, *(one[part] for one in images)]) for part, none in enumerate(empty, start=1)
+        )
         return DetectedObjects(
-            image=np.repeat([one.index for one in images], [len(one.scores) for one in images]).astype(np.int32),
-            label=np.concatenate([np.empty(0, np.int64), *(one.classes for one in images)]).astype(np.int16),
+            image=np.repeat([one[0] for one in images], [len(one[2]) for one in images]).astype(np.int32),
+            label=classes.astype(np.int16),
             score=scores.astype(np.float64),
             corners=corners,
             boxes=_sides(corners).astype(np.float64),
-            masks=[mask for one in images for mask in one.masks or ()] if self.masks else None,
+            masks=[mask for one in images for mask in one[4]] if self.masks else None,
         )
 
 

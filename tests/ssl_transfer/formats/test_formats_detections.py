@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from ssl_transfer.errors import UserError
-from ssl_transfer.files import sha256_of, write_json
-from ssl_transfer.formats.detections import DETECTIONS_FILE, EVALUATED_FILE, Detections, Matches, read_trial
-from ssl_transfer.formats.results import DetectionsRecord
+from ssl_transfer.files import sha256_of
+from ssl_transfer.formats.detections import DETECTIONS_FILE, Detections, Matches
 
 
 def made(images: int = 3, per_image: int = 2) -> Detections:
@@ -79,22 +78,3 @@ def test_another_trials_file_is_refused(tmp_path: Path) -> None:
         Detections.read(tmp_path / "other", made(3).write(tmp_path / "mine"))
     with pytest.raises(UserError, match=r"missing does not exist; .*--eval-only"):
         Detections.read(tmp_path / "missing")
-
-
-def test_a_trials_own_detections_come_before_those_of_eval_only(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="has no detections"):
-        read_trial(tmp_path, None)
-    digest = made(2).write(tmp_path / EVALUATED_FILE)
-    evaluated = {"checkpoint": "model_0000001.pth", "detections": {"file": EVALUATED_FILE, "sha256": digest}}
-    write_json(tmp_path / "evaluation.json", evaluated)
-    with pytest.raises(UserError, match="has no detections"):  # of a checkpoint on the way
-        read_trial(tmp_path, None)
-    write_json(tmp_path / "evaluation.json", {**evaluated, "checkpoint": "model_final.pth"})
-    assert len(read_trial(tmp_path, None).images) == 2
-    mine = DetectionsRecord(file=DETECTIONS_FILE, sha256=made(3).write(tmp_path / DETECTIONS_FILE))
-    assert len(read_trial(tmp_path, mine).images) == 3
-    (tmp_path / DETECTIONS_FILE).write_bytes(b"damaged")
-    assert len(read_trial(tmp_path, mine).images) == 2
-    (tmp_path / EVALUATED_FILE).unlink()
-    with pytest.raises(UserError, match=r"detections\.safetensors is damaged"):
-        read_trial(tmp_path, mine)
