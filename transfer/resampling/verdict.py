@@ -104,8 +104,8 @@ def compare(
         return Verdict(0.0, 0.0, 0.0, 1.0, 0.0, agree, seeds) if difference == 0 else None
     from scipy.special import stdtr, stdtrit  # scipy loads slowly
 
-    df = variance**2 / sum(part**2 / free for part, free in parts) if seeds else math.inf
-    df, error = min(df, 1e9), math.sqrt(variance)
+    uncertain = sum(part**2 / free for part, free in parts)  # 0 where the seeds have no part: Student's t is normal
+    df, error = min(variance**2 / uncertain, 1e9) if uncertain else 1e9, math.sqrt(variance)
     half = float(stdtrit(df, 1 - LEVEL / 2)) * error
     return Verdict(
         difference,

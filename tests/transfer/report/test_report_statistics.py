@@ -35,6 +35,13 @@ def test_one_trial_or_no_spread_has_no_verdict(a: list[float], b: list[float]) -
     assert compare(a, b) is None
 
 
+def test_trials_of_equal_ap_leave_the_images_part() -> None:
+    drawn = [[39.0, 41.0] * 1000] * 3
+    found, single = compare([40.0] * 3, [0.0] * 3, drawn, [[0.0]] * 3), compare([40.0], [0.0], drawn[:1], [[0.0]])
+    assert found is not None and single is not None and (found.low, found.high) == (single.low, single.high)
+    assert found.high == pytest.approx(40 + 1.96, abs=1e-3)
+
+
 def test_outliers_by_grubbs() -> None:
     assert statistics.outliers([9.9, 10.0, 10.0, 10.1, 13.0]) == (4,)
     assert statistics.outliers([9.8, 9.9, 10.0, 10.1, 10.2]) == ()
