@@ -15,7 +15,7 @@ from ssl_transfer.console import COMMANDS, Parser, run_main
 from ssl_transfer.environment import ROOT, load_tool
 from ssl_transfer.errors import exit_on_interrupt
 
-VERBS = ("pretrain", "evaluate", "convert", "transfer", "launch", "table", "data", "doctor", "lr-search")
+VERBS = ("pretrain", "evaluate", "convert", "transfer", "launch", "table", "compare", "data", "doctor", "lr-search")
 
 
 def main() -> NoReturn:

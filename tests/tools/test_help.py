@@ -15,11 +15,11 @@ import pytest
 import yaml
 
 from ssl_transfer.console import Parser, call_main, verb_examples
-from tools import convert, data, doctor, evaluate, launch, lr_search, pretrain, table, transfer
+from tools import compare, convert, data, doctor, evaluate, launch, lr_search, pretrain, table, transfer
 
 TOOLS = {
     module.__name__.rpartition(".")[2]: module
-    for module in (convert, data, doctor, evaluate, launch, lr_search, pretrain, table, transfer)
+    for module in (compare, convert, data, doctor, evaluate, launch, lr_search, pretrain, table, transfer)
 }
 VERBS = [("launch", verb) for verb in ("init", "plan", "submit", "retry", "status", "logs", "cancel")]
 VERBS += [("data", verb) for verb in ("toy", "scenes", "check", "download", "split", "import")]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ssl_transfer.console import call_main
-from tools import convert, data, evaluate, launch, lr_search, pretrain, table, transfer
+from tools import compare, convert, data, evaluate, launch, lr_search, pretrain, table, transfer
 
 LISTINGS = (
     ["tools/table.py", "--published", "rows"],
@@ -74,6 +74,7 @@ def test_ctrl_c_during_an_import_is_silent(root: Path, tmp_path: Path, module: s
         (launch.main, ["plan", "configs/experiments/demo.yaml", "--set", "rows.scratch.expected=scrach"], "scratch?"),
         (launch.main, ["plan", "configs/experiments/demo.yaml", "--set", "overlay=configs/overlays/cp.yaml"], "cpu?"),
         (table.main, ["--publishd", "rows"], "did you mean --published"),
+        (compare.main, ["a", "b", "--imags", "3"], "did you mean --images"),
         (data.main, ["chek"], "did you mean check"),
         (convert.main, ["a", "b", "--bransh", "online"], "did you mean --branch"),
         (lr_search.main, ["chose"], "did you mean choose"),

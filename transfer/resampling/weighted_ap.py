@@ -45,7 +45,7 @@ def average_precision(
         area: one of AREAS: only objects of this size, as COCO counts them.
     """
     if metric == "coco":
-        precision = _coco_precision(matches, classes, weights, area)
+        precision = coco_precision(matches, classes, weights, area)
         return {name: _mean_percent(precision[part]) for name, part in SUMMARIES.items()}
     aps = _voc_percent(matches, classes, metric, weights, area)
     aps = aps[_measured(matches, classes, weights, area)]
@@ -61,7 +61,7 @@ def per_class(
     """Each class's AP, AP50 and AP75, (classes,) in per cent; NaN where it has no object. Arguments as above."""
     labels = range(classes)
     if metric == "coco":
-        precision = _coco_precision(matches, classes, weights, area)
+        precision = coco_precision(matches, classes, weights, area)
         return {
             name: np.array([_mean_percent(precision[part, :, k]) for k in labels]) for name, part in SUMMARIES.items()
         }
@@ -75,7 +75,7 @@ def _mean_percent(precision: Floats) -> float:
     return float(np.mean(reached) * 100) if reached.size else float("nan")
 
 
-def _coco_precision(matches: Matches, classes: int, weights: Weights | None, area: str) -> Floats:
+def coco_precision(matches: Matches, classes: int, weights: Weights | None = None, area: str = "all") -> Floats:
     """(thresholds, recalls, classes) precision; −1 where a class has no object."""
     precision = np.full((len(THRESHOLDS), len(RECALLS["coco"]), classes), -1.0)
     for k, positives, curves in _curves(matches, classes, weights, area):

@@ -16,7 +16,7 @@ FORMAT = "table/1"
 
 def render(report: Report) -> str:
     """Render the report as indented JSON."""
-    return json.dumps(_finite(content(report)), indent=1, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+    return json.dumps(finite(content(report)), indent=1, ensure_ascii=False, allow_nan=False, default=str) + "\n"
 
 
 def content(report: Report) -> dict[str, Any]:
@@ -101,10 +101,10 @@ def _value(value: Value) -> dict[str, Any]:
     return {**{key: numbers[key] for key in keys}, "word": value.published_text, "printed": printed(value.mean)}
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """`value` with NaN and infinities as null: a result's own sections may hold them, JSON may not."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

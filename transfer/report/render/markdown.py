@@ -23,7 +23,7 @@ def render(report: Report) -> str:
     tail = [f"- {note}" for note in report.notes]
     if report.skipped:
         tail.append(f"- {len(report.skipped)} file(s) skipped:")
-        tail += [f"  - `{skipped.path}`: {_escape(skipped.reason)}" for skipped in report.skipped]
+        tail += [f"  - `{skipped.path}`: {escape(skipped.reason)}" for skipped in report.skipped]
     if tail:
         parts.append("\n".join(tail))
     return "\n\n".join(parts) + "\n"
@@ -40,9 +40,9 @@ def _table(table: Table) -> str:
         if row.heading:
             body.append([f"*{row.heading}*"] + [""] * (len(heads) - 1))
         body.append(_row(row))
-    foot = [f"- {letter}: {_escape(text)}" for letter, text in notes.lines()]
-    foot += [f"- {_escape(note)}" for note in table.notes]
-    parts = [f"## {table.title}", _lead(table, rows), _grid(heads, body), "\n".join(foot), _comparison(table)]
+    foot = [f"- {letter}: {escape(text)}" for letter, text in notes.lines()]
+    foot += [f"- {escape(note)}" for note in table.notes]
+    parts = [f"## {table.title}", _lead(table, rows), grid(heads, body), "\n".join(foot), _comparison(table)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -56,7 +56,7 @@ def _lead(table: Table, rows: Sequence[RenderedRow]) -> str:
 
 
 def _row(row: RenderedRow) -> list[str]:
-    texts = [_escape(row.row.label) + _letters(row.letters)]
+    texts = [escape(row.row.label) + _letters(row.letters)]
     for cell in row.cells:
         if cell.cell is None:
             texts += [""] * (len(cell.column.metrics) + 1)
@@ -88,19 +88,19 @@ def _letters(letters: str) -> str:
 def _comparison(table: Table) -> str:
     """Each row's primary metric compared with the chosen row's: difference, interval, p, both n; then in sentences."""
     said = [(label, text) for label, texts in verdicts(table).items() for text in texts]
-    sentences = "\n".join(f"- {_escape(f'{label}: {text}')}" for label, text in said)
+    sentences = "\n".join(f"- {escape(f'{label}: {text}')}" for label, text in said)
     body = []
     for row in compared_rows(table):
         texts = [_compared(cell) for cell in row.cells]
         if any(texts):
-            body.append([_escape(row.row.label), *texts])
+            body.append([escape(row.row.label), *texts])
     if not body:
         return sentences
     other = next(row.label for row in table.rows if row.key == table.against)
     heads = [table.row_head, *(f"{column.label} {column.primary}" for column in table.columns)]
-    lead = f"Against {_escape(other)}: difference of the means [95 % interval], p adjusted for the rows "
+    lead = f"Against {escape(other)}: difference of the means [95 % interval], p adjusted for the rows "
     lead += "(Holm), the smallest difference that four of five repetitions would show, n vs n."
-    return f"{lead}\n\n{_grid(heads, body)}\n\n{sentences}"
+    return f"{lead}\n\n{grid(heads, body)}\n\n{sentences}"
 
 
 def _compared(cell: RenderedCell) -> str:
@@ -108,12 +108,13 @@ def _compared(cell: RenderedCell) -> str:
     return ", ".join(filter(None, [" ".join(filter(None, against[:2])), *against[2:]])) if against else ""
 
 
-def _grid(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+def grid(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose columns line up in plain text too."""
     widths = [max(len(line[i]) for line in (heads, *body)) for i in range(len(heads))]
     lines = [heads, ["-" * width for width in widths], *body]
     return "\n".join("| " + " | ".join(w.ljust(n) for w, n in zip(line, widths, strict=True)) + " |" for line in lines)
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
+    """A text as a cell of a Markdown table."""
     return text.replace("|", "\\|").replace("\n", " ")

@@ -8,11 +8,15 @@ import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from transfer.report.collection import DONE
 from transfer.report.figures import all_plots, style
 from transfer.report.figures.style import Plot
 from transfer.report.model import Report
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 PREDICTIONS, SUFFIXES = "predictions", {".png", ".jpg", ".jpeg"}
 MAX_PER_ROW, MAX_PER_PAGE, LONGEST_SIDE = 4, 48, 640
@@ -103,14 +107,19 @@ def _prediction(path: Path | None, image: str, row: str, task: str) -> Predictio
 
 def _jpeg(path: Path) -> str | None:
     """The picture as a data URI, reduced in size; None if it is no picture."""
-    from PIL import Image, UnidentifiedImageError
+    import PIL.Image
 
     try:
-        with Image.open(path) as image:
+        with PIL.Image.open(path) as image:
             small = image.convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
+    except (OSError, PIL.UnidentifiedImageError, PIL.Image.DecompressionBombError):
         return None
-    small.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    return data_uri(small)
+
+
+def data_uri(image: Image) -> str:
+    """An RGB image as JPEG in a data URI, reduced in size; `image` itself may be reduced, too."""
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     data = io.BytesIO()
-    small.save(data, "JPEG", quality=82)
+    image.save(data, "JPEG", quality=82)
     return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
