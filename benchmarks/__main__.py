@@ -62,11 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def paired_benchmarks(folder: Path) -> Iterator[PairedBenchmark]:
     """Every benchmark with a peer; `folder` is a scratch folder."""
-    from benchmarks import c4_step, checkpoints, evaluators, input_pipelines, roi_align, simsiam_step
+    from benchmarks import c4_step, checkpoints, comparison, evaluators, input_pipelines, roi_align, simsiam_step
 
     yield from input_pipelines.benchmarks(folder / "photos")
     yield simsiam_step.simsiam_step()
     yield from evaluators.benchmarks(folder / "detections")
+    yield comparison.paired_bootstrap(folder / "comparison")
     yield from c4_step.benchmarks()
     yield from roi_align.benchmarks()
     yield from checkpoints.benchmarks(folder / "checkpoints")

@@ -11,7 +11,7 @@ import torch
 from detectron2.engine import SimpleTrainer
 
 from benchmarks import c4_step as c4
-from benchmarks import checkpoints, evaluators, input_pipelines
+from benchmarks import checkpoints, comparison, evaluators, input_pipelines
 from benchmarks import simsiam_step as steps
 from benchmarks.__main__ import isolated_benchmarks, main, paired_benchmarks
 from benchmarks.paired import PairedBenchmark
@@ -50,13 +50,16 @@ def test_costs_cover_every_command_line_and_three_curves() -> None:
     assert [cost.size for cost in found if cost.name == "list of a folder, cached"] == [100_000]
 
 
-def test_comparisons_have_a_step_of_each_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comparisons_have_a_step_of_each_trainer_and_a_bootstrap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = PairedBenchmark("a step", "", lambda: None, lambda: None, lambda: "", 1, "steps")
     monkeypatch.setattr(steps, "simsiam_step", lambda: made)
     monkeypatch.setattr(c4, "c4_step", lambda task: made)
+    monkeypatch.setattr(comparison, "paired_bootstrap", lambda _folder: made)
     for module in (input_pipelines, evaluators, checkpoints):
         monkeypatch.setattr(module, "benchmarks", lambda _folder: iter(()))
-    assert list(paired_benchmarks(tmp_path)).count(made) == 3
+    assert list(paired_benchmarks(tmp_path)).count(made) == 4
 
 
 def test_the_rows_of_checkpoints_refuse_another_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,6 +72,16 @@ def test_the_rows_of_checkpoints_refuse_another_content(tmp_path: Path, monkeypa
     monkeypatch.setattr(checkpoints, "save_checkpoint", lambda path, _: torch.save({}, path))
     with pytest.raises(AssertionError, match="another tensor"):
         write.equal()
+
+
+def test_the_row_of_the_bootstrap_refuses_another_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "RESAMPLES", 20)
+    row = comparison.paired_bootstrap(tmp_path / "coco", images=20, detections=10)
+    assert "interval" in row.equal()
+    point = comparison.average_precision
+    monkeypatch.setattr(comparison, "average_precision", lambda *a, **k: {"AP": point(*a, **k)["AP"] * 1.001})
+    with pytest.raises(AssertionError, match="Δ AP"):
+        row.equal()
 
 
 def _narrow_simsiam() -> tuple[object, object, list[torch.Tensor]]:
