@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 LEVEL, POWER = 0.05, 0.8
 
@@ -88,17 +88,20 @@ def compare(
     difference, seeds = float(np.mean(ours) - np.mean(theirs)), min(len(ours), len(theirs)) > 1
     if not math.isfinite(difference):
         return None
-    parts, agree = [], None
+    parts, agree, interactions = [], None, [0.0, 0.0]
     if drawn is not None and other_drawn is not None:
-        resampled = np.asarray(drawn, dtype=np.float64).mean(0) - np.asarray(other_drawn, dtype=np.float64).mean(0)
-        resampled = resampled[np.isfinite(resampled)]  # a resample can lack every object
-        if len(resampled) < 2:
+        samples = [np.asarray(one, dtype=np.float64) for one in (drawn, other_drawn)]
+        resampled = samples[0].mean(0) - samples[1].mean(0)
+        finite = np.isfinite(resampled)  # a resample can lack every object
+        if finite.sum() < 2:
             return None
+        resampled = resampled[finite]
         parts = [(float(np.var(resampled, ddof=1)), math.inf)]
         agree = float(np.mean(np.sign(resampled) == np.sign(difference)))
+        interactions = [_interaction(one[:, finite]) for one in samples] if seeds else interactions
     elif not seeds:
         return None
-    parts += [_seeds(values) for values in (ours, theirs)] if seeds else []
+    parts += [_seeds(*one) for one in zip((ours, theirs), interactions, strict=True)] if seeds else []
     variance = sum(part for part, _ in parts)
     if variance == 0:
         return Verdict(0.0, 0.0, 0.0, 1.0, 0.0, agree, seeds) if difference == 0 else None
@@ -118,10 +121,19 @@ def compare(
     )
 
 
-def _seeds(values: Sequence[float]) -> tuple[float, float]:
-    """Variance of a mean of trials, and its degrees of freedom."""
+def _seeds(values: Sequence[float], interaction: float) -> tuple[float, float]:
+    """What the seeds add to the variance of a mean of trials, and its degrees of freedom."""
     spread = 0.0 if min(values) == max(values) else float(np.var(values, ddof=1))  # 0 despite the mean's rounding
-    return spread / len(values), len(values) - 1
+    return max(spread - interaction, 0.0) / len(values), len(values) - 1
+
+
+def _interaction(drawn: NDArray[np.float64]) -> float:
+    """The part of the trials' spread that comes from the test images: each seed errs on other ones.
+
+    The resamples of the mean contain it already; with the spread as it is it would count twice.
+    """
+    own = drawn - drawn.mean(0)
+    return float(np.var(own, axis=1, ddof=1).sum()) / (len(drawn) - 1)
 
 
 def holm(verdicts: Sequence[Verdict | None]) -> list[Verdict | None]:
