@@ -202,13 +202,14 @@ def test_eval_only_needs_a_trial(make_request: RequestFactory) -> None:
 
 
 def test_coco_measures_boxes_and_masks(make_request: RequestFactory, capsys: pytest.CaptureFixture[str]) -> None:
-    outcome = run_trial(make_request(task="coco"))
+    outcome = run_trial(make_request("TRANSFER.KEEP_MASKS", "True", task="coco"))
     assert set(outcome.content["metrics"]) == {"bbox", "segm"}
     assert set(outcome.content["metrics"]["segm"]["per_class"]) == {"bus", "cat", "sheep"}
     found = Detections.read(outcome.file.parent / DETECTIONS_FILE, outcome.content["detections"]["sha256"])
     for branch, values in outcome.content["metrics"].items():
         ours = average_precision(found.matches[branch], 3, "coco")
         assert ours == {key: values[key] for key in ours}
+    assert found.masks is not None and len(found.masks) == len(found.score)
     assert outcome.content["settings"]["evaluator"] == "hotcoco"
     assert capsys.readouterr().out == ""  # what an evaluator prints goes to the log
     assert "Average Precision" in (outcome.file.parent / "log.txt").read_text()
