@@ -256,7 +256,7 @@ def test_tables_and_commands_are_copied(browser: Browser) -> None:
     assert browser.js("window.copied").startswith("% \\usepackage{booktabs")
     assert browser.js("document.querySelector('button[data-copy=\"copy-1\"]').textContent") == "copied"
     browser.click('button[data-copy="copy-3"]')
-    assert browser.js("window.copied").startswith("row,task,metric,seed,value\nscratch,voc07,bbox/AP50,1,")
+    assert browser.js("window.copied").startswith("row,task,metric,seed,value,low,high\nscratch,voc07,bbox/AP50,1,")
     browser.js("document.getElementById('cell-table5-simsiam-voc07-bbox').open = true")
     browser.click("#cell-table5-simsiam-voc07-bbox button[data-copy]")
     assert browser.js("window.copied").startswith("python tools/transfer.py --config-file configs/transfer/voc07.yaml")

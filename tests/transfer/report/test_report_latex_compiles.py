@@ -10,6 +10,7 @@ import pytest
 
 from tests.needs import missing
 from tests.transfer.report.made_results import Run, result, whole
+from tests.transfer.report.test_report_evidence import put_kept
 from transfer.report.collect import collect
 from transfer.report.render import latex
 from transfer.report.tables import Options, build_report
@@ -41,11 +42,21 @@ def test_a_whole_run_compiles_and_reads_right(tmp_path: Path) -> None:
     if shutil.which("pdftotext") is None:
         missing("pdftotext is not installed: apt-get install poppler-utils")
     words = subprocess.run(["pdftotext", "-layout", pdf, "-"], capture_output=True, text=True, check=True).stdout
-    (line,) = [
-        line for line in words.splitlines() if line.strip().startswith("SimSiam, base ") and "published" not in line
-    ]
+    named = [line for line in words.splitlines() if line.strip().startswith("SimSiam, base ")]
+    line = next(line for line in named if "published" not in line)
     assert line.split()[2:6] == ["75.6±0.2", "47.1±0.2", "50.0±0.2", "mixed"]
     assert "Bold entries are within 0.5 below the best" in " ".join(words.split())
+
+
+def test_intervals_and_verdicts_compile_and_stand_below_their_means(tmp_path: Path) -> None:
+    put_kept(tmp_path / "run", "supervised", [42.0], extra=0.0)
+    put_kept(tmp_path / "run", "mine", [42.1], extra=0.2)
+    pdf = compiled(latex.render(build_report(collect([tmp_path / "run"]), Options())), tmp_path)
+    if shutil.which("pdftotext") is None:
+        missing("pdftotext is not installed: apt-get install poppler-utils")
+    words = subprocess.run(["pdftotext", "-layout", pdf, "-"], capture_output=True, text=True, check=True).stdout
+    line = words.index("mine"), words.index("[41.0, 43.2]", words.index("mine"))
+    assert line[0] < line[1] and "mine cannot be told from supervised: -0.3 " in " ".join(words.split())
 
 
 def test_hostile_labels_compile(tmp_path: Path) -> None:

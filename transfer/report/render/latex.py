@@ -58,6 +58,7 @@ def _table(table: Table) -> str:
             lines.append(rf"\multicolumn{{{width}}}{{l}}{{\emph{{{escape(row.heading)}}}}} \\")
         lines.append(_row(row))
         if any(value.interval for cell in row.cells for value in cell.values):
+            lines[-1] += "[-0.6ex]"
             lines.append(_intervals(row))
     lines += [r"\bottomrule", r"\end{tabular}}", rf"\caption{{{_caption(table, rows)}}}"]
     texts = [rf"\textsuperscript{{{letter}}}\,{escape(text)}." for letter, text in notes.lines()]
@@ -102,7 +103,7 @@ def _intervals(row: RenderedRow) -> str:
     for cell in row.cells:
         found = [rf"{{\tiny {{{value.interval}}}}}" if value.interval else "" for value in cell.values]
         texts += found or [""] * len(cell.column.metrics)
-    return " & ".join(texts) + r" \\"
+    return " & ".join(texts) + r" \\[0.3ex]"
 
 
 def _value(rendered: RenderedValue) -> str:
