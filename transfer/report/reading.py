@@ -193,7 +193,7 @@ def imported_trial(path: Path, row: str, task: str) -> Trial:
     if not complete:
         raise UserError(
             f"--import {path}: holds no evaluation; it must be Detectron2's metrics.json with bbox/AP, bbox/AP50 and "
-            "bbox/AP75, or a log with its copypaste lines"
+            "bbox/AP75, a log with its copypaste lines, or COCO's result JSON, a list of detections"
         )
     return Trial(
         source=path,

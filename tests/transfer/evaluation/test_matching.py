@@ -189,6 +189,18 @@ def test_a_wrong_foreign_file_is_refused_in_one_line(tmp_path: Path, change: dic
     assert str(refused.value).startswith(str(file)) and "\n" not in str(refused.value)
 
 
+def test_a_detector_that_finds_nothing_has_an_ap_of_0(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text(" []")
+    rng = np.random.default_rng(0)
+    for dataset in (voc_cases.make_set(tmp_path / "voc", rng, 9, 2012), cases.made_annotations(tmp_path / "coco", rng)):
+        found = read_foreign(tmp_path / "f", dataset)
+        found.write(tmp_path / "kept")
+        again = Detections.read(tmp_path / "kept")
+        for branch, matches in again.matches.items():
+            assert set(average_precision(matches, len(dataset.classes), found.metric).values()) == {0.0}
+            assert not np.nan_to_num(again.resamples[branch]["AP"]).any()
+
+
 def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
     coco = cases.made_annotations(tmp_path / "coco", np.random.default_rng(0))
     entry = {"image_id": 1, "category_id": 1, "bbox": [1.0, 2.0, 30.0, 40.0], "score": 0.5}
