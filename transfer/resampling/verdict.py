@@ -78,8 +78,8 @@ def compare(
 
     Args:
         ours, theirs: (n,) and (m,) AP of each trial, in per cent.
-        drawn, other_drawn: (n, R) and (m, R) AP of each trial on the same resampled test sets; None: the seeds alone
-            count, which is Welch's t-test.
+        drawn, other_drawn: (n, R) and (m, R) AP of each trial on the same resampled test sets, or (m, 1)
+            constants; None: the seeds alone count, which is Welch's t-test.
 
     Returns:
         None where nothing can be said: a value is not a number, nothing varies (a single image), or without resamples
@@ -98,7 +98,8 @@ def compare(
         resampled = resampled[finite]
         parts = [(float(np.var(resampled, ddof=1)), math.inf)]
         agree = float(np.mean(np.sign(resampled) == np.sign(difference)))
-        interactions = [_interaction(one[:, finite]) for one in samples] if seeds else interactions
+        wide = [np.broadcast_to(one, (len(one), len(finite)))[:, finite] for one in samples]
+        interactions = [_interaction(one) for one in wide] if seeds else interactions
     elif not seeds:
         return None
     parts += [_seeds(*one) for one in zip((ours, theirs), interactions, strict=True)] if seeds else []
