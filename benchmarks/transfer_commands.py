@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.isolated import CALL, Benchmark, Work
 
-TOOLS = ("convert", "data", "doctor", "launch", "lr_search", "table", "transfer")
+TOOLS = ("compare", "convert", "data", "doctor", "launch", "lr_search", "table", "transfer")
 PER_IMAGE = 50
 """Detections in an image of the generated COCO sets."""
 
@@ -39,6 +39,9 @@ def benchmarks() -> Iterator[Benchmark]:
     for count in (8, 32):
         call = (CALL, "benchmarks.transfer_commands:mapped", str(count), "{folder}")
         yield Benchmark("a loader process: images for fine-tuning on VOC", call, count, "images", f"{count} images")
+    for metric, images in (("voc2007", 4952), ("coco", 5000)):
+        call = (CALL, "benchmarks.comparison:compared", metric, str(images))
+        yield Benchmark(f"2,000 resamples of a pair, {metric}", call, images, "images", "ΔAP")
     for images in (100, 400, 1600):
         for kind in ("boxes", "masks"):
             name, count = f"COCO evaluation, {kind}", images * PER_IMAGE
