@@ -19,7 +19,7 @@ IMAGES, BOTH, SEEDS = "test images", "test images and seeds", "seeds"
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95 % interval in per cent, and what it covers (IMAGES, BOTH or SEEDS)."""
+    """A 95 % interval within 0 … 100 per cent, and what it covers (IMAGES, BOTH or SEEDS)."""
 
     low: float
     high: float

@@ -36,8 +36,8 @@ def test_one_trial_or_no_spread_has_no_verdict(a: list[float], b: list[float]) -
 
 
 def test_trials_of_equal_ap_leave_the_images_part() -> None:
-    drawn = [[39.0, 41.0] * 1000] * 3
-    found, single = compare([40.0] * 3, [0.0] * 3, drawn, [[0.0]] * 3), compare([40.0], [0.0], drawn[:1], [[0.0]])
+    drawn, none = [[39.0, 41.0] * 1000] * 3, [[0.0] * 2000] * 3
+    found, single = compare([40.0] * 3, [0.0] * 3, drawn, none), compare([40.0], [0.0], drawn[:1], none[:1])
     assert found is not None and single is not None and (found.low, found.high) == (single.low, single.high)
     assert found.high == pytest.approx(40 + 1.96, abs=1e-3)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from transfer.report.cells import bracketed, printed, samples, with_std
@@ -32,11 +32,11 @@ class Strip:
     value: Value
     trials: list[float]
 
-    @cached_property
+    @property
     def interval(self) -> Range | None:
-        """The mean's 95 % interval, within 0 … 100; None without one."""
+        """The mean's 95 % interval; None without one."""
         own = self.value.interval
-        return (max(own.low, 0.0), min(own.high, 100.0)) if own else None
+        return (own.low, own.high) if own else None
 
     @property
     def paper(self) -> float | None:
