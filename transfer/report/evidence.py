@@ -246,5 +246,5 @@ def _set_intervals(value: Value, cell: Cell, branch: str, evidence: Evidence) ->
 
 def _interval(points: Sequence[float], drawn: Sequence[NDArray[np.float64]] | None) -> Interval | None:
     still = [0.0] * len(points)
-    found = compare(points, still, *((drawn, [0.0 * one for one in drawn]) if drawn else ()))
+    found = compare(points, still, *((drawn, [[0.0]] * len(points)) if drawn else ()))
     return None if found is None else Interval(max(found.low, 0.0), min(found.high, 100.0), _covers(found))
