@@ -216,8 +216,8 @@ def test_wrong_words_are_refused_in_one_line(
     folder, a = run.save(), pair[0]
     (tmp_path / "list.json").write_text("[]")
     for words, text in (
-        ([a, str(tmp_path / "gone")], "gone is no trial's folder"),
-        ([a, str(folder)], f"RUN:ROW {folder}:a"),
+        ([a, str(tmp_path / "gone")], "gone does not exist"),
+        ([a, str(folder)], f"or a row: {folder}:a"),
         ([a, f"{folder}:b"], "valid: a"),
         ([a, f"{folder}:a"], "--task made"),
         ([a, f"{folder}:a", "--task", "mode"], "did you mean made"),

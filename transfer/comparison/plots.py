@@ -56,7 +56,8 @@ def _classes(title: str, sides: Sequence[str], shown: Sequence[Difference]) -> F
     figure, axes = _bars(title, "AP (%)", [one.name for one in shown], labels)
     away = np.array([one.verdict.difference for one in shown if one.verdict])
     for index, (label, part) in enumerate(zip(labels, (away > 0, away < 0), strict=True)):
-        axes.barh(np.flatnonzero(part), away[part], 0.62, color=style.SERIES[index], label=legend_label(label))
+        if part.any():
+            axes.barh(np.flatnonzero(part), away[part], 0.62, color=style.SERIES[index], label=legend_label(label))
     low, high = np.array([(one.verdict.low, one.verdict.high) for one in shown if one.verdict]).T
     axes.hlines(range(len(low)), low, high, style.INK, linewidth=1)
     figure.legend(loc="outside lower center", ncols=legend_columns(labels))

@@ -17,6 +17,8 @@ from transfer.report.collect import collect
 from transfer.report.collection import DONE, Trial, transfer_command
 from transfer.report.comparability import describe_differences, find_differences, split_repeated_seeds
 from transfer.resampling.weighted_ap import average_precision
+from transfer.tasks.classes import toy_classes
+from transfer.tasks.datasets import data_root
 from transfer.tasks.task import Dataset, TaskSettings, read_split
 
 CONFIG_FILE = "config.yaml"
@@ -59,14 +61,13 @@ def find_sides(
     a, b = (_find_side(word, task) for word in words)
     if a.label == b.label:
         a, b = replace(a, label=f"A: {a.label}"), replace(b, label=f"B: {b.label}")
-    trials, dataset, why = (*a.trials, *b.trials), None, ""
+    dataset, toy, why = None, False, ""
     try:
-        dataset = _read_dataset(trials, task, data)
+        dataset, toy = _read_dataset((*a.trials, *b.trials), task, data)
     except UserError as error:
         if data is not None or not (a.trials and b.trials):
             raise UserError(str(error).replace("TRANSFER.DATA_ROOT", "--data")) from error
         why = str(error)
-    toy = any(trial.toy for trial in trials)
     a, b = (replace(side, found=_detections(side, dataset, toy)) for side in (a, b))
     first = a.found[0]
     for found in (*a.found, *b.found):
@@ -96,8 +97,11 @@ def _find_side(word: str, task: str | None) -> Side:
         trials = collect([path]).trials
         return _as_side(word, trials[0].row if trials else "", trials, task)
     if path.is_dir() or not run or not Path(run).is_dir():
-        rows = abbreviate([f"{word}:{key}" for key in collect([path]).rows]) if path.is_dir() else ""
-        raise UserError(f"{word} is no trial's folder; name one, a row RUN:ROW {rows}, or a file of detections")
+        rows = [f"{word}:{key}" for key in collect([path]).rows] if path.is_dir() else []
+        what = "is no trial's folder" if path.exists() else "does not exist"
+        raise UserError(
+            f"{word} {what}; name a trial's folder, a file of detections, or a row: {abbreviate(rows) or 'RUN:ROW'}"
+        )
     found = collect([Path(run)])
     if row not in found.rows:
         raise UserError(f"{run} has no row {row!r}; {nearest(row, found.rows)}")
@@ -118,15 +122,16 @@ def _as_side(word: str, label: str, trials: Sequence[Trial], task: str | None) -
     return Side(label, word, tuple(counted))
 
 
-def _read_dataset(trials: Sequence[Trial], task: str | None, data: Path | None) -> Dataset:
-    """The test split by the config of the first trial; without trials by the config `task`."""
+def _read_dataset(trials: Sequence[Trial], task: str | None, data: Path | None) -> tuple[Dataset, bool]:
+    """The test split, and whether it is a toy, by the config of the first trial; without one by the config `task`."""
     if not trials and task is None:
         raise UserError("two foreign files do not say what they were measured on; name their task: --task coco")
     content, sources = load_with_sources(
         trials[0].folder / CONFIG_FILE if trials else find_config(str(task), "transfer")
     )
     settings = TaskSettings.of(flatten(content), data, sources)
-    return read_split(settings.splits[-1], settings.classes, settings.check_counts)
+    toy = any(trial.toy for trial in trials) if trials else bool(toy_classes(data or data_root("")))
+    return read_split(settings.splits[-1], settings.classes, settings.check_counts and not toy), toy
 
 
 def _detections(side: Side, dataset: Dataset | None, toy: bool) -> tuple[Detections, ...]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from transfer.comparison.differences import Comparison, Difference
 from transfer.comparison.tide import KINDS
-from transfer.report.cells import bracketed, p_value, printed
+from transfer.report.cells import bracketed, p_value, printed, rounded
 from transfer.report.cells import difference as signed
 from transfer.report.render.json import finite
 from transfer.report.render.markdown import escape, grid
@@ -39,8 +39,8 @@ def headline(found: Comparison) -> str:
 def facts(found: Comparison) -> list[tuple[str, str]]:
     """What is compared, and what is left out, as (name, text)."""
     about = found.sides[0].found[0]
-    counts = [f"{len(side.found)} trial{'s'[: len(side.found) - 1]}" for side in found.sides]
-    lines = [(letter, f"{s.label} ({s.word}), {n}") for letter, s, n in zip("AB", found.sides, counts, strict=True)]
+    counts = [f"{len(s.trials)} trial{'s'[: len(s.trials) - 1]}" if s.trials else "result file" for s in found.sides]
+    lines = [(side.label, f"{side.word} ({count})") for side, count in zip(found.sides, counts, strict=True)]
     lines.append(("Test split", f"{about.test_split}, {len(about.images):,} images, {len(about.classes)} classes"))
     lines.append(("Metric", about.metric))
     return [*lines, ("Left out", f"kinds of error and images: {found.note}")] if found.note else lines
@@ -49,8 +49,9 @@ def facts(found: Comparison) -> list[tuple[str, str]]:
 def grids(found: Comparison) -> Iterator[Grid]:
     """Every table: differences of AP, per size of objects, per class; errors; images."""
     labels = tuple(side.label for side in found.sides)
-    heads = ("", *labels, "difference", "95 % interval", "p", "smallest that could be seen")
     for part, title in TITLES.items():
+        p = "p (Holm)" if part == "classes" else "p"
+        heads = ("", *labels, "difference", "95 % interval", p, "smallest that could be seen")
         for branch, parts in found.differences.items():
             yield Grid(part, f"{title}, {BRANCHES[branch]}", heads, tuple(map(_row, parts[part])))
     if found.errors is not None:
@@ -67,7 +68,7 @@ def grids(found: Comparison) -> Iterator[Grid]:
 
 
 def _row(one: Difference) -> tuple[str, ...]:
-    away = "" if one.ours is None or one.theirs is None else signed(one.ours, one.theirs)
+    away = "" if one.ours is None or one.theirs is None else f"{rounded(one.ours - one.theirs):+}"
     texts = one.name, printed(one.ours, "-"), printed(one.theirs, "-"), away
     if (found := one.verdict) is None:
         return (*texts, "", "", "")
@@ -78,7 +79,7 @@ def _row(one: Difference) -> tuple[str, ...]:
 def render_markdown(found: Comparison) -> str:
     """Render sentence, facts and tables."""
     parts = [f"# {' against '.join(escape(side.label) for side in found.sides)}", escape(headline(found))]
-    parts.append("\n".join(f"- {name}: {escape(text)}" for name, text in facts(found)))
+    parts.append("\n".join(f"- {escape(name)}: {escape(text)}" for name, text in facts(found)))
     for one in grids(found):
         heads, *rows = ([escape(text) for text in line] for line in (one.heads, *one.rows))
         parts += [f"## {one.title}", grid(heads, rows)]
