@@ -10,9 +10,8 @@ give its digits. `Reweigher` takes many at once; `tests/transfer/resampling` com
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +47,7 @@ def average_precision(
         precision = coco_precision(matches, classes, weights, area)
         return {name: _mean_percent(precision[part]) for name, part in SUMMARIES.items()}
     aps = _voc_percent(matches, classes, metric, weights, area)
-    aps = aps[_measured(matches, classes, weights, area)]
+    aps = aps[~np.isinf(aps[:, 0])]
     if not len(aps):
         return dict.fromkeys(SUMMARIES, float("nan"))
     means = [np.mean(column.tolist()) for column in aps.T]  # the sums of `voc_evaluator.summarize`
@@ -59,15 +58,13 @@ def per_class(
     matches: Matches, classes: int, metric: str, weights: Weights | None = None, *, area: str = "all"
 ) -> dict[str, Floats]:
     """Each class's AP, AP50 and AP75, (classes,) in per cent; NaN where it has no object. Arguments as above."""
-    labels = range(classes)
+    labels, parts = range(classes), SUMMARIES.items()
     if metric == "coco":
         precision = coco_precision(matches, classes, weights, area)
-        return {
-            name: np.array([_mean_percent(precision[part, :, k]) for k in labels]) for name, part in SUMMARIES.items()
-        }
+        return {name: np.array([_mean_percent(precision[part, :, k]) for k in labels]) for name, part in parts}
     aps = _voc_percent(matches, classes, metric, weights, area)
-    aps[~_measured(matches, classes, weights, area)] = np.nan
-    return {name: np.array([np.mean(aps[k, part]) for k in labels]) for name, part in SUMMARIES.items()}
+    aps[np.isinf(aps)] = np.nan
+    return {name: np.array([np.mean(aps[k, part]) for k in labels]) for name, part in parts}
 
 
 def _mean_percent(precision: Floats) -> float:
@@ -89,10 +86,14 @@ def coco_precision(matches: Matches, classes: int, weights: Weights | None = Non
 
 
 def _voc_percent(matches: Matches, classes: int, metric: str, weights: Weights | None, area: str) -> Floats:
-    """(classes, thresholds) AP in per cent."""
+    """(classes, thresholds) AP in per cent; −inf for a class that is left out."""
     area_under = {"voc2007": False, "voc2012": True}[metric]
     aps = np.zeros((classes, len(THRESHOLDS)))
+    always = _always_measured(matches, classes, metric, area)
     for k, positives, curves in _curves(matches, classes, weights, area):
+        if positives == 0 and not always[k]:
+            aps[k] = -np.inf
+            continue
         for t, (hits, misses) in enumerate(curves):
             with np.errstate(divide="ignore", invalid="ignore"):  # a class without objects has no recall
                 recall, precision = hits / float(positives), hits / np.maximum(hits + misses, EPS)
@@ -115,61 +116,42 @@ def _area_under(recall: Floats, precision: Floats) -> float:
 
 
 def _curves(matches: Matches, classes: int, weights: Weights | None, area: str) -> Any:
-    """Yield each class's label, its number of objects, and an iterator over the thresholds' hits and misses so far."""
-    a = AREAS.index(area)
-    counted = (matches.object_area >> a) & 1 > 0
-    objects = None if weights is None else weights[matches.object_image[counted]]
-    positives = np.bincount(matches.object_label[counted], objects, classes)
-    bounds = np.searchsorted(matches.label, np.arange(classes + 1))
-    for k in range(classes):
+    """Yield each class's label, number of objects, and for each threshold the hits and misses so far."""
+    a, bounds = AREAS.index(area), np.searchsorted(matches.label, np.arange(classes + 1))
+    bits = np.arange(len(THRESHOLDS))[:, None]
+    for k, positives in enumerate(_positives(matches, classes, weights, area)):
         rows = slice(bounds[k], bounds[k + 1])
         weight = 1.0 if weights is None else weights[matches.image[rows]].astype(np.float64)
-        yield k, positives[k], _sums(matches.hit[a, rows], matches.ignored[a, rows], weight)
+        true, ignored = ((one[a, rows] >> bits) & 1 > 0 for one in (matches.hit, matches.ignored))
+        sums = [np.cumsum(one * weight, axis=1, dtype=np.float64) for one in (true, ~(true | ignored))]
+        yield k, positives, list(zip(*sums, strict=True))
 
 
-def _sums(hit: NDArray[np.uint16], ignored: NDArray[np.uint16], weight: Floats | float) -> Any:
-    for t in range(len(THRESHOLDS)):
-        true = (hit >> t) & 1 > 0
-        false = ~true & ((ignored >> t) & 1 == 0)
-        yield np.cumsum(true * weight, dtype=np.float64), np.cumsum(false * weight, dtype=np.float64)
-
-
-def _measured(matches: Matches, classes: int, weights: Weights | None, area: str) -> NDArray[np.bool_]:
-    """Which classes VOC's means contain.
-
-    The metric gives a class without any object 0 or NaN, and so does this; a class that lacks objects in a resample or
-    in a range of area only is left out, as COCO's rule says.
-    """
+def _positives(matches: Matches, classes: int, weights: Weights | None, area: str) -> NDArray[Any]:
+    """(classes,) number of objects."""
     counted = (matches.object_area >> AREAS.index(area)) & 1 > 0
-    labels, images = matches.object_label[counted], matches.object_image[counted]
-    now = np.bincount(labels, None if weights is None else weights[images], classes) > 0
-    return np.asarray(now | (_without_objects(matches, classes) if area == "all" else False))
+    weight = None if weights is None else weights[matches.object_image[counted]]
+    return np.bincount(matches.object_label[counted], weight, classes)
 
 
-def _without_objects(matches: Matches, classes: int) -> NDArray[np.bool_]:
-    return np.bincount(matches.object_label[matches.object_area & 1 > 0], minlength=classes) == 0
+def _always_measured(matches: Matches, classes: int, metric: str, area: str) -> NDArray[np.bool_]:
+    """Classes that VOC's mean contains though they have no object at all: 0, or NaN.
 
-
-@dataclass(frozen=True)
-class _Threshold:
-    """The true positives of one class at one threshold, best score first.
-
-    Attributes:
-        rows: (P,) their positions among the class's true positives at any threshold.
-        image: (P,) their images.
-        ignored: (P, images) how many ignored detections each image has between a true positive and the one before.
+    A class that lacks objects only in a resample or in a range of area is left out, as COCO's rule says.
     """
+    return (_positives(matches, classes, None, "all") == 0) & (metric != "coco" and area == "all")
 
-    rows: NDArray[np.int64]
+
+class _Threshold(NamedTuple):
+    """The P true positives of one class at one threshold, best score first."""
+
+    rows: NDArray[np.int64]  # their positions among the class's true positives at any threshold
     image: NDArray[np.int32]
-    ignored: csr_matrix | None
+    ignored: csr_matrix | None  # (P, images) ignored detections of each image since the true positive before
 
 
-@dataclass(frozen=True)
-class _Class:
-    """One class: (U, images) detections of each image between two true positives, and its thresholds."""
-
-    detections: csr_matrix
+class _Class(NamedTuple):
+    detections: csr_matrix  # (true positives at any threshold, images) detections since the one before
     thresholds: list[_Threshold]
 
 
@@ -196,8 +178,7 @@ class Reweigher:
         bounds = np.searchsorted(matches.label, np.arange(classes + 1))
         parts = [slice(bounds[k], bounds[k + 1]) for k in range(classes)]
         self.classes = [_class(matches.image[p], matches.hit[a, p], matches.ignored[a, p], images) for p in parts]
-        # VOC gives a class without any object 0, or NaN where it has detections: no draw changes that.
-        self.fixed = _without_objects(matches, classes) & (metric != "coco" and area == "all")
+        self.fixed = _always_measured(matches, classes, metric, area)
         self.fixed_values = np.where(np.diff(bounds) * (metric == "voc2012") > 0, np.nan, 0.0)
 
     def __call__(self, weights: Floats) -> tuple[Floats, Floats]:

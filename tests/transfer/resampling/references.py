@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from ssl_transfer.formats.detections import AREAS, THRESHOLDS, Matches
 from transfer.evaluation.voc_evaluator import summarize
-from transfer.evaluation.voc_metric import Detections, Objects, average_precisions, best_match
+from transfer.evaluation.voc_metric import ClassDetections, Objects, average_precisions, best_match
 
 CLASSES = 4
 Case = dict[str, NDArray[Any]]
@@ -91,10 +91,10 @@ def voc_matches(case: Case) -> Matches:
     return Matches(image, label, score, *every, rows, *objects)  # type: ignore[arg-type]
 
 
-def _voc_class(case: Case, label: int) -> tuple[Objects, Detections]:
+def _voc_class(case: Case, label: int) -> tuple[Objects, ClassDetections]:
     a, b = case["label"] == label, case["found_label"] == label
     objects = Objects(case["image"][a], case["boxes"][a], case["ignore"][a])
-    return objects, Detections(case["found_image"][b], case["score"][b], case["found_boxes"][b])
+    return objects, ClassDetections(case["found_image"][b], case["score"][b], case["found_boxes"][b])
 
 
 def coco_evaluation(case: Case, images: int) -> COCOeval:
