@@ -18,6 +18,7 @@ from ssl_transfer.config import flatten
 from ssl_transfer.console import call_main
 from ssl_transfer.formats.detections import DETECTIONS_FILE, Detections
 from tests.transfer.comparison.made_detections import Found, Object, detections, draw, split
+from tests.transfer.report import browser
 from tests.transfer.report.made_results import Run, put, result
 from tools.compare import main
 from transfer.report.cells import printed
@@ -233,3 +234,26 @@ def test_wrong_words_are_refused_in_one_line(
     refused([a, str(tmp_path / "cut")], "--eval-only", capsys)
     (tmp_path / "cut" / DETECTIONS_FILE).unlink()
     refused([a, str(tmp_path / "cut")], "--eval-only", capsys)
+
+
+def test_masks_are_compared_where_both_sides_have_them(made: Dataset, pair: tuple[str, str], tmp_path: Path) -> None:
+    kept = found(made, 0.4)
+    masks = replace(kept, matches={**kept.matches, "segm": kept.matches["bbox"]})
+    a, b = (str(trial(tmp_path / name, made, masks, name)) for name in ("a", "b"))
+    parts = as_json(tmp_path, a, b)["differences"]
+    assert parts["segm"] == parts["bbox"] and as_json(tmp_path, a, pair[0])["differences"].keys() == {"bbox"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(browser.find() is None, reason="Chromium is not installed")
+def test_the_page_opens_and_enlarges_its_pictures(pair: tuple[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    assert call_main(main, [*pair, "--images", "2", "--output", str(file)]) == 0
+    with browser.Browser(str(browser.find()), tmp_path / "profile") as page:
+        for width in (1400, 400):
+            page.see(width)
+            page.open(file.as_uri())
+            assert page.js("document.documentElement.scrollWidth") <= width
+        page.click(".photos button")
+        assert page.js("document.querySelector('dialog').open")
+        assert not page.errors and all(request.startswith(("file:", "data:")) for request in page.requests)
