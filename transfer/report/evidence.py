@@ -61,7 +61,7 @@ class Evidence:
     def kept(self, trial: Trial) -> Kept | None:
         """What a trial kept; None if it has no file of detections, or one that cannot be used."""
         found = trial.detections
-        if id(trial) not in self._kept:
+        if found is not None and id(trial) not in self._kept:
             try:
                 kept = (
                     None if found is None else _read(found) if isinstance(found, Path) else _keep(found, trial.source)
@@ -70,7 +70,7 @@ class Evidence:
                 self._kept[id(trial)] = kept
             except UserError as error:
                 self._drop(trial, error)
-        return self._kept[id(trial)]
+        return self._kept.get(id(trial))
 
     def _drop(self, trial: Trial, error: UserError) -> None:
         self.damaged[trial.source] = str(error)
@@ -154,17 +154,15 @@ def _keep(found: Detections, source: Path) -> Kept:
     return Kept(source, *facts, found.resamples)
 
 
-def _check_belongs(kept: Kept | None, trial: Trial) -> None:
+def _check_belongs(kept: Kept, trial: Trial) -> None:
     """A trial's own AP lies among those of its resampled test sets; another trial's rarely does in every metric."""
     import numpy as np
 
-    for branch, values in kept.resamples.items() if kept else ():
-        for metric, resampled in values.items():
-            own = trial.metrics.get(branch, {}).get(metric)
-            finite = resampled[np.isfinite(resampled)]
-            if own is None or not finite.size:
-                continue
-            if not finite.min() - TOLERANCE <= own <= finite.max() + TOLERANCE:
+    for branch in kept.branches if kept.draws else ():
+        for metric, own in trial.metrics.get(branch, {}).items():
+            drawn = kept.resamples.get(branch, {}).get(metric, np.zeros(0))
+            finite = drawn[np.isfinite(drawn)]
+            if not finite.size or not finite.min() - TOLERANCE <= own <= finite.max() + TOLERANCE:
                 raise UserError(f"{trial.source}: {branch}.{metric} {own:.2f} is not of the detections beside it")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors
 
 from ssl_transfer.console import call_main
 from ssl_transfer.formats.detections import Matches
@@ -214,15 +215,19 @@ class TestFiles:
         assert found is not None and found.covers == "test images" and found.p_holm < 0.001
         assert 15 < found.high - found.low < 50, "a half of 40 images has a standard deviation of 8 points"
 
-    def test_a_file_is_read_once_and_in_part(self, tmp_path: Path) -> None:
+    def test_a_file_is_read_once_and_in_part(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for row in ("supervised", "mine"):
             put_kept(tmp_path, row, [42.0], boxes=np.zeros((500_000, 4), np.float32))
+        opened: list[Path] = []
+        real = safetensors.safe_open
+        monkeypatch.setattr(safetensors, "safe_open", lambda file, kind: opened.append(file) or real(file, kind))
         tracemalloc.start()
         table = table_of(tmp_path)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert cell_of(table, "mine").values["AP"].interval is not None
         assert peak < 6 << 20, "the boxes of each file are 8 MB"
+        assert len(opened) == len(set(opened)) == 2
 
 
 def matches(images: int, every: int) -> Matches:
