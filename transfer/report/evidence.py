@@ -63,9 +63,7 @@ class Evidence:
         found = trial.detections
         if found is not None and id(trial) not in self._kept:
             try:
-                kept = (
-                    None if found is None else _read(found) if isinstance(found, Path) else _keep(found, trial.source)
-                )
+                kept = _read(found) if isinstance(found, Path) else _keep(found, trial.source)
                 _check_belongs(kept, trial)
                 self._kept[id(trial)] = kept
             except UserError as error:
@@ -81,17 +79,18 @@ class Evidence:
 
         Trials that were resampled with other draws are resampled anew, from their matches.
         """
-        kept = [one for trial in trials if (one := self.kept(trial)) and branch in one.branches]
-        if len(kept) < len(trials) or not kept:
-            return None
-        if len({one.draws for one in kept}) > 1 or not kept[0].draws:
-            for trial, one in zip(trials, kept, strict=True):
+        for is_anew in (False, True):
+            kept = [one for trial in trials if (one := self.kept(trial)) and branch in one.branches]
+            if len(kept) < len(trials) or len({one.truth for one in kept}) != 1:
+                return None
+            if len({one.draws for one in kept}) == 1 and kept[0].draws:
+                return [one.resamples[branch][metric] for one in kept]
+            for trial, one in zip(() if is_anew else trials, kept, strict=False):
                 try:
                     self._kept[id(trial)] = self._resampled_anew(trial, one)
                 except UserError as error:
                     self._drop(trial, error)
-            return self.resamples(trials, branch, metric)
-        return [one.resamples[branch][metric] for one in kept]
+        return None
 
     def _resampled_anew(self, trial: Trial, kept: Kept) -> Kept:
         from ssl_transfer.formats.detections import Detections

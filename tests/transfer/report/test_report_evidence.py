@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import random
 import shutil
 import tracemalloc
 from pathlib import Path
@@ -19,6 +20,7 @@ from ssl_transfer.formats.detections import Matches
 from tests.transfer.report.made_results import FIVE, keep, put, result
 from tools import table as tool
 from transfer.report.collect import collect
+from transfer.report.evidence import Evidence
 from transfer.report.figures import all_plots
 from transfer.report.model import Cell, Report, Table
 from transfer.report.render import csv as as_csv
@@ -190,6 +192,21 @@ class TestFiles:
         assert cell_of(table, "mine").values["AP"].mean == 42.0
         assert any(str(file) in note and "--eval-only" in note for note in table.notes)
 
+    def test_no_damage_ends_in_a_traceback(self, tmp_path: Path) -> None:
+        put_kept(tmp_path, "mine", [42.0])
+        (trial,), file = collect([tmp_path]).trials, tmp_path / "mine-voc07-1" / "detections.safetensors"
+        content, source, used = file.read_bytes(), random.Random(0), 0
+        header = 8 + int.from_bytes(content[:8], "little")
+        for _ in range(300):
+            damaged = bytearray(content)
+            for _ in range(source.randint(1, 3)):
+                damaged[source.randrange(header if source.random() < 0.8 else len(content))] = source.randrange(256)
+            file.write_bytes(damaged)
+            evidence = Evidence()
+            used += evidence.resamples([trial], "bbox", "AP") is not None
+            assert evidence.refusal([trial], "bbox") == ""
+        assert 0 < used < 150
+
     def test_another_trials_file_is_noticed(self, tmp_path: Path) -> None:
         put_kept(tmp_path, "mine", [42.0])
         put_kept(tmp_path, "other", [52.0])
@@ -214,6 +231,12 @@ class TestFiles:
         found = cell_of(table_of(tmp_path), "mine").values["AP"].against
         assert found is not None and found.covers == "test images" and found.p_holm < 0.001
         assert 15 < found.high - found.low < 50, "a half of 40 images has a standard deviation of 8 points"
+
+    def test_trials_of_one_row_on_different_test_sets_have_no_interval(self, tmp_path: Path) -> None:
+        put_kept(tmp_path, "mine", [42.0, 42.2])
+        content = result("mine", "voc07", 3, [72.0, 42.1, 43.0])
+        put(tmp_path / "c", keep(tmp_path / "c", content, truth="f" * 64, draws="other"))
+        assert cell_of(table_of(tmp_path), "mine").values["AP"].interval is None
 
     def test_a_file_is_read_once_and_in_part(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for row in ("supervised", "mine"):
