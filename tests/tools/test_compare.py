@@ -105,6 +105,12 @@ def test_a_planted_difference_is_found_where_it_is_and_nowhere_else(pair: tuple[
         "name": "large",
     }
     assert sizes["small"]["ours"] == sizes["small"]["theirs"]
+    widths = [one["verdict"]["high"] - one["verdict"]["low"] for one in (sizes["medium"], parts["metrics"][0])]
+    assert widths[0] > 1.5 * widths[1], "the mean over two classes varies less than the dogs alone"
+    dog, cat = (by_name(parts["classes"])[name]["verdict"] for name in ("dog", "cat"))
+    assert (dog["p_holm"], cat["p_holm"]) == (2 * dog["p"], cat["p"]) and parts["metrics"][0]["verdict"][
+        "p_holm"
+    ] is None
     gained = [errors["missed"]["gain"] for errors in answer["errors"]]
     assert gained[1] > gained[0] + 10, "what the second trial lacks is missed dogs"
     assert answer["differing_images"] and not answer["note"]
@@ -183,6 +189,16 @@ def test_without_the_data_set_all_but_errors_and_images(
     assert as_json(tmp_path, "a", "b", "--data", str(made.split.folder.parent))["errors"] is not None
 
 
+def test_other_annotations_than_those_measured_on_are_not_used(
+    made: Dataset, pair: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(made.split.folder.parent, tmp_path / "data")
+    content = json.loads((tmp_path / "data/made.json").read_text())
+    content["annotations"][0]["bbox"][0] += 1
+    (tmp_path / "data/made.json").write_text(json.dumps(content))
+    refused([*pair, "--data", str(tmp_path / "data")], "are not those", capsys)
+
+
 Change = Callable[[Detections], Detections]
 REFUSED: dict[str, tuple[Change, str]] = {
     "other images": (lambda kept: replace(kept, images=(*kept.images[:-1], "other")), "test images"),
@@ -232,6 +248,8 @@ def test_wrong_words_are_refused_in_one_line(
     content = (tmp_path / "cut" / DETECTIONS_FILE).read_bytes()
     (tmp_path / "cut" / DETECTIONS_FILE).write_bytes(content[:-9])
     refused([a, str(tmp_path / "cut")], "--eval-only", capsys)
+    shutil.copy(Path(pair[1], DETECTIONS_FILE), tmp_path / "cut" / DETECTIONS_FILE)
+    refused([a, str(tmp_path / "cut")], "is of another trial", capsys)
     (tmp_path / "cut" / DETECTIONS_FILE).unlink()
     refused([a, str(tmp_path / "cut")], "--eval-only", capsys)
 

@@ -88,11 +88,12 @@ def test_voc_s_metric_and_boxes_are_its_own(kind: str) -> None:
 
 
 @pytest.mark.numeric
-@pytest.mark.parametrize(("beside", "here", "before"), [(0.9, 0.7, 50.0), (0.7, 0.9, 100.0)])
+@pytest.mark.parametrize(("beside", "here", "before"), [(0.9, 0.7, 100 / 3), (0.7, 0.9, 100.0)])
 def test_of_two_detections_of_an_object_the_better_one_remains(beside: float, here: float, before: float) -> None:
-    ap50, gains, counts = errors([(0, CAT, HERE)], [(0, CAT, beside, BESIDE), (0, CAT, here, HERE)])
+    found = [(0, CAT, beside, BESIDE), (0, CAT, 0.8, ELSEWHERE), (0, CAT, here, HERE)]
+    ap50, gains, counts = errors([(0, CAT, HERE)], found)
     assert (ap50, ap50 + gains["localisation"]) == pytest.approx((before, 100.0))
-    assert counts == {"localisation": 1}
+    assert counts == {"localisation": 1, "background": 1}
 
 
 def test_an_image_without_objects_has_background_alone() -> None:
