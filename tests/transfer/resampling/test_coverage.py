@@ -14,7 +14,7 @@ SPREAD = 0.06
 
 @pytest.fixture(scope="module")
 def tables() -> Sequence[Table]:
-    return list(make_tables(1000, images=250, spread=SPREAD, trials=6, resamples=300))
+    return list(make_tables(1000, images=300, spread=SPREAD, trials=6, resamples=500))
 
 
 @pytest.mark.parametrize(("trials", "power"), [(1, 40), (2, 28), (5, 45)])
