@@ -63,6 +63,8 @@ class Matches:
     object_area: NDArray[np.uint8]
 
 
+Resamples = Mapping[str, Mapping[str, NDArray[np.float64]]]
+"""Branch → AP, AP50, AP75 → (R,) in per cent."""
 MATCH_TENSORS = tuple(one.name for one in fields(Matches) if one.name not in ("image", "label"))
 """What the file holds of them: image and class of a match are those of its detection."""
 
@@ -80,6 +82,15 @@ class DetectionsMetadata(FileFormat):
     branches: list[Literal["bbox", "segm"]] = Field(description="the branches that were matched")
     resampled: list[str] = Field(default=[], description="metrics that were resampled, such as `AP50`")
     draws: str = Field(default="", description="digest of the resampled multiplicities of images; empty without")
+    resamples_sha256: str = Field(description="SHA-256 of these fields and the resampled values, all that tables read")
+
+    def digest(self, resamples: Resamples) -> str:
+        """What `resamples_sha256` must be."""
+        content = hashlib.sha256(json.dumps({**self.as_dict(), "resamples_sha256": ""}, sort_keys=True).encode())
+        for branch in sorted(resamples):
+            for name in sorted(resamples[branch]):
+                content.update(f"{branch}.{name}".encode() + resamples[branch][name].tobytes())
+        return content.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -115,7 +126,7 @@ class Detections:
     boxes: NDArray[np.float32]
     masks: tuple[bytes, ...] | None = None
     matches: Mapping[str, Matches] = field(default_factory=dict)
-    resamples: Mapping[str, Mapping[str, NDArray[np.float64]]] = field(default_factory=dict)
+    resamples: Resamples = field(default_factory=dict)
     draws: str = ""
 
     def write(self, path: str | os.PathLike[str]) -> str:
@@ -130,7 +141,9 @@ class Detections:
             branches=list(self.matches),  # type: ignore[arg-type]
             resampled=sorted({name for values in self.resamples.values() for name in values}),
             draws=self.draws,
+            resamples_sha256="",
         )
+        about = about.model_copy(update={"resamples_sha256": about.digest(self.resamples)})
         text = json.dumps({"format": DETECTIONS, **about.as_dict()}, ensure_ascii=False)
         content = b"".join(seal_safetensors(save(self._tensors(), {"detections": text})))
         with atomic_write(path) as stream:

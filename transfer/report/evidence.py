@@ -142,6 +142,8 @@ def _read(file: Path) -> Kept:
                 str(branch): {name: stream.get_tensor(f"{branch}.resamples.{name}") for name in about.resampled}
                 for branch in about.branches
             }
+        if about.digest(resamples) != about.resamples_sha256:
+            raise ValueError("its resampled values do not have their digest")
     except (OSError, LookupError, ValueError, TypeError, SafetensorError) as error:
         raise UserError(f"{file} is damaged or no file of detections ({error}); {REMEDY}") from error
     facts = about.truth, tuple(about.classes), about.metric, about.toy, about.draws, tuple(about.branches)
