@@ -170,12 +170,12 @@ def evaluated(file: Path, task: str, root: Path | None) -> Detections | None:
         return None
     from ssl_transfer.config_files import find_config
     from transfer.doctor.check import task_of
-    from transfer.tasks.classes import toy_classes
+    from transfer.tasks.classes import detection_root, toy_classes
     from transfer.tasks.datasets import data_root
     from transfer.tasks.task import read_split
 
-    settings, place = task_of(find_config(task, "transfer"), root), root or data_root("")
-    toy = any(toy_classes(folder) for folder in (place, place / "detection"))  # or the whole toy set
+    settings = task_of(find_config(task, "transfer"), root)
+    toy = bool(toy_classes(detection_root(root or data_root(""))))
     return read_foreign(file, read_split(settings.splits[-1], settings.classes, settings.check_counts and not toy), toy)
 
 

@@ -17,7 +17,7 @@ from transfer.report.collect import collect
 from transfer.report.collection import DONE, Trial, transfer_command
 from transfer.report.comparability import describe_differences, find_differences, split_repeated_seeds
 from transfer.resampling.weighted_ap import average_precision
-from transfer.tasks.classes import toy_classes
+from transfer.tasks.classes import detection_root, toy_classes
 from transfer.tasks.datasets import data_root
 from transfer.tasks.task import Dataset, TaskSettings, read_split
 
@@ -129,8 +129,9 @@ def _read_dataset(trials: Sequence[Trial], task: str | None, data: Path | None) 
     content, sources = load_with_sources(
         trials[0].folder / CONFIG_FILE if trials else find_config(str(task), "transfer")
     )
-    settings = TaskSettings.of(flatten(content), data, sources)
-    toy = any(trial.toy for trial in trials) if trials else bool(toy_classes(data or data_root("")))
+    root = None if data is None else detection_root(data)
+    settings = TaskSettings.of(flatten(content), root, sources)
+    toy = any(trial.toy for trial in trials) if trials else bool(toy_classes(root or data_root("")))
     return read_split(settings.splits[-1], settings.classes, settings.check_counts and not toy), toy
 
 

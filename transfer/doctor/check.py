@@ -9,7 +9,7 @@ from pathlib import Path
 from ssl_transfer.config import flatten, load_with_sources
 from ssl_transfer.errors import UserError
 from transfer.doctor.data_roots import split_exists
-from transfer.tasks.classes import BENCHMARK, TOY_RECORD, toy_classes
+from transfer.tasks.classes import BENCHMARK, detection_root, toy_classes
 from transfer.tasks.datasets import PUBLISHED, Split
 from transfer.tasks.images import abbreviate_faults, image_faults
 from transfer.tasks.reading import one_line
@@ -61,7 +61,7 @@ def splits_below(root: Path, counts: bool = False) -> list[SplitToCheck]:
     Raises:
         UserError: it has none.
     """
-    root = _detection_root(root)
+    root = detection_root(root)
     if not root.is_dir():
         raise UserError(f"{root} is not a folder; give the one that holds VOC2007/, VOC2012/ or coco/")
     found = [split for split in (split.under(root) for split in PUBLISHED.values()) if split_exists(split)]
@@ -88,7 +88,7 @@ def task_of(config_file: Path, root: Path | None, counts: bool = False) -> TaskS
         if not isinstance(content.get(key) or {}, Mapping):
             raise UserError(f"{config_file}: {key} must hold keys and values")
     try:
-        settings = TaskSettings.of(flatten(content), None if root is None else _detection_root(root), sources)
+        settings = TaskSettings.of(flatten(content), None if root is None else detection_root(root), sources)
     except UserError as error:
         if str(config_file) in str(error):
             raise
@@ -140,11 +140,6 @@ def _read(split: Split, classes: tuple[str, ...], counts: bool, faults: list[str
     except UserError as error:
         faults.append(str(error))
         return None
-
-
-def _detection_root(root: Path) -> Path:
-    """`root`, or its `detection` folder where `root` is a whole toy set."""
-    return root / "detection" if (root / TOY_RECORD).is_file() else root
 
 
 def _counted(

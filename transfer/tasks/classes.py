@@ -42,3 +42,8 @@ def toy_classes(root: Path) -> tuple[str, ...]:
         return ()
     with expect_shape(record, "draw the toy set again"):
         return tuple(str(name) for name in read_json_object(record)["classes"])
+
+
+def detection_root(root: Path) -> Path:
+    """`root`, or its `detection` folder where `root` is a whole toy set."""
+    return root / "detection" if (root / TOY_RECORD).is_file() else root
