@@ -114,6 +114,8 @@ def test_a_planted_difference_is_found_where_it_is_and_nowhere_else(pair: tuple[
     gained = [errors["missed"]["gain"] for errors in answer["errors"]]
     assert gained[1] > gained[0] + 10, "what the second trial lacks is missed dogs"
     assert answer["differing_images"] and not answer["note"]
+    said = [re.findall(r"simsiam is above supervised by .* (AP\d*) \(boxes\)", text) for text in answer["sentences"]]
+    assert said == [["AP"], ["AP50"], ["AP75"]] and answer["headline"] == answer["sentences"][0]
 
 
 @pytest.mark.numeric

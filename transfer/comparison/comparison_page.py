@@ -8,7 +8,7 @@ from pathlib import Path
 from transfer.comparison.differences import Comparison
 from transfer.comparison.gallery import DifferingImage, draw_detections
 from transfer.comparison.plots import all_plots
-from transfer.comparison.texts import facts, grids, headline
+from transfer.comparison.texts import facts, grids, headline, sentences
 from transfer.report.figures import style
 from transfer.report.model import Report
 from transfer.report.render.facts import FOLDER as REPORT_PAGE
@@ -45,6 +45,7 @@ def render_page(found: Comparison, dataset: Dataset | None, show_machine: bool =
         words=[side.word for side in found.sides],
         headline=headline(found),
         facts=facts(found),
+        sentences=sentences(found),
         plots={section: list(group) for section, group in groupby(drawn, lambda picture: picture.plot.section)},
         grids={section: list(group) for section, group in groupby(grids(found), lambda grid: grid.section)},
         photos=[(one, _pictures(found, one, dataset)) for one in found.images] if dataset else [],

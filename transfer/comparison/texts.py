@@ -31,9 +31,15 @@ class Grid:
 def headline(found: Comparison) -> str:
     """What AP of boxes says, in one sentence."""
     (a, b), ap = found.sides, found.differences["bbox"]["metrics"][0]
-    text = f"{a.label} has AP {printed(ap.ours, '-')}, {b.label} {printed(ap.theirs, '-')}; the test images say no more"
-    text = ap.verdict.sentence(a.label, b.label) if ap.verdict else text
-    return f"{'Toy run: ' if a.found[0].toy else ''}{text}."
+    text = f"{a.label} has AP {printed(ap.ours, '-')}, {b.label} {printed(ap.theirs, '-')}; more is not known."
+    return f"{'Toy run: ' if a.found[0].toy else ''}{sentences(found)[0] if ap.verdict else text}"
+
+
+def sentences(found: Comparison) -> list[str]:
+    """What each metric of boxes and masks says that has a verdict."""
+    a, b = (side.label for side in found.sides)
+    known = ((one, branch) for branch, parts in found.differences.items() for one in parts["metrics"])
+    return [f"{one.verdict.sentence(a, b, f'{one.name} ({BRANCHES[of]})')}." for one, of in known if one.verdict]
 
 
 def facts(found: Comparison) -> list[tuple[str, str]]:
@@ -80,10 +86,11 @@ def render_markdown(found: Comparison) -> str:
     """Render sentence, facts and tables."""
     parts = [f"# {' against '.join(escape(side.label) for side in found.sides)}", escape(headline(found))]
     parts.append("\n".join(f"- {escape(name)}: {escape(text)}" for name, text in facts(found)))
+    parts.append("\n".join(f"- {escape(text)}" for text in sentences(found)))
     for one in grids(found):
         heads, *rows = ([escape(text) for text in line] for line in (one.heads, *one.rows))
         parts += [f"## {one.title}", grid(heads, rows)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def render_json(found: Comparison) -> str:
@@ -92,6 +99,7 @@ def render_json(found: Comparison) -> str:
     content = {
         "format": FORMAT,
         "headline": headline(found),
+        "sentences": sentences(found),
         "sides": [
             {"label": s.label, "named": s.word, "trials": [{"result": str(t.source), "seed": t.seed} for t in s.trials]}
             for s in found.sides
