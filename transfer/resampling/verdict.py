@@ -96,7 +96,7 @@ def compare(
         if finite.sum() < 2:
             return None
         resampled = resampled[finite]
-        parts = [(float(np.var(resampled, ddof=1)), math.inf)]
+        parts = [(float(np.var(resampled, ddof=1)), 0.0)]
         agree = float(np.mean(np.sign(resampled) == np.sign(difference)))
         wide = [np.broadcast_to(one, (len(one), len(finite)))[:, finite] for one in samples]
         interactions = [_interaction(one) for one in wide] if seeds else interactions
@@ -108,7 +108,7 @@ def compare(
         return Verdict(0.0, 0.0, 0.0, 1.0, 0.0, agree, seeds) if difference == 0 else None
     from scipy.special import stdtr, stdtrit  # scipy loads slowly
 
-    uncertain = sum(part**2 / free for part, free in parts)  # 0 where the seeds have no part: Student's t is normal
+    uncertain = sum(term for _, term in parts)  # 0 where the seeds have no part: Student's t is normal
     df, error = min(variance**2 / uncertain, 1e9) if uncertain else 1e9, math.sqrt(variance)
     half = float(stdtrit(df, 1 - LEVEL / 2)) * error
     return Verdict(
@@ -123,9 +123,9 @@ def compare(
 
 
 def _seeds(values: Sequence[float], interaction: float) -> tuple[float, float]:
-    """What the seeds add to the variance of a mean of trials, and its degrees of freedom."""
+    """What the seeds add to the variance of a mean of trials, and how uncertain that is (Satterthwaite's term)."""
     spread = 0.0 if min(values) == max(values) else float(np.var(values, ddof=1))  # 0 despite the mean's rounding
-    return max(spread - interaction, 0.0) / len(values), len(values) - 1
+    return max(spread - interaction, 0.0) / len(values), (spread / len(values)) ** 2 / (len(values) - 1)
 
 
 def _interaction(drawn: NDArray[np.float64]) -> float:

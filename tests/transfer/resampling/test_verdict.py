@@ -40,7 +40,7 @@ def test_trials_add_their_spread_once() -> None:
     own_part = np.var(own - own.mean(0), axis=1, ddof=1).sum() / 2
     assert own_part == pytest.approx(0.25, rel=0.1)
     parts = [images, (1 - own_part) / 3, 3 / 3]
-    df = sum(parts) ** 2 / (parts[1] ** 2 / 2 + parts[2] ** 2 / 2)
+    df = sum(parts) ** 2 / ((1 / 3) ** 2 / 2 + (3 / 3) ** 2 / 2)  # the spread is as uncertain as before
     assert again is not None
     assert (again.low, again.high) == pytest.approx(stats.t.interval(0.95, df, 4.0, math.sqrt(sum(parts))), abs=1e-6)
 
