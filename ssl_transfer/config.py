@@ -230,11 +230,11 @@ def load_with_sources(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Val
     return merged, sources
 
 
-OVERLAY_SECTIONS = ("pretrain", "evaluate", "transfer")
+OVERLAY_SECTIONS = ("pretrain", "evaluate", "transfer", "transfer_fpn")
 
 
 def overlay_section(path: str | os.PathLike[str], section: str, sources: ValueSources | None = None) -> dict[str, Any]:
-    """Read the `pretrain`, `evaluate` or `transfer` section of an overlay file, and record it in `sources`.
+    """Read a section of an overlay file, one of `OVERLAY_SECTIONS`, and record it in `sources`.
 
     Raises:
         UserError: the file has other sections, or this one is not a mapping.
@@ -251,6 +251,17 @@ def overlay_section(path: str | os.PathLike[str], section: str, sources: ValueSo
     if sources is not None:
         sources.add(document, path, section)
     return value
+
+
+def transfer_sections(values: Mapping[str, Any], section: str = "transfer") -> tuple[str, ...]:
+    """The overlay sections that a config takes: an FPN detector's `transfer_fpn` is merged after `transfer`.
+
+    Args:
+        values: nested keys and values of the config, without the overlay.
+        section: its own section.
+    """
+    fpn = section == "transfer" and "fpn" in str(flatten(values).get("MODEL.BACKBONE.NAME"))
+    return (section, "transfer_fpn") if fpn else (section,)
 
 
 def merge_strict(

@@ -31,6 +31,17 @@ NARROW_DETECTOR = {
 }
 """A detector narrow enough to train in a second, as the `transfer` section of an overlay."""
 
+NARROW_FPN = {
+    "MODEL": {
+        "ANCHOR_GENERATOR": {"SIZES": [[4], [8], [16], [32], [64]]},
+        "RESNETS": {"NORM": "naiveSyncBN"},
+        "FPN": {"OUT_CHANNELS": 16, "NORM": "naiveSyncBN"},
+        "ROI_BOX_HEAD": {"CONV_DIM": 8, "FC_DIM": 16, "NORM": "naiveSyncBN"},
+        "ROI_MASK_HEAD": {"CONV_DIM": 8, "NORM": "naiveSyncBN"},
+    },
+}
+"""The same for a detector with a feature pyramid: the overlay's `transfer_fpn`."""
+
 NUMERIC = (
     *("compat", "pretrain/evaluation", "pretrain/methods", "pretrain/models", "pretrain/optim"),
     *("transfer/evaluation", "transfer/modeling", "transfer/parity"),
@@ -74,9 +85,9 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def narrow_overlay(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The overlay file of `NARROW_DETECTOR`."""
+    """The overlay file of `NARROW_DETECTOR` and `NARROW_FPN`."""
     file = tmp_path_factory.mktemp("overlay") / "narrow.yaml"
-    file.write_text(yaml.safe_dump({"transfer": NARROW_DETECTOR}))
+    file.write_text(yaml.safe_dump({"transfer": NARROW_DETECTOR, "transfer_fpn": NARROW_FPN}))
     return file
 
 

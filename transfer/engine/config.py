@@ -19,6 +19,7 @@ from ssl_transfer.config import (
     merge_overrides,
     merge_strict,
     overlay_section,
+    transfer_sections,
 )
 from ssl_transfer.environment import ROOT
 from ssl_transfer.errors import UserError, nearest
@@ -32,6 +33,14 @@ ROI_ALIGN = TORCHVISION, SEPARABLE = ("torchvision", "separable")
 EVALUATORS = {"voc": ("exact", "detectron2"), "coco": ("hotcoco", "pycocotools")}
 LR = "SOLVER.BASE_LR"
 COMMAND_LINE = "command line"
+BASIC_DEPTHS = (18, 34)
+"""Depths of the ResNets of basic blocks."""
+RES2_OUT_CHANNELS = 256
+"""Detectron2's default, that of bottleneck blocks; with basic blocks it requires 64."""
+NO_BASIC_C4 = (
+    "Detectron2's C4 head builds bottleneck blocks only; use an FPN task, as configs/transfer/coco_fpn.yaml, "
+    "or a ResNet-50"
+)
 
 ORDER_OF_WORKERS = 4
 """Images are grouped into batches in the order in which four worker processes of Detectron2's loader return them: its
@@ -112,12 +121,14 @@ def load_config(
     merge_strict(cfg, values, sources)
     protocol = _protocol(cfg, file)
     if overlay is not None:
-        values = _without_removed_keys(overlay_section(overlay, "transfer", sources), sources)
-        keys += dotted_keys(values)
-        merge_strict(cfg, values, sources)
+        for section in transfer_sections(cfg):
+            values = _without_removed_keys(overlay_section(overlay, section, sources), sources)
+            keys += dotted_keys(values)
+            merge_strict(cfg, values, sources)
     merge_overrides(cfg, overrides, COMMAND_LINE, KEY_CHANGES)
     sources.places |= dict.fromkeys(overrides[::2], COMMAND_LINE)
     try:
+        _resolve_depth(cfg)
         check_values(cfg)
         if runs_here:
             _check_device(cfg)
@@ -141,6 +152,22 @@ def _protocol(cfg: CfgNode, file: Path) -> CfgNode:
     protocol = defaults()
     merge_strict(protocol, load_with_base(shipped), str(shipped))
     return protocol
+
+
+def is_fpn(cfg: CfgNode) -> bool:
+    """Whether the config's detector has a feature pyramid; else it is C4."""
+    return "fpn" in cfg.MODEL.BACKBONE.NAME
+
+
+def _resolve_depth(cfg: CfgNode) -> None:
+    """Set what Detectron2 requires of a ResNet of basic blocks: res2 puts out as many channels as it computes."""
+    depth, resnet = cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS
+    if depth not in BASIC_DEPTHS:
+        return
+    if not is_fpn(cfg):
+        raise UserError(f"MODEL.RESNETS.DEPTH {depth}: {NO_BASIC_C4}")
+    if resnet.RES2_OUT_CHANNELS == RES2_OUT_CHANNELS:
+        resnet.RES2_OUT_CHANNELS = resnet.NUM_GROUPS * resnet.WIDTH_PER_GROUP
 
 
 def check_values(cfg: CfgNode) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.layers import FrozenBatchNorm2d, get_norm
+from detectron2.layers import Conv2d, FrozenBatchNorm2d, get_norm
 from torch import Tensor, nn
 
-from ssl_transfer.errors import UserError
+from ssl_transfer.errors import UserError, abbreviate
 from ssl_transfer.training.collectives import sum_over_processes
 from ssl_transfer.training.divergence import Diverged
+from transfer.engine.config import is_fpn
+from transfer.weights.converted import tensor_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -23,22 +27,37 @@ BATCH_NORMS = ("BN", *SYNCHRONISED)
 PLAIN = nn.modules.batchnorm._BatchNorm
 
 
+STAGES = ("stem", "res2", "res3", "res4", "res5")
+WITH_NORM = re.compile(r"backbone\.|roi_heads\.(box_head|mask_head\.mask_fcn|res5)")
+"""Convolutions that a norm follows; the RPN's head and the mask head's last two layers have none in any source."""
+
+
+def norm_sections(cfg: CfgNode) -> dict[str, CfgNode]:
+    """The sections whose NORM the detector uses, by their keys: C4 takes that of the ResNet everywhere."""
+    keys = ("RESNETS", "FPN", "ROI_BOX_HEAD", "ROI_MASK_HEAD") if is_fpn(cfg) else ("RESNETS",)
+    return {f"MODEL.{key}": cfg.MODEL[key] for key in keys}
+
+
 def resolve_norm(cfg: CfgNode, processes: int) -> None:
-    """With a single process replace a synchronised norm by plain BN, which is the same there, and log it.
+    """With a single process replace each synchronised norm by plain BN, which is the same there, and log it.
 
     Raises:
-        UserError: pre-trained batch-norm weights do not fit the norm.
+        UserError: pre-trained batch-norm weights do not fit a norm, or the detector's parts have different ones.
     """
     norm = cfg.MODEL.RESNETS.NORM
-    if norm not in BATCH_NORMS:
-        raise UserError(
-            f"MODEL.RESNETS.NORM: {norm!r} does not train batch-norm weights; use one of {', '.join(BATCH_NORMS)}"
-        )
+    for key, section in norm_sections(cfg).items():
+        if section.NORM not in BATCH_NORMS:
+            raise UserError(
+                f"{key}.NORM: {section.NORM!r} does not train batch-norm weights; use one of {', '.join(BATCH_NORMS)}"
+            )
+        if norm != section.NORM:
+            raise UserError(f"{key}.NORM is {section.NORM}, MODEL.RESNETS.NORM is {norm}; set them alike")
     if norm in SYNCHRONISED and processes == 1:
         logger.info(
             "a single process has the whole batch: MODEL.RESNETS.NORM %s becomes BN, which is the same there", norm
         )
-        cfg.MODEL.RESNETS.NORM = "BN"
+        for section in norm_sections(cfg).values():
+            section.NORM = "BN"
 
 
 def images_per_statistic(cfg: CfgNode, processes: int) -> int:
@@ -47,45 +66,104 @@ def images_per_statistic(cfg: CfgNode, processes: int) -> int:
     return total if cfg.MODEL.RESNETS.NORM in SYNCHRONISED else total // processes
 
 
+def is_frozen(name: str, freeze_at: int) -> bool:
+    """Whether a detector's tensor belongs to the stages that MODEL.BACKBONE.FREEZE_AT freezes, the stem being 1."""
+    stage = name.removeprefix("backbone.").removeprefix("bottom_up.").split(".")[0]
+    return name.startswith("backbone.") and stage in STAGES[:freeze_at]
+
+
 def check_model(model: nn.Module, cfg: CfgNode) -> dict[str, Any]:
-    """Check that the built detector trains every parameter with the requested norms.
+    """Check that the built detector trains every parameter but those of frozen stages, with the requested norms.
 
     Args:
         model: the detector, not in DistributedDataParallel.
         cfg: its config.
 
     Returns:
-        `{"extra_norm": True, "frozen": 0, "norm": its class, "norms": their number}` for the result.
+        For the result: `extra_norm` (C4: after res5), `frozen`, the number of tensors that stay as they are loaded,
+        `norm`, the trained ones' class, and `norms`, their number.
 
     Raises:
-        UserError: a parameter is frozen, a norm is of another type than the config's, or the extra norm is missing.
+        UserError: another set of parameters is frozen, a norm is of another type than the config's or missing, or
+            C4's extra norm is missing.
     """
-    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
-    if frozen:
+    freeze_at, fpn = cfg.MODEL.BACKBONE.FREEZE_AT, is_fpn(cfg)
+    if freeze_at not in (0, 5 if fpn else 4):
         raise UserError(
-            f"{len(frozen)} parameters are frozen, {frozen[0]} first; fine-tuning trains all: "
-            "set MODEL.BACKBONE.FREEZE_AT 0"
+            f"MODEL.BACKBONE.FREEZE_AT {freeze_at} freezes a part of the backbone; fine-tuning trains all: "
+            f"set MODEL.BACKBONE.FREEZE_AT 0, or {5 if fpn else 4} to freeze {'res5' if fpn else 'res4'} and all before"
         )
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad == is_frozen(name, freeze_at):
+            raise UserError(f"{name} is {'trained' if parameter.requires_grad else 'frozen'}, unlike its config says")
+    norms = _check_norms(model, cfg, freeze_at)
+    if not fpn and "roi_heads.res5.norm" not in norms:
+        raise UserError("the head has no extra norm after res5; set MODEL.ROI_HEADS.NAME Res5ROIHeadsExtraNorm")
+    norm = type(get_norm(cfg.MODEL.RESNETS.NORM, 1)).__name__
+    return {"extra_norm": not fpn, "frozen": len(frozen_tensors(model, cfg)), "norm": norm, "norms": len(norms)}
+
+
+def _check_norms(model: nn.Module, cfg: CfgNode, freeze_at: int) -> list[str]:
+    """The names of the trained norms; each is of the config's kind, a frozen stage's norm is frozen."""
     expected = type(get_norm(cfg.MODEL.RESNETS.NORM, 1))
-    norms = {name: module for name, module in model.named_modules() if isinstance(module, (PLAIN, FrozenBatchNorm2d))}
-    for name, module in norms.items():
-        if type(module) is not expected:
+    norms = []
+    for name, module in model.named_modules():
+        if isinstance(module, Conv2d) and WITH_NORM.match(name) and module.norm is None:
+            raise UserError(f"{name} has no norm; set the NORM of its section as MODEL.RESNETS.NORM")
+        if not isinstance(module, (PLAIN, FrozenBatchNorm2d)):
+            continue
+        wanted = FrozenBatchNorm2d if is_frozen(name, freeze_at) else expected
+        if type(module) is not wanted:
             raise UserError(
-                f"{name} is a {type(module).__name__}, not the {expected.__name__} that MODEL.RESNETS.NORM "
+                f"{name} is a {type(module).__name__}, not the {wanted.__name__} that MODEL.RESNETS.NORM "
                 f"{cfg.MODEL.RESNETS.NORM} requires"
             )
-        if not module.affine or not module.track_running_stats:
-            raise UserError(f"{name} does not train its scale and shift or has no running statistics")
-    if "roi_heads.res5.norm" not in norms:
-        raise UserError("the head has no extra norm after res5; set MODEL.ROI_HEADS.NAME Res5ROIHeadsExtraNorm")
-    return {"extra_norm": True, "frozen": 0, "norm": expected.__name__, "norms": len(norms)}
+        if isinstance(module, PLAIN):
+            if not module.affine or not module.track_running_stats:
+                raise UserError(f"{name} does not train its scale and shift or has no running statistics")
+            norms.append(name)
+    return norms
+
+
+def frozen_tensors(model: nn.Module, cfg: CfgNode) -> dict[str, str]:
+    """The digest of each tensor of the frozen stages, running statistics included, by its name in the detector."""
+    freeze_at = cfg.MODEL.BACKBONE.FREEZE_AT
+    named = [(name, value) for name, value in model.state_dict().items() if is_frozen(name, freeze_at)]
+    return {name: "" if value.is_meta else tensor_sha256(value) for name, value in named if value.is_floating_point()}
+
+
+def check_frozen(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, Any]:
+    """Check that training left every frozen tensor as it was, bit for bit.
+
+    Args:
+        before: `frozen_tensors` of the detector with its initial weights, which `load_weights` has compared.
+        after: the same of the trained detector.
+
+    Returns:
+        For the result: `frozen_sha256`, one digest over all of them by name; nothing where none is frozen.
+
+    Raises:
+        UserError: names the tensors that differ.
+    """
+    differ = [name for name, sha256 in before.items() if after.get(name) != sha256]
+    if differ or before.keys() != after.keys():
+        raise UserError(
+            f"{len(differ)} of {len(before)} frozen tensors changed in training: {abbreviate(differ)}; "
+            "the trial has no result; run it again, in another --output"
+        )
+    if not before:
+        return {}
+    listed = "".join(f"{name} {sha256}\n" for name, sha256 in sorted(after.items()))
+    return {"frozen_sha256": hashlib.sha256(listed.encode()).hexdigest()}
 
 
 def describe_guards(guards: Mapping[str, Any]) -> str:
     """What was checked before the first step, as text: `265/265 weights loaded, extra norm present, …`."""
     loaded = str(guards["weights_loaded"])
     weights = f"{loaded.split()[0]} weights loaded" if "/" in loaded else f"weights: {loaded}"
-    return f"{weights}, extra norm present, nothing frozen, {guards['norms']} norms of {guards['norm']}"
+    extra = "extra norm present, " if guards["extra_norm"] else ""
+    frozen = f"{guards['frozen']} tensors frozen" if guards["frozen"] else "nothing frozen"
+    return f"{weights}, {extra}{frozen}, {guards['norms']} norms of {guards['norm']}"
 
 
 class FiniteLossGuard(nn.Module):

@@ -21,6 +21,7 @@ from transfer.engine.config import (
     TRIAL,
     LoadedConfig,
     evaluator_name,
+    is_fpn,
     load_config,
     resolve_lr,
     resolve_role,
@@ -137,7 +138,8 @@ def resolve_trial(request: TrialRequest) -> tuple[PreparedTrial, Task, HeldOut |
     if request.profile and request.eval_only:
         raise UserError("--profile is for training; remove it with --eval-only")
     require_steps(request.profile, cfg.SOLVER.MAX_ITER)
-    weights = find_weights(request.weights, cfg.MODEL.RESNETS.DEPTH, request.output, single_process=place is None)
+    options = {"fpn": is_fpn(cfg), "single_process": place is None}
+    weights = find_weights(request.weights, cfg.MODEL.RESNETS.DEPTH, request.output, **options)
     search = resolve_lr(cfg, recorded, weights.sha256)
     resolve_preprocessing(cfg, weights.block, loaded.set_keys)
     task, part = _load(cfg)

@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from ssl_transfer.config import flatten_config
 from ssl_transfer.environment import describe
 from ssl_transfer.formats.results import RESULT_FILE, TRANSFER, TransferResult
-from transfer.engine.guards import images_per_statistic
+from transfer.engine.guards import images_per_statistic, norm_sections
 from transfer.engine.prepare import PreparedTrial
 from transfer.tasks.datasets import find_split
 from transfer.tasks.heldout import held_out_name
@@ -28,6 +28,8 @@ PROTOCOL = (
     "MODEL.RPN",
     "MODEL.ROI_",
     "MODEL.BACKBONE",
+    "MODEL.FPN",
+    "MODEL.RESNETS.DEPTH",
     "MODEL.MASK_ON",
     "TEST.DETECTIONS_PER_IMAGE",
     "TEST.PRECISE_BN",
@@ -138,6 +140,8 @@ def comparable(cfg: CfgNode, protocol: CfgNode, processes: int) -> dict[str, Any
 def changed_protocol(cfg: CfgNode, protocol: CfgNode) -> list[str]:
     """Keys the protocol fixes and the overlay or the command line changed, with their values."""
     before, now = flatten_config(protocol), flatten_config(cfg)
-    # The number of classes follows from the class list, which is among the keys itself.
-    keys = [key for key in before if key.startswith(PROTOCOL) and key != "MODEL.ROI_HEADS.NUM_CLASSES"]
+    # The number of classes follows from the class list, which is among the keys itself. resolve_norm sets the norms
+    # of all parts alike, and which of the synchronised ones or, on one GPU, plain BN it is makes no difference.
+    resolved = {"MODEL.ROI_HEADS.NUM_CLASSES", *(f"{section}.NORM" for section in norm_sections(cfg))}
+    keys = [key for key in before if key.startswith(PROTOCOL) and key not in resolved]
     return [f"{key} is {now.get(key)}, not {before[key]}" for key in keys if now.get(key) != before[key]]

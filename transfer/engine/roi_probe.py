@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ssl_transfer.environment import describe
 from ssl_transfer.errors import UserError
 from ssl_transfer.formats.results import RESULT_FILE, EvaluationResult
+from transfer.engine.config import is_fpn
 from transfer.engine.detection_data import NamingMapper, to_detectron2
 from transfer.engine.precise_bn import update_synchronised
 from transfer.engine.prepare import PreparedTrial, TrialRequest, resolve_trial
@@ -64,6 +65,10 @@ def probe_rois(
     if not write and trial.weights.startswith("zoo:"):
         raise UserError(f"--weights {trial.weights}: needs --output DIR, where the checkpoint is converted to")
     prepared, task, _ = resolve_trial(trial)
+    if is_fpn(prepared.cfg):
+        raise UserError(
+            f"{trial.config_file}: the probe reads res4 and res5 of a C4 detector; use a C4 task, as voc0712"
+        )
     if prepared.cfg.TRANSFER.CHECK_IMAGES:
         require_images(task)
     metrics, sizes = _probe(prepared, task, untrained=False)

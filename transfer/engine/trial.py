@@ -31,7 +31,7 @@ from ssl_transfer.writer_lock import WriterLock, remove_dead_lock
 from transfer.engine.config import SEPARABLE
 from transfer.engine.detection_data import register_metadata, test_batches, training_batches, training_dicts
 from transfer.engine.detection_trainer import DetectionTrainer
-from transfer.engine.guards import check_model, describe_guards
+from transfer.engine.guards import check_frozen, check_model, describe_guards, frozen_tensors
 from transfer.engine.precise_bn import PreciseBN
 from transfer.engine.predictions import draw_predictions
 from transfer.engine.prepare import PreparedTrial, TrialRequest, command_of, load_task_of, prepare
@@ -161,6 +161,7 @@ class _Training:
         model = build_seeded_detector(cfg)
         guards = {"weights_loaded": load_weights(model, prepared.weights), **check_model(model, cfg)}
         logger.info("%s", describe_guards(guards))
+        before = frozen_tensors(model, cfg)
         for dataset in (*self.task.train, self.task.test):
             logger.info("%s: %s", dataset.split.name, dataset.summary)
         name = register_metadata(self.task.test)
@@ -179,7 +180,7 @@ class _Training:
         batches = training_batches(self.dicts, cfg, seed, start=start, stop=cfg.SOLVER.MAX_ITER)
         self.trainer.run(batches, start)
         if comm.is_main_process():
-            self._write_result(guards)
+            self._write_result(guards | check_frozen(before, frozen_tensors(self.trainer.detector, cfg)))
 
     def _newest_checkpoint(self) -> dict[str, Any] | None:
         """The content of the newest checkpoint that is whole; None at the trial's beginning."""

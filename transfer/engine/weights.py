@@ -13,10 +13,11 @@ from ssl_transfer.errors import UserError, nearest
 from ssl_transfer.files import sha256_of
 from ssl_transfer.formats.backbone import TORCHVISION, Preprocessing
 from ssl_transfer.formats.manifest import Manifest
+from transfer.engine.config import NO_BASIC_C4
 from transfer.weights import checkpoint_zoo
 from transfer.weights.conversion import ensure_converted
 from transfer.weights.converted import check_loaded, read_converted
-from transfer.weights.resnet import depth_of
+from transfer.weights.resnet import BASIC, depth_of
 
 SCRATCH = "scratch"
 ZOO = checkpoint_zoo.PREFIX
@@ -45,13 +46,16 @@ class InitialWeights:
         return {"name": self.name, "path": path, "sha256": self.sha256, "manifest": manifest}
 
 
-def find_weights(text: str, depth: int, folder: Path, *, single_process: bool = True) -> InitialWeights:
+def find_weights(
+    text: str, depth: int, folder: Path, *, fpn: bool = False, single_process: bool = True
+) -> InitialWeights:
     """Read and check what `--weights` names; the tensors are not kept.
 
     Args:
         text: `scratch`, the path of a converted `.pkl`, or `zoo:NAME` for a public checkpoint that was downloaded
             before.
         depth: MODEL.RESNETS.DEPTH.
+        fpn: the detector has a feature pyramid; a C4 detector takes no ResNet of basic blocks.
         folder: the trial's; a checkpoint of the zoo is converted there.
         single_process: no other process of the trial calls this.
 
@@ -65,9 +69,12 @@ def find_weights(text: str, depth: int, folder: Path, *, single_process: bool = 
         raise UserError(f"--weights {text}: there is no such file; {similar}")
     _, manifest = read_converted(path)
     found = depth_of(manifest.arch)
+    if manifest.arch in BASIC and not fpn:
+        raise UserError(f"{path} is a {manifest.arch}: {NO_BASIC_C4}")
     if found != depth:
         raise UserError(
-            f"{path} is a {manifest.arch}, but MODEL.RESNETS.DEPTH is {depth}; use weights of that depth or set the key"
+            f"{path} is a {manifest.arch}, but MODEL.RESNETS.DEPTH is {depth}; use weights of that depth or set "
+            f"MODEL.RESNETS.DEPTH {found}"
         )
     origin = manifest.origin or {}
     name = str(origin.get("method") or path.stem)

@@ -12,7 +12,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ssl_transfer.config import flatten, is_within, load_with_sources, load_yaml, merge_dict, overlay_section
+from ssl_transfer.config import (
+    flatten,
+    is_within,
+    load_with_sources,
+    load_yaml,
+    merge_dict,
+    overlay_section,
+    transfer_sections,
+)
 from ssl_transfer.errors import UserError
 from ssl_transfer.files import expect_shape, read_json_object, sha256_of, write_json
 from ssl_transfer.formats.defaults import SCHEMA, check_keys, decisive_settings, first_name
@@ -59,7 +67,8 @@ class ConfigReader:
         if (config, section) not in self._merged:
             merged, sources = load_with_sources(config)
             if self.overlay is not None:
-                merge_dict(merged, overlay_section(self.overlay, section, sources))
+                for part in transfer_sections(merged, section):
+                    merge_dict(merged, overlay_section(self.overlay, part, sources))
             self._merged[config, section] = flatten(merged)
             check_keys(section, self._merged[config, section], sources)
         found = dict(self._merged[config, section])

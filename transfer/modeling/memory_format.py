@@ -12,7 +12,7 @@ InputHook = Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]
 
 
 def channels_last(model: nn.Module) -> nn.Module:
-    """Convert a C4 detector's weights, and with them its activations, to channels-last memory format.
+    """Convert a detector's weights, and with them its activations, to channels-last memory format.
 
     Activations and gradients take the memory format of the weights. torchvision's RoI pooling returns the default
     format; its output is converted once, not by each of the two convolutions that read it, forward and backward. The
@@ -23,9 +23,12 @@ def channels_last(model: nn.Module) -> nn.Module:
     takes twice as long in the other (docs/notes/performance.md).
 
     Args:
-        model: Detectron2's GeneralizedRCNN with a Res5ROIHeads; changed in place. Names and values of its tensors stay.
+        model: Detectron2's GeneralizedRCNN; changed in place. Names and values of its tensors stay. The hooks are for
+            a Res5ROIHeads (C4) alone: an FPN's heads are small.
     """
     model.to(memory_format=torch.channels_last)
+    if not any(name == "roi_heads.res5" for name, _ in model.named_modules()):
+        return model
     res5 = model.get_submodule("roi_heads.res5")
     res5.register_forward_pre_hook(_convert_inputs(torch.channels_last))
     res5.register_forward_hook(_convert_gradient)

@@ -16,7 +16,7 @@ from ssl_transfer.formats.backbone import Preprocessing
 from ssl_transfer.formats.manifest import MANIFEST_FORMAT, Manifest, TensorEntry, ToolVersion
 from transfer.weights.containers import read_checkpoint
 from transfer.weights.resnet import BLOCKS, Backbone, tensor_shapes
-from transfer.weights.tensor_names import in_detector
+from transfer.weights.tensor_names import has_fpn, in_detector
 
 REMEDY = "convert it again"
 
@@ -128,7 +128,7 @@ def read_converted(path: str | Path) -> tuple[dict[str, torch.Tensor], Manifest]
 
 
 def check_loaded(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> str:
-    """Check that a C4 detector has every tensor of a converted file, bit for bit.
+    """Check that a C4 or FPN detector has every tensor of a converted file, bit for bit.
 
     Args:
         model: the detector before its first step; may be wrapped in DistributedDataParallel, on any device.
@@ -141,9 +141,9 @@ def check_loaded(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) ->
         UserError: a tensor is missing from the model or differs from the file; names the first few.
     """
     state = {name.removeprefix("module."): value for name, value in model.state_dict().items()}
-    bad = [
-        in_detector(name) for name, tensor in tensors.items() if not _equal_bits(state.get(in_detector(name)), tensor)
-    ]
+    fpn = has_fpn(state)
+    named = {in_detector(name, fpn): tensor for name, tensor in tensors.items()}
+    bad = [name for name, tensor in named.items() if not _equal_bits(state.get(name), tensor)]
     if bad:
         raise UserError(
             f"{len(tensors) - len(bad)}/{len(tensors)} tensors of the weights are in the model; "

@@ -27,7 +27,7 @@ AVERAGE = re.compile(r"(^|[._])(ema|swa|teacher|momentum|target|averaged?|shadow
 """In the place of a ResNet that is the moving average of another."""
 
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.\w+")
-SUPPORTED = "the C4 detector needs resnet50, resnet101 or resnet152"
+SUPPORTED = f"detectors are built on {', '.join(resnet.BLOCKS)}"
 
 
 def read_backbone(
@@ -230,7 +230,7 @@ def normalize_state_dict(checkpoint: CheckpointFile, match: Match, branch: Branc
         branch: the encoder to read; must be in `match.branches`.
 
     Raises:
-        UserError: not a ResNet-50, -101 or -152, a tensor too many or too few, a wrong shape or type, NaN or Inf, a
+        UserError: not one of `resnet.BLOCKS`, a tensor too many or too few, a wrong shape or type, NaN or Inf, a
             negative variance; names the tensors.
     """
     where = f"{checkpoint.path} ({match.layout}, {branch})"

@@ -1,4 +1,4 @@
-"""Bottleneck ResNets: tensor names (torchvision's) and shapes by depth; `Backbone`, what every checkpoint becomes."""
+"""ResNets: tensor names (torchvision's) and shapes by depth; `Backbone`, what every checkpoint becomes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from ssl_transfer.formats.manifest import DroppedTensor, SourceFile
 
 Shape = tuple[int, ...]
 
-BLOCKS: dict[str, Shape] = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3)}
-"""Bottleneck blocks in each of the four stages (He et al., arXiv 1512.03385, Table 1)."""
+BASIC: dict[str, Shape] = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
+BOTTLENECK: dict[str, Shape] = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3)}
+BLOCKS = BASIC | BOTTLENECK
+"""Blocks in each of the four stages (He et al., arXiv 1512.03385, Table 1)."""
 
 EXPANSION = 4
+"""Channels that a bottleneck block puts out for each of its 3×3 convolution; a basic block has one."""
 COUNTER = "num_batches_tracked"
 NORM_PARTS = ("weight", "bias", "running_mean", "running_var")
 
@@ -26,7 +29,7 @@ class Backbone:
     """A ResNet's backbone.
 
     Attributes:
-        arch: `resnet50`, `resnet101` or `resnet152`.
+        arch: one of `BLOCKS`.
         tensors: torchvision name → float32 tensor on the CPU; exactly `tensor_shapes(arch)`.
         preprocessing: how images are prepared for these weights.
         source: the file it was read from.
@@ -58,22 +61,24 @@ def tensor_shapes(arch: str) -> dict[str, Shape]:
         arch: one of `BLOCKS`.
 
     Returns:
-        265 tensors for `resnet50` (53 convolutions and 53 norms).
+        265 tensors for `resnet50` (53 convolutions and 53 norms), 100 for `resnet18`, 180 for `resnet34`.
     """
     shapes: dict[str, Shape] = {}
     _add_conv_and_norm(shapes, "conv1", "bn1", (64, 3, 7, 7))
     channels = 64
+    basic = arch in BASIC
     for stage, blocks in enumerate(BLOCKS[arch], start=1):
         width = 64 * 2 ** (stage - 1)
         for block in range(blocks):
             at = f"layer{stage}.{block}."
-            _add_conv_and_norm(shapes, at + "conv1", at + "bn1", (width, channels, 1, 1))
+            out, first = (width, 3) if basic else (width * EXPANSION, 1)
+            _add_conv_and_norm(shapes, at + "conv1", at + "bn1", (width, channels, first, first))
             _add_conv_and_norm(shapes, at + "conv2", at + "bn2", (width, width, 3, 3))
-            _add_conv_and_norm(shapes, at + "conv3", at + "bn3", (width * EXPANSION, width, 1, 1))
-            if block == 0:
-                shortcut = (width * EXPANSION, channels, 1, 1)
-                _add_conv_and_norm(shapes, at + "downsample.0", at + "downsample.1", shortcut)
-            channels = width * EXPANSION
+            if not basic:
+                _add_conv_and_norm(shapes, at + "conv3", at + "bn3", (out, width, 1, 1))
+            if block == 0 and (stage > 1 or not basic):
+                _add_conv_and_norm(shapes, at + "downsample.0", at + "downsample.1", (out, channels, 1, 1))
+            channels = out
     return shapes
 
 
@@ -88,9 +93,11 @@ def counter_names(arch: str) -> list[str]:
 
 
 def guess_arch(names: Iterable[str]) -> str | None:
-    """The architecture with as many blocks in the third stage as these names have; None if there is none."""
-    blocks = {name.split(".")[1] for name in names if name.startswith("layer3.") and name.count(".") > 1}
-    return next((arch for arch, counts in BLOCKS.items() if counts[2] == len(blocks)), None)
+    """The architecture with such blocks and as many in the third stage as these names have; None if there is none."""
+    third = [name for name in names if name.startswith("layer3.") and name.count(".") > 1]
+    archs = BOTTLENECK if any(".conv3." in name for name in third) else BASIC
+    blocks = {name.split(".")[1] for name in third}
+    return next((arch for arch, counts in archs.items() if counts[2] == len(blocks)), None)
 
 
 def explain_mismatch(tensors: Mapping[str, Shape]) -> str | None:
@@ -105,12 +112,10 @@ def explain_mismatch(tensors: Mapping[str, Shape]) -> str | None:
         return "a ResNet with squeeze-and-excitation"
     stem = tensors.get("conv1.weight")
     small_stem = stem is not None and stem[2:] == (3, 3)
-    if "layer1.0.conv1.weight" in tensors and "layer1.0.conv3.weight" not in tensors:
-        third = len({name.split(".")[1] for name in tensors if name.startswith("layer3.")})
-        depth = {2: "ResNet-18", 6: "ResNet-34"}.get(third, "ResNet of basic blocks")
-        return f"a {depth}{' with a CIFAR stem' if small_stem else ''} (no layer1.0.conv3)"
     if small_stem:
         return "a ResNet with a CIFAR stem (conv1 is 3×3)"
+    if "layer1.0.conv1.weight" in tensors and "layer1.0.conv3.weight" not in tensors and guess_arch(tensors) is None:
+        return "a ResNet of basic blocks (no layer1.0.conv3), neither ResNet-18 nor ResNet-34"
     return _explain_width(tensors)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 _TO_DETECTRON2 = (
     (r"^conv1\.", "stem.conv1."),
@@ -36,9 +37,19 @@ def to_torchvision(name: str) -> str:
     return name
 
 
-def in_detector(name: str) -> str:
-    """The name of a ResNet's tensor in a C4 detector: res5 is in the RoI heads, all others in the backbone."""
+FPN_PREFIX = "backbone.bottom_up."
+
+
+def in_detector(name: str, fpn: bool = False) -> str:
+    """A ResNet's tensor in a detector: all of it is in FPN's bottom-up; in C4 the RoI heads have res5."""
+    if fpn:
+        return FPN_PREFIX + name
     return f"roi_heads.{name}" if name.startswith("res5.") else f"backbone.{name}"
+
+
+def has_fpn(names: Iterable[str]) -> bool:
+    """Whether these are an FPN detector's tensors."""
+    return any(name.startswith(FPN_PREFIX) for name in names)
 
 
 _CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4", "9": "fc"}

@@ -17,12 +17,14 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from ssl_transfer.config import load_with_base, merge_strict
+from ssl_transfer.environment import ROOT
 from ssl_transfer.errors import UserError, abbreviate
 from ssl_transfer.formats.backbone import Preprocessing
 from ssl_transfer.formats.manifest import Manifest, Proof, TensorEntry
 from transfer.weights.converted import apply_preprocessing, tensor_sha256
-from transfer.weights.resnet import depth_of
-from transfer.weights.tensor_names import in_detector
+from transfer.weights.resnet import BASIC, depth_of
+from transfer.weights.tensor_names import has_fpn, in_detector
 
 STAGES = ("stem", "res2", "res3", "res4", "res5")
 HEIGHT, WIDTH = 128, 160
@@ -30,8 +32,11 @@ HEIGHT, WIDTH = 128, 160
 TOLERANCE = 1e-4
 """Largest allowed difference of features, relative to the stage's largest feature."""
 
-NEW = re.compile(r"(proposal_generator\.rpn_head|roi_heads\.(box_predictor|mask_head|res5\.norm))\.")
-"""The tensors of a C4 detector that no pre-training provides."""
+NEW = re.compile(
+    r"(proposal_generator\.rpn_head|roi_heads\.(box_predictor|box_head|mask_head|res5\.norm)"
+    r"|backbone\.fpn_(lateral|output)[2-5])\."
+)
+"""The tensors of a detector that no pre-training provides."""
 
 
 def fixed_image() -> torch.Tensor:
@@ -58,7 +63,7 @@ def resnet_features(
     """Features of the test image by torchvision's own ResNet.
 
     Args:
-        arch: `resnet50`, `resnet101` or `resnet152`.
+        arch: one of `resnet.BLOCKS`.
         tensors: by torchvision's names.
         preprocessing: with `stride_in_1x1` (Caffe) each stage's stride is in the first 1×1 convolution.
 
@@ -90,7 +95,10 @@ def build_resnet(arch: str, tensors: Mapping[str, torch.Tensor], stride_in_1x1: 
 
 
 def verify_detectron2(path: Path, manifest: Manifest, expected: Mapping[str, torch.Tensor]) -> Proof:
-    """Load a written `.pkl` into Faster and Mask R-CNN C4 and compare it with the source.
+    """Load a written `.pkl` into Faster and Mask R-CNN C4 and Mask R-CNN FPN and compare it with the source.
+
+    One file serves all of them: Detectron2's checkpointer matches `res5.2.conv3.weight` with the one name of the
+    detector that ends with it. C4 has no form with ResNet-18 or -34.
 
     Args:
         path: the `.pkl`.
@@ -100,9 +108,10 @@ def verify_detectron2(path: Path, manifest: Manifest, expected: Mapping[str, tor
     Raises:
         UserError: a tensor was not loaded or differs, an unexpected tensor is new, or the features differ.
     """
+    arch, block = manifest.arch, manifest.preprocessing
+    configs = [] if arch in BASIC else [c4_config(arch, block, mask) for mask in (False, True)]
     worst = 0.0
-    for mask in (False, True):
-        cfg = c4_config(manifest.arch, manifest.preprocessing, mask)
+    for cfg in [*configs, fpn_config(arch, block)]:
         model = build_nan_detector(cfg)
         load_checkpoint(model, path)
         compare_tensors(model, manifest.tensors, str(path))
@@ -114,16 +123,33 @@ def verify_detectron2(path: Path, manifest: Manifest, expected: Mapping[str, tor
 
 def c4_config(arch: str, preprocessing: Preprocessing, mask: bool) -> Any:
     """Detectron2's config of the C4 detector with the extra norm, as in fine-tuning, on the CPU."""
+    cfg = _base_config(arch, preprocessing)
+    cfg.MODEL.MASK_ON = mask
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res4"]
+    cfg.MODEL.ROI_HEADS.NAME = "Res5ROIHeadsExtraNorm"
+    return cfg
+
+
+def fpn_config(arch: str, preprocessing: Preprocessing) -> Any:
+    """Detectron2's config of Mask R-CNN FPN, as in fine-tuning (configs/transfer/base_rcnn_fpn.yaml), on the CPU."""
+    cfg = _base_config(arch, preprocessing)
+    values = load_with_base(ROOT / "configs" / "transfer" / "base_rcnn_fpn.yaml")["MODEL"]
+    merge_strict(cfg, {"MODEL": {**values, "MASK_ON": True}}, "base_rcnn_fpn.yaml")
+    for section in (cfg.MODEL.RESNETS, cfg.MODEL.FPN, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD):
+        section.NORM = "BN"
+    return cfg
+
+
+def _base_config(arch: str, preprocessing: Preprocessing) -> Any:
     from detectron2.config import get_cfg
 
     cfg = get_cfg()
     cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.MASK_ON = mask
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     cfg.MODEL.RESNETS.DEPTH = depth_of(arch)
-    cfg.MODEL.RESNETS.OUT_FEATURES = ["res4"]
     cfg.MODEL.RESNETS.NORM = "BN"
-    cfg.MODEL.ROI_HEADS.NAME = "Res5ROIHeadsExtraNorm"
+    if arch in BASIC:
+        cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
     apply_preprocessing(cfg, preprocessing)
     return cfg
 
@@ -188,7 +214,8 @@ def compare_tensors(model: torch.nn.Module, source: Mapping[str, TensorEntry], w
         UserError: names the tensors at fault.
     """
     state = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
-    wanted = {in_detector(name): entry.sha256 for name, entry in source.items()}
+    fpn = has_fpn(state)
+    wanted = {in_detector(name, fpn): entry.sha256 for name, entry in source.items()}
     differ = [name for name, sha in wanted.items() if name not in state or tensor_sha256(state[name]) != sha]
     if differ:
         raise UserError(
@@ -208,7 +235,7 @@ def detector_features(model: torch.nn.Module, channel_order: str) -> dict[str, t
     """Features of the test image by stage, through the detector's own preprocessing, without the extra norm.
 
     Args:
-        model: a C4 detector in eval mode.
+        model: a C4 or FPN detector in eval mode.
         channel_order: INPUT.FORMAT, the channel order in which a data loader would pass the image.
     """
     image = fixed_image() if channel_order == "RGB" else fixed_image().flip(0)
@@ -218,14 +245,19 @@ def detector_features(model: torch.nn.Module, channel_order: str) -> dict[str, t
         return lambda _module, _inputs, output: features.__setitem__(stage, output)
 
     backbone: Any = model.backbone
-    hooks = [getattr(backbone, stage).register_forward_hook(store(stage)) for stage in STAGES[:-1]]
+    resnet: Any = getattr(backbone, "bottom_up", backbone)
+    stages = [stage for stage in STAGES if hasattr(resnet, stage)]
+    hooks = [getattr(resnet, stage).register_forward_hook(store(stage)) for stage in stages]
     with torch.no_grad():
-        x = backbone(model.preprocess_image([{"image": image}]).tensor)["res4"]  # type: ignore[operator]
-        for name, block in model.roi_heads.res5.named_children():  # type: ignore[union-attr]
-            x = block(x) if name != "norm" else x
+        x = resnet(model.preprocess_image([{"image": image}]).tensor)  # type: ignore[operator]
+        if "res5" not in stages:
+            x = x["res4"]
+            for name, block in model.roi_heads.res5.named_children():  # type: ignore[union-attr]
+                x = block(x) if name != "norm" else x
+            features["res5"] = x
     for hook in hooks:
         hook.remove()
-    return {**features, "res5": x}
+    return features
 
 
 def compare_features(actual: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], where: str) -> float:

@@ -34,6 +34,30 @@ BASE = {
     "SOLVER.WARMUP_FACTOR": 1 / 1000,
     "INPUT.MIN_SIZE_TEST": 800,
 }
+# The same of the FPN tasks (WXinlong/DenseCL b64bbb6, benchmarks/detection/configs/{Base-RCNN-FPN,R_50_FPN_1x}.yaml):
+FPN_BASE = {key: value for key, value in BASE.items() if key not in ("MODEL.ROI_HEADS.NAME", "MODEL.RESNETS.NORM")} | {
+    "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
+    "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+    "MODEL.FPN.IN_FEATURES": ["res2", "res3", "res4", "res5"],
+    **{f"MODEL.{part}.NORM": "SyncBN" for part in ("RESNETS", "FPN", "ROI_BOX_HEAD", "ROI_MASK_HEAD")},
+    "MODEL.ANCHOR_GENERATOR.SIZES": [[32], [64], [128], [256], [512]],
+    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[0.5, 1.0, 2.0]],
+    "MODEL.RPN.IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"],
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 2000,
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": 1000,
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 1000,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 1000,
+    "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
+    "MODEL.ROI_HEADS.IN_FEATURES": ["p2", "p3", "p4", "p5"],
+    "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
+    "MODEL.ROI_BOX_HEAD.NUM_CONV": 4,
+    "MODEL.ROI_BOX_HEAD.NUM_FC": 1,
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 7,
+    "MODEL.ROI_MASK_HEAD.NAME": "MaskRCNNConvUpsampleHead",
+    "MODEL.ROI_MASK_HEAD.NUM_CONV": 4,
+    "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": 14,
+}
+FROZEN = {"voc0712_frozen": 4, "coco_frozen": 4, "coco_fpn_frozen": 5}
 VOC_SCALES, COCO_SCALES = tuple(range(480, 801, 32)), tuple(range(640, 801, 32))
 # task: mask, training splits, test split, iterations, steps, warm-up, scales, classes
 TASKS: dict[str, tuple[bool, list[str], str, int, tuple[int, ...], int, tuple[int, ...], int]] = {
@@ -62,6 +86,8 @@ TASKS: dict[str, tuple[bool, list[str], str, int, tuple[int, ...], int, tuple[in
     "coco": (True, ["coco_2017_train"], "coco_2017_val", 90000, (60000, 80000), 1000, COCO_SCALES, 80),
     "coco_2x": (True, ["coco_2017_train"], "coco_2017_val", 180000, (120000, 160000), 1000, COCO_SCALES, 80),
 }
+TASKS |= {"voc0712_fpn": TASKS["voc0712"], "coco_fpn": TASKS["coco"], "coco_fpn_2x": TASKS["coco_2x"]}
+TASKS |= {name: TASKS[name.removesuffix("_frozen")] for name in FROZEN}
 CPU = ("MODEL.DEVICE", "cpu")
 
 
@@ -71,14 +97,15 @@ def resolved(root: Path, task: str, *words: str) -> CfgNode:
 
 def test_there_is_one_config_for_each_task(root: Path) -> None:
     files = {file.stem for file in (root / "configs/transfer").glob("*.yaml")}
-    assert files == {*TASKS, "base_rcnn_c4"}
+    assert files == {*TASKS, "base_rcnn_c4", "base_rcnn_fpn"}
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_task_is_the_protocol_over_detectron2_s_defaults(root: Path, task: str) -> None:
     mask, train, test, iterations, steps, warmup, scales, classes = TASKS[task]
     expected: dict[str, Any] = {
-        **BASE,
+        **(FPN_BASE if "fpn" in task else BASE),
+        "MODEL.BACKBONE.FREEZE_AT": FROZEN.get(task, 0),
         "TRANSFER.TASK": task,
         "MODEL.MASK_ON": mask,
         "DATASETS.TRAIN": tuple(train),
@@ -108,6 +135,23 @@ def test_the_overlay_marks_results_as_toy(root: Path, overlay: str) -> None:
     assert loaded.set_keys["SOLVER.MAX_ITER"] == "command line"
     assert f"{overlay}.yaml, line " in loaded.set_keys["TRANSFER.TOY"]
     assert "coco.yaml, line " in loaded.set_keys["TRANSFER.TASK"]
+
+
+def test_an_fpn_takes_its_own_section_of_an_overlay_and_c4_does_not(root: Path) -> None:
+    sizes = {
+        task: load_config(root / f"configs/transfer/{task}.yaml", root / "configs/overlays/cpu.yaml").cfg
+        for task in ("coco", "coco_fpn")
+    }
+    assert list(sizes["coco"].MODEL.ANCHOR_GENERATOR.SIZES) == [[16, 32, 64, 128]]
+    assert list(sizes["coco_fpn"].MODEL.ANCHOR_GENERATOR.SIZES) == [[8], [16], [32], [64], [128]]
+    assert {cfg.INPUT.MIN_SIZE_TEST for cfg in sizes.values()} == {112}
+
+
+@pytest.mark.parametrize("depth", ["18", "34"])
+def test_a_resnet_of_basic_blocks_has_an_fpn_and_no_c4(root: Path, depth: str) -> None:
+    assert resolved(root, "coco_fpn", "MODEL.RESNETS.DEPTH", depth).MODEL.RESNETS.RES2_OUT_CHANNELS == 64
+    with pytest.raises(UserError, match=r"MODEL\.RESNETS\.DEPTH .*bottleneck blocks only; use an FPN task"):
+        resolved(root, "coco", "MODEL.RESNETS.DEPTH", depth)
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,10 @@ def test_a_norm_that_trains_no_batch_norm_is_refused(root: Path, norm: str) -> N
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("MODEL.BACKBONE.FREEZE_AT", "2"), "parameters are frozen, backbone.stem.conv1.weight first"),
+        (
+            ("MODEL.BACKBONE.FREEZE_AT", "2"),
+            "FREEZE_AT 2 freezes a part of the backbone; .* set MODEL.BACKBONE.FREEZE_AT 0",
+        ),
         (("MODEL.ROI_HEADS.NAME", "Res5ROIHeads"), "no extra norm after res5"),
         (("MODEL.ROI_HEADS.NAME", "Res5ROIHead"), "cannot build a detector .*Res5ROIHead"),
         (("MODEL.ROI_HEADS.NUM_CLASSES", "20"), "NUM_CLASSES is 20, but the task has 3 classes"),

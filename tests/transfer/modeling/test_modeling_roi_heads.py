@@ -15,30 +15,74 @@ from detectron2.modeling import build_model
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
 from torch import nn
 
+from ssl_transfer.errors import UserError
 from transfer.engine.config import load_config
-from transfer.engine.guards import check_model
+from transfer.engine.guards import check_model, resolve_norm
 from transfer.modeling import register
 from transfer.modeling.roi_heads import NAME, Res5ROIHeadsExtraNorm
 from transfer.tasks.classes import BENCHMARK
 from transfer.tasks.datasets import PUBLISHED
 
 GOLDEN = Path(__file__).with_name("moco_state_dict.json")
-TASKS = ("voc07", "voc07_vissl", "voc0712", "voc0712_trainval", "coco", "coco_2x")
+GUARDS = {
+    **dict.fromkeys(("voc07", "voc07_vissl", "voc0712", "voc0712_trainval", "coco", "coco_2x"), (True, 0, 54)),
+    **dict.fromkeys(("voc0712_frozen", "coco_frozen"), (True, 215, 11)),  # res5's ten norms and the extra one
+    **dict.fromkeys(("coco_fpn", "coco_fpn_2x"), (False, 0, 69)),  # ResNet's 53, FPN's 8, 4 in each head
+    "voc0712_fpn": (False, 0, 65),
+    "coco_fpn_frozen": (False, 265, 16),
+}
+"""By task: the extra norm, frozen tensors (of 265), trained norms."""
 
 
-def detector(root: Path, task: str) -> tuple[nn.Module, Any]:
+def detector(root: Path, task: str, *words: str) -> tuple[nn.Module, Any]:
     """The detector of a task as it trains on several GPUs, on torch's meta device: shapes without memory."""
     register()
-    cfg = load_config(root / f"configs/transfer/{task}.yaml", overrides=("MODEL.DEVICE", "meta")).cfg
+    cfg = load_config(root / f"configs/transfer/{task}.yaml", overrides=("MODEL.DEVICE", "meta", *words)).cfg
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(BENCHMARK[PUBLISHED[cfg.DATASETS.TEST[0]].layout])
     with torch.device("meta"):
         return build_model(cfg), cfg
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", GUARDS)
 def test_every_config_passes_the_guards(root: Path, task: str) -> None:
     model, cfg = detector(root, task)
-    assert check_model(model, cfg) == {"extra_norm": True, "frozen": 0, "norm": "NaiveSyncBatchNorm", "norms": 54}
+    extra, frozen, norms = GUARDS[task]
+    norm = "SyncBatchNorm" if "fpn" in task else "NaiveSyncBatchNorm"
+    assert check_model(model, cfg) == {"extra_norm": extra, "frozen": frozen, "norm": norm, "norms": norms}
+
+
+def test_every_config_is_guarded(root: Path) -> None:
+    files = {file.stem for file in (root / "configs/transfer").glob("*.yaml")}
+    assert GUARDS.keys() == files - {"base_rcnn_c4", "base_rcnn_fpn"}
+
+
+@pytest.mark.parametrize(("depth", "norms"), [("18", 36), ("34", 52)])
+def test_an_fpn_is_built_on_basic_blocks_too(root: Path, depth: str, norms: int) -> None:
+    model, cfg = detector(root, "coco_fpn", "MODEL.RESNETS.DEPTH", depth)
+    assert check_model(model, cfg)["norms"] == norms
+
+
+@pytest.mark.parametrize("part", ["FPN", "ROI_BOX_HEAD", "ROI_MASK_HEAD"])
+@pytest.mark.parametrize(("norm", "message"), [("", "has no norm"), ("BN", "is a BatchNorm2d, not the SyncBatchNorm")])
+def test_the_walk_includes_fpn_and_heads(root: Path, part: str, norm: str, message: str) -> None:
+    model, cfg = detector(root, "coco_fpn", f"MODEL.{part}.NORM", norm)
+    with pytest.raises(UserError, match=message):
+        check_model(model, cfg)
+    with pytest.raises(UserError, match=rf"MODEL\.{part}\.NORM"):
+        resolve_norm(cfg, processes=8)
+
+
+@pytest.mark.parametrize("task", ["coco_frozen", "coco_fpn_frozen"])
+def test_a_frozen_stage_with_one_trained_parameter_or_norm_is_refused(root: Path, task: str) -> None:
+    model, cfg = detector(root, task)
+    resnet: Any = model.backbone if "fpn" not in task else model.backbone.bottom_up  # type: ignore[union-attr]
+    resnet.res3[1].conv2.weight.requires_grad_(True)
+    with pytest.raises(UserError, match=r"res3\.1\.conv2\.weight is trained"):
+        check_model(model, cfg)
+    resnet.res3[1].conv2.weight.requires_grad_(False)
+    resnet.res3[1].conv2.norm = nn.BatchNorm2d(128).requires_grad_(False)
+    with pytest.raises(UserError, match=r"res3\.1\.conv2\.norm is a BatchNorm2d, not the FrozenBatchNorm2d"):
+        check_model(model, cfg)
 
 
 @pytest.mark.parametrize("task", ["voc0712_trainval", "coco_2x"])

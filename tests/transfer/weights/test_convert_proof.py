@@ -46,12 +46,18 @@ def test_a_good_file_is_verified(checkpoint: Path, tmp_path: Path, r50: dict[str
     assert {p.name for p in tmp_path.iterdir()} == {"out.pkl", "out.manifest.json"}
 
 
-def test_faster_and_mask_rcnn_are_both_verified(converted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[bool] = []
+def test_c4_with_and_without_masks_and_fpn_are_verified(converted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, bool]] = []
     build = verify.build_nan_detector
-    monkeypatch.setattr(verify, "build_nan_detector", lambda cfg: seen.append(cfg.MODEL.MASK_ON) or build(cfg))
+
+    def record(cfg: Any) -> torch.nn.Module:
+        seen.append((cfg.MODEL.BACKBONE.NAME, cfg.MODEL.MASK_ON))
+        return build(cfg)
+
+    monkeypatch.setattr(verify, "build_nan_detector", record)
     _verify(converted)
-    assert seen == [False, True]
+    c4, fpn = "build_resnet_backbone", "build_resnet_fpn_backbone"
+    assert seen == [(c4, False), (c4, True), (fpn, True)]
 
 
 def _verify(path: Path, written: Preprocessing = TORCHVISION, source: Preprocessing = TORCHVISION) -> Proof:
