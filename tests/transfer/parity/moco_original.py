@@ -27,6 +27,7 @@ SHA256 = {
     "configs/coco_R_50_C4_2x_moco.yaml": "6642c39be84c00644de4a4747a1c3d36b0141f952cb6f603427c0a22bd850e0a",
 }
 """Of the files under `detection/` at COMMIT, as `git show COMMIT:detection/FILE | sha256sum` gives them."""
+DENSECL_COMMIT = "b64bbb6e267f729d16ca558233b0ef3028857381"
 CONFIGS = {"voc0712_trainval": "pascal_voc_R_50_C4_24k_moco.yaml", "coco_2x": "coco_R_50_C4_2x_moco.yaml"}
 """Our task: the original's config of the same protocol, for weights of MoCo's kind."""
 DENSECL = {
@@ -34,11 +35,18 @@ DENSECL = {
     "configs/Base-RCNN-C4-BN.yaml": "4e0d460b1517c9e462fdf2539e2533d5eac021dd3996e1ec250a6222892bd250",
     "configs/pascal_voc_R_50_C4_24k.yaml": "aff65a6b7465137b4d0bcff1fde4f1b7af7c72311ea1a8b7031db06d2b644722",
     "configs/pascal_voc_R_50_C4_24k_moco.yaml": "1422dfc436881beda81a338616a6c6f80fd050a25f922638ea391d230d811957",
+    "configs/Base-RCNN-FPN.yaml": "3a94b02a7fb8f63988e263140c88fab4c1d43b9d10ef58178f03d0d28fb0fcd5",
+    "configs/R_50_FPN_1x.yaml": "f1d988f202f1422407108e4a22524469e1fe7ba8df2f6870afaec4a82536b31f",
+    "configs/R_50_FPN_1x_infomin.yaml": "8660322beb14cf90693c69d97ad7f2abf5839ecf8dbdac2c772934ccd094208b",
 }
 """The same of WXinlong/DenseCL at b64bbb6, under `benchmarks/detection/`."""
 ORIGINALS = {
     "moco": ("detection", SHA256, CONFIGS),
-    "densecl": ("benchmarks/detection", DENSECL, {"voc0712_trainval": "pascal_voc_R_50_C4_24k_moco.yaml"}),
+    "densecl": (
+        "benchmarks/detection",
+        DENSECL,
+        {"voc0712_trainval": "pascal_voc_R_50_C4_24k_moco.yaml", "coco_fpn": "R_50_FPN_1x_infomin.yaml"},
+    ),
 }
 """Folder of the detection code, digests of its files, and configs by our tasks."""
 

@@ -25,6 +25,17 @@ NARROW = (
     *("MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", "6", "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION", "6"),
     *("MODEL.ROI_MASK_HEAD.CONV_DIM", "8", "SOLVER.IMS_PER_BATCH", "2"),
 )
+NARROW_FPN = (
+    *NARROW,
+    *("MODEL.ANCHOR_GENERATOR.SIZES", "[[4], [8], [16], [32], [64]]", "MODEL.FPN.OUT_CHANNELS", "16"),
+    *("MODEL.ROI_BOX_HEAD.CONV_DIM", "8", "MODEL.ROI_BOX_HEAD.FC_DIM", "16"),
+)
+"""The same for a detector with a feature pyramid."""
+
+
+def narrow(task: str) -> tuple[str, ...]:
+    """The overrides that make a task's detector narrow."""
+    return NARROW_FPN if "fpn" in task else NARROW
 
 
 @contextlib.contextmanager
@@ -97,11 +108,17 @@ def digest(state: dict[str, Tensor]) -> dict[str, float]:
         "roi_heads.res5.2.conv3.weight",
         "roi_heads.res5.norm.weight",
         "roi_heads.res5.norm.running_var",
+        "backbone.bottom_up.stem.conv1.weight",
+        "backbone.bottom_up.res5.2.conv3.norm.running_var",
+        "backbone.fpn_lateral3.weight",
+        "backbone.fpn_output5.norm.running_mean",
+        "roi_heads.box_head.conv4.norm.weight",
+        "roi_heads.mask_head.mask_fcn2.norm.running_var",
         "roi_heads.box_predictor.cls_score.bias",
         "proposal_generator.rpn_head.objectness_logits.weight",
     )
     found = {}
-    for name in names:
+    for name in (name for name in names if name in state):
         values = state[name].double().flatten()
         found[name] = float((values * torch.linspace(1, 2, len(values), dtype=torch.float64)).sum())
     return found
