@@ -26,6 +26,7 @@ EPILOG = """examples:
   python tools/convert.py moco_v2_800ep.pth.tar moco_target.pkl --branch target
   python tools/convert.py run.pth mine.pkl --prefix student.backbone.
   python tools/convert.py zoo:simsiam_200ep_b256 simsiam.pkl
+  python tools/convert.py hf-hub:timm/resnet50.a1_in1k timm.pkl
   # back to torchvision's names, the same bits
   python tools/convert.py simsiam.pkl simsiam.pth
   python tools/convert.py --inspect checkpoint.pth
@@ -39,7 +40,7 @@ written.
 
 def parser() -> Parser:
     options = Parser(description=__doc__, epilog=EPILOG)
-    options.add_argument("input", metavar="IN", nargs="?", help="a checkpoint, or zoo:NAME")
+    options.add_argument("input", metavar="IN", nargs="?", help="a checkpoint, zoo:NAME, or hf-hub:ORG/NAME")
     options.add_argument("output", metavar="OUT", nargs="?", help="the file to write; its manifest is put beside it")
     options.add_argument("--source", default="auto", metavar="NAME", help="IN's layout; by default it is recognised")
     options.add_argument("--branch", choices=("online", "target"), help="which encoder, if there are two")
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.error("IN is missing")
     if args.inspect != (args.output is None):
         options.error("--inspect takes no OUT" if args.inspect else "OUT is missing")
-    from transfer.weights.checkpoint_zoo import resolve_source
+    from transfer.weights.public import resolve_source
 
     path, source, branch = resolve_source(args.input, args.source, args.branch, args.prefix, megabytes(args.input))
     return _inspect(args, path, source, branch) if args.inspect else _convert(args, path, source, branch)

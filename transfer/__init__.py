@@ -39,7 +39,7 @@ def convert(
     """Convert any ResNet checkpoint of a known layout for Detectron2's C4 detector, and verify the result.
 
     Args:
-        checkpoint: a file, or `zoo:NAME` of configs/zoo.yaml, which is downloaded once.
+        checkpoint: a file, the folder of a training, or `zoo:NAME` or `hf-hub:ORG/NAME`, which is downloaded once.
         output: the file to write; its manifest is written beside it. Nothing is written if anything fails.
         source: a layout's name; `auto` recognises it by the content.
         branch: `online` or `target`, if there are two encoders; None for the layout's default.
@@ -55,7 +55,7 @@ def convert(
         UserError: the input or an argument is wrong, or the verification failed.
     """
     from transfer.weights import conversion
-    from transfer.weights.checkpoint_zoo import resolve_source
+    from transfer.weights.public import resolve_source
 
     path, source, branch = resolve_source(os.fspath(checkpoint), source, branch, prefix)
     how: dict[str, Any] = {"source": source, "branch": branch, "prefix": prefix, "to": to}
@@ -75,9 +75,9 @@ def inspect(
     Raises:
         UserError: the file cannot be read at all.
     """
-    from transfer.weights.checkpoint_zoo import resolve_source
     from transfer.weights.containers import read_checkpoint
     from transfer.weights.inspect_checkpoint import describe_checkpoint
+    from transfer.weights.public import resolve_source
 
     path, source, branch = resolve_source(os.fspath(checkpoint), source, branch, prefix)
     return describe_checkpoint(read_checkpoint(path, trust_checkpoint), source, branch, prefix)

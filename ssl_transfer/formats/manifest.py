@@ -28,6 +28,9 @@ class SourceFile(FileFormat):
     layout: str = Field(description="name of the layout")
     rule: str = Field(description="what in the file the layout was recognised by")
     branch: Branch = Field(description="which encoder was read")
+    address: str | None = Field(
+        default=None, description="`hf-hub:ORG/NAME@COMMIT:FILE` of a checkpoint of the Hugging Face Hub"
+    )
 
 
 class DroppedTensor(FileFormat):

@@ -19,6 +19,8 @@ LR_SEARCH: Final = "lr-search/1"
 AP_TOLERANCE: Final = 1e-3
 """How far, in per cent, rounding may take an AP from the mean of its classes."""
 RESULT_FILE, LR_SEARCH_FILE = "result.json", "lr_search.json"
+FINAL_CHECKPOINT = "model_final.pth"
+"""What Detectron2 and this project call the checkpoint at the end of a training."""
 
 Name = Annotated[str, Field(min_length=1)]
 # VOC 2007's metric sums eleven rounded parts: a perfect detector has an AP of 100.00000000000003.

@@ -48,3 +48,10 @@ class ZooRecord(FileFormat):
     sha256: str = Field(description="SHA-256 of the file, hex")
     bytes: int = Field(description="size of the file")
     first_used: str = Field(description="time of the first use, ISO 8601, UTC")
+
+
+class HubRecord(ZooRecord):
+    """`ORG--NAME@REVISION.json` of a checkpoint of the Hugging Face Hub: what its name stood for when first used."""
+
+    commit: str = Field(pattern="^[0-9a-f]{40}$", description="commit of the repository that the revision was")
+    file: str = Field(description="the file in the repository")

@@ -28,6 +28,7 @@ from transfer.engine.prepare import PreparedTrial, TrialRequest, resolve_trial
 from transfer.engine.trial import build_seeded_detector
 from transfer.engine.weights import load_weights
 from transfer.tasks.task import Dataset, Task, require_images
+from transfer.weights.public import is_public
 
 STAGES = ("res4", "res5")
 IMAGES = 2000
@@ -62,7 +63,7 @@ def probe_rois(
     file = trial.output / RESULT_FILE
     if write and file.exists():
         raise UserError(f"{file} exists already; give another --output")
-    if not write and trial.weights.startswith("zoo:"):
+    if not write and is_public(trial.weights):
         raise UserError(f"--weights {trial.weights}: needs --output DIR, where the checkpoint is converted to")
     prepared, task, _ = resolve_trial(trial)
     if is_fpn(prepared.cfg):

@@ -21,7 +21,7 @@ from torch import nn
 from ssl_transfer.errors import Preempted, UserError
 from ssl_transfer.files import damaged_record, read_json_object, remove_partial_files, write_json, write_text
 from ssl_transfer.formats.detections import DETECTIONS_FILE, EVALUATED_FILE
-from ssl_transfer.formats.results import RESULT_FILE, TransferResult
+from ssl_transfer.formats.results import FINAL_CHECKPOINT, RESULT_FILE, TransferResult
 from ssl_transfer.profiling import require_steps
 from ssl_transfer.training import distributed
 from ssl_transfer.training.hooks import ProfileSteps, ShowProgress, StopOnSignal
@@ -37,7 +37,7 @@ from transfer.engine.predictions import draw_predictions
 from transfer.engine.prepare import PreparedTrial, TrialRequest, command_of, load_task_of, prepare
 from transfer.engine.result import trial_result
 from transfer.engine.seeding import PRECISE_BN, sampler_seeds, seed_torch
-from transfer.engine.trial_folder import CONFIG_FILE, EVALUATION_FILE, FINAL, IDENTITY_FILE, has_ended
+from transfer.engine.trial_folder import CONFIG_FILE, EVALUATION_FILE, IDENTITY_FILE, has_ended
 from transfer.engine.trial_hooks import MetricHistory, Stopwatch, TrainingLine, WriteCheckpoints, first_line
 from transfer.engine.weights import load_weights
 from transfer.evaluation.evaluators import build_evaluator, metrics_of, rehearse_evaluation
@@ -235,7 +235,7 @@ class _Training:
         except Preempted:
             raise
         except Exception as error:  # of the evaluator, of the images, of the device
-            if not (self.prepared.output / FINAL).is_file():
+            if not (self.prepared.output / FINAL_CHECKPOINT).is_file():
                 raise
             if not isinstance(error, UserError):
                 logger.exception("the evaluation failed")

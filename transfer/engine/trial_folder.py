@@ -16,14 +16,13 @@ from detectron2.utils import comm
 from ssl_transfer.config import flatten_config, list_changes, load_yaml
 from ssl_transfer.errors import UserError, abbreviate
 from ssl_transfer.files import read_json, write_json
-from ssl_transfer.formats.results import RESULT_FILE
+from ssl_transfer.formats.results import FINAL_CHECKPOINT, RESULT_FILE
 from ssl_transfer.formats.run_only import may_change_on_resume
 from ssl_transfer.training.checkpoint import LAST, CheckpointFolder, load_checkpoint
 from transfer.engine.config import ORDER_KEY, ORDER_OF_WORKERS, defaults
 
 logger = logging.getLogger(__name__)
 
-FINAL = "model_final.pth"
 IDENTITY_FILE, CONFIG_FILE, EVALUATION_FILE = "trial.json", "config.yaml", "evaluation.json"
 """The first two are written when a trial begins, the last by `--eval-only`."""
 FORMAT = "trial/1"
@@ -73,7 +72,7 @@ class TrialCheckpoints(CheckpointFolder):
 
     def save_final(self, model: dict[str, Any], iteration: int) -> None:
         """Write the trained detector, without the trainer's state: all that evaluation needs."""
-        self._save(FINAL, {"model": model, "iteration": iteration})
+        self._save(FINAL_CHECKPOINT, {"model": model, "iteration": iteration})
 
     def _save(self, name: str, content: dict[str, Any]) -> None:
         if comm.is_main_process():

@@ -1,4 +1,4 @@
-"""The initial weights of a trial: none, a converted file or one of the zoo; checked before anything is built."""
+"""The initial weights of a trial: none, a converted file or a public one; checked before anything is built."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from ssl_transfer.files import sha256_of
 from ssl_transfer.formats.backbone import TORCHVISION, Preprocessing
 from ssl_transfer.formats.manifest import Manifest
 from transfer.engine.config import NO_BASIC_C4
-from transfer.weights import checkpoint_zoo
+from transfer.weights import public
 from transfer.weights.conversion import ensure_converted
 from transfer.weights.converted import check_loaded, read_converted
 from transfer.weights.resnet import BASIC, depth_of
 
 SCRATCH = "scratch"
-ZOO = checkpoint_zoo.PREFIX
 
 
 @dataclass(frozen=True)
@@ -52,11 +51,11 @@ def find_weights(
     """Read and check what `--weights` names; the tensors are not kept.
 
     Args:
-        text: `scratch`, the path of a converted `.pkl`, or `zoo:NAME` for a public checkpoint that was downloaded
-            before.
+        text: `scratch`, the path of a converted `.pkl`, or `zoo:NAME` or `hf-hub:ORG/NAME` for a public checkpoint
+            that was downloaded before.
         depth: MODEL.RESNETS.DEPTH.
         fpn: the detector has a feature pyramid; a C4 detector takes no ResNet of basic blocks.
-        folder: the trial's; a checkpoint of the zoo is converted there.
+        folder: the trial's; a public checkpoint is converted there.
         single_process: no other process of the trial calls this.
 
     Raises:
@@ -64,7 +63,7 @@ def find_weights(
     """
     if text == SCRATCH:
         return InitialWeights(SCRATCH, TORCHVISION)
-    path = _from_zoo(text, folder, single_process) if text.startswith(ZOO) else Path(text)
+    path = _from_public(text, folder, single_process) if public.is_public(text) else Path(text)
     if (similar := nearest(text, [SCRATCH])).startswith("did you mean") and not path.exists():
         raise UserError(f"--weights {text}: there is no such file; {similar}")
     _, manifest = read_converted(path)
@@ -81,8 +80,8 @@ def find_weights(
     return InitialWeights(name, manifest.preprocessing, path, sha256_of(path), manifest)
 
 
-def _from_zoo(text: str, folder: Path, single_process: bool) -> Path:
-    """A checkpoint of the zoo as a converted file in the trial's folder, converted now unless it is there already."""
+def _from_public(text: str, folder: Path, single_process: bool) -> Path:
+    """A public checkpoint as a converted file in the trial's folder, converted now unless it is there already."""
     if not single_process:
         raise UserError(
             f"--weights {text}: several processes cannot convert it at once; "
@@ -90,7 +89,7 @@ def _from_zoo(text: str, folder: Path, single_process: bool) -> Path:
         )
     made = folder / "weights.pkl"
     if made.exists():
-        source, _ = checkpoint_zoo.resolve(text, download_allowed=False)
+        source, _ = public.resolve(text, download_allowed=False)
         if read_converted(made)[1].source.sha256 == sha256_of(source):
             return made
         raise UserError(f"{made} was not converted from {text}; choose another --output")

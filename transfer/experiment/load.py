@@ -2,8 +2,8 @@
 
 Paths in an experiment file: config files and overlays are relative to the current folder, else found by `configs/…` or
 by name (`ssl_transfer.config_files`); everything else (run_dir, weights, data roots) is relative to the current folder.
-Weights may also be `zoo:NAME`, a public checkpoint of configs/zoo.yaml. Links are not followed: on a cluster the same
-link may lead elsewhere on another host.
+Weights may also be `zoo:NAME`, `hf-hub:ORG/NAME`, or the folder of a training. Links are not followed: on a cluster
+the same link may lead elsewhere on another host.
 """
 
 from __future__ import annotations

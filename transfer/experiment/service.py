@@ -30,9 +30,9 @@ from transfer.experiment.stages import build_graph
 from transfer.experiment.store import JobView, Snapshot, Store
 from transfer.report.published import LAYOUTS, load_expected
 from transfer.tasks.task import OWN_SPLITS, TaskSettings, own_split_faults
-from transfer.weights import checkpoint_zoo
-from transfer.weights.checkpoint_zoo import ZooCheckpoint
 from transfer.weights.download import ProgressCallback
+from transfer.weights.public import PublicCheckpoint, checkpoint_file, find_entry
+from transfer.weights.public import fetch as fetch_weights
 
 EXECUTORS: Mapping[str, Callable[[], Executor]] = {
     "local": LocalExecutor,
@@ -46,7 +46,7 @@ class OpenExperiment:
     """An experiment file that was read, checked and turned into a graph.
 
     Attributes:
-        public_weights: the zoo's entries that rows name, by the row's key.
+        public_weights: the public checkpoints that rows name, by the row's key.
     """
 
     experiment: Experiment
@@ -55,7 +55,7 @@ class OpenExperiment:
     store: Store
     tools: Tools
     digests: WeightDigests
-    public_weights: Mapping[str, ZooCheckpoint]
+    public_weights: Mapping[str, PublicCheckpoint]
 
     def problems(self) -> list[str]:
         """Why no job can start, one line each; empty if nothing is wrong."""
@@ -69,7 +69,7 @@ class OpenExperiment:
         return list(_data_problems(self, decisions))
 
     def downloads(self) -> list[tuple[str, str]]:
-        """The public checkpoints that are not downloaded, as (row's key, `zoo:NAME`)."""
+        """The public checkpoints that are not downloaded, as (row's key, name)."""
         missing = [key for key, entry in self.public_weights.items() if not entry.file.exists()]
         return [(key, str(self.experiment.rows[key].weights)) for key in missing]
 
@@ -89,20 +89,20 @@ def open_experiment(
         path: the experiment file.
         sets: the `--set` words.
         tools: make the jobs' command lines; by default the checkout's tools.
-        report_download: given `zoo:NAME`, returns the progress callback of its download. If given, the public
-            checkpoints that rows name are downloaded here, on the submitting machine, not in a job.
+        report_download: given a public checkpoint's name, returns the progress callback of its download. If given, the
+            ones that rows name are downloaded here, on the submitting machine, not in a job.
 
     Raises:
         UserError: a mistake in the file, a file that it names does not exist, or a download failed.
     """
     tools = tools or Tools()
     experiment, source = load_experiment(path, sets)
-    found = {key: checkpoint_zoo.find_entry(row.weights) for key, row in experiment.rows.items() if row.weights}
+    found = {key: find_entry(row.weights) for key, row in experiment.rows.items() if row.weights}
     public = {key: entry for key, entry in found.items() if entry is not None}
     _check_files(experiment, source, tools, public)
     for key, entry in public.items():
-        if report_download is not None and not entry.file.exists():
-            checkpoint_zoo.fetch(entry, report_download(str(experiment.rows[key].weights)))
+        if report_download is not None and not (entry.file.exists() and entry.record.exists()):
+            fetch_weights(entry, report_download(str(experiment.rows[key].weights)))
     run_dir = run_dir_of(experiment)
     digests = WeightDigests(run_dir)
     graph = build_graph(experiment, source, digests=digests, public_weights=public)
@@ -310,7 +310,7 @@ def _stop_process(view: JobView, store: Store) -> str | None:
 
 
 def _check_files(
-    experiment: Experiment, source: ExperimentSource, tools: Tools, public: Mapping[str, ZooCheckpoint]
+    experiment: Experiment, source: ExperimentSource, tools: Tools, public: Mapping[str, PublicCheckpoint]
 ) -> None:
     """Check that all files that a plan reads exist: config files, the overlay, checkpoints, the tools.
 
@@ -318,7 +318,7 @@ def _check_files(
         UserError: one is missing; names the experiment file and its key.
     """
     for key, name, folder in _named_files(experiment, public):
-        file = absolute(name)
+        file = absolute(name) if folder else checkpoint_file(absolute(name))
         try:
             open_input(config_path(name, folder) if folder else file).close()
         except OSError as error:
@@ -384,7 +384,7 @@ def _data_problems(opened: OpenExperiment, decisions: Decisions) -> Iterator[str
             yield f"{where}: {faults[0]}{more if len(faults) > 1 else ''}"
 
 
-def _named_files(experiment: Experiment, public: Mapping[str, ZooCheckpoint]) -> Iterator[tuple[str, str, str]]:
+def _named_files(experiment: Experiment, public: Mapping[str, PublicCheckpoint]) -> Iterator[tuple[str, str, str]]:
     """Key and name of each file that the experiment names, and the folder of configs/ that may hold it."""
     if experiment.overlay:
         yield "overlay", experiment.overlay, "overlays"

@@ -380,7 +380,10 @@ class RowSpec(Section):
     label: str | None = Field(default=None, description="its heading in the table; by default the row's key")
     expected: str | None = Field(default=None, description="the row of configs/expected/ to compare with")
     pretrain: RecipeSpec | None = Field(default=None, description="a pre-training recipe")
-    weights: PathText | None = Field(default=None, description="a ResNet-50 checkpoint, or `zoo:NAME`")
+    weights: PathText | None = Field(
+        default=None,
+        description="a checkpoint, a detector or its folder, `zoo:NAME` or `hf-hub:ORG/NAME[@REVISION][:FILE]`",
+    )
     scratch: bool = Field(default=False, description="no weights")
     source: str | None = Field(default=None, description="the checkpoint's layout; default: detected")
     branch: str | None = Field(default=None, description="which of its two encoders")

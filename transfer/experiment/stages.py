@@ -14,7 +14,7 @@ from transfer.experiment.fingerprints import ConfigReader, WeightDigests, finger
 from transfer.experiment.graph import Graph, Job, job_dir
 from transfer.experiment.load import ExperimentSource, absolute, config_path, run_dir_of
 from transfer.experiment.spec import EvaluationSpec, Experiment, RowSpec, TaskSpec
-from transfer.weights.checkpoint_zoo import ZooCheckpoint
+from transfer.weights.public import PublicCheckpoint, checkpoint_file
 
 DEFAULT_EVALUATIONS = {
     "knn": "configs/evaluation/knn_imagenet_k200_t0.2.yaml",
@@ -30,7 +30,7 @@ def build_graph(
     source: ExperimentSource,
     *,
     digests: WeightDigests | None = None,
-    public_weights: Mapping[str, ZooCheckpoint] | None = None,
+    public_weights: Mapping[str, PublicCheckpoint] | None = None,
 ) -> Graph:
     """The experiment's graph; reads config files and hashes weights, writes nothing.
 
@@ -72,7 +72,7 @@ class JobBuilder:
     run_dir: Path
     digests: WeightDigests
     settings: ConfigReader
-    public_weights: Mapping[str, ZooCheckpoint]
+    public_weights: Mapping[str, PublicCheckpoint]
 
     def row_jobs(self, key: str, row: RowSpec) -> list[Job]:
         experiment = self.experiment
@@ -135,7 +135,7 @@ class JobBuilder:
             weights = producer.fingerprint
         else:
             entry = self.public_weights.get(key)
-            checkpoint = absolute(row.weights or "") if entry is None else entry.file
+            checkpoint = checkpoint_file(absolute(row.weights or "")) if entry is None else entry.file
             # One that is not downloaded yet has no digest: `plan` names it, `submit` downloads it first.
             weights = self.digests.of(checkpoint) if entry is None or checkpoint.exists() else str(row.weights)
             layout = layout or (entry.layout if entry and not row.prefix else None)

@@ -90,7 +90,7 @@ def fetch(entry: ZooCheckpoint, progress: ProgressCallback | None = None) -> Pat
     unchecked = entry.file.with_name(f"{entry.file.name}.unchecked")
     download(entry.url, unchecked, progress)
     try:
-        _check_is_checkpoint(entry, unchecked)
+        check_is_checkpoint(entry.url, unchecked)
         _check_digests(entry, unchecked)
     except UserError:
         unchecked.unlink(missing_ok=True)
@@ -99,49 +99,14 @@ def fetch(entry: ZooCheckpoint, progress: ProgressCallback | None = None) -> Pat
     return entry.file
 
 
-def resolve(
-    weights: str, progress: ProgressCallback | None = None, download_allowed: bool = True
-) -> tuple[str, ZooCheckpoint | None]:
-    """A weights argument as a path, and the zoo's entry if it named one.
-
-    Args:
-        weights: `zoo:NAME` or a path.
-        progress: called during a download.
-        download_allowed: False on compute nodes.
-    """
-    entry = find_entry(weights)
-    if entry is None:
-        return weights, None
-    return str(fetch(entry, progress) if download_allowed else downloaded_file(entry)), entry
-
-
-def resolve_source(
-    weights: str,
-    source: str = "auto",
-    branch: str | None = None,
-    prefix: str | None = None,
-    progress: ProgressCallback | None = None,
-) -> tuple[str, str, str | None]:
-    """Path, layout and branch to convert; those of a `zoo:NAME` are the defaults.
-
-    Args:
-        weights, progress: see `resolve`.
-        source, branch, prefix: see `transfer.convert`.
-    """
-    path, entry = resolve(weights, progress)
-    if entry is None:
-        return path, source, branch
-    return path, entry.layout if source == "auto" and prefix is None else source, branch or entry.branch
-
-
-def _check_is_checkpoint(entry: ZooCheckpoint, file: Path) -> None:
+def check_is_checkpoint(source: str, file: Path) -> None:
     """A server that announces too short a length sends a truncated file as if complete: do not record its digest."""
     from transfer.weights.containers import read_checkpoint
 
     try:
         read_checkpoint(file)
     except UserError as error:
-        raise UserError(f"the file from {entry.url} is not a complete checkpoint: {error}") from error
+        raise UserError(f"the file from {source} is not a complete checkpoint: {error}") from error
 
 
 def _check_digests(entry: ZooCheckpoint, file: Path) -> None:

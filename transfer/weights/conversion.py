@@ -13,7 +13,7 @@ from ssl_transfer.errors import UserError
 from ssl_transfer.files import remove_partial_files, temporary_name
 from ssl_transfer.formats.manifest import Manifest
 from ssl_transfer.writer_lock import WriterLock
-from transfer.weights import checkpoint_zoo
+from transfer.weights import public
 from transfer.weights.converted import build_manifest, has_manifest, manifest_path
 from transfer.weights.download import ProgressCallback
 from transfer.weights.normalize import read_backbone
@@ -139,7 +139,7 @@ def ensure_converted(
     """A converted `.pkl` for `read_converted`: the given one, or a new one from a checkpoint of any known layout.
 
     Args:
-        weights: `zoo:NAME`, a converted `.pkl`, or any checkpoint.
+        weights: `zoo:NAME`, `hf-hub:ORG/NAME`, a converted `.pkl`, or any checkpoint.
         folder: where `weights.pkl` is written if it is needed.
         download_allowed: whether the network may be used; False on compute nodes.
         progress: called during a download.
@@ -147,10 +147,10 @@ def ensure_converted(
     Raises:
         UserError: the zoo has no such name, the file is missing, or it cannot be converted.
     """
-    path, entry = checkpoint_zoo.resolve(weights, progress, download_allowed)
+    path, entry = public.resolve(weights, progress, download_allowed)
     if entry is None and Path(path).suffix == ".pkl" and has_manifest(path):
         return Path(path)
-    source, branch = (entry.layout, entry.branch) if entry else ("auto", None)
+    source, branch = (entry.layout or "auto", entry.branch) if entry else ("auto", None)
     out = Path(folder) / "weights.pkl"
     convert(path, out, source=source, branch=branch)
     return out

@@ -12,9 +12,10 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 from ssl_transfer.errors import UserError
@@ -44,11 +45,21 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
         scheme = newurl.split(":", 1)[0].lower()
         if scheme != "https" and not (scheme == "http" and req.type == "http"):
             raise UserError(f"{req.full_url} redirects to {newurl}, which is not https; refused")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+        redirected = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if redirected is not None and (redirected.type, redirected.host) != (req.type, req.host):
+            redirected.remove_header("Authorization")
+        return redirected
 
 
 def download(
-    url: str, target: Path, progress: ProgressCallback | None = None, pause: float = 1.0, timeout: float = 60.0
+    url: str,
+    target: Path,
+    progress: ProgressCallback | None = None,
+    pause: float = 1.0,
+    timeout: float = 60.0,
+    *,
+    headers: Mapping[str, str] = MappingProxyType({}),
+    hint: str = "download the file by hand and pass its path",
 ) -> None:
     """Download `url` to `target`.
 
@@ -61,6 +72,8 @@ def download(
         progress: called with (bytes so far, total bytes or None).
         pause: seconds before the first new attempt; doubled after each one without a new byte.
         timeout: seconds without a byte after which a connection is closed.
+        headers: sent with each request; `Authorization` is not sent to another host that the server redirects to.
+        hint: what to do if the server refuses.
 
     Raises:
         UserError: the server refuses, sends more than it announced, or disconnects too often.
@@ -74,7 +87,7 @@ def download(
         while True:
             before = _size(part)
             try:
-                _resume(url, part, progress, timeout)
+                _resume(url, part, progress, timeout, headers=headers, hint=hint)
                 break
             except _ConnectionLost as lost:
                 failures, wait = (0, pause) if _size(part) > before else (failures + 1, wait * 2)
@@ -94,22 +107,30 @@ class _ConnectionLost(Exception):
     """The connection ended early; the bytes received so far stay in the `.part` file."""
 
 
-def _resume(url: str, part: Path, progress: ProgressCallback | None, timeout: float) -> None:
+def _resume(
+    url: str,
+    part: Path,
+    progress: ProgressCallback | None,
+    timeout: float,
+    *,
+    headers: Mapping[str, str],
+    hint: str,
+) -> None:
     """Request the missing bytes and append them; start over if the server has another version or cannot resume."""
     have, version = _size(part), _read_version(part)
-    headers = {"User-Agent": "ssl-detection-transfer", "Accept-Encoding": "identity"}
+    sent = {**headers, "User-Agent": "ssl-detection-transfer", "Accept-Encoding": "identity"}
     if have and version:
-        headers |= {"Range": f"bytes={have}-", "If-Range": version}
+        sent |= {"Range": f"bytes={have}-", "If-Range": version}
     elif have:
         have = 0
-    request = urllib.request.Request(url, headers=headers)
+    request = urllib.request.Request(url, headers=sent)
     try:
         with urllib.request.build_opener(_SafeRedirects).open(request, timeout=timeout) as response:
             body = _parse_headers(response, have, url)
             _write_version(part, body.version)
             _append(response, part, body, progress)
     except urllib.error.HTTPError as error:
-        _handle_http_error(error, url, part)
+        _handle_http_error(error, url, part, hint)
     except (http.client.HTTPException, OSError) as error:  # URLError, timeouts, TLS: all are OSErrors
         reason = getattr(error, "reason", error)
         if isinstance(reason, socket.gaierror):
@@ -117,14 +138,14 @@ def _resume(url: str, part: Path, progress: ProgressCallback | None, timeout: fl
         raise _ConnectionLost(str(reason) or type(reason).__name__) from error
 
 
-def _handle_http_error(error: urllib.error.HTTPError, url: str, part: Path) -> None:
+def _handle_http_error(error: urllib.error.HTTPError, url: str, part: Path, hint: str) -> None:
     """Delete a part that no longer fits, try again if the server is busy, and fail on any other HTTP error."""
     if error.code == 416:
         part.unlink(missing_ok=True)
         raise _ConnectionLost("the .part file no longer fits the file") from error
     if error.code in (408, 429) or error.code >= 500:
         raise _ConnectionLost(f"HTTP {error.code}") from error
-    raise UserError(f"{url}: HTTP {error.code} {error.reason}; download the file by hand and pass its path") from error
+    raise UserError(f"{url}: HTTP {error.code} {error.reason}; {hint}") from error
 
 
 def _parse_headers(response: http.client.HTTPResponse, have: int, url: str) -> _Body:

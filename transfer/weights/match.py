@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 
+from ssl_transfer.errors import UserError
 from ssl_transfer.formats.backbone import TORCHVISION, Preprocessing
 from ssl_transfer.formats.manifest import DroppedTensor
 from transfer.weights.containers import CheckpointFile
+from transfer.weights.resnet import COUNTER
 from transfer.weights.tensor_names import to_torchvision
 
 Tensors = Mapping[str, torch.Tensor]
@@ -83,6 +85,7 @@ class PrefixLayout:
         needs: prefixes of which at least one must be present besides the encoder, to exclude related layouts.
         lacks: prefixes that must not be present.
         rename: applied to the name after the prefix.
+        is_detector: what it reads are trained detectors, whose norms may be frozen.
     """
 
     name: str
@@ -95,13 +98,14 @@ class PrefixLayout:
     needs: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
     rename: Rename = same_name
+    is_detector: bool = False
 
     def match(self, checkpoint: CheckpointFile) -> Match | None:
         for container in self.containers:
             tensors = checkpoint.tensors(*container)
             match = self._match_in(tensors, ".".join(container) or "the file")
             if match is not None:
-                return match
+                return describe_frozen_norms(match, checkpoint.path) if self.is_detector else match
         return None
 
     def describe(self) -> str:
@@ -134,6 +138,29 @@ class PrefixLayout:
             if names & {"conv1.weight", "layer1.0.conv1.weight", "layer1.0.conv2.weight", "bn1.weight"}:
                 return prefix
         return None
+
+
+FROZEN = "; frozen norms (no counters): their statistics are those of the weights that the detector began with"
+
+
+def describe_frozen_norms(match: Match, path: str) -> Match:
+    """The match of a trained detector; its rule says if the norms were frozen in training (FrozenBatchNorm).
+
+    Raises:
+        UserError: these norms hold a scale and a shift only, into which the statistics were folded before training.
+    """
+    tensors = match.branches[match.default]
+    if any(name.endswith(COUNTER) for name in tensors):
+        return match
+    means = [value for name, value in tensors.items() if name.endswith("running_mean")]
+    variances = [value for name, value in tensors.items() if name.endswith("running_var")]
+    folded = means and not any(mean.any() for mean in means)
+    if folded and all(bool(((variance - 1).abs() < 1e-4).all()) for variance in variances):
+        raise UserError(
+            f"{path} ({match.rule}): every running_mean is 0 and every running_var 1: the frozen norms' statistics "
+            "were folded away before this detector was trained, and fine-tuning needs them; no option converts it"
+        )
+    return replace(match, rule=match.rule + FROZEN)
 
 
 def select_prefix(tensors: Tensors, prefix: str, rename: Rename = same_name) -> dict[str, torch.Tensor]:

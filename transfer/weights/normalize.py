@@ -16,8 +16,9 @@ from ssl_transfer.formats.manifest import DroppedTensor, SourceFile
 from transfer.weights import resnet
 from transfer.weights.containers import CheckpointFile, read_checkpoint
 from transfer.weights.find_resnets import find_resnets, find_state_dicts, unwrapped_views
+from transfer.weights.hugging_face import hub_address
 from transfer.weights.match import Match, Tensors
-from transfer.weights.readers import LAYOUTS, LAYOUTS_BY_NAME
+from transfer.weights.readers import LAYOUTS, LAYOUTS_BY_NAME, hugging_face_config
 from transfer.weights.readers.any import choices, match_prefix
 from transfer.weights.readers.openmmlab import apply_config
 from transfer.weights.resnet import Backbone, Shape, guess_arch
@@ -93,6 +94,7 @@ def find_layout(
     for view, removed in unwrapped_views(checkpoint):
         match = _match_view(view, source, prefix, branch)
         if match is not None:
+            match = hugging_face_config.apply_config(view, match)
             return _add_companions(view, replace(match, rule=match.rule + removed) if removed else match)
     contains = f"it contains {_describe_content(checkpoint)}; {_hint(checkpoint)}"
     if prefix is not None:
@@ -247,6 +249,7 @@ def normalize_state_dict(checkpoint: CheckpointFile, match: Match, branch: Branc
             layout=match.layout,
             rule=match.rule,
             branch=branch,
+            **({"address": address} if (address := hub_address(checkpoint.path)) else {}),
         ),
         origin=match.origin,
         dropped=[*match.dropped, *_other_branches(match, branch), *_list_extra(raw, arch, where)],

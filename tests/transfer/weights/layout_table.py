@@ -46,6 +46,7 @@ def places(name: str) -> str:
         for prefix, naming in state["encoders"].items():
             kind = {"torchvision": "", "children": " (children by number)", "caffe2": " (Caffe2's names)"}
             kind |= {"detectron2": " (Detectron2's names)", "transformers": " (transformers' names)"}
+            kind |= {"detector": " (`backbone.`, with res5 in `roi_heads.`)"}
             shown = f"`{prefix}`" if prefix else "no prefix"
             found.append((f"`{container}`: " if container else "") + shown + kind[naming.split()[0]])
     return ", ".join(found)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from tests.transfer.weights.made_checkpoints import bare, resnet
-from transfer.weights.tensor_names import to_detectron2
+from transfer.weights.tensor_names import in_detector, to_detectron2
 
 FOLDER = Path(__file__).parent / "layouts"
 _NUMBERS = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
@@ -71,8 +71,8 @@ def _filler(name: str, shape: str) -> torch.Tensor:
 
 def _named(naming: str, name: str) -> str:
     """torchvision's name in another naming."""
-    if naming == "detectron2":
-        return to_detectron2(name)
+    if naming in ("detectron2", "detector"):
+        return to_detectron2(name) if naming == "detectron2" else in_detector(to_detectron2(name))
     if naming == "children":
         first, rest = name.split(".", 1)
         return f"{_NUMBERS[first]}.{rest}"

@@ -31,7 +31,7 @@ TARGETS = ("momentum_encoder", "encoder_k", "teacher", "target", "model_ema", "k
 def write_checkpoint(name: str, folder: Path) -> tuple[Path, dict[str, dict[str, torch.Tensor]]]:
     """A checkpoint file of a recorded layout, and the encoders in it."""
     content, encoders = recorded.checkpoint(name)
-    if recorded.record(name)["layout"] in ("caffe2", "detectron2"):
+    if recorded.record(name)["layout"] in ("caffe2", "detectron2") and "iteration" not in content:
         path = folder / f"{name}.pkl"
         path.write_bytes(pickle.dumps(_arrays(content), protocol=2))
         return path, encoders

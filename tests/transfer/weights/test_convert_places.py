@@ -16,13 +16,16 @@ import yaml
 from ssl_transfer.console import call_main
 from ssl_transfer.errors import EXIT_OK, EXIT_USAGE, UserError
 from ssl_transfer.formats.backbone import MSRA, TORCHVISION, Preprocessing
+from ssl_transfer.formats.results import TransferResult
 from tests.transfer.weights import recorded
 from tests.transfer.weights.made_checkpoints import bare, heads, moco, prefixed, resnet, save, simsiam
 from tools.convert import main
 from transfer.experiment.fingerprints import WeightDigests
 from transfer.weights.containers import read_checkpoint
+from transfer.weights.converted import build_manifest
 from transfer.weights.match import Match
 from transfer.weights.normalize import choose_branch, find_layout, normalize_state_dict, read_backbone
+from transfer.weights.public import resolve
 from transfer.weights.readers.openmmlab_config import read_preprocessing
 from transfer.weights.tensor_names import in_detector, to_detectron2
 
@@ -79,6 +82,61 @@ def test_an_incomplete_detector_is_refused(tmp_path: Path, r50: Tensors) -> None
     del tensors["roi_heads.res5.1.conv2.weight"]
     with pytest.raises(UserError, match=r"1 are missing: layer4\.1\.conv2\.weight"):
         read_backbone(save(tmp_path / "model_final.pth", {"model": tensors}))
+
+
+@pytest.mark.parametrize("kind", ["c4", "fpn", "torchvision", "detr"])
+def test_frozen_norms_are_named_and_folded_ones_refused(kind: str, tmp_path: Path, r50: Tensors) -> None:
+    """A norm without a counter was frozen; one that is the identity's holds no statistics."""
+    prefix = {"torchvision": "backbone.body.", "detr": "backbone.0.body."}.get(kind)
+
+    def model(tensors: Tensors) -> Path:
+        state = detector(tensors, kind) if prefix is None else prefixed(tensors, prefix)
+        return save(tmp_path / "model_final.pth", {"model": state})
+
+    assert "frozen norms" in found(model(bare(r50)), r50).rule and "frozen" not in found(model(r50), r50).rule
+    identity = {"running_mean": torch.zeros_like, "running_var": torch.ones_like}
+    folded = {name: identity.get(name.rpartition(".")[2], torch.clone)(value) for name, value in bare(r50).items()}
+    assert "statistics were folded away" in refusal(model(folded))
+    folded["layer4.2.bn3.running_var"] = folded["layer4.2.bn3.running_var"] * 2
+    assert find_layout(read_checkpoint(model(folded))).rule.count("frozen norms") == 1
+
+
+def trial_result(folder: Path, **changes: Any) -> None:
+    """What a trial of this project leaves beside its checkpoint."""
+    weights = {"name": "simsiam", "path": "w.pkl", "sha256": "0" * 64, "manifest": {"toy": False}}
+    content = {"status": "done", "task": "coco", "seed": 3, "toy": False, "metrics": None, "weights": weights}
+    settings = {"iterations": 90000}
+    TransferResult.parse({**content, "settings": settings, **changes}, "result.json").write(folder / "result.json")
+
+
+@pytest.mark.parametrize("toy", [True, False])
+def test_a_finished_trial_is_a_source(toy: bool, tmp_path: Path, r50: Tensors) -> None:
+    """Its folder names the checkpoint at its end; whether it was a toy is not forgotten."""
+    save(tmp_path / "model_final.pth", {"model": detector(r50, "c4")})
+    trial_result(tmp_path, toy=toy)
+    path, entry = resolve(str(tmp_path))
+    assert path == str(tmp_path / "model_final.pth") and entry is None
+    backbone = read_backbone(path)
+    assert backbone.origin == {"method": "simsiam+coco", "iteration": 90000, "seed": 3, "toy": toy}
+    assert build_manifest(backbone, str).toy is toy
+    (tmp_path / "result.json").write_text('{"format": "another"}')
+    assert read_backbone(path).origin is None
+    (tmp_path / "model_final.pth").unlink()
+    assert "model_final.pth" in refusal(Path(resolve(str(tmp_path))[0]))
+
+
+def test_mmdetections_model_without_its_config_is_a_warning(tmp_path: Path, r50: Tensors) -> None:
+    state = {**prefixed(r50, "backbone."), **heads("neck.fpn_convs.0.conv.weight", "rpn_head.rpn_conv.weight")}
+    match = found(save(tmp_path / "lite.pth", {"state_dict": state, "meta": {}}), r50)
+    assert match.layout == "openmmlab" and len(match.warnings) == 1 and "caffe" in match.warnings[0]
+
+
+@pytest.mark.parametrize("name", ["backbone.0.body.layer4.2.bn3.running_var", "backbone.0.body.conv1.weight"])
+def test_an_incomplete_detr_is_refused(name: str, tmp_path: Path, r50: Tensors) -> None:
+    state = prefixed(bare(r50), "backbone.0.body.")
+    del state[name]
+    with pytest.raises(UserError, match=rf"1 are missing: {re.escape(name[16:])}"):
+        read_backbone(save(tmp_path / "detr.pth", {"model": state}))
 
 
 @pytest.mark.parametrize("block", [TORCHVISION, MSRA, BGR], ids=["torchvision", "msra", "bgr"])

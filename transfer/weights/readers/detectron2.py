@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ssl_transfer.errors import UserError
+from ssl_transfer.files import read_json
 from ssl_transfer.formats.backbone import MSRA, TORCHVISION, Preprocessing
 from ssl_transfer.formats.manifest import DroppedTensor
+from ssl_transfer.formats.results import FINAL_CHECKPOINT, RESULT_FILE, TRANSFER, TransferResult
 from ssl_transfer.yaml_file import read_yaml
 from transfer.weights.containers import CheckpointFile
 from transfer.weights.converted import check_manifest
-from transfer.weights.match import Match, Tensors, select_detectron2
+from transfer.weights.match import Match, Tensors, describe_frozen_norms, select_detectron2
 
 PREFIXES = ("", "backbone.bottom_up.", "backbone.")
 """Of a file of weights, of an FPN detector and of a C4 detector, whose res5 is among the RoI heads."""
@@ -54,14 +57,16 @@ class Detectron2:
         rule = f"{container[0] if container else 'the file'} holds {prefix}stem.conv1.*"
         if prefix:
             block, source = _find_preprocessing(checkpoint, tensors)
-            return Match(
+            match = Match(
                 layout=self.name,
                 rule=rule + source,
                 branches={"online": named},
                 dropped=_list_dropped(tensors, prefix),
                 preprocessing=block or TORCHVISION,
+                origin=_read_trial(Path(checkpoint.path)),
                 warnings=() if block else (ASSUMED,),
             )
+            return describe_frozen_norms(match, checkpoint.path)
         rule += f", author {top['__author__']}" if "__author__" in top else ", no __author__"
         dropped = _list_dropped(tensors, prefix)
         if "manifest" in top:
@@ -132,6 +137,24 @@ def _read_config(path: Path) -> Preprocessing | None:
         )
     except (UserError, ValueError, KeyError, TypeError):
         return None
+
+
+def _read_trial(path: Path) -> dict[str, Any] | None:
+    """How this project trained the detector: from the result beside its `model_final.pth`; None if there is none.
+
+    Raises:
+        UserError: the result is damaged.
+    """
+    file = path.with_name(RESULT_FILE)
+    if path.name != FINAL_CHECKPOINT or not file.is_file():
+        return None
+    content = read_json(file)
+    if not isinstance(content, dict) or content.get("format") != TRANSFER:
+        return None
+    trial = TransferResult.read(file)
+    toy = bool(trial.toy or (trial.weights.manifest or {}).get("toy"))
+    method = f"{trial.weights.name}+{trial.task}"
+    return {"method": method, "iteration": trial.settings.iterations, "seed": trial.seed, "toy": toy}
 
 
 def _list_dropped(tensors: Tensors, prefix: str) -> tuple[DroppedTensor, ...]:

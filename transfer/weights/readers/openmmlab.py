@@ -14,7 +14,7 @@ from transfer.weights.readers.openmmlab_config import parse_config, read_preproc
 
 _PREFIXES = PrefixLayout(
     name="openmmlab",
-    title="OpenSelfSup, MMSelfSup, MMPretrain",
+    title="OpenSelfSup, MMSelfSup, MMPretrain, MMDetection",
     online=("backbone.",),
     target=(
         "target_backbone.",
@@ -29,7 +29,7 @@ _PREFIXES = PrefixLayout(
         "encoder_q.0.": "the backbone once more",
         "online_net.": "projector",
         "encoder_q.": "projector",
-        "neck.": "projector",
+        "neck.": "projector, or the neck of a detector",
         "target_net.1.": "projector of the momentum branch",
         "target_net.module.1.": "projector of the momentum branch",
         "target_neck.": "projector of the momentum branch",
@@ -43,6 +43,13 @@ _PREFIXES = PrefixLayout(
 )
 _ALSO = ("neck.", "head.", "data_preprocessor.", "online_net.", "encoder_q.", "target_backbone.")
 """Recognises the family in a file without its `meta`."""
+
+_DETECTOR = ("rpn_head.", "roi_head.", "bbox_head.", "mask_head.", "panoptic_head.")
+"""Heads of MMDetection's models."""
+ASSUMED = (
+    "the file has no config in its meta: torchvision's preprocessing is assumed (RGB, stride on the 3×3). "
+    "MMDetection's caffe style is another (BGR, std 1, stride on the 1×1)"
+)
 
 
 class OpenMMLab:
@@ -84,7 +91,9 @@ def apply_config(checkpoint: CheckpointFile, match: Match) -> Match:
         )
         match = replace(match, warnings=(*match.warnings, unread))
     if block is None:
-        return match
+        state = checkpoint.tensors("state_dict")
+        is_detector = any(name.startswith(_DETECTOR) for name in state)
+        return replace(match, warnings=(*match.warnings, ASSUMED)) if is_detector and not texts else match
     return replace(match, preprocessing=block, rule=f"{match.rule}; preprocessing: the config in meta")
 
 

@@ -36,7 +36,7 @@ def read_preprocessing(meta: Mapping[Any, Any], path: str) -> Preprocessing | No
                 )
             if style not in (None, "caffe", "pytorch"):
                 raise UserError(f"{where}: the backbone's style {style!r} is unknown; no option converts this file")
-            return None if found is None else _block(*found, stride_in_1x1=style == "caffe", where=where)
+            return None if found is None else make_block(*found, stride_in_1x1=style == "caffe", where=where)
     return None
 
 
@@ -131,7 +131,7 @@ def _find_constants(config: Mapping[Any, Any], where: str) -> tuple[list[float],
     stated: dict[bool, list[tuple[list[float], list[float], bool]]] = {True: [], False: []}
     for key, mapping in _mappings(config):
         mean, std = mapping.get("mean"), mapping.get("std")
-        if not _is_triple(mean) or not _is_triple(std):
+        if not is_triple(mean) or not is_triple(std):
             continue
         kind = f"{key} {mapping.get('type')}".lower()
         is_preprocessor = "preprocessor" in kind
@@ -150,12 +150,13 @@ def _find_constants(config: Mapping[Any, Any], where: str) -> tuple[list[float],
     return found[0] if found else None
 
 
-def _is_triple(value: Any) -> TypeGuard[Sequence[float]]:
+def is_triple(value: Any) -> TypeGuard[Sequence[float]]:
+    """Whether a config's value is three numbers."""
     return isinstance(value, Sequence) and len(value) == 3 and all(isinstance(v, (int, float)) for v in value)
 
 
-def _block(mean: list[float], std: list[float], rgb: bool, *, stride_in_1x1: bool, where: str) -> Preprocessing:
-    """The block; the known ones exactly, though configs round."""
+def make_block(mean: list[float], std: list[float], rgb: bool, *, stride_in_1x1: bool, where: str) -> Preprocessing:
+    """The block of these constants on a scale of 0 to 255; the known ones exactly, though configs round."""
     given = {"channel_order": "RGB" if rgb else "BGR", "stride_in_1x1": stride_in_1x1}
     for known in (TORCHVISION, MSRA):
         close = all(abs(a - b) < 0.01 for a, b in zip((*mean, *std), (*known.mean, *known.std), strict=True))

@@ -63,6 +63,15 @@ PREFIX_LAYOUTS = (
         containers=(("model",), (), ("state_dict",)),
         online=("backbone.body.",),
         heads=dict.fromkeys(("backbone.fpn.", "rpn.", "roi_heads.", "head."), "not of the backbone"),
+        is_detector=True,
+    ),
+    # facebookresearch/detr and its descendants; transformers' DetrForObjectDetection with timm's backbone
+    PrefixLayout(
+        name="detr",
+        title="DETR",
+        containers=(("model",), (), ("state_dict",)),
+        online=("backbone.0.body.", "detr.backbone.0.body.", "model.backbone.conv_encoder.model."),
+        is_detector=True,
     ),
     # huggingface/transformers: ResNetModel, ResNetForImageClassification
     PrefixLayout(
