@@ -70,3 +70,9 @@ def test_other_weights_are_another_trial(make_request: RequestFactory, converted
     prepare(request)
     with pytest.raises(UserError, match=r"holds another trial: weights is '[0-9a-f]{64}' there and 'scratch' here"):
         prepare(replace(request, weights="scratch"))
+
+
+@pytest.mark.parametrize("name", ["zoo:simsiam_200ep_b256", "hf-hub:timm/resnet50.a1_in1k"])
+def test_several_processes_convert_nothing(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"first python tools/convert.py {name} OUT.pkl"):
+        find_weights(name, 50, tmp_path, single_process=False)

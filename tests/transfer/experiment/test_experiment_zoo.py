@@ -1,8 +1,9 @@
-"""A row whose weights are `zoo:NAME`: planned by name, downloaded by `submit`, converted as listed."""
+"""A row whose weights are `zoo:NAME`, `hf-hub:ORG/NAME` or a detector's folder: planned, and fetched by `submit`."""
 
 from __future__ import annotations
 
 import functools
+import io
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from tests.transfer.experiment.small_world import World
+from tests.transfer.weights.hub_server import COMMITS, Hub
 from transfer.weights import checkpoint_zoo
 
 
@@ -88,3 +90,37 @@ def test_an_unreachable_server_leaves_nothing(
     assert world.launch("submit") == 2
     assert capsys.readouterr().err.count("error: ") == 1
     assert not world.run_dir.exists()
+
+
+def test_submit_downloads_from_the_hub_and_keeps_the_commit(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub, buffer = Hub(), io.BytesIO()
+    torch.save({"conv1.weight": torch.ones(2)}, buffer)
+    hub.files["pytorch_model.bin"] = buffer.getvalue()
+    for name, value in (("HF_ENDPOINT", f"http://127.0.0.1:{hub.port}"), ("HF_HOME", str(tmp_path / "hf"))):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv(checkpoint_zoo.FOLDER_VARIABLE, str(tmp_path / "zoo"))
+    use(world, "hf-hub:org/net")
+    assert world.launch("plan") == 0
+    assert "submit would first download hf-hub:org/net (row public)" in capsys.readouterr().err and not hub.seen
+    assert world.launch("submit") == 0
+    job = world.open().graph["convert.public"]
+    assert COMMITS[0] in job.commands(world.tools)[0][2] and "--source" not in job.commands(world.tools)[0]
+    hub.head, requests = COMMITS[1], len(hub.seen)
+    assert world.launch("submit") == 0 and len(hub.seen) == requests
+    assert world.open().graph["convert.public"] == job
+    hub.server.shutdown()
+    hub.server.server_close()
+
+
+def test_a_detectors_folder_is_a_row(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trial = tmp_path / "trial"
+    trial.mkdir()
+    use(world, str(trial))
+    assert world.launch("plan") == 2
+    err = capsys.readouterr().err
+    assert "rows.public.weights" in err and "model_final.pth" in err and err.count("\n") == 1
+    torch.save({"model": {"backbone.stem.conv1.weight": torch.ones(2)}}, trial / "model_final.pth")
+    assert world.launch("submit") == 0
+    assert world.open().graph["convert.public"].commands(world.tools)[0][2] == str(trial / "model_final.pth")
