@@ -21,6 +21,9 @@ class PublishedColumn(FileFormat):
     label: str = Field(description="heading")
     branch: Literal["bbox", "segm", "linear"] = Field(description="boxes, masks or linear evaluation")
     trials: int = Field(description="number of runs that an entry averages", ge=1)
+    own: bool = Field(
+        default=True, description="of the table's publication; false: of others, which the rows name, and shown beside"
+    )
 
 
 class PublishedTask(FileFormat):

@@ -71,7 +71,7 @@ class Manifest(SealedFormat):
     """Where converted weights come from, what was written and what was verified."""
 
     format: Literal["manifest/1"] = Field(default="manifest/1", description="`manifest/1`")
-    arch: str = Field(description="`resnet50`, `resnet101` or `resnet152`")
+    arch: str = Field(description="`resnet18`, `resnet34`, `resnet50`, `resnet101` or `resnet152`")
     source: SourceFile = Field(description="the file that the weights were read from")
     preprocessing: Preprocessing = Field(description="how images are prepared for these weights")
     origin: dict[str, Any] | None = Field(

@@ -115,7 +115,7 @@ class Grouping:
         return found or [
             column
             for task, facts in self.expected.tasks.items()
-            if facts.columns and self._is_standard(task)
+            if facts.columns and self._is_standard(task) and self.expected.has_own(task)
             for column in self._task_columns(task)
         ]
 

@@ -52,6 +52,10 @@ class ExpectedTable(PublishedTable):
         columns = (self.column_by_key[key] for key in self.task(task).columns)
         return next((column for column in columns if column.branch == branch), None)
 
+    def has_own(self, task: str) -> bool:
+        """Whether a task has a column of the table's own publication."""
+        return any(self.column_by_key[key].own for key in self.task(task).columns)
+
     def entry(self, row: str | None, task: str, branch: str) -> PublishedEntry:
         """The published numbers for a row, task and branch. Numbers of the task alone replace the column's."""
         found, column = self.row_by_key.get(row or ""), self.column_of(task, branch)

@@ -163,7 +163,7 @@ def _build_table(found: Collection, expected: ExpectedTable, options: Options, s
 
 def _table_title(expected: ExpectedTable, columns: Sequence[Column], rows: Sequence[Row]) -> str:
     """The published table's title, if one of its columns and one of the rows that show its numbers are there."""
-    has_column = any(expected.column_of(column.task, column.branch) for column in columns)
+    has_column = any(expected.has_own(column.task) for column in columns)
     if has_column and any(row.expected in expected.row_by_key for row in rows):
         return expected.title
     return "Transfer to detection" if expected.layout == "table5" else "Linear evaluation"
@@ -262,7 +262,8 @@ def _table_notes(expected: ExpectedTable, columns: Sequence[Column], rows: Seque
     every = [(row, value) for row in rows for cell in row.cells.values() for value in cell.values.values()]
     if not any(row.published or value.published is not None or value.published_text for row, value in every):
         return tuple(notes)
-    notes.append(f"Published: {expected.source}.")
+    if any(expected.has_own(column.task) for column in columns):
+        notes.append(f"Published: {expected.source}.")
     tasks = dict.fromkeys(column.task for column in columns)
     notes += [note for task in tasks if (note := expected.task(task).note)]
     keys = dict.fromkeys(row.expected for row in rows)

@@ -53,6 +53,34 @@ def test_voc0712_splits_compare_with_published_rows_and_one_with_the_moco_checkp
     assert table.entry("moco_v2_public", "voc0712", "bbox").values == {}
 
 
+FPN = """
+scratch_fpn_pixpro     32.8 29.9
+supervised_fpn_pixpro  39.7 35.9
+moco_v1_fpn_pixpro     39.4 35.6
+simclr_fpn_pixpro      39.8 35.9
+moco_v2_fpn_pixpro     40.4 36.4
+infomin_fpn_pixpro     40.6 36.7
+pixpro_fpn             40.8 36.8
+scratch_fpn_soco       31.0 28.5
+supervised_fpn_soco    38.9 35.4
+soco_fpn               42.3 37.6
+soco_fpn_400ep         43.0 38.2
+soco_fpn_user          39.8 36.0
+"""
+"""Box and mask AP as PixPro's and SoCo's README.md print them."""
+
+
+def test_the_fpn_rows_hold_their_repositories_digits_each_with_its_source() -> None:
+    table = load_expected("table5")
+    typed = {line.split()[0]: [float(v) for v in line.split()[1:]] for line in FPN.split("\n")[1:-1]}
+    assert {row.key for row in table.rows if row.group} == typed.keys()
+    for key, numbers in typed.items():
+        assert [table.entry(key, "coco_fpn", branch).values["AP"] for branch in ("bbox", "segm")] == numbers
+        source = str(table.row_by_key[key].source)
+        assert ("PixPro" if "pixpro" in key else "SoCo") in source and table.entry(key, "coco", "bbox").values == {}
+    assert table.entry("supervised", "coco_fpn", "bbox").values == {}  # the paper has none
+
+
 def test_nothing_is_published_for_the_long_coco_schedule_or_an_unknown_row() -> None:
     table = load_expected("table5")
     assert table.entry("byol", "coco_2x", "bbox").values == {}

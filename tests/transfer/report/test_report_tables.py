@@ -232,7 +232,7 @@ def test_the_published_table_fed_in_as_results_has_the_papers_bold_entries(tmp_p
     table5 = load_expected("table5")
     for row in table5.rows:
         for task, trials in tasks.items():
-            if not row.values:
+            if not row.values or row.group:  # a public checkpoint's, or another publication's
                 continue
             box = table5.entry(row.key, task, "bbox").values
             mask = table5.entry(row.key, task, "segm").values
