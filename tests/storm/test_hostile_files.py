@@ -28,7 +28,7 @@ from ssl_transfer.formats.defaults import check_keys
 from ssl_transfer.formats.graph import GraphFile
 from ssl_transfer.formats.job import JobState, SlurmSubmission
 from ssl_transfer.formats.results import LrSearchRecord
-from ssl_transfer.formats.zoo import Zoo, ZooRecord
+from ssl_transfer.formats.zoo import HubRecord, Zoo, ZooRecord
 from ssl_transfer.yaml_file import read_yaml
 from transfer.doctor.check import check_task, task_of
 from transfer.experiment.graph import read_graph
@@ -323,6 +323,7 @@ READERS: dict[str, list[tuple[str, Any, Callable[[Path], object]]]] = {
         ("choice", CHOICE, read_choice),
         ("search", CHOICE, LrSearchRecord.read),
         ("zoo's record", {"name": "a", "url": "b", "sha256": "c", "bytes": 1, "first_used": "d"}, ZooRecord.read),
+        ("hub's record", {"name": "a", "url": "b", "sha256": "c", "bytes": 1, "commit": "e" * 40}, HubRecord.read),
         ("metrics", METRICS, last_metrics),
         ("series", METRICS, lambda file: read_series(file, ["total_loss"], ["bbox/AP"])),
         ("import", METRICS, lambda file: imported_trial(file, "a", "voc07")),

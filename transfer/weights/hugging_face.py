@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ssl_transfer.errors import UserError, abbreviate, nearest, redact_urls
-from ssl_transfer.files import read_json_object, sha256_of
+from ssl_transfer.files import describe_unreadable, read_json_object, sha256_of
 from ssl_transfer.formats.zoo import HubRecord
 from transfer.weights.checkpoint_zoo import check_is_checkpoint, zoo_folder
 from transfer.weights.download import ProgressCallback, download
@@ -76,7 +76,7 @@ class HubCheckpoint:
         """The wanted file in a cache, at the commit that the revision was when the Hub's library stored it there."""
         own, cached = _snapshots(self.repository)
         reference = cached.parent / "refs" / self.revision
-        commit = reference.read_text().strip() if reference.is_file() else self.revision
+        commit = reference.read_text(errors="replace").strip() if reference.is_file() else self.revision
         has_config = _is_offline() or (cached / commit / CONFIGS[0]).exists()
         for name in ((self.wanted,) if self.wanted else FILES) if _COMMIT.fullmatch(commit) else ():
             places = (own / commit / name, *([cached / commit / name] if has_config else []))
@@ -238,7 +238,10 @@ def _url(entry: HubCheckpoint, commit: str, name: str) -> str:
 
 
 def _endpoint() -> str:
-    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    if not re.fullmatch(r"https?://[!-~]+", endpoint):
+        raise UserError(f"HF_ENDPOINT is {redact_urls(endpoint)!r}: it must begin with https://; correct or unset it")
+    return endpoint
 
 
 def _home() -> Path:
@@ -262,5 +265,12 @@ def _is_offline() -> bool:
 def _authorization() -> dict[str, str]:
     """The header with the user's token: $HF_TOKEN, or the file that `hf auth login` writes."""
     file = Path(os.environ.get("HF_TOKEN_PATH") or _home() / "token").expanduser()
-    token = os.environ.get("HF_TOKEN") or (file.read_text() if file.is_file() else "")
-    return {"Authorization": f"Bearer {token.strip()}"} if token.strip() else {}
+    where, token = "HF_TOKEN", os.environ.get("HF_TOKEN", "").strip()
+    if not token and file.is_file():
+        try:
+            where, token = str(file), file.read_text(errors="replace").strip()
+        except OSError as error:
+            raise UserError(f"{describe_unreadable(file, error)}; set HF_TOKEN") from error
+    if not re.fullmatch(r"[!-~]*", token):
+        raise UserError(f"{where} holds no token: a token is one word of ASCII characters; set HF_TOKEN")
+    return {"Authorization": f"Bearer {token}"} if token else {}

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import try_to_load_from_cache
 from safetensors.torch import save as safetensors_bytes
 
 from ssl_transfer.console import call_main
@@ -189,6 +190,7 @@ def test_offline_the_hubs_own_cache_is_used(
     assert "HF_HUB_OFFLINE" in refusal()
     cached = store_in_hub_cache(tmp_path / "hf" / "hub", body)
     assert Path(resolve("hf-hub:org/net")[0]) == cached == downloaded_file(entry(f"hf-hub:org/net@{COMMITS[1]}"))
+    assert try_to_load_from_cache("org/net", "model.safetensors", tmp_path / "hf" / "hub") == str(cached)
     assert read_backbone(cached).source.address == f"hf-hub:org/net@{COMMITS[1]}:model.safetensors"
     assert read_backbone(cached).preprocessing == INCEPTION and hub.seen == []
 
@@ -196,6 +198,23 @@ def test_offline_the_hubs_own_cache_is_used(
 def test_a_damaged_file_in_the_hubs_cache_is_refused(hub: Hub, tmp_path: Path, body: bytes) -> None:
     store_in_hub_cache(tmp_path / "hf" / "hub", body, blob="c" * 64)
     assert "is damaged" in refusal() and not entry().record.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("HF_ENDPOINT", "huggingface.co", "must begin with https"),
+        ("HF_ENDPOINT", "https://a b", "must begin with https"),
+        ("HF_TOKEN", "a\nX-Other: b", "HF_TOKEN holds no token"),
+        ("HF_TOKEN", "hf_é", "HF_TOKEN holds no token"),
+    ],
+)
+def test_wrong_variables_are_one_line(
+    hub: Hub, name: str, value: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    line = refusal()
+    assert words in line and "X-Other" not in line and hub.seen == []
 
 
 def test_compute_nodes_do_not_download(hub: Hub, tmp_path: Path) -> None:
@@ -241,6 +260,32 @@ def test_the_config_beside_the_file_decides(index: int, tmp_path: Path) -> None:
         assert any("states no mean and std" in line for line in found.warnings)
     else:
         assert block == wanted if not isinstance(wanted, tuple) else (block.mean, block.std) == wanted
+
+
+HOSTILE = ["[]", "{", '{"architecture": 3}', '{"architecture": "resnet50", "pretrained_cfg": [1], "model_args": [1]}']
+HOSTILE += [f'{{"architecture": "resnet50", "mean": [1{"0" * 400}, 1, 1], "std": [1, 1, 1]}}', "[" * 100_000]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_config_of_something_else_is_ignored_and_a_damaged_one_of_the_hub_refused(text: str, tmp_path: Path) -> None:
+    folder = tmp_path / "models--org--net" / "snapshots" / COMMITS[0]
+    folder.mkdir(parents=True)
+    for place in (tmp_path, folder):
+        torch.save(resnet(), place / "pytorch_model.bin")
+        (place / "config.json").write_text(text)
+    assert read_backbone(tmp_path / "pytorch_model.bin").preprocessing == TORCHVISION
+    if text.startswith('{"'):
+        assert read_backbone(folder / "pytorch_model.bin").preprocessing == TORCHVISION
+    else:
+        with pytest.raises(UserError, match=r"config.json.*download again"):
+            read_backbone(folder / "pytorch_model.bin")
+
+
+def test_constants_that_no_block_can_state_are_refused(tmp_path: Path) -> None:
+    torch.save(resnet(), tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text('{"architecture": "resnet50", "mean": [0, 0, 0], "std": [0, 1, 1]}')
+    with pytest.raises(UserError, match=r"config.json, preprocessing"):
+        read_backbone(tmp_path / "pytorch_model.bin")
 
 
 @pytest.mark.numeric

@@ -14,6 +14,7 @@ from typing import Any
 from ssl_transfer.errors import UserError
 from ssl_transfer.files import read_json_object
 from transfer.weights.containers import CheckpointFile
+from transfer.weights.hugging_face import hub_address
 from transfer.weights.match import Match
 from transfer.weights.readers.openmmlab_config import is_triple, make_block
 
@@ -40,7 +41,8 @@ def apply_config(checkpoint: CheckpointFile, match: Match) -> Match:
         raise UserError(f"{checkpoint.path} is not a plain ResNet: {file} says {reason}; no option converts it")
     warnings = match.warnings + ((DILATED.format(file=file),) if config.get("dilation") is True else ())
     source = file if is_timm else file.with_name("preprocessor_config.json")
-    stated = (config.get("pretrained_cfg") or config) if is_timm else _read(source)
+    stated = config.get("pretrained_cfg") or config if is_timm else _read(source)
+    stated = stated if isinstance(stated, Mapping) else {}
     mean, std = (stated.get(key) for key in (("mean", "std") if is_timm else ("image_mean", "image_std")))
     if not is_timm and stated.get("do_normalize") is False:
         mean, std = [0.0] * 3, [1.0] * 3
@@ -68,8 +70,14 @@ def _differences(config: Mapping[str, Any], is_timm: bool) -> Iterator[str]:
 
 
 def _read(file: Path) -> Mapping[str, Any]:
-    """A JSON file's content; empty if there is none, or it is something else."""
+    """A JSON file's content; empty if there is none. One that is not of the Hub may be anything else.
+
+    Raises:
+        UserError: one of the Hub cannot be read, so what it states is not known.
+    """
     try:
         return read_json_object(file) if file.is_file() else {}
-    except UserError:
+    except UserError as error:
+        if hub_address(file):
+            raise UserError(f"{error}; delete it and what lies beside it, and download again") from error
         return {}

@@ -152,7 +152,11 @@ def _find_constants(config: Mapping[Any, Any], where: str) -> tuple[list[float],
 
 def is_triple(value: Any) -> TypeGuard[Sequence[float]]:
     """Whether a config's value is three numbers."""
-    return isinstance(value, Sequence) and len(value) == 3 and all(isinstance(v, (int, float)) for v in value)
+    return (
+        isinstance(value, Sequence)
+        and len(value) == 3
+        and all(isinstance(v, (int, float)) and not abs(v) > 1e9 for v in value)
+    )
 
 
 def make_block(mean: list[float], std: list[float], rgb: bool, *, stride_in_1x1: bool, where: str) -> Preprocessing:
