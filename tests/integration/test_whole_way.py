@@ -126,3 +126,30 @@ def results(root: Path, file: Path, run: Path, kills: int) -> dict[str, object]:
     graph = json.loads((run / "graph.json").read_text())
     trials = [job for job in graph["jobs"] if job["kind"] == "finetune"]
     return {job["name"]: json.loads((run / job["dir"] / "result.json").read_text())["metrics"] for job in trials}
+
+
+@pytest.mark.slow
+def test_a_resnet_18_from_images_to_an_fpn_and_its_frozen_column(root: Path, toy: Path) -> None:
+    """A ResNet-18 transfers to FPN; frozen, all of its 100 tensors stay those that were pre-trained."""
+    short = {**SHORT, "MODEL.RESNETS.DEPTH": 18}
+    file = experiment(toy, simsiam=simsiam(**{"MODEL.ARCH": "resnet18"}))
+    content = yaml.safe_load(file.read_text())
+    content["run_dir"] = str(toy / "run18")
+    content["tasks"] = {
+        task: {"config": f"configs/transfer/{task}.yaml", "trials": 1, "overrides": short}
+        for task in ("coco_fpn", "coco_fpn_frozen")
+    }
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    tool(root, "launch", "submit", file, "--cluster", "local")
+    graph = json.loads((toy / "run18" / "graph.json").read_text())
+    guards = {
+        job["task"]: json.loads((toy / "run18" / job["dir"] / "result.json").read_text())["guards"]
+        for job in graph["jobs"]
+        if job["kind"] == "finetune"
+    }
+    assert {task: (found["weights_loaded"], found["frozen"]) for task, found in guards.items()} == {
+        "coco_fpn": ("100/100 exact", 0),
+        "coco_fpn_frozen": ("100/100 exact", 100),
+    }
+    table = json.loads(tool(root, "table", toy / "run18", "--format", "json").stdout)
+    assert "coco_fpn_frozen" in json.dumps(table)

@@ -114,3 +114,13 @@ def test_the_cpu_overlay_trains_an_fpn(root: Path, toy_detection: Path, tmp_path
     result = run_trial(request).content
     assert result["status"] == "done" and result["guards"]["norms"] == 36
     assert any("MODEL.RESNETS.DEPTH is 18, not 50" in reason for reason in result["comparable"]["reasons"])
+
+
+@pytest.mark.slow
+def test_two_processes_train_an_fpn_and_agree_on_what_is_frozen(make_request: RequestFactory, tmp_path: Path) -> None:
+    results = [
+        run_trial(make_request(task="coco_fpn_frozen", num_gpus=count, output=tmp_path / str(count))).content
+        for count in (1, 2)
+    ]
+    assert [result["settings"]["norm"] for result in results] == ["BN", "naiveSyncBN"]
+    assert results[0]["guards"]["frozen_sha256"] == results[1]["guards"]["frozen_sha256"]
