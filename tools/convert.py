@@ -1,5 +1,5 @@
 # PYTHON_ARGCOMPLETE_OK
-"""Convert any ResNet-50 checkpoint for Detectron2's C4 detector, and verify that nothing was lost."""
+"""Convert any ResNet checkpoint for Detectron2's C4 and FPN detectors, and verify that nothing was lost."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ EPILOG = """examples:
   python tools/convert.py --list-zoo
 
 The layout is recognised by the file's content. The output appears only after it is verified: loaded by Detectron2's
-own checkpointer into Faster and Mask R-CNN C4, every tensor equal, features equal to the source's. Exit 2: nothing is
-written.
+own checkpointer into Faster and Mask R-CNN C4 and FPN, every tensor equal, features equal to the source's. Exit 2:
+nothing is written.
 """
 
 

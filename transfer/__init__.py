@@ -36,7 +36,7 @@ def convert(
     verify: bool = True,
     trust_checkpoint: bool = False,
 ) -> Manifest:
-    """Convert any ResNet checkpoint of a known layout for Detectron2's C4 detector, and verify the result.
+    """Convert any ResNet checkpoint of a known layout for Detectron2's C4 and FPN detectors, and verify it.
 
     Args:
         checkpoint: a file, the folder of a training, or `zoo:NAME` or `hf-hub:ORG/NAME`, which is downloaded once.
