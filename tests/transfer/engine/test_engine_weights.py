@@ -43,6 +43,24 @@ def test_a_trial_starts_from_exactly_these_tensors(make_request: RequestFactory,
     assert weights["name"] == "own"
 
 
+def test_the_folder_of_a_finished_trial_is_a_source(
+    make_request: RequestFactory, converted: Path, tmp_path: Path
+) -> None:
+    """With the preprocessing of its config.yaml, what it was trained on, and the tensors of its last checkpoint."""
+    from tools.convert import main
+
+    request = make_request(*WHOLE, weights=str(converted))
+    run_trial(request)
+    assert call_main(main, [str(request.output), str(tmp_path / "again.pkl")]) == EXIT_OK
+    tensors, manifest = read_converted(tmp_path / "again.pkl")
+    trained = torch.load(request.output / "model_final.pth", weights_only=False)["model"]
+    assert torch.equal(tensors["res5.2.conv3.weight"], trained["roi_heads.res5.2.conv3.weight"])
+    assert torch.equal(tensors["stem.conv1.norm.running_var"], trained["backbone.stem.conv1.norm.running_var"])
+    assert manifest.preprocessing == read_converted(converted)[1].preprocessing and manifest.warnings == []
+    assert manifest.origin is not None and manifest.origin["method"].startswith("own+") and manifest.toy
+    assert "config.yaml" in manifest.source.rule and manifest.proof is not None
+
+
 def test_a_tensor_that_was_not_loaded_is_an_error(
     make_request: RequestFactory, converted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
