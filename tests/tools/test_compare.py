@@ -221,7 +221,7 @@ def test_what_was_measured_otherwise_is_refused_in_one_line(
 
 
 def refused(words: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call_main(main, [*words, "-q"]) == 2
+    assert call_main(main, words) == 2
     out, err = capsys.readouterr()
     assert not out and err.count("\n") == 1 and text in err
 
