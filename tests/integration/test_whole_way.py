@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -142,12 +143,17 @@ def test_a_resnet_18_from_images_to_an_fpn_and_its_frozen_column(root: Path, toy
     file.write_text(yaml.safe_dump(content, sort_keys=False))
     tool(root, "launch", "submit", file, "--cluster", "local")
     graph = json.loads((toy / "run18" / "graph.json").read_text())
-    guards = {
-        job["task"]: json.loads((toy / "run18" / job["dir"] / "result.json").read_text())["guards"]
+    results = {
+        job["task"]: json.loads((toy / "run18" / job["dir"] / "result.json").read_text())
         for job in graph["jobs"]
         if job["kind"] == "finetune"
     }
-    assert {task: (found["weights_loaded"], found["frozen"]) for task, found in guards.items()} == {
+    guards = {task: (made["guards"]["weights_loaded"], made["guards"]["frozen"]) for task, made in results.items()}
+    frozen = results["coco_fpn_frozen"]
+    source = frozen["weights"]["manifest"]["tensors"]
+    lines = sorted(f"backbone.bottom_up.{name} {entry['sha256']}\n" for name, entry in source.items())
+    assert frozen["guards"]["frozen_sha256"] == hashlib.sha256("".join(lines).encode()).hexdigest()
+    assert guards == {
         "coco_fpn": ("100/100 exact", 0),
         "coco_fpn_frozen": ("100/100 exact", 100),
     }

@@ -13,6 +13,7 @@ from typing import Any
 import moco_original
 import parity_world
 import pytest
+import torch
 from detectron2.config import CfgNode
 from detectron2.engine import hooks
 
@@ -21,7 +22,7 @@ from transfer.engine.config import load_config
 from transfer.engine.detection_trainer import DetectionTrainer
 from transfer.engine.guards import resolve_norm
 from transfer.engine.prepare import resolve_preprocessing
-from transfer.engine.trial import build_model
+from transfer.engine.trial import build_detector, build_model
 from transfer.modeling import register
 from transfer.tasks.classes import BENCHMARK
 
@@ -68,6 +69,20 @@ def train(cfg: CfgNode) -> tuple[list[dict[str, float]], dict[str, float]]:
         trainer.run(batches, 0)
     state = model.state_dict()
     return record.rows, parity_world.digest(state)
+
+
+def test_channels_last_changes_an_fpn_s_losses_by_rounding_alone(root: Path) -> None:
+    """The memory format of configs/overlays/cpu.yaml; C4's is compared in tests/transfer/modeling."""
+    cfg = settled(root, "coco_fpn", "TRANSFER.CHANNELS_LAST", "True")
+    model = build_detector(cfg).double()
+    model.load_state_dict(parity_world.initial_state(model))
+    assert model.get_parameter("backbone.fpn_output2.weight").is_contiguous(memory_format=torch.channels_last)
+    trainer = DetectionTrainer(cfg, model)
+    record = moco_original.Record(1, trainer._lr)
+    trainer.register_hooks([hooks.LRScheduler(trainer.optimizer, trainer.scheduler), record])
+    with parity_world.float64(), pytest.raises(moco_original.Enough):
+        trainer.run(parity_world.batches(80, True, 1), 0)
+    assert record.rows[0] == pytest.approx(GOLDEN["coco_fpn"]["steps"][0], rel=1e-10)
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -27,6 +27,7 @@ SPLITS = {
     "voc0712": (["voc_2007_trainval", "voc_2012_train"], "voc_2007_test", 24000),
     "voc0712_trainval": (["voc_2007_trainval", "voc_2012_trainval"], "voc_2007_test", 24000),
     "coco": (["coco_2017_train"], "coco_2017_val", 90000),
+    "coco_fpn": (["coco_2017_train"], "coco_2017_val", 90000),
 }
 SHA = {"scratch": None, "supervised": "a" * 64, "simsiam": "b" * 64}
 ENVIRONMENT = {

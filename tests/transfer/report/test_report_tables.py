@@ -50,6 +50,27 @@ def test_one_trial_has_no_std(tmp_path: Path) -> None:
     assert kinds(cell_of(table, "supervised", "coco.segm")) == [], "COCO asks for one"
 
 
+def test_c4_and_fpn_stand_side_by_side_and_a_row_names_the_repository_it_compares_with(tmp_path: Path) -> None:
+    put(tmp_path / "c4", result("supervised", "coco", 1, [58.0, 38.0, 41.0], [54.0, 33.0, 35.0]))
+    put(tmp_path / "fpn", result("supervised", "coco_fpn", 1, [59.0, 39.0, 43.0], [56.0, 35.6, 38.0]))
+    table = table_of(tmp_path)
+    assert [column.key for column in table.columns] == ["coco.bbox", "coco.segm", "coco_fpn.bbox", "coco_fpn.segm"]
+    assert table.title.startswith("Table 5")
+    differences = {}
+    for key in ("supervised_fpn_pixpro", "supervised_fpn_soco"):
+        alone = table_of(tmp_path / "fpn", expect={"supervised": key})
+        differences[key] = cell_of(alone, "supervised", "coco_fpn.bbox").values["AP"].difference
+        assert alone.title == "Transfer to detection" and not any("2011.10566" in note for note in alone.notes)
+        assert any(("PixPro" if "pixpro" in key else "SoCo") in note for note in alone.notes)
+    assert differences == {
+        "supervised_fpn_pixpro": pytest.approx(-0.7),
+        "supervised_fpn_soco": pytest.approx(0.1),
+    }
+    rows = {row.key for row in table_of(tmp_path, published="rows").rows}
+    assert {"published:supervised", "published:supervised_fpn_pixpro", "published:soco_fpn_user"} <= rows
+    assert all("fpn" not in column.task for column in table_of(published="rows").columns)
+
+
 def test_incomplete_by_the_published_count_and_by_the_experiments(tmp_path: Path) -> None:
     put_trials(tmp_path / "loose", "supervised", "voc07", [42.0, 42.1, 42.2])
     cell = cell_of(table_of(tmp_path / "loose"), "supervised")
