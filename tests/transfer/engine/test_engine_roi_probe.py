@@ -131,3 +131,9 @@ def test_wrong_use_is_one_line(
     assert call_main(main, [*words, *more]) == 2
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert len(error) == 1 and named in error[0]
+
+
+def test_an_fpn_task_is_refused(words: list[str], root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words[words.index("--config-file") + 1] = str(root / "configs/transfer/voc0712_fpn.yaml")
+    assert call_main(main, [*words, "--weights", "scratch"]) == 2
+    assert "reads res4 and res5 of a C4 detector; use a C4 task" in capsys.readouterr().err
