@@ -90,6 +90,7 @@ class JobBuilder:
             jobs += [self.evaluate(key, row, name, one, backbone) for name, one in experiment.evaluations.items()]
         for task_key, task in experiment.tasks.items():
             cell = _CellSpec(key, row, task_key, task, converted)
+            self._check_arch(cell)
             choose: Job | None = None
             if experiment.lr_search and experiment.lr_search.covers(key, task_key):
                 jobs += self.search(cell)
@@ -326,6 +327,30 @@ class JobBuilder:
             recipe=self._recipe(settings.get("TRANSFER.TASK"), "SOLVER.IMS_PER_BATCH" in overrides),
             **fields,
         )
+
+    def _check_arch(self, cell: _CellSpec) -> None:
+        """Refuse a row whose pre-training makes another ResNet than the task's detector has.
+
+        Of a checkpoint the trial says so, before its first step: only its tensors tell what it is.
+
+        Raises:
+            UserError: they do not fit together.
+        """
+        if (recipe := cell.row.pretrain) is None:
+            return
+        pretrain = self.settings.resolved(config_path(recipe.config, "pretrain"), "pretrain", recipe.overrides)
+        settings = self.settings.resolved(config_path(cell.task.config, "transfer"), "transfer", cell.overrides)
+        arch, depth = str(pretrain.get("MODEL.ARCH", "resnet50")), settings.get("MODEL.RESNETS.DEPTH", 50)
+        where = f"rows.{cell.key} pre-trains a {arch} (MODEL.ARCH)"
+        if arch in ("resnet18", "resnet34") and "fpn" not in str(settings.get("MODEL.BACKBONE.NAME")):
+            raise UserError(
+                f"{where}, which task {cell.task_key} cannot take: Detectron2's C4 head builds bottleneck blocks only; "
+                "use an FPN task, such as coco_fpn, or MODEL.ARCH resnet50"
+            )
+        if arch != f"resnet{depth}":
+            key = f"tasks.{cell.task_key}.overrides.MODEL.RESNETS.DEPTH={arch.removeprefix('resnet')}"
+            advice = f"--set {key}" if arch[6:].isdecimal() else f"use MODEL.ARCH resnet{depth}"
+            raise UserError(f"{where}, but the detector of task {cell.task_key} has a ResNet-{depth}; {advice}")
 
     def table(self, jobs: Sequence[Job]) -> Job:
         """The table; it reads the results of trials and evaluations, and the curves of pre-training."""

@@ -168,3 +168,31 @@ class TestResources:
         with pytest.raises(UserError) as caught:
             load_experiment(world.file, [sets])
         assert message in str(caught.value)
+
+
+class TestArchitectures:
+    """A recipe's ResNet and the detector of a task fit together, or `plan` says so before anything is pre-trained."""
+
+    def arch(self, world: World, arch: str, **task: object) -> None:
+        tasks = {"voc07": {"config": f"{world.base}/configs/voc07.yaml", "overrides": task}}
+        world.edit(rows={"small": {"pretrain": recipe(world, **{"MODEL.ARCH": arch})}}, tasks=tasks)
+
+    @pytest.mark.parametrize(
+        ("arch", "task", "names"),
+        [
+            ("resnet18", {}, ("small", "voc07", "coco_fpn")),
+            ("resnet101", {}, ("small", "tasks.voc07.overrides.MODEL.RESNETS.DEPTH=101")),
+            ("resnet18_cifar", {"MODEL.RESNETS.DEPTH": 18}, ("resnet18_cifar", "MODEL.ARCH resnet18")),
+        ],
+    )
+    def test_others_are_refused(self, world: World, arch: str, task: dict[str, object], names: tuple[str, ...]) -> None:
+        self.arch(world, arch, **task)
+        with pytest.raises(UserError) as caught:
+            world.open()
+        assert all(name in str(caught.value) for name in names)
+
+    @pytest.mark.parametrize(("arch", "backbone"), [("resnet101", ""), ("resnet18", "build_resnet_fpn_backbone")])
+    def test_those_that_fit_are_taken(self, world: World, arch: str, backbone: str) -> None:
+        named = {"MODEL.BACKBONE.NAME": backbone} if backbone else {}
+        self.arch(world, arch, **{"MODEL.RESNETS.DEPTH": int(arch.removeprefix("resnet"))}, **named)
+        assert "finetune.small.voc07.s1" in [job.name for job in world.open().graph]
