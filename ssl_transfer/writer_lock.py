@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 from ssl_transfer.errors import UserError, storage_error
+from ssl_transfer.files import remove_partial_files, write_text
 from ssl_transfer.locks import SILENT_SECONDS, FileLock, is_held, read_holder
 
 LOCK = ".writer.lock"
@@ -95,3 +97,15 @@ def _forget_in_forks(lock: weakref.ref[FileLock]) -> None:
             held.forget()
 
     os.register_at_fork(after_in_child=forget)
+
+
+def write_output(target: Path, render: Callable[[], str]) -> None:
+    """Write the text file that `--output` names, which no other process writes meanwhile.
+
+    Args:
+        target: the file.
+        render: makes its content; called under the lock.
+    """
+    with WriterLock(target, file=True):
+        remove_partial_files(target.parent, [target.name])
+        write_text(target, render())

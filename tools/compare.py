@@ -33,17 +33,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.output is None:
         sys.stdout.write(_rendered(args, ".md"))
         return EXIT_OK
-    from ssl_transfer.files import remove_partial_files, write_text
-    from ssl_transfer.writer_lock import WriterLock
+    from ssl_transfer.writer_lock import write_output
 
     kind = args.output.suffix.lower()
     if kind not in FORMATS:
         raise UserError(
             f"--output {args.output}: cannot tell the format from its name; end it with {', '.join(FORMATS)}"
         )
-    with WriterLock(args.output, file=True):
-        remove_partial_files(args.output.parent, [args.output.name])
-        write_text(args.output, _rendered(args, kind))
+    write_output(args.output, lambda: _rendered(args, kind))
     print(f"wrote {args.output}")
     return EXIT_OK
 

@@ -53,12 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.output is None:
         sys.stdout.write(rendered(args, kind))
         return EXIT_OK
-    from ssl_transfer.files import remove_partial_files, write_text
-    from ssl_transfer.writer_lock import WriterLock
+    from ssl_transfer.writer_lock import write_output
 
-    with WriterLock(args.output, file=True):
-        remove_partial_files(args.output.parent, [args.output.name])
-        write_text(args.output, rendered(args, kind))
+    write_output(args.output, lambda: rendered(args, kind))
     print(f"wrote {args.output}")
     return EXIT_OK
 
@@ -176,7 +173,11 @@ def evaluated(file: Path, task: str, root: Path | None) -> Detections | None:
 
     settings = task_of(find_config(task, "transfer"), root)
     toy = bool(toy_classes(detection_root(root or data_root(""))))
-    return read_foreign(file, read_split(settings.splits[-1], settings.classes, settings.check_counts and not toy), toy)
+    try:
+        split = read_split(settings.splits[-1], settings.classes, settings.check_counts and not toy)
+    except UserError as error:
+        raise UserError(str(error).replace("TRANSFER.DATA_ROOT", "--data")) from error
+    return read_foreign(file, split, toy)
 
 
 def options(args: argparse.Namespace) -> Options:

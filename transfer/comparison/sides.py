@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from ssl_transfer.config import flatten, load_with_sources
@@ -14,7 +15,7 @@ from ssl_transfer.formats.results import AP_TOLERANCE, RESULT_FILE
 from transfer.evaluation.foreign import read_foreign
 from transfer.evaluation.matching import truth_digest
 from transfer.report.collect import collect
-from transfer.report.collection import DONE, Trial, transfer_command
+from transfer.report.collection import DONE, Trial, read_first, transfer_command
 from transfer.report.comparability import describe_differences, find_differences, split_repeated_seeds
 from transfer.resampling.weighted_ap import average_precision
 from transfer.tasks.classes import detection_root, toy_classes
@@ -142,11 +143,15 @@ def _detections(side: Side, dataset: Dataset | None, toy: bool) -> tuple[Detecti
 
 
 def _read(trial: Trial) -> Detections:
-    if not isinstance(trial.detections, Path):
+    if not isinstance(trial.detections, tuple):
         command = transfer_command(trial, searched=False, evaluate=True)
         raise UserError(f"{trial.folder} has no {DETECTIONS_FILE}; make it from the checkpoint: {command or REMEDY}")
-    found = Detections.read(trial.detections)
+    return read_first(trial.detections, partial(_read_file, trial))
+
+
+def _read_file(trial: Trial, file: Path) -> Detections:
+    found = Detections.read(file)
     ap = average_precision(found.matches["bbox"], len(found.classes), found.metric)["AP"]
     if abs(ap - trial.metrics["bbox"]["AP"]) > AP_TOLERANCE:
-        raise UserError(f"{trial.detections} is of another trial: AP {ap:.4f}, not that of {trial.source}; {REMEDY}")
+        raise UserError(f"{file} is of another trial: AP {ap:.4f}, not that of {trial.source}; {REMEDY}")
     return found

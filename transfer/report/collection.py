@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ssl_transfer.console import as_typed
+from ssl_transfer.errors import UserError
 from ssl_transfer.formats.run_only import may_differ_in_average
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from ssl_transfer.formats.results import LrSearchRecord, PretrainResult
 
 DONE, DIVERGED = "done", "diverged"
+Content = TypeVar("Content")
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Trial:
         divergence: iteration, lr and what became NaN, for a diverged trial.
         settings, weights, config, guards, environment, timing: sections of the result file.
         attempts: every attempt at its job; empty outside of experiments.
-        detections: its detections, or the file with them; None if it kept none.
+        detections: its detections, or the files with them, of which the first usable one counts; None if it kept none.
     """
 
     source: Path
@@ -62,7 +65,7 @@ class Trial:
     environment: Mapping[str, Any] = field(default_factory=dict)
     timing: Mapping[str, Any] = field(default_factory=dict)
     attempts: tuple[AttemptRecord, ...] = ()
-    detections: Detections | Path | None = None
+    detections: Detections | tuple[Path, ...] | None = None
 
     @property
     def folder(self) -> Path:
@@ -147,6 +150,21 @@ def spent_hours(
         return sum(hours for hours, _ in parts), sum(hours * count for hours, count in parts)
     hours = None if seconds is None else seconds / 3600
     return hours, None if hours is None or processes is None else hours * processes
+
+
+def read_first(files: Sequence[Path], read: Callable[[Path], Content]) -> Content:
+    """What `read` makes of the first file that it can use.
+
+    Raises:
+        UserError: that of the first file, where none can be used.
+    """
+    try:
+        return read(files[0])
+    except UserError:
+        for file in files[1:]:
+            with contextlib.suppress(UserError):
+                return read(file)
+        raise
 
 
 def transfer_command(trial: Trial, searched: bool, evaluate: bool = False) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssl_transfer.errors import UserError, abbreviate
 from transfer.report.cells import p_value
-from transfer.report.collection import Trial
+from transfer.report.collection import Trial, read_first
 from transfer.report.model import BOTH, IMAGES, MIXED, SEEDS, UNLIKE, Cell, Column, Interval, RowComparison, Value
 from transfer.resampling.verdict import Verdict, compare, holm
 
@@ -63,9 +64,10 @@ class Evidence:
         found = trial.detections
         if found is not None and id(trial) not in self._kept:
             try:
-                kept = _read(found) if isinstance(found, Path) else _keep(found, trial.source)
-                _check_belongs(kept, trial)
-                self._kept[id(trial)] = kept
+                if isinstance(found, tuple):
+                    self._kept[id(trial)] = read_first(found, partial(_read, trial))
+                else:
+                    self._kept[id(trial)] = _keep(found, trial.source)
             except UserError as error:
                 self._drop(trial, error)
         return self._kept.get(id(trial))
@@ -129,8 +131,8 @@ class Evidence:
         return ""
 
 
-def _read(file: Path) -> Kept:
-    """The resampled AP of a file of detections, and nothing else of it."""
+def _read(trial: Trial, file: Path) -> Kept:
+    """The resampled AP of a file of the trial's detections, and nothing else of it."""
     from safetensors import SafetensorError, safe_open
 
     from ssl_transfer.formats.detections import REMEDY, DetectionsMetadata
@@ -147,7 +149,9 @@ def _read(file: Path) -> Kept:
     except (OSError, LookupError, ValueError, TypeError, SafetensorError) as error:
         raise UserError(f"{file} is damaged or no file of detections ({error}); {REMEDY}") from error
     facts = about.truth, tuple(about.classes), about.metric, about.toy, about.draws, tuple(about.branches)
-    return Kept(file, *facts, resamples)
+    kept = Kept(file, *facts, resamples)
+    _check_belongs(kept, trial)
+    return kept
 
 
 def _keep(found: Detections, source: Path) -> Kept:

@@ -96,13 +96,13 @@ def transfer_trial(result: TransferResult, source: Path, row: str | None = None)
     )
 
 
-def _detections(result: TransferResult, folder: Path) -> Path | None:
-    """The file of the trial's detections: its own, else the one that `--eval-only` wrote; None without either."""
+def _detections(result: TransferResult, folder: Path) -> tuple[Path, ...] | None:
+    """The files of the trial's detections: its own, then the one that `--eval-only` wrote; None without either."""
     from ssl_transfer.formats.detections import EVALUATED_FILE  # loads numpy
 
     own = [Path(result.detections.file).name] if result.detections else []
     found = (folder / name for name in (*own, EVALUATED_FILE))
-    return next((file for file in found if file.is_file()), None)
+    return tuple(file for file in found if file.is_file()) or None
 
 
 def evaluation_trial(result: EvaluationResult, source: Path, row: str | None = None) -> Trial | None:

@@ -88,6 +88,17 @@ class TestIntervals:
         assert cell_of(table, "mine").values["AP"].interval is not None
         assert not any("no detections" in note for note in table.notes)
 
+    def test_a_damaged_file_is_replaced_by_what_eval_only_made(self, tmp_path: Path) -> None:
+        put_kept(tmp_path, "mine", [42.0])
+        folder = tmp_path / "mine-voc07-1"
+        own, made = folder / "detections.safetensors", folder / "evaluation.detections.safetensors"
+        shutil.copy(own, made)
+        own.write_bytes(own.read_bytes()[:200])
+        table = table_of(tmp_path)
+        assert cell_of(table, "mine").values["AP"].interval is not None and not any("damaged" in n for n in table.notes)
+        made.write_bytes(own.read_bytes())
+        assert any(str(own) in note for note in table_of(tmp_path).notes)
+
 
 class TestVerdicts:
     def test_a_planted_difference_is_found(self, tmp_path: Path) -> None:
