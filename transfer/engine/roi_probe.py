@@ -1,8 +1,9 @@
 """A linear probe on RoI features: how well do a backbone's features tell a task's objects apart, before fine-tuning?
 
-Each annotated box is pooled from the C4 detector's features of its whole image, as a proposal that fits exactly would
-be. A linear classifier learns the training boxes' classes and is measured on the test boxes. As at the end of a trial,
-batch norm has the statistics of the task's own images: those of pre-training belong to images of another scale.
+Each annotated box is pooled from the detector's features of its whole image, as a proposal that fits exactly would be:
+in C4 before and after res5, which is the head there; in FPN after each stage of the ResNet. A linear classifier learns
+the training boxes' classes and is measured on the test boxes. As at the end of a trial, batch norm has the statistics
+of the task's own images: those of pre-training belong to images of another scale.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes, BoxMode
 from numpy.typing import NDArray
 from scipy.stats import binomtest
@@ -66,10 +68,6 @@ def probe_rois(
     if not write and is_public(trial.weights):
         raise UserError(f"--weights {trial.weights}: needs --output DIR, where the checkpoint is converted to")
     prepared, task, _ = resolve_trial(trial)
-    if is_fpn(prepared.cfg):
-        raise UserError(
-            f"{trial.config_file}: the probe reads res4 and res5 of a C4 detector; use a C4 task, as voc0712"
-        )
     if prepared.cfg.TRANSFER.CHECK_IMAGES:
         require_images(task)
     metrics, sizes = _probe(prepared, task, untrained=False)
@@ -88,7 +86,7 @@ def _probe(prepared: PreparedTrial, task: Task, untrained: bool) -> tuple[dict[s
     detector = build_seeded_detector(prepared.cfg)
     if not untrained:
         load_weights(detector, prepared.weights)
-    pooled = _PooledBoxes(detector)
+    pooled = _PooledStages(detector) if is_fpn(prepared.cfg) else _PooledBoxes(detector)
     splits = [_dicts([*task.train], prepared), _dicts([task.test], prepared)]
     pooled.train()
     update_synchronised(pooled, _batches(splits[0], prepared))
@@ -126,6 +124,25 @@ class _PooledBoxes(nn.Module):
         return {"res4": pooled.mean((2, 3)), "res5": heads.res5(pooled).mean((2, 3))}
 
 
+class _PooledStages(nn.Module):
+    """The same of an FPN detector: both stages of its ResNet, each pooled at its own stride."""
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__()
+        self.detector: Any = detector
+        strides = {name: shape.stride for name, shape in self.detector.backbone.bottom_up.output_shape().items()}
+        size = self.detector.roi_heads.box_pooler.output_size
+        self.poolers = {stage: ROIPooler(size, (1 / strides[stage],), 0, "ROIAlignV2") for stage in STAGES}
+
+    @torch.no_grad()
+    def forward(self, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """(boxes, channels) of each stage."""
+        images = self.detector.preprocess_image(batch)
+        features = self.detector.backbone.bottom_up(images.tensor)
+        boxes = [Boxes(image["boxes"].to(images.tensor.device)) for image in batch]
+        return {stage: pooler([features[stage]], boxes).mean((2, 3)) for stage, pooler in self.poolers.items()}
+
+
 def _dicts(datasets: list[Dataset], prepared: PreparedTrial) -> list[dict[str, Any]]:
     """Images with boxes as Detectron2's dicts: all of them, or a random part; crowds are left out."""
     found = []
@@ -155,7 +172,7 @@ def _batches(dicts: list[dict[str, Any]], prepared: PreparedTrial) -> Iterator[l
 
 
 def _collect(
-    pooled: _PooledBoxes, batches: Iterator[list[dict[str, Any]]]
+    pooled: nn.Module, batches: Iterator[list[dict[str, Any]]]
 ) -> tuple[dict[str, Features], NDArray[np.int64]]:
     """Features of each stage (boxes, channels) and labels (boxes,)."""
     features: dict[str, list[Features]] = {stage: [] for stage in STAGES}

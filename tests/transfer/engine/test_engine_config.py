@@ -86,7 +86,8 @@ TASKS: dict[str, tuple[bool, list[str], str, int, tuple[int, ...], int, tuple[in
     "coco": (True, ["coco_2017_train"], "coco_2017_val", 90000, (60000, 80000), 1000, COCO_SCALES, 80),
     "coco_2x": (True, ["coco_2017_train"], "coco_2017_val", 180000, (120000, 160000), 1000, COCO_SCALES, 80),
 }
-TASKS |= {"voc0712_fpn": TASKS["voc0712"], "coco_fpn": TASKS["coco"], "coco_fpn_2x": TASKS["coco_2x"]}
+TASKS |= {"voc07_fpn": TASKS["voc07"], "voc0712_fpn": TASKS["voc0712"]}
+TASKS |= {"coco_fpn": TASKS["coco"], "coco_fpn_2x": TASKS["coco_2x"]}
 TASKS |= {name: TASKS[name.removesuffix("_frozen")] for name in FROZEN}
 CPU = ("MODEL.DEVICE", "cpu")
 

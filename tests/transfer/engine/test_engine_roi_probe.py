@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.structures import Boxes
+from torchvision.ops import roi_align
 
 from ssl_transfer.console import call_main
 from ssl_transfer.formats.results import EvaluationResult
@@ -133,7 +134,20 @@ def test_wrong_use_is_one_line(
     assert len(error) == 1 and named in error[0]
 
 
-def test_an_fpn_task_is_refused(words: list[str], root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words[words.index("--config-file") + 1] = str(root / "configs/transfer/voc0712_fpn.yaml")
-    assert call_main(main, [*words, "--weights", "scratch"]) == 2
-    assert "reads res4 and res5 of a C4 detector; use a C4 task" in capsys.readouterr().err
+def test_an_fpn_detector_is_probed_after_each_stage_of_its_resnet(
+    words: list[str], root: Path, make_request: RequestFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words[words.index("--config-file") + 1] = str(root / "configs/transfer/voc07_fpn.yaml")
+    assert call_main(main, [*words, "--weights", "scratch"]) == 0
+    assert "finished: roi of scratch" in capsys.readouterr().out
+    prepared, read, _ = resolve_trial(make_request(task="voc07_fpn"))
+    detector = build_seeded_detector(prepared.cfg).eval()
+    (batch, *_) = roi_probe._batches(roi_probe._dicts([read.test], prepared)[:3], prepared)
+    pooled = roi_probe._PooledStages(detector)(batch)
+    with torch.no_grad():
+        features = detector.backbone.bottom_up(detector.preprocess_image(batch).tensor)
+    size = prepared.cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
+    for stage, stride in (("res4", 16), ("res5", 32)):
+        expected = roi_align(features[stage], [one["boxes"] for one in batch], size, 1 / stride, aligned=True)
+        assert pooled[stage].shape == expected.shape[:2]
+        assert torch.allclose(pooled[stage], expected.mean((2, 3)), rtol=1e-3, atol=1e-5)

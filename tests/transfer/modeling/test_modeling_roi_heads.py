@@ -28,7 +28,7 @@ GUARDS = {
     **dict.fromkeys(("voc07", "voc07_vissl", "voc0712", "voc0712_trainval", "coco", "coco_2x"), (True, 0, 54)),
     **dict.fromkeys(("voc0712_frozen", "coco_frozen"), (True, 215, 11)),  # res5's ten norms and the extra one
     **dict.fromkeys(("coco_fpn", "coco_fpn_2x"), (False, 0, 69)),  # ResNet's 53, FPN's 8, 4 in each head
-    "voc0712_fpn": (False, 0, 65),
+    **dict.fromkeys(("voc07_fpn", "voc0712_fpn"), (False, 0, 65)),
     "coco_fpn_frozen": (False, 265, 16),
 }
 """By task: the extra norm, frozen tensors (of 265), trained norms."""
