@@ -243,7 +243,7 @@ def plan_lines(
     tree = _PlanTree(graph, decisions, tools)
     for row in graph.rows:
         yield Text(printable(" ".join(row.label.split())))
-        roots = [job for job in graph if job.row == row.key and not job.needs]
+        roots = [job for job in graph if job.row == row.key and _is_root(graph, job)]
         for job in roots:
             yield from tree.branch(job, "", job is roots[-1])
     for job in graph:
@@ -251,6 +251,11 @@ def plan_lines(
             yield from tree.leaf(decisions[job.name], "")
     for line in cost_lines(graph, decisions, step_times, gpus or {job.name: 1 for job in graph}):
         yield Text(line, style="dim")
+
+
+def _is_root(graph: Graph, job: Job) -> bool:
+    """Whether a job is at the left of its row's tree: it needs nothing but the choice of a learning rate."""
+    return not job.after_any and all(graph[need].after_any for need in job.needs)
 
 
 class _PlanTree:

@@ -54,6 +54,16 @@ def test_graph_and_literal_commands(world: World) -> None:
     assert (graph[CANDIDATES[0]].kind, graph[CANDIDATES[0]].role) == ("search", "lr_search")
 
 
+def test_a_plan_shows_every_trial_that_waits_for_a_choice_once(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    everything = SEARCH.replace(", rows: [simsiam]", "")
+    world.launch("plan", "--set", everything)
+    shown = capsys.readouterr().out
+    trials = [job.name for job in world.open(everything).graph if job.kind == "finetune"]
+    assert len(trials) == 6 and all(shown.count(f"{name} ") == 1 for name in trials)
+
+
 def test_trials_run_at_the_chosen_lr_and_only_once(world: World) -> None:
     assert world.launch("submit", "--set", SEARCH) == 0
     assert [lr_of(world, name) for name in TRIALS] == [0.1, 0.1]
