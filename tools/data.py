@@ -70,7 +70,9 @@ def _add_toy(parser: Parser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="same seed and sizes, same bytes (default: 0)")
     parser.add_argument("--photos", type=int, default=192, metavar="N", help="photos to train on (default: 192)")
     parser.add_argument(
-        "--any-hue", action="store_true", help="objects of any colour: their outline alone tells their class"
+        "--any-hue",
+        action="store_true",
+        help="objects of any colour, large in photos: only outlines tell classes",
     )
     pairs = (
         ("voc2007", "TRAINVAL", "TEST", (60, 40)),

@@ -18,7 +18,7 @@ from transfer.report.model import MIXED, NOT_COMPARABLE, TOY, UNLIKE, Cell, Colu
 from transfer.report.published import PublishedEntry
 
 STEP = Decimal("0.1")
-TOY_TEXT = "made with an overlay that shrinks the run: compares with results of the same overlay, with nothing published"
+TOY_TEXT = "made with an overlay that shrinks the run: compares with results of that overlay, with nothing published"
 
 
 def rounded(value: float) -> Decimal:

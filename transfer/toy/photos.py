@@ -8,10 +8,12 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
-from transfer.toy.drawing import SHAPES, Canvas, Shape, background, generator, grain, hsv, noise, to_image
-from transfer.toy.scenes import compose, image_size
+from transfer.toy.drawing import ANY_HUE, SHAPES, Canvas, Shape, background, generator, grain, hsv, noise, to_image
+from transfer.toy.scenes import OBJECT_SIZE, compose, image_size
 
 SHORT_SIDE = (96, 128)
+FILLING = (0.55, 0.9)
+"""Size of an object of any hue, in shorter sides: outlines are learnt where they are large."""
 TEXTURES = ("checks", "clouds", "dots", "stripes", "waves")
 PHOTO_CLASSES = tuple(sorted((*(shape.name for shape in SHAPES), *TEXTURES)))
 
@@ -29,7 +31,7 @@ def write(root: Path, seed: int, split: str, count: int, shapes: tuple[Shape, ..
 def draw(rng: Generator, name: str, shapes: tuple[Shape, ...] = SHAPES) -> Image.Image:
     """Draw one photo of a class."""
     if name not in TEXTURES:
-        return compose(rng, [name], shapes=shapes).image
+        return compose(rng, [name], shapes=shapes, sizes=FILLING if shapes is ANY_HUE else OBJECT_SIZE).image
     width, height = image_size(rng, SHORT_SIDE)
     canvas = background(rng, width, height)
     hue = rng.uniform()

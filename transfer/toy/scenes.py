@@ -31,6 +31,9 @@ from transfer.toy.drawing import (
 
 ASPECTS = ((1, 1), (4, 3), (3, 4), (3, 2), (2, 3), (16, 9))
 SHORT_SIDE = (128, 160)
+OBJECT_SIZE = (0.28, 0.6)
+DIFFICULT_SIZE = (0.1, 0.14)
+"""Size of an object in shorter sides of its image; of a difficult one."""
 GAP = 6.0
 """Pixels between two objects: what occludes one never covers its neighbour."""
 TRIES = 40
@@ -105,7 +108,9 @@ def compose(
     names: list[str],
     difficult: bool = False,
     crowd: bool = False,
+    *,
     shapes: tuple[Shape, ...] = SHAPES,
+    sizes: tuple[float, float] = OBJECT_SIZE,
 ) -> Scene:
     """Draw a scene.
 
@@ -115,6 +120,7 @@ def compose(
         difficult: add one small or faint object.
         crowd: add a crowd of sheep.
         shapes: the classes.
+        sizes: of the objects, in shorter sides of the image.
     """
     width, height = image_size(rng)
     scene = SceneCanvas(rng, background(rng, width, height))
@@ -122,9 +128,10 @@ def compose(
         _paint_distractor(scene)
     by_name = {shape.name: shape for shape in shapes}
     sheep = _paint_crowd(scene, by_name["sheep"]) if crowd else None
-    objects = [_paint_object(scene, by_name[name]) for name in names]
+    objects = [_paint_object(scene, by_name[name], sizes) for name in names]
     if difficult:
-        objects.append(_paint_object(scene, shapes[int(rng.integers(len(shapes)))], difficult=True))
+        shape = shapes[int(rng.integers(len(shapes)))]
+        objects.append(_paint_object(scene, shape, DIFFICULT_SIZE, difficult=True))
     grain(rng, scene.canvas)
     return Scene(to_image(scene.canvas), [painted for painted in objects if painted is not None], sheep)
 
@@ -149,13 +156,15 @@ def _paint_distractor(scene: SceneCanvas) -> None:
     fill(scene.canvas, outline, hsv(rng.uniform(), rng.uniform(0, 0.2), rng.uniform(0.2, 0.9)))
 
 
-def _paint_object(scene: SceneCanvas, shape: Shape, difficult: bool = False) -> SceneObject | None:
+def _paint_object(
+    scene: SceneCanvas, shape: Shape, sizes: tuple[float, float], difficult: bool = False
+) -> SceneObject | None:
     """Paint one object; None where there is no free space."""
     rng = scene.rng
     short = min(scene.width, scene.height)
     for attempt in range(TRIES):
         # Each failed attempt makes it smaller, so that it fits into a full scene.
-        size = rng.uniform(0.1, 0.14) * short if difficult else rng.uniform(0.28, 0.6) * short * 0.97**attempt
+        size = rng.uniform(*sizes) * short * (1 if difficult else 0.97**attempt)
         edge = -0.2 if rng.uniform() < 0.15 and not difficult else 0.5
         centre = tuple(rng.uniform(edge * size, side - edge * size) for side in (scene.width, scene.height))
         to_pixels = frame(shape, size, rng.uniform(-0.4, 0.4), (centre[0], centre[1]))
