@@ -49,7 +49,7 @@ EXAMPLES = """examples:
   python tools/launch.py submit configs/experiments/table5.yaml --cluster slurm
   python tools/launch.py submit configs/experiments/table5.yaml --cluster slurm --dry-run
   python tools/launch.py status configs/experiments/demo.yaml --watch
-  python tools/launch.py logs configs/experiments/demo.yaml finetune.scratch.voc07.s1 --follow
+  python tools/launch.py logs configs/experiments/demo.yaml finetune.scratch.voc07_fpn.s1 --follow
   # what failed or was killed, and what waits for it
   python tools/launch.py retry configs/experiments/demo.yaml
   python tools/launch.py cancel configs/experiments/demo.yaml

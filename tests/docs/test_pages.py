@@ -65,7 +65,8 @@ def test_a_command_exists_with_its_options(page: str, tool: str, words: str) -> 
         if re.fullmatch(r"--[a-z-]+", word):
             assert re.search(rf"{re.escape(word)}\b", help_of(tool, verb)), f"{page}: {tool} has no {word}"
     for option, name in CONFIG.findall(" ".join(split)):
-        folder = {"--config-file": FOLDERS.get(tool, "transfer"), "--overlay": "overlays"}.get(option, "experiments")
+        recipes = "transfer" if split[0] == "roi" else FOLDERS.get(tool, "transfer")  # a probe takes a task
+        folder = {"--config-file": recipes, "--overlay": "overlays"}.get(option, "experiments")
         if not name.startswith("own/") and name not in ("F", "FILE"):
             assert find_config(name, folder).is_file(), f"{page}: {name}"
 

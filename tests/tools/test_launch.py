@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+import torch
 
+from pretrain import config as pretrain_config
+from ssl_transfer.config_files import find_config
 from ssl_transfer.console import call_main
 from tools import launch
+from transfer.engine.config import load_config
+from transfer.engine.trial import build_detector
+from transfer.experiment.commands import spell_overrides
 from transfer.experiment.load import load_experiment
 
 SHIPPED = sorted((Path(__file__).resolve().parents[2] / "configs/experiments").glob("*.yaml"))
@@ -139,3 +145,23 @@ def test_nothing_was_submitted_yet(
         job = ["table"] if words == ["logs"] else []
         assert call_main(launch.main, [*words, str(file), *job]) == 2
         assert "nothing was submitted to " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_every_recipe_of_a_shipped_experiment_loads_and_every_detector_is_built(file: Path) -> None:
+    experiment, _ = load_experiment(str(file))
+    overlay = find_config(experiment.overlay, "overlays") if experiment.overlay else None
+    for row in experiment.rows.values():
+        if row.pretrain is not None:
+            recipe = find_config(row.pretrain.config, "pretrain")
+            cfg = pretrain_config.load_config(recipe, overlay, words_of(row.pretrain.overrides))
+            assert cfg.TOY is (overlay is not None)
+    for task in experiment.tasks.values():
+        words = (*words_of(task.overrides), "MODEL.DEVICE", "meta", "SOLVER.AMP.ENABLED", "False")  # AMP needs a GPU
+        cfg = load_config(find_config(task.config, "transfer"), overlay, words).cfg
+        with torch.device("meta"):  # shapes without memory
+            assert build_detector(cfg).roi_heads is not None and cfg.TRANSFER.TOY is (overlay is not None)
+
+
+def words_of(overrides: Mapping[str, object]) -> tuple[str, ...]:
+    return tuple(word for pair in spell_overrides(overrides).items() for word in map(str, pair))

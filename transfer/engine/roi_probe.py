@@ -127,11 +127,11 @@ class _PooledBoxes(nn.Module):
 class _PooledStages(nn.Module):
     """The same of an FPN detector: both stages of its ResNet, each pooled at its own stride."""
 
-    def __init__(self, detector: nn.Module) -> None:
+    def __init__(self, detector: Any) -> None:
         super().__init__()
         self.detector: Any = detector
-        strides = {name: shape.stride for name, shape in self.detector.backbone.bottom_up.output_shape().items()}
-        size = self.detector.roi_heads.box_pooler.output_size
+        strides = {name: shape.stride for name, shape in detector.backbone.bottom_up.output_shape().items()}
+        size = detector.roi_heads.box_pooler.output_size
         self.poolers = {stage: ROIPooler(size, (1 / strides[stage],), 0, "ROIAlignV2") for stage in STAGES}
 
     @torch.no_grad()
