@@ -70,7 +70,7 @@ def test_a_user_file_named_like_ours_hides_nothing(tmp_path: Path) -> None:
     words = ["-m", "ssl_transfer", "launch", "plan", "demo", "--set", "data.images=x", "--set", "data.detection=y"]
     env = {"PYTHONPATH": str(ROOT), "PATH": ""}
     done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, env=env)
-    assert done.returncode == 0 and "finetune.scratch.voc07.s1" in done.stdout, done.stderr
+    assert done.returncode == 0 and "finetune.scratch.voc07_fpn.s1" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(
