@@ -68,7 +68,7 @@ def test_what_it_holds(site: Path, root: Path) -> None:
         (["table", "--published", "rows"], "SimSiam, base"),
         (
             ["launch", "plan", "demo", "--set", "data.images=x", "--set", "data.detection=x"],
-            "finetune.scratch.voc07.s1",
+            "finetune.scratch.voc07_fpn.s1",
         ),
         (["data", "toy", "toy", "--photos", "8"], "drew the toy sets"),
     ],
