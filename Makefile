@@ -16,7 +16,7 @@ TEST_WORKERS ?= 2
 
 help:
 	@echo "make setup      create $(VENV) and install torch $(TORCH), torchvision $(TORCHVISION), detectron2 and this project"
-	@echo "make demo       the whole way on a toy set: pre-train, convert, fine-tune, table (12 minutes on 2 cores)"
+	@echo "make demo       the whole way on a toy set: pre-train, convert, fine-tune, table (7 minutes on 2 free cores)"
 	@echo "make demo-full  the same with ResNet-50 and the C4 detectors (12 minutes on 2 free cores, 42 on busy ones)"
 	@echo "make test       unit tests and one whole way (10 minutes on 2 free cores)"
 	@echo "make test-all   make test, then the slow tests (45 minutes on 2 cores)"
@@ -42,7 +42,7 @@ $(READY): pyproject.toml tools/install_detectron2.py
 	@echo "== set up; $(BIN)/python tools/doctor.py lists what this machine has"
 
 demo: $(READY)
-	@echo "== demo: scratch, SimSiam and supervised on a toy set, 2 trials of VOC07 and 1 of COCO each; up to 12 minutes on 2 cores, in 8 GiB"
+	@echo "== demo: scratch, SimSiam and supervised on a toy set, 2 trials of VOC07 and 1 of COCO each; 7 minutes on 2 free cores, in 8 GiB"
 	@echo "== toy set: $(OUTLINES)"
 	$(BIN)/python tools/data.py toy $(OUTLINES) --any-hue --photos 1536
 	$(BIN)/python tools/launch.py submit configs/experiments/demo.yaml --cluster local
