@@ -25,9 +25,9 @@ part losses 45 "$PYTHON" -m tests.gpu.hour losses "$OUT/losses_$GPU.json"
 part deep 150 "$PYTHON" tools/doctor.py --deep # the C4 step, memory, precision against the CPU
 part speed 150 "$PYTHON" -m tests.gpu.hour speed 32 128 256
 part pipelines 40 "$PYTHON" -m tests.gpu.hour pipelines
-if [ $# -gt 0 ]; then # as many epochs of a small SimSiam as fit into what is left
+if [ $# -gt 0 ]; then # as many epochs of afternoon_gpu.yaml's SimSiam as fit into what is left
     part pretrain $((END - SECONDS - 15)) "$PYTHON" tools/pretrain.py --config-file simsiam_r50_b256_200ep_base \
-        --overlay cifar10_cpu --output "$OUT/pretrain" --resume DATA.ROOT "$1" DATA.SIZE 32 DATA.WORKERS 8 \
-        MODEL.ARCH resnet50 AUGMENT.BLUR_PROB 0.0 SOLVER.BATCH_SIZE 512 SOLVER.EPOCHS 200
+        --overlay afternoon --output "$OUT/pretrain" --resume DATA.ROOT "$1" DATA.WORKERS 8 MODEL.ARCH resnet50 \
+        MODEL.PROJ_LAYERS 2 SOLVER.BASE_LR 0.1 SOLVER.BATCH_SIZE 256 SOLVER.EPOCHS 100 SOLVER.OPTIMIZER_IMPL fused
 fi
 exit $FAILED
