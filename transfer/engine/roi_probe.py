@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from ssl_transfer.environment import describe
 from ssl_transfer.errors import UserError
 from ssl_transfer.formats.results import RESULT_FILE, EvaluationResult
-from transfer.engine.config import is_fpn
 from transfer.engine.detection_data import NamingMapper, to_detectron2
 from transfer.engine.precise_bn import update_synchronised
 from transfer.engine.prepare import PreparedTrial, TrialRequest, resolve_trial
@@ -86,7 +85,7 @@ def _probe(prepared: PreparedTrial, task: Task, untrained: bool) -> tuple[dict[s
     detector = build_seeded_detector(prepared.cfg)
     if not untrained:
         load_weights(detector, prepared.weights)
-    pooled = _PooledStages(detector) if is_fpn(prepared.cfg) else _PooledBoxes(detector)
+    pooled = _PooledBoxes(detector)
     splits = [_dicts([*task.train], prepared), _dicts([task.test], prepared)]
     pooled.train()
     update_synchronised(pooled, _batches(splits[0], prepared))
@@ -115,32 +114,25 @@ class _PooledBoxes(nn.Module):
     @torch.no_grad()
     def forward(self, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
         """(boxes, channels) of each stage; a batch is a list of mapped images with `boxes`, in their own pixels."""
-        detector = self.detector
-        images = detector.preprocess_image(batch)
-        heads = detector.roi_heads
-        features = detector.backbone(images.tensor)
-        boxes = [Boxes(image["boxes"].to(images.tensor.device)) for image in batch]
-        pooled = heads.pooler([features[name] for name in heads.in_features], boxes)
-        return {"res4": pooled.mean((2, 3)), "res5": heads.res5(pooled).mean((2, 3))}
-
-
-class _PooledStages(nn.Module):
-    """The same of an FPN detector: both stages of its ResNet, each pooled at its own stride."""
-
-    def __init__(self, detector: Any) -> None:
-        super().__init__()
-        self.detector: Any = detector
-        strides = {name: shape.stride for name, shape in detector.backbone.bottom_up.output_shape().items()}
-        size = detector.roi_heads.box_pooler.output_size
-        self.poolers = {stage: ROIPooler(size, (1 / strides[stage],), 0, "ROIAlignV2") for stage in STAGES}
-
-    @torch.no_grad()
-    def forward(self, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """(boxes, channels) of each stage."""
         images = self.detector.preprocess_image(batch)
-        features = self.detector.backbone.bottom_up(images.tensor)
         boxes = [Boxes(image["boxes"].to(images.tensor.device)) for image in batch]
-        return {stage: pooler([features[stage]], boxes).mean((2, 3)) for stage, pooler in self.poolers.items()}
+        pool = _pool_fpn if hasattr(self.detector.backbone, "bottom_up") else _pool_c4
+        return {stage: pooled.mean((2, 3)) for stage, pooled in pool(self.detector, images.tensor, boxes).items()}
+
+
+def _pool_c4(detector: Any, images: Tensor, boxes: list[Boxes]) -> dict[str, Tensor]:
+    """(boxes, channels, h, w): res4 as the head receives it, and the head's res5."""
+    heads, features = detector.roi_heads, detector.backbone(images)
+    pooled = heads.pooler([features[name] for name in heads.in_features], boxes)
+    return {"res4": pooled, "res5": heads.res5(pooled)}
+
+
+def _pool_fpn(detector: Any, images: Tensor, boxes: list[Boxes]) -> dict[str, Tensor]:
+    """The same of the ResNet below the pyramid, each stage at its own stride."""
+    resnet, size = detector.backbone.bottom_up, detector.roi_heads.box_pooler.output_size
+    features, shapes = resnet(images), resnet.output_shape()
+    poolers = {stage: ROIPooler(size, (1 / shapes[stage].stride,), 0, "ROIAlignV2") for stage in STAGES}
+    return {stage: pooler([features[stage]], boxes) for stage, pooler in poolers.items()}
 
 
 def _dicts(datasets: list[Dataset], prepared: PreparedTrial) -> list[dict[str, Any]]:
@@ -172,7 +164,7 @@ def _batches(dicts: list[dict[str, Any]], prepared: PreparedTrial) -> Iterator[l
 
 
 def _collect(
-    pooled: nn.Module, batches: Iterator[list[dict[str, Any]]]
+    pooled: _PooledBoxes, batches: Iterator[list[dict[str, Any]]]
 ) -> tuple[dict[str, Features], NDArray[np.int64]]:
     """Features of each stage (boxes, channels) and labels (boxes,)."""
     features: dict[str, list[Features]] = {stage: [] for stage in STAGES}

@@ -143,7 +143,7 @@ def test_an_fpn_detector_is_probed_after_each_stage_of_its_resnet(
     prepared, read, _ = resolve_trial(make_request(task="voc07_fpn"))
     detector = build_seeded_detector(prepared.cfg).eval()
     (batch, *_) = roi_probe._batches(roi_probe._dicts([read.test], prepared)[:3], prepared)
-    pooled = roi_probe._PooledStages(detector)(batch)
+    pooled = roi_probe._PooledBoxes(detector)(batch)
     with torch.no_grad():
         features = detector.backbone.bottom_up(detector.preprocess_image(batch).tensor)
     size = prepared.cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
