@@ -108,7 +108,7 @@ class TestOtherNodes:
         assert world.submit("--set", f"resources.default={resources}", "--set", environment) == 0
         assert set(world.wait_until_over().values()) == {"done"}
         assert world.state("finetune.scratch.coco.s1").attempts == 2
-        record = "-m transfer.experiment.slurm.job_processes"
+        record = "run_module('transfer.experiment.slurm.job_processes'"
         world.wait(lambda: (world.base / "calls").read_text().count(record) == 10, "not every end is recorded by it")
         scripts = "".join(path.read_text() for path in world.run_dir.glob("slurm/*_submission.sh"))
         assert scripts.count(str(own)) == 2 * 7

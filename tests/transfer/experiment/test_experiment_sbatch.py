@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import pickle
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from submitit.core.utils import DelayedSubmission
 
 from ssl_transfer import environment
 from tests.transfer.experiment.small_world import World
-from transfer.experiment.commands import Arguments, Tools
+from transfer.experiment.commands import Arguments, Tools, spell_overrides
 from transfer.experiment.decide import decide
 from transfer.experiment.executors import RunPlan
 from transfer.experiment.slurm.executor import (
@@ -24,6 +28,11 @@ from transfer.experiment.slurm.staging import STAGED, copy_code, stage_data
 from transfer.experiment.spec import Resources
 
 EIGHT = Resources(nodes=1, gpus=8, cpus=8, memory_gb=400, hours=24, signal_seconds=120)
+START, RECORD = (
+    '-c "import sys; sys.path[:] = filter(None, sys.path); import runpy; '
+    f"runpy.run_module('{module}', run_name='__main__', alter_sys=True)\""
+    for module in ("submitit.core._submit", "transfer.experiment.slurm.job_processes")
+)
 
 
 def text(request: SbatchRequest, count: int = 1) -> str:
@@ -78,7 +87,7 @@ def test_nodes_of_eight_gpus(nodes: int) -> None:
 
 # setup
 record_end() {{
-    PYTHONPATH=/c${{PYTHONPATH:+:$PYTHONPATH}} /venv/python -m transfer.experiment.slurm.job_processes --requeues 20 \
+    PYTHONPATH=/c${{PYTHONPATH:+:$PYTHONPATH}} /venv/python {RECORD} --requeues 20 \
 "$@" /r/jobs/a-1
 }}
 exclude_node() {{
@@ -92,7 +101,7 @@ export PYTHONPATH=/c${{PYTHONPATH:+:$PYTHONPATH}}
 # command
 export SUBMITIT_EXECUTOR=slurm
 srun --unbuffered --output /r/slurm/%j_%t_log.out --error /r/slurm/%j_%t_log.err --kill-on-bad-exit=1 --export=ALL \
---cpus-per-task=8 /venv/python -u -m submitit.core._submit /r/slurm
+--cpus-per-task=8 /venv/python -u {START} /r/slurm
 
 
 # teardown
@@ -149,11 +158,31 @@ def test_four_nodes_by_gres_with_every_site_option() -> None:
         "export PYTHONPATH=/c${PYTHONPATH:+:$PYTHONPATH}",
     ]
     own, fallback = lines[lines.index("record_end() {") + 1 :][:2]
-    assert " apptainer exec --nv /i/torch.sif python3 -m transfer.experiment.slurm.job_processes " in own
+    assert f" apptainer exec --nv /i/torch.sif python3 {RECORD} " in own
     assert own.endswith('; code=$?; case $code in 0|75|76|77) echo "$said" >&2; return $code;; esac')
-    assert " /venv/python -m transfer.experiment.slurm.job_processes " in fallback, "where that one cannot start"
+    assert f" /venv/python {RECORD} " in fallback, "where that one cannot start"
     [command] = [line for line in lines if line.startswith("srun ")]
-    assert command.endswith(" apptainer exec --nv /i/torch.sif python3 -u -m submitit.core._submit /r/slurm")
+    assert command.endswith(f" apptainer exec --nv /i/torch.sif python3 -u {START} /r/slurm")
+
+
+def test_modules_of_the_user_in_the_folder_that_submits_are_not_imported(tmp_path: Path) -> None:
+    """A script of one's own named transfer.py is likely where transfers are run."""
+    commands = {"srun": f'while [ "$1" != {sys.executable} ]; do shift; done; exec "$@"', "squeue": "echo RUNNING"}
+    for name, line in commands.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    for name in ("transfer", "ssl_transfer", "submitit", "runpy"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('NOT OURS')\n")
+    DelayedSubmission(spell_overrides, {}).dump(tmp_path / "7_submitted.pkl")
+    (tmp_path / "job").mkdir()
+    script = script_text(SbatchRequest("x", Resources(), [tmp_path / "job"]), tmp_path)
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+    slurm |= {"SLURM_NTASKS": "1", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": "node"}
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, cwd=tmp_path, env=os.environ | slurm | {"PATH": f"{tmp_path}:/bin"}
+    )
+    assert b"NOT OURS" not in done.stdout + done.stderr, (done.stdout + done.stderr).decode()
+    assert pickle.loads((tmp_path / "7_0_result.pkl").read_bytes()) == ("success", {})
 
 
 def test_an_array_waits_for_its_weights_and_is_cancelled_without_them() -> None:

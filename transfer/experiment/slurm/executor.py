@@ -366,10 +366,26 @@ def script_text(request: SbatchRequest, folder: Path, count: int = 1) -> str:
     """The batch script; of an array if `count` is more than 1. Its pickles and Slurm's output are in `folder`."""
     from submitit.slurm.slurm import _make_sbatch_string
 
-    words = [*request.resources.srun, request.interpreter, "-u -m submitit.core._submit", shlex.quote(str(folder))]
+    words = [
+        *request.resources.srun,
+        request.interpreter,
+        f"-u {_run_module('submitit.core._submit')}",
+        shlex.quote(str(folder)),
+    ]
     parameters = sbatch_parameters(request)
     text: str = _make_sbatch_string(" ".join(words), folder, **parameters, map_count=count if count > 1 else None)
     return text
+
+
+def _run_module(name: str) -> str:
+    """Python's `-m NAME`, but that the user's `transfer.py` in the folder that submits is not imported for ours.
+
+    `-m` looks for modules in the current folder first, and `-P`, which does not, came with Python 3.11.
+    """
+    return (
+        f'-c "import sys; sys.path[:] = filter(None, sys.path); import runpy; '
+        f"runpy.run_module('{name}', run_name='__main__', alter_sys=True)\""
+    )
 
 
 def sbatch_parameters(request: SbatchRequest) -> dict[str, Any]:
@@ -440,7 +456,7 @@ def _end_job(request: SbatchRequest) -> list[str]:
         return ["end_job() { exit $1; }"]
     srun = ["srun --nodes=1 --ntasks=1 --ntasks-per-node=1 --export=ALL", *request.resources.srun]
     own = " ".join([*(srun if request.resources.srun else []), request.interpreter])
-    module = f"-m transfer.experiment.slurm.job_processes --requeues {request.requeues}"
+    module = f"{_run_module('transfer.experiment.slurm.job_processes')} --requeues {request.requeues}"
     record = [
         " ".join([*_python_path(request), python, module, '"$@"', *map(shlex.quote, map(str, request.folders))])
         for python in dict.fromkeys((own, shlex.quote(request.python)))
