@@ -24,7 +24,7 @@ from transfer.tasks.task import Dataset
 
 FOLDER = "predictions"
 THRESHOLD = 0.5
-"""Detections below this score are not drawn."""
+"""Detections of at least this score are drawn."""
 LONGEST_SIDE = 640
 CAPTION_HEIGHT = 26
 COLOURS = ("#e6194b", "#0082c8", "#f58231", "#911eb4", "#008080", "#aa6e28", "#e6beff", "#ffe119", "#46f0f0", "#d2f53c")
@@ -83,14 +83,20 @@ def picture(record: DatasetDict, found: Instances, dataset: Dataset) -> Image.Im
     width, height = (max(round(side * scale), 1) for side in image.size)
     pixels = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))
     view = Visualizer(np.pad(pixels, ((0, CAPTION_HEIGHT), (0, 0), (0, 0))))
-    shown = found[found.scores >= THRESHOLD]
-    shown = shown[torch.argsort(shown.scores, stable=True)]  # the highest score on top
+    shown = _shown(found, len(record.annotations))
     _draw_detections(view, shown, dataset, scale)
     _draw_annotations(view, record, dataset, scale)  # last: filled masks do not hide the dashes
-    caption = _caption(found, len(shown), len(record.annotations))
+    caption = _caption(shown, len(record.annotations))
     points = min(FONT_POINTS, (width - 12) / (0.85 * len(caption)))
     view.draw_text(caption, (6, height + 4), font_size=points, color=ANNOTATED, horizontal_alignment="left")
     return Image.fromarray(view.output.get_image())
+
+
+def _shown(found: Instances, objects: int) -> Instances:
+    """Detections of at least `THRESHOLD` or, without any, the best, as many as annotated; the highest come last."""
+    ranked = found[torch.argsort(found.scores, stable=True)]
+    sure = int((ranked.scores >= THRESHOLD).sum())
+    return ranked[len(ranked) - (sure or min(objects, len(ranked))) :]
 
 
 def _draw_annotations(view: Visualizer, record: DatasetDict, dataset: Dataset, scale: float) -> None:
@@ -127,6 +133,7 @@ def _label(view: Visualizer, text: str, box: list[float], colour: str, at_bottom
     view.draw_text(text, (x + 2, y + 2), font_size=FONT_POINTS, color=colour, horizontal_alignment="left")
 
 
-def _caption(found: Instances, shown: int, objects: int) -> str:
-    best = f"; the best has {float(found.scores.max()):.2f}" if len(found) and not shown else ""
-    return f"solid: {shown} detected, score at least {THRESHOLD:.2f}{best}   dashed: {objects} annotated"
+def _caption(shown: Instances, objects: int) -> str:
+    below = len(shown) > 0 and float(shown.scores.max()) < THRESHOLD
+    found = f"the best {len(shown)}, score below" if below else f"{len(shown)} detected, score at least"
+    return f"solid: {found} {THRESHOLD:.2f}   dashed: {objects} annotated"

@@ -60,12 +60,21 @@ def near(image: np.ndarray, colour: str) -> int:
     return int((np.abs(image - wanted).max(axis=2) < 12).sum())
 
 
-def test_a_detection_above_the_threshold_is_drawn_and_one_below_is_not(drawn: Callable[..., np.ndarray]) -> None:
-    below, above = drawn([[50.0, 20, 90, 60]], [0.49]), drawn([[50.0, 20, 90, 60]], [0.5])
-    assert above.shape == (round(80 * LONGEST_SIDE / 100) + 26, LONGEST_SIDE, 3)
-    assert near(below, COLOURS[0]) == 0
-    assert near(above, COLOURS[0]) > 2 * (40 + 40) * LONGEST_SIDE / 100
-    assert near(below, "#ffffff") > 300  # the object's dashes and name, and the line below
+def test_a_detection_of_at_least_the_threshold_is_drawn(drawn: Callable[..., np.ndarray]) -> None:
+    left, right = [5.0, 45, 35, 75], [50.0, 20, 90, 60]
+    one = drawn([right], [0.5])
+    assert one.shape == (round(80 * LONGEST_SIDE / 100) + 26, LONGEST_SIDE, 3)
+    assert near(one, COLOURS[0]) > 2 * (40 + 40) * LONGEST_SIDE / 100
+    assert np.array_equal(drawn([left, right], [0.49, 0.5]), one)  # what is below is left out
+
+
+def test_where_all_are_below_it_the_best_are_drawn_as_many_as_objects(drawn: Callable[..., np.ndarray]) -> None:
+    left, right = [5.0, 45, 35, 75], [50.0, 20, 90, 60]
+    best = drawn([right], [0.2])
+    assert near(best, COLOURS[0]) > 2 * (40 + 40) * LONGEST_SIDE / 100
+    assert np.array_equal(drawn([right, left], [0.2, 0.1]), best)
+    assert near(drawn([], []), COLOURS[0]) == 0
+    assert near(drawn([], []), "#ffffff") > 300  # the object's dashes and name, and the line below
 
 
 def test_the_object_is_drawn_where_it_is(drawn: Callable[..., np.ndarray]) -> None:
