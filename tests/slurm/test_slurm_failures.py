@@ -37,6 +37,7 @@ def test_slurm_s_process_of_another_rank_that_is_killed_counts_too(world: SlurmW
     assert world.submit("--set", TWO_NODES) == 0
     world.wait(lambda: world.hangs() == 1 and bool(world.processes(NAME, rank=1)), "it does not start")
     os.kill(world.processes(NAME, rank=1)[0], signal.SIGKILL)
+    world.wait(lambda: world.state(NAME).kills == 1, "its end is not recorded")  # else what is left might finish first
     world.order()
     assert world.wait_until_over(200)[NAME] == "done"
     state = world.state(NAME)
