@@ -389,9 +389,11 @@ def test_words_for_srun_are_those_of_every_step(tmp_path: Path) -> None:
     resources = Resources(nodes=1, gpus=8, srun=words, python="python3")
     text = script_text(SbatchRequest("x", resources, [Path("/r/jobs/a")], code=Path("/c")), Path("/r"))
     image = "--container-image=/i/torch.sqsh --container-mounts=$SCRATCH:/data python3"
-    assert f"--kill-on-bad-exit=1 --export=ALL {image} -u -c " in text
+    [start] = [line for line in text.splitlines() if "'submitit.core._submit'" in line]
+    assert f"--kill-on-bad-exit=1 --export=ALL {image} -u -c " in start and start.endswith('" /r')
     step = "srun --nodes=1 --ntasks=1 --ntasks-per-node=1 --export=ALL"
-    assert f" {step} {image} -c " in text
+    [record, _] = [line for line in text.splitlines() if "'transfer.experiment.slurm.job_processes'" in line]
+    assert f" {step} {image} -c " in record and ' --requeues 0 "$@" /r/jobs/a ' in record
 
 
 @pytest.mark.parametrize(
@@ -415,7 +417,8 @@ def test_a_failing_set_up_line_ends_the_job_and_is_named(tmp_path: Path, lines: 
     done = subprocess.run(["bash", tmp_path / "job.sh"], capture_output=True, text=True, env=environment)
     assert done.returncode == 1
     assert ("started" in done.stdout) == (failed is None)
-    assert "transfer.experiment.slurm.job_processes" in done.stdout and "--requeues 0 --code" in done.stdout
+    module = "'transfer.experiment.slurm.job_processes', run_name='__main__', alter_sys=True)"
+    assert f"{module} --requeues 0 --code" in done.stdout
     assert failed is None or f"set-up line failed with {failed}" in done.stderr
 
 
