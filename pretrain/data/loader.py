@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
@@ -51,7 +50,7 @@ class BatchLoader(Iterator[Batch]):
             num_workers=workers,
             collate_fn=_identity,
             pin_memory=device.type == "cuda",
-            worker_init_fn=_init_worker,
+            worker_init_fn=ignore_stop_signals,
             # DataLoader draws a seed for its workers; with its own generator it does not change the global state.
             generator=torch.Generator(),
         )
@@ -122,10 +121,3 @@ class SideStream:
 def _identity(batch: Any) -> Any:
     """Collate function: the data set returns whole batches."""
     return batch
-
-
-def _init_worker(worker: int) -> None:
-    """Use one thread, and ignore signals to the process group: the trainer needs its workers to finish a step."""
-    ignore_stop_signals(worker)
-    if "cv2" in sys.modules:  # torch limits its own threads
-        sys.modules["cv2"].setNumThreads(1)

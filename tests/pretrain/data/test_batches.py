@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -19,6 +21,7 @@ from pretrain.data.augment import AugmentationConfig
 from pretrain.data.dataset import Batch, MultiViewDataset
 from pretrain.data.index import find_images
 from pretrain.data.loader import BatchLoader
+from pretrain.data.pipelines import PIPELINES
 from pretrain.data.sampler import ResumableBatchSampler
 from ssl_transfer.errors import UserError
 
@@ -125,6 +128,22 @@ def test_unreadable_image_is_reported_in_one_line(tmp_path: Path, workers: int) 
     with pytest.raises(UserError) as caught:
         _load(tmp_path, workers, stop=1)
     assert "\n" not in str(caught.value) and ".jpg cannot be read as an image" in str(caught.value)
+
+
+@pytest.mark.parametrize("way", PIPELINES)
+def test_workers_load_where_opencv_has_started_threads(images: Path, root: Path, way: str) -> None:
+    """No thread survives a fork: a worker that waits for one of OpenCV's waits for ever."""
+    script = f"""
+import cv2, numpy, os
+from pathlib import Path
+from tests.pretrain.data.test_batches import _load
+before = len(os.listdir("/proc/self/task"))
+cv2.setNumThreads(2)
+cv2.GaussianBlur(numpy.zeros((2000, 2000, 3), numpy.uint8), (9, 9), 2)
+assert len(os.listdir("/proc/self/task")) > before, "OpenCV has a thread of its own"
+assert len(_load(Path({str(images)!r}), 2, stop=2, pipeline={way!r})) == 2
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=root, check=True, timeout=120)
 
 
 @pytest.mark.parametrize("way", ["opencv", "crops"])
