@@ -71,7 +71,7 @@ test-all: test
 # The kernels of the plainest x86 CPU: tolerances hold on any machine, not only on the one they were written on.
 test-numeric: $(READY)
 	@echo "== tests of numbers with the plainest CPU kernels"
-	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/python -m pytest -q -n $(TEST_WORKERS) \
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE $(BIN)/python -m pytest -q -n $(TEST_WORKERS) \
 	    -m "numeric and not slow" --durations=10
 
 lint: $(READY)

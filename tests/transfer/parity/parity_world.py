@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -42,7 +43,8 @@ def narrow(task: str) -> tuple[str, ...]:
 def float64() -> Iterator[None]:
     """Let Detectron2 train a model of float64: it holds boxes and targets in float32 whatever the model's type.
 
-    NMS wants scores of the boxes' type; a cross-entropy is of its target's type.
+    NMS wants scores of the boxes' type; a cross-entropy is of its target's type. Boxes go through logarithms and back,
+    whose last bit in float32 is the processor's (on an Intel one MKL's); computed in float64 and rounded it is not.
     """
     nms, entropy = proposal_utils.batched_nms, functional.binary_cross_entropy_with_logits
 
@@ -52,10 +54,14 @@ def float64() -> Iterator[None]:
     def entropy_in_float64(logits: Tensor, target: Tensor, **more: Any) -> Tensor:
         return entropy(logits, target.to(logits.dtype), **more)
 
-    with (
-        mock.patch.object(proposal_utils, "batched_nms", nms_in_float32),
-        mock.patch.object(functional, "binary_cross_entropy_with_logits", entropy_in_float64),
-    ):
+    def rounded(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+        return function(values.double()).to(values.dtype)
+
+    with contextlib.ExitStack() as stack:
+        for name in ("log", "exp", "sqrt", "log2"):
+            stack.enter_context(mock.patch.object(torch, name, functools.partial(rounded, getattr(torch, name))))
+        stack.enter_context(mock.patch.object(proposal_utils, "batched_nms", nms_in_float32))
+        stack.enter_context(mock.patch.object(functional, "binary_cross_entropy_with_logits", entropy_in_float64))
         yield
 
 
