@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tracemalloc
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ from detectron2.utils.events import EventStorage
 from ssl_transfer.console import CLEAR
 from ssl_transfer.errors import Preempted, UserError
 from ssl_transfer.training.checkpoint import CheckpointFolder, load_checkpoint, save_checkpoint
+from ssl_transfer.training.distributed import handle_signals
 from ssl_transfer.training.divergence import Diverged
 from ssl_transfer.training.hooks import StopOnSignal
 from ssl_transfer.training.logs import ProgressLine, log_to_folder, truncate_metrics
@@ -130,6 +131,14 @@ class Loop(TrainerBase):
             os.kill(os.getpid(), self.number)
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C as a terminal has it: what a shell starts in its background ignores it, and so would the loop."""
+    with handle_signals([signal.SIGINT], signal.default_int_handler):
+        yield
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
 def test_a_signal_stops_the_loop_after_its_step_and_a_save(number: signal.Signals) -> None:
     before, saved = signal.getsignal(number), []
