@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -61,17 +59,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def root() -> Path:
     """The checkout under test."""
     return ROOT
-
-
-@pytest.fixture(scope="session")
-def cpu_clock() -> Callable[[], float]:
-    """Processor seconds of this process and of those it has waited for: what others do here does not count."""
-
-    def seconds() -> float:
-        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        return sum(one.ru_utime + one.ru_stime for one in used)
-
-    return seconds
 
 
 @pytest.fixture(scope="session")

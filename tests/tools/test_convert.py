@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,20 +24,15 @@ def command(root: Path, *words: str, code: str = "") -> subprocess.CompletedProc
     )
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--list-zoo"], ["--inspect"], []])
-def test_commands_without_a_file_do_not_import_torch(
-    root: Path, words: list[str], cpu_clock: Callable[[], float]
-) -> None:
-    """It takes 0.2 s on an idle machine; the bound is wide, because the import is what matters."""
+@pytest.mark.parametrize("words", [["--list-zoo"], ["--inspect"], []])
+def test_commands_without_a_file_do_not_import_torch(root: Path, words: list[str]) -> None:
     code = (
         "import sys; sys.path.insert(0, '.'); from tools.convert import main; "
         "from ssl_transfer.console import call_main;"
         f"code = call_main(main, {words!r}); assert 'torch' not in sys.modules; sys.exit(code)"
     )
-    start = cpu_clock()
     done = command(root, code=code)
-    assert done.returncode == (EXIT_OK if words in (["--help"], ["--list-zoo"]) else EXIT_USAGE), done.stderr
-    assert cpu_clock() - start < 5
+    assert done.returncode == (EXIT_OK if words == ["--list-zoo"] else EXIT_USAGE), done.stderr
 
 
 def test_the_output_of_a_conversion(
@@ -119,26 +112,6 @@ def released(tmp_path: Path) -> Path:
     """A file of realistic size: no tensors share memory, as in a released checkpoint."""
     tensors = {name: value.clone() for name, value in resnet().items()}
     return save(tmp_path / "checkpoint_0099.pth.tar", simsiam(tensors))
-
-
-@pytest.mark.slow
-def test_conversion_time(root: Path, tmp_path: Path, released: Path) -> None:
-    """Under 15 s with verification; without it at most 3 s more than importing torch. Best of three.
-
-    Processor time of one thread is measured, because the machine may be busy.
-    """
-
-    def seconds(*words: str, code: str = "") -> float:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = command(root, *words, code=code)
-        assert done.returncode == 0, done.stderr
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-    out = str(tmp_path / "out.pkl")
-    assert min(seconds(str(released), out) for _ in range(3)) < 15
-    torch_alone = min(seconds(code="import torch") for _ in range(3))
-    assert min(seconds(str(released), out, "--no-verify") for _ in range(3)) - torch_alone < 3
 
 
 MEASURE = """

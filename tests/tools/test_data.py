@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -120,15 +117,6 @@ def test_check_needs_a_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_check_reads_real_sets_with_the_benchmarks_classes(real_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call_main(main, ["check", str(real_data / "detection")]) == 0
     assert "834 objects" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("argv", [["--help"], ["toy", "--help"], ["check", "--help"]])
-def test_help_answers_at_once_and_shows_examples(argv: list[str], root: Path, cpu_clock: Callable[[], float]) -> None:
-    start = cpu_clock()
-    command = [sys.executable, str(root / "tools" / "data.py"), *argv]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert f"python tools/data.py {'check' if 'check' in argv else 'toy'} datasets/toy" in done.stdout
-    assert cpu_clock() - start < 2
 
 
 def test_check_lists_every_fault_of_every_split(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -91,6 +91,15 @@ def test_the_examples_of_a_verb_keep_their_comment_and_their_continued_lines() -
     assert verb_examples(text, "plan").splitlines() == kept
 
 
+@pytest.mark.parametrize("tool", TOOLS)
+def test_help_imports_no_torch(root: Path, tool: str) -> None:
+    """So that it answers at once; `make bench` says how fast."""
+    code = (
+        f"import sys; from tools.{tool} import main\ntry: main(['--help'])\nfinally: assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, check=True)
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [("launch.py sub", "submit"), ("launch.py submit x.yaml --clu", "--cluster"), ("transfer.py --rol", "--role")],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -144,46 +143,8 @@ def test_plots_as_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert f"wrote {len(names)} plots" in capsys.readouterr().err
 
 
-def python(root: Path, *words: str) -> tuple[str, float]:
-    """A command's stdout and the CPU seconds it took."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, *words], cwd=root, capture_output=True, text=True, timeout=120, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return done.stdout, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-def test_help_needs_no_torch_and_is_quick(root: Path) -> None:
-    out, seconds = python(root, "tools/table.py", "--help")
-    assert "examples:" in out
-    assert seconds < 1
-
-
 def test_a_table_imports_neither_torch_nor_detectron2(root: Path, run: Path) -> None:
     code = f"import sys; from tools.table import main; main([{str(run)!r}, '--format', 'html']); "
     code += "print({'torch', 'detectron2'} & set(sys.modules))"
-    assert python(root, "-c", code)[0].endswith("set()\n")
-
-
-def test_a_thousand_results_in_two_seconds(root: Path, tmp_path: Path) -> None:
-    """CPU seconds of the whole command: a busy machine does not matter. Each result carries a whole manifest."""
-    tensors = {f"res4.{i}.conv1.weight": {"shape": [256, 64, 1, 1], "sha256": "0" * 64} for i in range(265)}
-    for row in range(50):
-        for task, trials in (("voc07", 5), ("voc0712", 5), ("voc0712_trainval", 5), ("coco", 5)):
-            for seed in range(trials):
-                made = result(
-                    f"row{row}",
-                    task,
-                    seed,
-                    [70 + seed / 10, 40.0, 45.0],
-                    [50.0, 30.0, 31.0] if task == "coco" else None,
-                )
-                made["weights"]["manifest"]["tensors"] = tensors
-                put(tmp_path / f"{row}-{task}-{seed}", made)
-    taken = []
-    while not taken or (
-        min(taken) >= 2 and len(taken) < 4
-    ):  # a neighbour on the same core makes CPU seconds longer, too
-        out, seconds = python(root, "tools/table.py", str(tmp_path), "--against", "row0")
-        taken.append(seconds)
-    assert out.count("| row") >= 50
-    assert min(taken) < 2, taken
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("set()\n")

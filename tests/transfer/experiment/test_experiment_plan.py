@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -103,7 +102,7 @@ def test_plan_names_what_submit_would_refuse(world: World, capsys: pytest.Captur
     assert "submit would refuse: " in capsys.readouterr().err
 
 
-def test_plan_and_status_are_quick_and_import_nothing_heavy(world: World, cpu_clock: Callable[[], float]) -> None:
+def test_plan_and_status_import_nothing_heavy(world: World) -> None:
     world.launch("submit")
     code = (
         "import sys; sys.argv[0]='launch'; from tools import launch; from ssl_transfer.console import call_main\n"
@@ -112,9 +111,7 @@ def test_plan_and_status_are_quick_and_import_nothing_heavy(world: World, cpu_cl
         "sys.exit(f'imported {heavy}' if heavy else code)\n"
     )
     for verb in ("plan", "status"):
-        start = cpu_clock()
         done = subprocess.run(
             [sys.executable, "-c", code, verb, str(world.file)], cwd=ROOT, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
-        assert cpu_clock() - start < 2.0  # a second on a quiet machine; the tests share theirs
