@@ -158,7 +158,7 @@ def test_a_runs_metrics_alarm_and_checkpoint_are_those_of_reading_at_once(
         "LOG.PERIOD",
         "2",
         "MONITOR.COLLAPSE.THRESHOLD",
-        "0.99",
+        "0.99999",
         "MONITOR.COLLAPSE.STEPS",
         "2",
     ]  # the alarm is raised

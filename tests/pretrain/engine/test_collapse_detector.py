@@ -18,7 +18,7 @@ from pretrain.engine.step_hooks import CollapseDetector, lowest_std_share
 from pretrain.engine.trainer import Trainer
 
 Command = Callable[..., int]
-LOUD = ["MONITOR.COLLAPSE.THRESHOLD", "0.99", "MONITOR.COLLAPSE.STEPS", "2", "LOG.PERIOD", "1"]
+LOUD = ["MONITOR.COLLAPSE.THRESHOLD", "0.99999", "MONITOR.COLLAPSE.STEPS", "2", "LOG.PERIOD", "1"]
 """With these every std but 1/√d itself is too low."""
 
 
