@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,26 @@ def test_a_table_imports_neither_torch_nor_detectron2(root: Path, run: Path) -> 
     code += "print({'torch', 'detectron2'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.endswith("set()\n")
+
+
+def test_the_work_for_a_thousand_results_is_proportional_to_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], count_lines: Callable[[Callable[[], object]], int]
+) -> None:
+    """Each result carries a whole manifest."""
+    tensors = {f"res4.{i}.conv1.weight": {"shape": [256, 64, 1, 1], "sha256": "0" * 64} for i in range(265)}
+
+    def lines(rows: int) -> int:
+        for row in range(rows):
+            for task, trials in (("voc07", 5), ("voc0712", 5), ("voc0712_trainval", 5), ("coco", 5)):
+                for seed in range(trials):
+                    segm = [50.0, 30.0, 31.0] if task == "coco" else None
+                    made = result(f"row{row}", task, seed, [70 + seed / 10, 40.0, 45.0], segm)
+                    made["weights"]["manifest"]["tensors"] = tensors
+                    put(tmp_path / str(rows) / f"{row}-{task}-{seed}", made)
+        words = [str(tmp_path / str(rows)), "--against", "row0"]
+        ran = count_lines(lambda: call_main(main, words))
+        assert capsys.readouterr().out.count("| row") >= rows
+        return ran
+
+    lines(1)  # imports
+    assert lines(50) < 15 * lines(5), "quadratic work runs a hundred times as many"
